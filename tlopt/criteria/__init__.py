@@ -1,0 +1,1 @@
+"""How channels are ranked for pruning: one file per criterion."""

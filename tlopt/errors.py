@@ -1,0 +1,75 @@
+"""Every error that a user can fix, and the exit code of the command line for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TloptError(Exception):
+    """Base of all errors a user can fix.
+
+    Args:
+        message: What is wrong, with the received value and where it was met.
+        hint: The next thing to try: one sentence or one command.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class SettingError(TloptError, ValueError):
+    """A setting is unknown, of the wrong type or out of its range."""
+
+    exit_code = 2
+
+
+class PluginError(TloptError, LookupError):
+    """No plugin, model, backend or target goes by the given name."""
+
+    exit_code = 2
+
+
+class MissingLibraryError(TloptError, ImportError):
+    """An optional library is not installed; the hint names the extra that brings it."""
+
+
+class ImagesError(TloptError):
+    """A folder of images cannot be used as it is."""
+
+
+class ArtifactError(TloptError):
+    """An artifact is missing, damaged, newer than this version, or of the wrong kind."""
+
+
+class OutputExistsError(TloptError, FileExistsError):
+    """The output is there already and may not be replaced."""
+
+    exit_code = 2
+
+
+class StageError(TloptError):
+    """A library that a stage relies on failed; its own exception is the cause."""
+
+
+class CheckError(TloptError):
+    """An accuracy, parity or latency gate was breached."""
+
+    exit_code = 3
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown name: its closest match, or the known names."""
+    choices = sorted(known)
+    if close := difflib.get_close_matches(name, choices, n=1):
+        return f"Did you mean {close[0]!r}?"
+    if not choices:
+        return "None is available."
+    return f"Known: {', '.join(choices)}."

@@ -1,0 +1,1 @@
+"""The parts of tlopt that work on ONNX graphs: cleaning, calibration, Q/DQ nodes and casts."""

@@ -1,0 +1,1 @@
+"""The parts of tlopt that work on torch modules."""

