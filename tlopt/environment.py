@@ -8,6 +8,7 @@ import os
 import platform
 from pathlib import Path
 
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of tlopt, Python and the installed libraries that decide a result."""

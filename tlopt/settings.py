@@ -49,7 +49,7 @@ class Parameter:
     """
 
     name: str
-    type: type
+    kind: type
     default: Any
     setting: Setting
     choices: tuple[str, ...]
@@ -114,7 +114,7 @@ def _resolve(name: str, annotation: Any, default: Any, setting: Setting) -> Para
             choices, item = typing.get_args(item), str
     assert inner is tuple or inner in _SCALARS, f"setting {name}: {inner} is not supported"
     return Parameter(
-        name=name, type=inner, default=default, setting=setting, choices=choices, optional=optional, item=item
+        name=name, kind=inner, default=default, setting=setting, choices=choices, optional=optional, item=item
     )
 
 
@@ -133,8 +133,11 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
         if name not in known:
             where = getattr(function, "__name__", "this function")
             raise SettingError(f"{where} has no setting {name!r}.", hint=suggestion(name, known))
-    names = [n for n, p in inspect.signature(inspect.unwrap(function)).parameters.items()
-             if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    names = [
+        n
+        for n, p in inspect.signature(inspect.unwrap(function)).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
     result = {}
     for name in names:
         parameter = known.get(name.rstrip("_"))
@@ -155,7 +158,7 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
 def _checked(parameter: Parameter, value: Any) -> Any:
     if value is None and (parameter.optional or parameter.default is None):
         return None
-    if parameter.type is tuple:
+    if parameter.kind is tuple:
         assert parameter.item is not None
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
@@ -164,24 +167,20 @@ def _checked(parameter: Parameter, value: Any) -> Any:
         if not value:
             raise SettingError(f"{parameter.name} needs at least one value.", hint=parameter.setting.help)
         return tuple(_scalar(parameter, parameter.item, item) for item in value)
-    return _scalar(parameter, parameter.type, value)
+    return _scalar(parameter, parameter.kind, value)
 
 
 def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
     converted = _converted(kind, value)
     if converted is None:
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
-        raise SettingError(
-            f"{parameter.name} must be {wanted}, got {value!r}.", hint=parameter.setting.help
-        )
+        raise SettingError(f"{parameter.name} must be {wanted}, got {value!r}.", hint=parameter.setting.help)
     if parameter.known and converted not in parameter.known:
         raise SettingError(
             f"{parameter.name} cannot be {converted!r}.", hint=suggestion(str(converted), parameter.known)
         )
     low, high = parameter.setting.minimum, parameter.setting.maximum
-    if kind in (int, float) and (
-        (low is not None and converted < low) or (high is not None and converted > high)
-    ):
+    if kind in (int, float) and ((low is not None and converted < low) or (high is not None and converted > high)):
         raise SettingError(
             f"{parameter.name} must be {range_text(parameter.setting)}, got {converted:g}.",
             hint=parameter.setting.help,

