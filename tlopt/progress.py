@@ -20,7 +20,8 @@ class Bar(Protocol):
 class Display(Protocol):
     """Opens a bar for a task of a known length."""
 
-    def __call__(self, label: str, total: int) -> AbstractContextManager[Bar]: ...
+    def __call__(self, label: str, total: int) -> AbstractContextManager[Bar]:
+        """Return the bar; it closes with the context."""
 
 
 class _Silent:
@@ -29,7 +30,7 @@ class _Silent:
 
 
 @contextmanager
-def _silent(label: str, total: int) -> Iterator[Bar]:
+def _silent(label: str, total: int) -> Iterator[Bar]:  # noqa: ARG001 - a display that shows nothing
     yield _Silent()
 
 

@@ -28,7 +28,8 @@ class PaddedConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Conv2d's own name
         """Return the convolution of the padded input, (n, c, h, w)."""
-        return self._conv_forward(functional.pad(input, self.widths), self.weight, self.bias)
+        result: torch.Tensor = self._conv_forward(functional.pad(input, self.widths), self.weight, self.bias)
+        return result
 
 
 def fix(model: nn.Module, size: int) -> nn.Module:
@@ -46,7 +47,7 @@ def fix(model: nn.Module, size: int) -> nn.Module:
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             sizes[name] = tuple(inputs[0].shape[-2:])
 
         return hook

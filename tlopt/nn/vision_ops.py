@@ -25,8 +25,8 @@ def declare() -> None:
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name, schema in _SCHEMAS.items():
             if not hasattr(torch.ops.torchvision, name):
-                library.define(schema)
+                library.define(schema)  # type: ignore[no-untyped-call]
         _libraries.append(library)

@@ -1,4 +1,7 @@
-"""Weights on disk: safetensors plus what the card says about the architecture, never a pickle."""
+"""Weights on disk: safetensors plus what the card says about the architecture, never a pickle.
+
+The model of an artifact is rebuilt by `tlopt.sources.open_model`, which uses this module.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         ArtifactError: It is missing or no safetensors file.
     """
     try:
-        return load_file(path)
+        state: dict[str, torch.Tensor] = load_file(path)
+        return state
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{path} cannot be read as a safetensors file: {error}",

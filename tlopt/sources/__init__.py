@@ -96,14 +96,18 @@ def _from_file(
     The file may hold the pretrained classifier or one of the wanted width.
     """
     state = weights.read(file)
-    widths = [len(tensor) for key, tensor in state.items() if tensor.dim() == 1 and key.endswith(".bias")]
-    head = widths[-1] if widths else 1000
+    own = source.build(name, classes=_PROBE, **options).state_dict()
+    heads = {len(state[key]) for key, tensor in own.items() if tensor.shape == (_PROBE,) and key in state}
+    head = heads.pop() if len(heads) == 1 else classes
     model = source.build(name, classes=head, **options)
     model.load_state_dict(_strict(model, state, file))
     preprocess = source.preprocess(name, model)
     if classes and classes != head:
         source.replace_head(model, classes)
     return model, preprocess
+
+
+_PROBE = 1009  # a prime that no layer is as wide as: marks the classifier's own tensors
 
 
 def _strict(model: nn.Module, state: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
 
 def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - part of a source's contract
     """Return the preprocessing that torchvision records for its default weights."""
-    weights = models.get_model_weights(_known(name)).DEFAULT  # type: ignore[attr-defined]
+    weights = models.get_model_weights(_known(name)).DEFAULT
     transform = weights.transforms()
     size, resize = transform.crop_size[0], transform.resize_size[0]
     return Preprocess(
