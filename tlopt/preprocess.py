@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tlopt.errors import ImagesError, SettingError
+
+log = logging.getLogger(__name__)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Layout = Literal["nchw", "nhwc"]
@@ -22,6 +25,16 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WIDEST = 64  # ratio of the sides above which the ends of a strip are cut off before it is resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,8 @@ class Preprocess:
 
     The EXIF rotation is applied, the image converted to RGB, its shorter side resized (antialiased,
     Pillow) to ``size / crop_ratio``, the central ``size`` x ``size`` pixels cut out, and each pixel
-    p in 0..255 becomes ``(p / 255 - mean) / std``.
+    p in 0..255 becomes ``(p / 255 - mean) / std``. Pixel for pixel the evaluation transform of timm
+    1.0 and torchvision (Resize, CenterCrop) on Pillow images.
 
     Args:
         size: Side of the square input, pixels.
@@ -59,9 +73,16 @@ class Preprocess:
         if not 0 < self.crop_ratio <= 1:
             raise SettingError(f"The crop ratio must be above 0 and at most 1, got {self.crop_ratio:g}.")
         if self.interpolation not in _RESAMPLING:
-            raise SettingError(f"Unknown interpolation {self.interpolation!r}.", hint=f"Known: {', '.join(_RESAMPLING)}.")
-        if any(s <= 0 for s in self.std):
-            raise SettingError(f"Each std must be above 0, got {self.std}.")
+            raise SettingError(
+                f"Unknown interpolation {self.interpolation!r}.", hint=f"Known: {', '.join(_RESAMPLING)}."
+            )
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            raise SettingError(f"The mean must be three numbers, got {self.mean}.")
+        if len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
+            raise SettingError(f"The std must be three numbers above 0, got {self.std}.")
+        for value, known in ((self.layout, get_args(Layout)), (self.channels, get_args(Channels))):
+            if value not in known:
+                raise SettingError(f"{value!r} is not one of {', '.join(known)}.")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -76,23 +97,31 @@ class Preprocess:
         return np.dtype(np.uint8 if self.folded else np.float32)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the cropped pixels: uint8 (size, size, 3), RGB, 0..255."""
+        """Return the cropped pixels: uint8 (size, size, 3), RGB, 0..255.
+
+        Raises:
+            ImagesError: The image's mode has no conversion to RGB.
+        """
         return self.crop(self.resized(image))
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """Return the upright RGB image with its shorter side at ``size / crop_ratio`` pixels."""
-        image = to_rgb(ImageOps.exif_transpose(image))
+        """Return the upright RGB image with its shorter side at ``size / crop_ratio`` pixels.
+
+        Raises:
+            ImagesError: The image's mode has no conversion to RGB.
+        """
+        image = _without_ends(to_rgb(upright(image)))
         side = math.floor(self.size / self.crop_ratio)
         width, height = image.size
-        scale = side / min(width, height)
-        target = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        # torchvision cuts the fraction of the longer side off, and so do the networks trained with it.
+        target = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
         return image if target == image.size else image.resize(target, _RESAMPLING[self.interpolation])
 
     def crop(self, image: Image.Image) -> np.ndarray:
         """Return the central crop of a resized image: uint8 (size, size, 3)."""
         left = round((image.width - self.size) / 2)
         top = round((image.height - self.size) / 2)
-        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+        return np.array(image.crop((left, top, left + self.size, top + self.size)))
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Turn pixels into the network's input.
@@ -110,7 +139,8 @@ class Preprocess:
             pixels = pixels[..., ::-1]
         scale, shift = self.affine()
         if self.layout == "nhwc":
-            return pixels.astype(np.float32) * scale + shift
+            rows: np.ndarray = pixels.astype(np.float32) * scale + shift
+            return rows
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
         planes *= scale[:, None, None]
         planes += shift[:, None, None]
@@ -128,7 +158,8 @@ class Preprocess:
             ImagesError: The file cannot be read as an image.
         """
         pixels = self.pixels(source if isinstance(source, Image.Image) else read_image(source))
-        return self.normalize(pixels[None])[0]
+        inputs: np.ndarray = self.normalize(pixels[None])[0]
+        return inputs
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -140,21 +171,68 @@ class Preprocess:
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8; 1 where it is missing or damaged."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Pillow's EXIF parser raises whatever a damaged block makes it stumble over.
+        log.debug("damaged EXIF data", exc_info=True)
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF orientation says."""
+    turn = _UPRIGHT.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image as 8-bit RGB: transparency over white, 16-bit grey scaled to 8 bits."""
-    if image.mode == "RGB":
+    """Return the image as 8-bit RGB: transparency over white, 16-bit grey scaled to 8 bits.
+
+    Raises:
+        ImagesError: The image's mode has no conversion to RGB.
+    """
+    transparent = "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, dtype=np.float32)
-        # 16-bit files keep their full scale; 32-bit ones are taken as 8-bit unless they exceed it.
-        if image.mode.startswith("I;16") or grey.max(initial=0) > 255:
-            grey = grey / 257
-        return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+        return Image.fromarray(_eight_bit(image)).convert("RGB")
+    try:
+        if transparent or image.mode in ("RGBA", "LA", "PA", "RGBa"):
+            layered = image.convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImagesError(f"An image of mode {image.mode} cannot be converted to RGB.") from error
+
+
+def _eight_bit(image: Image.Image) -> np.ndarray:
+    """Return grey of 16 or 32 bits or floats as uint8 (h, w)."""
+    grey: np.ndarray = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    brightest = grey.max(initial=0)
+    if image.mode.startswith("I;16") or brightest > 255:
+        # 16-bit files keep their full scale; others are taken as 8-bit unless they exceed it.
+        grey = grey / 257
+    elif image.mode == "F" and brightest <= 1:
+        grey = grey * 255
+    rounded: np.ndarray = np.clip(np.round(grey), 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """Cut a strip down to its middle, which is all that a central crop keeps.
+
+    Resizing a strip of 1 x 30,000 pixels as a whole would take gigabytes.
+    """
+    width, height = image.size
+    most = _WIDEST * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -167,6 +245,20 @@ def read_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ImagesError(f"{path} cannot be read as an image: {reason}") from error
+    except Exception as error:
+        # Pillow's decoders have no common error: damaged files raise OSError, SyntaxError, ValueError,
+        # EOFError, RuntimeError, TypeError, struct.error and others.
+        if isinstance(error, FileNotFoundError):
+            reason = "there is no such file"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "it is empty" if _empty(path) else "its content is no image that Pillow knows"
+        else:
+            reason = (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
+        raise ImagesError(f"{path} cannot be read as an image: {reason}.") from error
+
+
+def _empty(path: str | Path) -> bool:
+    try:
+        return Path(path).stat().st_size == 0
+    except OSError:
+        return False

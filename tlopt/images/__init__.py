@@ -1,0 +1,20 @@
+"""Labelled images: scan, split, digest, decode."""
+
+from tlopt.images.decoding import MAX_UNREADABLE, Batch, Unreadable, batches
+from tlopt.images.folder import SUFFIXES, ImageFolder, reopen, scan
+from tlopt.images.ordered import ordered
+from tlopt.images.parts import SPLITS, Split
+
+__all__ = [
+    "MAX_UNREADABLE",
+    "SPLITS",
+    "SUFFIXES",
+    "Batch",
+    "ImageFolder",
+    "Split",
+    "Unreadable",
+    "batches",
+    "ordered",
+    "reopen",
+    "scan",
+]

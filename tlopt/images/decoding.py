@@ -1,0 +1,118 @@
+"""From labelled files to batches, decoded by threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tlopt.errors import ImagesError
+from tlopt.images.folder import ImageFolder
+from tlopt.images.ordered import ordered
+from tlopt.preprocess import Preprocess, read_image
+from tlopt.progress import track
+
+log = logging.getLogger(__name__)
+
+MAX_UNREADABLE = 0.1  # share of unreadable images above which work stops
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Some images, ready for a network.
+
+    Args:
+        inputs: What `Preprocess.normalize` returns: float32 (n, 3, h, w) unless the layout or
+            folding says otherwise.
+        labels: int64 (n,).
+        files: The images' paths relative to their folder.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    files: tuple[str, ...]
+
+
+@dataclass
+class Unreadable:
+    """The images that could not be read, each with its reason; grows as decoding goes on."""
+
+    total: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, file: str, reason: str) -> None:
+        """Record one, and stop the work if they are more than a tenth. One alone is always allowed.
+
+        Raises:
+            ImagesError: More than a tenth of the images are unreadable, or the only one is.
+        """
+        if file not in self.reasons:
+            log.warning("left out: %s", reason)
+        self.reasons[file] = reason
+        if len(self.reasons) > max(1, MAX_UNREADABLE * self.total) or len(self.reasons) == self.total:
+            raise ImagesError(
+                f"{len(self.reasons)} of the {self.total} images cannot be read, and more than "
+                f"{MAX_UNREADABLE:.0%} is too many to go on; first: {next(iter(self.reasons.values()))}",
+                hint="tlopt data audit lists them, and with --fix leaves them out.",
+            )
+
+
+def batches(
+    folder: ImageFolder,
+    preprocess: Preprocess,
+    *,
+    batch: int,
+    label: str = "",
+    unreadable: Unreadable | None = None,
+) -> Iterator[Batch]:
+    """Yield all images in order, decoded by threads and preprocessed.
+
+    Args:
+        folder: The images.
+        preprocess: How a file becomes an input.
+        batch: Images per batch; the last may be smaller.
+        label: Name of the progress bar; none is shown if empty.
+        unreadable: Collects the images left out.
+
+    Raises:
+        ImagesError: More than a tenth of the images are unreadable.
+    """
+    left_out = unreadable if unreadable is not None else Unreadable(len(folder))
+
+    def pixels(index: int) -> np.ndarray | ImagesError:
+        path = folder.path / folder.files[index]
+        try:
+            image = read_image(path)
+            try:
+                return preprocess.pixels(image)
+            except ImagesError as error:
+                return ImagesError(f"{path}: {error.message}")
+        except ImagesError as error:
+            return error
+
+    decoded: Iterator[np.ndarray | ImagesError] = ordered(pixels, range(len(folder)))
+    if label:
+        decoded = track(decoded, label=label, total=len(folder))
+    kept: list[int] = []
+    stack: list[np.ndarray] = []
+    for index, result in enumerate(decoded):
+        if isinstance(result, ImagesError):
+            left_out.add(folder.files[index], result.message)
+            continue
+        kept.append(index)
+        stack.append(result)
+        if len(kept) == batch:
+            yield _batch(folder, preprocess, kept, stack)
+            kept, stack = [], []
+    if kept:
+        yield _batch(folder, preprocess, kept, stack)
+
+
+def _batch(folder: ImageFolder, preprocess: Preprocess, kept: list[int], stack: list[np.ndarray]) -> Batch:
+    return Batch(
+        inputs=preprocess.normalize(np.stack(stack)),
+        labels=folder.labels[kept],
+        files=tuple(folder.files[i] for i in kept),
+    )

@@ -1,0 +1,45 @@
+"""Work spread over threads, with the results in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import TypeVar
+
+from tlopt.environment import cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered(
+    function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None, chunk: int = 1
+) -> Iterator[R]:
+    """Yield ``function(item)`` in order, computed by threads a bounded number of items ahead.
+
+    Args:
+        function: Called in several threads at once.
+        items: What it is called with.
+        workers: Number of threads; None for one per core.
+        chunk: Items that a thread takes at a time. Handing an item over costs some 30 microseconds,
+            which is much for work that takes less.
+    """
+    workers = workers or max(2, cores())
+    if chunk > 1:
+        chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+        yield from chain.from_iterable(ordered(lambda part: [function(item) for item in part], chunks, workers=workers))
+        return
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 4 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
