@@ -1,0 +1,332 @@
+"""From an ONNX file to a serialized engine, with either kind of TensorRT."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tlopt.engine import layers
+from tlopt.engine.layers import Layers
+from tlopt.engine.messages import Messages, parse_error
+from tlopt.engine.targets import Plan
+from tlopt.errors import SettingError, StageError
+from tlopt.progress import Bar, display
+
+log = logging.getLogger(__name__)
+
+HardwareCompatibility = Literal["no", "same-capability", "ampere-plus"]
+
+_COMPATIBILITY = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The batches an engine accepts, and the one it is tuned for.
+
+    Attributes:
+        input: Name of the input; its type is `dtype`, its shape (batch, *shape).
+        output: Name of the output, (batch, classes).
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str
+    min_batch: int
+    opt_batch: int
+    max_batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How an engine is built; the fields are the settings of the build stage."""
+
+    min_batch: int = 1
+    opt_batch: int = 8
+    max_batch: int = 32
+    workspace_mb: int | None = None
+    optimization_level: int = 3
+    timing_cache: Path | None = None
+    sparse: bool = False
+    refit: bool = False
+    strip_weights: bool = False
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatibility = "no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A built engine, and what the card says about it.
+
+    Attributes:
+        data: The serialized engine.
+        timing_cache: Name and sha256 of the timing cache used, or None.
+    """
+
+    data: bytes
+    profile: Profile
+    layers: Layers
+    timing_cache: dict[str, str] | None
+
+
+def check(plan: Plan, options: Options) -> None:
+    """Refuse, before any work, what this kind of TensorRT cannot do.
+
+    Raises:
+        SettingError: The batches are out of order, or an option does not apply.
+    """
+    if not options.min_batch <= options.opt_batch <= options.max_batch:
+        raise SettingError(
+            "The batches must satisfy min <= opt <= max, got "
+            f"{options.min_batch}, {options.opt_batch}, {options.max_batch}.",
+            hint="Set --min-batch, --opt-batch and --max-batch together.",
+        )
+    if plan.flavour.name != "rtx":
+        return
+    title = plan.flavour.title
+    if options.hardware_compatible != "no":
+        raise SettingError(
+            f"{title} has no hardware-compatible engines.",
+            hint="One engine serves several GPUs if all are named: --target sm80,sm86,sm89,sm120.",
+        )
+    if options.version_compatible:
+        raise SettingError(
+            f"{title} has no version-compatible engines: it comes without the lean runtime that they carry.",
+            hint="Leave out --version-compatible, or build with --flavour tensorrt.",
+        )
+    if options.timing_cache is not None:
+        raise SettingError(
+            f"{title} times nothing while it builds, so there is no timing cache.",
+            hint="Leave out --timing-cache, or build with --flavour tensorrt.",
+        )
+    if (options.refit or options.strip_weights) and plan.gpu is None:
+        raise SettingError(
+            f"{title} makes refittable and weight-stripped engines only on a GPU, for that GPU.",
+            hint="Leave out --refit and --strip-weights, or add --target current on a machine with a GPU.",
+        )
+
+
+def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str) -> Engine:
+    """Build an engine.
+
+    Args:
+        onnx: The network. Its types are kept: precision is what the file says, not an option.
+        plan: What to build with and for.
+        options: How.
+        shape: Of one input, without the batch axis.
+        dtype: Of the input ("float32", "uint8").
+
+    Raises:
+        SettingError: An option does not apply to this kind of TensorRT.
+        StageError: TensorRT refuses the network or fails to build it.
+    """
+    check(plan, options)
+    api = plan.flavour.api
+    messages = Messages(api)
+    builder = api.Builder(messages.logger)
+    if builder is None:
+        raise StageError(f"{plan.flavour.title} does not start: {messages.last()}", hint="tlopt doctor says why.")
+    network = builder.create_network(_network_flags(api))
+    parser = api.OnnxParser(network, messages.logger)
+    if not parser.parse_from_file(str(onnx)):
+        raise parse_error([parser.get_error(i) for i in range(parser.num_errors)], str(onnx))
+    profile = _profile(api, network, options, str(onnx), shape=shape, dtype=dtype)
+    config = builder.create_builder_config()
+    _apply(api, config, options)
+    _add_profile(builder, config, profile, messages)
+    _aim(api, config, plan)
+    cache = _timing_cache_file(plan, options)
+    _load_timing_cache(config, cache)
+    with _monitored(api, config):
+        data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise _failure(plan, options, messages)
+    engine = bytes(data)
+    log.info("%s: %.1f MB for %s", plan.flavour.title, len(engine) / 1e6, ", ".join(plan.targets))
+    return Engine(
+        data=engine,
+        profile=profile,
+        layers=_inspect(api, engine, plan, messages),
+        timing_cache=_save_timing_cache(config, cache),
+    )
+
+
+def _network_flags(api: Any) -> int:
+    """Ask for a strongly typed network where that is a choice; newer versions know no other kind."""
+    flag = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _profile(api: Any, network: Any, options: Options, where: str, *, shape: tuple[int, ...], dtype: str) -> Profile:
+    """Return the batch range, checked against the network's own input.
+
+    Raises:
+        StageError: The network does not take what the artifact's card says.
+    """
+    if network.num_inputs != 1 or network.num_outputs != 1:
+        raise StageError(
+            f"{where} has {network.num_inputs} inputs and {network.num_outputs} outputs; a classifier has one of each."
+        )
+    tensor = network.get_input(0)
+    found = tuple(tensor.shape)
+    if len(found) != len(shape) + 1 or any(have not in (-1, want) for have, want in zip(found[1:], shape, strict=True)):
+        raise StageError(
+            f"The input {tensor.name!r} of {where} has the shape {found}; its card says (batch, "
+            f"{', '.join(map(str, shape))}).",
+            hint="Export the model again.",
+        )
+    wanted = {"float32": api.float32, "uint8": api.uint8}[dtype]
+    if tensor.dtype != wanted:
+        raise StageError(f"The input {tensor.name!r} of {where} is {tensor.dtype}; its card says {dtype}.")
+    profile = Profile(
+        input=tensor.name,
+        output=network.get_output(0).name,
+        shape=shape,
+        dtype=dtype,
+        min_batch=options.min_batch,
+        opt_batch=options.opt_batch,
+        max_batch=options.max_batch,
+    )
+    if found[0] > 0:
+        log.warning("The batch is fixed in %s: the engine takes batches of %d only.", where, found[0])
+        return replace(profile, min_batch=found[0], opt_batch=found[0], max_batch=found[0])
+    return profile
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile, messages: Messages) -> None:
+    batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
+    ranges = builder.create_optimization_profile()
+    ranges.set_shape(profile.input, *((batch, *profile.shape) for batch in batches))
+    if config.add_optimization_profile(ranges) < 0:
+        raise StageError(f"TensorRT refuses the batches {batches}: {messages.last()}")
+
+
+def _apply(api: Any, config: Any, options: Options) -> None:
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    config.builder_optimization_level = options.optimization_level
+    config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
+    flags = {
+        "SPARSE_WEIGHTS": options.sparse,
+        "REFIT": options.refit,
+        "STRIP_PLAN": options.strip_weights,
+        "VERSION_COMPATIBLE": options.version_compatible,
+    }
+    for name, wanted in flags.items():
+        if wanted:
+            config.set_flag(getattr(api.BuilderFlag, name))
+    if options.hardware_compatible != "no":
+        level = _COMPATIBILITY[options.hardware_compatible]
+        if level not in api.HardwareCompatibilityLevel.__members__:
+            raise SettingError(
+                f"This version of TensorRT has no hardware compatibility {options.hardware_compatible!r}.",
+                hint="Upgrade TensorRT, or use --hardware-compatible ampere-plus.",
+            )
+        config.hardware_compatibility_level = getattr(api.HardwareCompatibilityLevel, level)
+
+
+def _aim(api: Any, config: Any, plan: Plan) -> None:
+    """Name the targets. TensorRT proper has only the GPU it runs on and is not asked."""
+    if plan.flavour.name != "rtx":
+        return
+    names = ("CURRENT",) if plan.gpu is not None else tuple(name.upper() for name in plan.targets)
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        if not config.set_compute_capability(getattr(api.ComputeCapability, name), index):
+            raise StageError(f"{plan.flavour.title} refuses the target {name.lower()}.")
+
+
+def _timing_cache_file(plan: Plan, options: Options) -> Path | None:
+    """Return the cache of this GPU and version: timings of another are worse than none."""
+    if options.timing_cache is None or plan.gpu is None:
+        return None
+    name = "-".join((plan.flavour.name, plan.flavour.version, plan.gpu.capability, plan.gpu.name.replace(" ", "_")))
+    return options.timing_cache / f"{name.replace('/', '_')}.timing"
+
+
+def _load_timing_cache(config: Any, file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        content = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise StageError(f"The timing cache {file} cannot be read: {error}.") from error
+    if not config.set_timing_cache(config.create_timing_cache(content), False):
+        log.warning("The timing cache %s belongs to another GPU or version; starting a new one.", file)
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _save_timing_cache(config: Any, file: Path | None) -> dict[str, str] | None:
+    if file is None:
+        return None
+    content = bytes(config.get_timing_cache().serialize())
+    scratch = file.with_suffix(".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(content)
+        scratch.replace(file)
+    except OSError as error:
+        raise StageError(f"The timing cache {file} cannot be written: {error}.") from error
+    return {"file": file.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@contextmanager
+def _monitored(api: Any, config: Any) -> Iterator[None]:
+    """Report the builder's phases as a progress bar: on a GPU a build takes minutes.
+
+    The builder calls back from threads of its own, where the caller's display is not set; it is
+    taken here.
+    """
+    show = display.get()
+    opened: dict[str, tuple[AbstractContextManager[Bar], Bar]] = {}
+
+    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                context = show(name.lower(), steps)
+                opened[name] = (context, context.__enter__())
+
+        def step_complete(self, name: str, step: int) -> bool:  # noqa: ARG002 -- the library names it
+            if name in opened:
+                opened[name][1].advance()
+            return True
+
+        def phase_finish(self, name: str) -> None:
+            if name in opened:
+                opened.pop(name)[0].__exit__(None, None, None)
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    try:
+        yield
+    finally:
+        config.progress_monitor = None
+        for context, _ in opened.values():
+            context.__exit__(None, None, None)
+
+
+def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:
+    said = messages.last() or "it gave no reason"
+    hint = "Run with -v for the builder's log."
+    if "workspace" in said and options.workspace_mb is not None:
+        hint = f"Raise --workspace-mb (now {options.workspace_mb}) or leave it out."
+    return StageError(f"{plan.flavour.title} cannot build the engine: {said}", hint=hint)
+
+
+def _inspect(api: Any, engine: bytes, plan: Plan, messages: Messages) -> Layers:
+    """Ask the engine itself where there is a GPU to open it on, else read the builder's listing."""
+    if plan.gpu is None:
+        return layers.from_log(messages.layers)
+    opened = api.Runtime(messages.logger).deserialize_cuda_engine(engine)
+    if opened is None:
+        raise StageError(f"{plan.flavour.title} cannot open the engine it has just built: {messages.last()}")
+    inspector = opened.create_engine_inspector()
+    return layers.from_inspector(inspector.get_engine_information(api.LayerInformationFormat.JSON))

@@ -1,0 +1,80 @@
+"""The NVIDIA GPU of this machine, asked through the driver itself: no CUDA package is needed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}, cuda.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU.
+
+    Attributes:
+        name: As the driver gives it ("NVIDIA GeForce RTX 4090").
+        capability: Compute capability as a target's name ("sm89").
+        driver_cuda: Newest CUDA that the driver supports ("13.0").
+    """
+
+    name: str
+    capability: str
+    driver_cuda: str
+
+
+class _DriverError(Exception):
+    pass
+
+
+@functools.cache
+def gpu() -> Gpu | None:
+    """Return the first GPU, or None where there is none (`gpu_problem` says why)."""
+    try:
+        return _ask()
+    except _DriverError:
+        return None
+
+
+@functools.cache
+def gpu_problem() -> str:
+    """Return why no GPU can be used here, found by asking the driver; empty if one can."""
+    try:
+        _ask()
+    except _DriverError as error:
+        return str(error)
+    return ""
+
+
+def _ask() -> Gpu:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise _DriverError("There is no NVIDIA driver here (libcuda.so.1 does not load).") from error
+
+    def call(function: str, *arguments: object) -> None:
+        code = getattr(driver, function)(*arguments)
+        if code != 0:
+            text = ctypes.c_char_p()
+            driver.cuGetErrorString(code, ctypes.byref(text))
+            reason = text.value.decode() if text.value else f"error {code}"
+            raise _DriverError(f"The NVIDIA driver refuses {function}: {reason}.")
+
+    call("cuInit", 0)
+    count, version, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    call("cuDeviceGetCount", ctypes.byref(count))
+    if count.value == 0:
+        raise _DriverError("The NVIDIA driver sees no GPU.")
+    call("cuDriverGetVersion", ctypes.byref(version))
+    call("cuDeviceGet", ctypes.byref(device), 0)
+    name = ctypes.create_string_buffer(256)
+    call("cuDeviceGetName", name, 256, device)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    call("cuDeviceGetAttribute", ctypes.byref(major), _MAJOR, device)
+    call("cuDeviceGetAttribute", ctypes.byref(minor), _MINOR, device)
+    return Gpu(
+        name=name.value.decode(),
+        capability=f"sm{major.value}{minor.value}",
+        driver_cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )

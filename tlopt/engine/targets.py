@@ -1,0 +1,175 @@
+"""Which GPUs an engine can be built for here, decided before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tlopt.engine import flavour as flavours
+from tlopt.engine.flavour import Flavour, FlavourName
+from tlopt.engine.gpu import Gpu, gpu, gpu_problem
+from tlopt.errors import MissingLibraryError, PluginError, SettingError, StageError, suggestion
+
+# Compute capabilities of NVIDIA's GPUs since Turing (CUDA 13 Programming Guide, compute capabilities).
+CAPABILITIES = {
+    "sm75": "Turing: T4, RTX 20",
+    "sm80": "Ampere: A100, A30",
+    "sm86": "Ampere: A10, A40, RTX 30",
+    "sm87": "Ampere: Jetson Orin",
+    "sm89": "Ada: L4, L40, RTX 40",
+    "sm90": "Hopper: H100, H200",
+    "sm100": "Blackwell: B200, GB200",
+    "sm103": "Blackwell: B300, GB300",
+    "sm110": "Blackwell: Jetson Thor",
+    "sm120": "Blackwell: RTX 50, RTX PRO",
+    "sm121": "Blackwell: GB10",
+}
+AHEAD_OF_TIME = ("sm80", "sm86", "sm89", "sm120")
+
+# Smallest compute capability whose tensor cores know the type (CUDA 13 Programming Guide).
+_SMALLEST = {"bf16": 80, "fp8": 89}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to build with and for.
+
+    Attributes:
+        flavour: The kind of TensorRT.
+        targets: Compute capabilities, smallest first.
+        gpu: The GPU that the engine is timed on and built for; None if it is built ahead of time.
+    """
+
+    flavour: Flavour
+    targets: tuple[str, ...]
+    gpu: Gpu | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetState:
+    """Whether a target can be built here, and if not, why; `about` names GPUs of it."""
+
+    name: str
+    about: str
+    flavours: tuple[FlavourName, ...]
+    problem: str
+
+
+def plan(
+    targets: tuple[str, ...], *, flavour: Literal["auto", "tensorrt", "rtx"] = "auto", precision: str = "fp32"
+) -> Plan:
+    """Decide what an engine is built with.
+
+    Args:
+        targets: Compute capabilities ("sm89"), or "current" for the GPU of this machine, or "auto":
+            the GPU of this machine if there is one, else `AHEAD_OF_TIME`.
+        flavour: The kind of TensorRT, or "auto" for the one that can.
+        precision: Of the network; some GPUs lack the newer types.
+
+    Raises:
+        PluginError: A target is unknown.
+        SettingError: The targets cannot be combined.
+        MissingLibraryError: The kind of TensorRT that is needed is not installed.
+        StageError: The target cannot be built here.
+    """
+    names = tuple(dict.fromkeys(name.lower() for name in targets))
+    for name in names:
+        if name not in ("auto", "current", *CAPABILITIES):
+            raise PluginError(f"Unknown target {name!r}.", hint=suggestion(name, ("auto", "current", *CAPABILITIES)))
+    for single in ("auto", "current"):
+        if single in names and len(names) > 1:
+            raise SettingError(f"The target {single!r} cannot be combined with others, got {', '.join(names)}.")
+    if names == ("auto",):
+        names = _automatic(flavour)
+    chosen = _current(flavour) if names == ("current",) else _ahead(names, flavour)
+    _refuse_precision(chosen.targets, precision)
+    return chosen
+
+
+def _automatic(flavour: str) -> tuple[str, ...]:
+    """Return what "auto" stands for on this machine."""
+    here = gpu()
+    if flavour == "tensorrt" or (flavour == "auto" and here is not None and flavours.installed("tensorrt")):
+        return ("current",)
+    if here is not None and here.capability in flavours.load("rtx").targets:
+        return tuple(dict.fromkeys((*AHEAD_OF_TIME, here.capability)))
+    return AHEAD_OF_TIME
+
+
+def _current(flavour: str) -> Plan:
+    here = gpu()
+    if here is None:
+        raise StageError(
+            f"The target 'current' needs a GPU. {gpu_problem()}",
+            hint=f"Build ahead of time with --target {','.join(AHEAD_OF_TIME)}, or build on the machine with the GPU.",
+        )
+    if flavour != "auto":
+        return Plan(
+            flavour=flavours.load("rtx" if flavour == "rtx" else "tensorrt"), targets=(here.capability,), gpu=here
+        )
+    if flavours.installed("tensorrt"):
+        return Plan(flavour=flavours.load("tensorrt"), targets=(here.capability,), gpu=here)
+    if flavours.installed("rtx"):
+        return Plan(flavour=flavours.load("rtx"), targets=(here.capability,), gpu=here)
+    raise MissingLibraryError(
+        "No TensorRT is installed.", hint="python -m pip install 'tlopt[gpu]' on a machine with a GPU, or 'tlopt[rtx]'."
+    )
+
+
+def _ahead(names: tuple[str, ...], flavour: str) -> Plan:
+    if flavour == "tensorrt":
+        here = gpu()
+        if here is not None and names == (here.capability,):
+            return _current(flavour)
+        found = f"the GPU here is {here.capability} ({here.name})" if here else gpu_problem()
+        raise StageError(
+            f"TensorRT builds only for the GPU it runs on: it cannot build for {', '.join(names)}; {found}",
+            hint="Use --flavour rtx to build ahead of time, or build on a machine with that GPU.",
+        )
+    rtx = flavours.load("rtx")
+    for name in names:
+        if name not in rtx.targets:
+            raise StageError(
+                f"{rtx.title} cannot build for {name} ({CAPABILITIES[name]}); it builds for {', '.join(rtx.targets)}.",
+                hint="Build on a machine with that GPU, with 'tlopt[gpu]' installed and --target current.",
+            )
+    return Plan(flavour=rtx, targets=tuple(sorted(names, key=lambda name: int(name[2:]))), gpu=None)
+
+
+def _refuse_precision(names: tuple[str, ...], precision: str) -> None:
+    smallest = _SMALLEST.get(precision, 0)
+    for name in names:
+        if int(name[2:]) < smallest:
+            raise StageError(
+                f"GPUs of {name} ({CAPABILITIES.get(name, 'unknown')}) do not compute in {precision}; "
+                f"it needs sm{smallest} or newer.",
+                hint="Leave that target out, or quantize to int8 or fp16.",
+            )
+
+
+def states() -> tuple[TargetState, ...]:
+    """Return every known target and whether it can be built here, found by loading the libraries."""
+    here = gpu()
+    rtx = flavours.load("rtx") if flavours.installed("rtx") else None
+    full = here is not None and flavours.installed("tensorrt")
+    found = []
+    for name in ("current", *CAPABILITIES):
+        builders: list[FlavourName] = []
+        if full and here is not None and name in ("current", here.capability):
+            builders.append("tensorrt")
+        if rtx is not None and (name in rtx.targets or (name == "current" and here is not None)):
+            builders.append("rtx")
+        about = CAPABILITIES.get(name) or (here.name if here else "the GPU of this machine")
+        found.append(
+            TargetState(name=name, about=about, flavours=tuple(builders), problem="" if builders else _why_not(name))
+        )
+    return tuple(found)
+
+
+def _why_not(name: str) -> str:
+    if name == "current" and gpu() is None:
+        return gpu_problem()
+    missing = flavours.problem("rtx")
+    if missing:
+        return missing.replace("\n", " ")
+    return f"{flavours.load('rtx').title} does not build for it; TensorRT does, on a machine with that GPU."

@@ -1,0 +1,114 @@
+"""The stage that makes a TensorRT engine of an ONNX artifact."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tlopt.artifact import Artifact, Card, sha256
+from tlopt.engine import builder
+from tlopt.engine.builder import Engine, HardwareCompatibility, Options
+from tlopt.engine.targets import Plan, plan
+from tlopt.settings import Setting
+from tlopt.stages import stage
+
+ENGINE_NAME = "model.engine"
+LAYERS_NAME = "layers.json"
+
+
+@stage(reads="onnx", writes="tensorrt")
+def build(
+    source: Artifact,
+    out: Path,
+    *,
+    target: Annotated[
+        tuple[str, ...],
+        Setting(
+            "GPUs to build for: sm80, sm86, sm89, sm120, … ahead of time; current for the one here; "
+            "auto for the one here, or the four without one."
+        ),
+    ] = ("auto",),
+    flavour: Annotated[
+        Literal["auto", "tensorrt", "rtx"], Setting("TensorRT, TensorRT for RTX, or the one that can.")
+    ] = "auto",
+    min_batch: Annotated[int, Setting("Smallest batch that the engine accepts.", minimum=1)] = 1,
+    opt_batch: Annotated[int, Setting("Batch that the engine is tuned for.", minimum=1)] = 8,
+    max_batch: Annotated[int, Setting("Largest batch that the engine accepts.", minimum=1)] = 32,
+    workspace_mb: Annotated[
+        int | None, Setting("GPU memory that one layer may use while it runs, MiB; all of it if not given.", minimum=1)
+    ] = None,
+    optimization_level: Annotated[
+        int, Setting("How long the builder searches: 0 is quickest to build, 5 fastest to run.", minimum=0, maximum=5)
+    ] = 3,
+    timing_cache: Annotated[
+        Path | None, Setting("Folder that keeps layer timings, one file per GPU and version, for quicker builds.")
+    ] = None,
+    sparse: Annotated[bool, Setting("Use 2:4 sparse kernels where the weights are sparse so.")] = False,
+    refit: Annotated[bool, Setting("Let the engine's weights be replaced later.")] = False,
+    strip_weights: Annotated[
+        bool, Setting("Leave the weights out; they are taken from the ONNX file when the engine is opened.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, Setting("Let newer versions of the same major TensorRT open the engine.")
+    ] = False,
+    hardware_compatible: Annotated[
+        HardwareCompatibility, Setting("Let other GPUs open the engine: of the same capability, or Ampere and newer.")
+    ] = "no",
+) -> Card:
+    """Build a TensorRT engine of an ONNX artifact, ahead of time or for the GPU of this machine.
+
+    The network is strongly typed: fp16, int8 and fp8 are what the ONNX file says (casts and
+    QuantizeLinear / DequantizeLinear pairs), not options of the build. Writes ``model.engine`` and
+    ``layers.json``.
+
+    Raises:
+        PluginError: A target is unknown.
+        SettingError: Settings do not go together, or not with this kind of TensorRT.
+        MissingLibraryError: No TensorRT that can build for the target is installed.
+        StageError: The target cannot be built for here, or TensorRT refuses the network.
+    """
+    chosen = plan(target, flavour=flavour, precision=source.card.precision)
+    options = Options(
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+        workspace_mb=workspace_mb,
+        optimization_level=optimization_level,
+        timing_cache=timing_cache,
+        sparse=sparse,
+        refit=refit,
+        strip_weights=strip_weights,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    onnx = source.payload(".onnx")
+    preprocess = source.card.preprocess
+    engine = builder.build(onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name)
+    (out / ENGINE_NAME).write_bytes(engine.data)
+    (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
+    return replace(source.card, details=_details(source, onnx, out, chosen, options, engine))
+
+
+def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Options, engine: Engine) -> dict[str, Any]:
+    """Return what decides where the engine runs, and how to build it again."""
+    details: dict[str, Any] = {
+        "flavour": chosen.flavour.name,
+        "version": chosen.flavour.version,
+        "cuda": chosen.flavour.cuda,
+        "targets": list(chosen.targets),
+        "gpu": asdict(chosen.gpu) if chosen.gpu is not None else None,
+        "profile": asdict(engine.profile),
+        "options": {**asdict(options), "timing_cache": engine.timing_cache},
+        "inspector": engine.layers.summary,
+        "onnx": {
+            "artifact": source.digest,
+            "sha256": sha256(onnx),
+            # Relative to the engine's folder, so that both can be moved together.
+            "path": os.path.relpath(onnx.resolve(), out.resolve()),
+        },
+    }
+    if chosen.gpu is not None:
+        details["device"] = chosen.gpu.name
+    return details
