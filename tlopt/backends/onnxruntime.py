@@ -1,0 +1,129 @@
+"""Runs ONNX artifacts with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper
+
+from tlopt.artifact import Artifact
+from tlopt.environment import cores
+from tlopt.errors import StageError
+
+READS = ("onnx",)
+DEVICES = ("cpu", "cuda", "tensorrt", "openvino")
+
+# Device -> the provider that must hold the graph, and what may serve the nodes that it leaves over.
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "openvino": ("OpenVINOExecutionProvider", "CPUExecutionProvider"),
+}
+_PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+class Runner:
+    """Runs the graph in a session with all graph optimizations, one operator at a time."""
+
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+        """Open a session.
+
+        Raises:
+            StageError: The session cannot be opened, or not with the provider asked for.
+        """
+        device = device or DEVICES[0]
+        threads = threads or cores()
+        payload = artifact.payload(".onnx")
+        self._session = _session(payload, device, threads)
+        self.name = f"onnxruntime:{device}"
+        entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        self._input, self._output = entry.name, result.name
+        self._dtype = _DTYPES[entry.type]
+        self._cast = result.type != "tensor(float)"
+        self.conditions = {
+            "threads": threads,
+            "providers": self._session.get_providers(),
+            "graph_optimization": "all",
+            "execution": "sequential",
+            "onnxruntime": onnxruntime.__version__,
+        }
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, classes)."""
+        if inputs.dtype != self._dtype:
+            inputs = inputs.astype(self._dtype)
+        logits: np.ndarray = self._session.run([self._output], {self._input: inputs})[0]
+        return logits.astype(np.float32) if self._cast else logits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+
+
+def _session(model: Path | bytes, device: str, threads: int) -> Any:
+    """Open a session whose first provider is the device's own."""
+    wanted = _PROVIDERS[device]
+    where = model if isinstance(model, Path) else "a test graph"
+    available = onnxruntime.get_available_providers()
+    if wanted[0] not in available:
+        raise StageError(
+            f"ONNX Runtime {onnxruntime.__version__} has no {wanted[0]} here; it has {', '.join(available)}.",
+            hint=f"python -m pip install {_PACKAGES[device]}" if device in _PACKAGES else "",
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warnings go to stderr past every setting of ours
+    try:
+        session = onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model,
+            options,
+            providers=[name for name in wanted if name in available],
+        )
+    except Exception as error:
+        raise StageError(
+            f"ONNX Runtime cannot open {where} on {device}: {str(error).partition(chr(10))[0]}",
+            hint="tlopt doctor lists what runs here.",
+        ) from error
+    if session.get_providers()[0] != wanted[0]:
+        raise StageError(
+            f"ONNX Runtime opened {where} with {', '.join(session.get_providers())} instead of {wanted[0]}.",
+            hint="Its driver or libraries could not be loaded; tlopt doctor says which.",
+        )
+    return session
+
+
+def problem(device: str = "") -> str:
+    """Return why ONNX Runtime cannot run on a device here, found by running a graph; empty if it can."""
+    try:
+        session = _session(_test_graph(), device or DEVICES[0], 1)
+        session.run(None, {"images": np.ones((1, 3, 8, 8), np.float32)})
+    except StageError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 - its exception classes share no base but Exception
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def _test_graph() -> bytes:
+    shape = [1, 3, 8, 8]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["images"], ["logits"])],
+        "test",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+    )
+    # The oldest versions that the supported runtimes share.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content

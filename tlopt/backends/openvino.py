@@ -1,0 +1,120 @@
+"""Runs ONNX artifacts with OpenVINO."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import openvino
+
+from tlopt.artifact import Artifact
+from tlopt.environment import cores
+from tlopt.errors import StageError
+
+READS = ("onnx",)
+# A name is a device, with the latency hint unless it says otherwise.
+DEVICES = ("cpu", "gpu", "npu", "cpu-throughput", "gpu-throughput")
+
+
+class Runner:
+    """Runs the graph compiled for a device, with one request at a time.
+
+    OpenVINO lowers fp32 graphs to bf16 by itself where the processor is faster with it. An fp32 or
+    int8 artifact is kept at fp32 instead, so that the precision on the card is the one measured.
+    """
+
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+        """Read and compile the graph.
+
+        Raises:
+            StageError: The device is not there, or cannot take the graph.
+        """
+        name, _, hint = (device or DEVICES[0]).partition("-")
+        core = openvino.Core()
+        _require(core, name)
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper() or "LATENCY"}
+        if name == "cpu":
+            settings["INFERENCE_NUM_THREADS"] = threads or cores()
+        if artifact.card.precision in ("fp32", "int8"):
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        payload = artifact.payload(".onnx")
+        try:
+            self._compiled = core.compile_model(core.read_model(payload), name.upper(), settings)
+        except RuntimeError as error:
+            raise StageError(
+                f"OpenVINO cannot compile {payload} for {name}: {_reason(error)}",
+                hint="tlopt doctor lists what runs here.",
+            ) from error
+        used = [str(item) for item in self._compiled.get_property("EXECUTION_DEVICES")]
+        if any(item.partition(".")[0] != name.upper() for item in used):
+            raise StageError(f"OpenVINO compiled {payload} for {', '.join(used)} instead of {name.upper()}.")
+        self.name = f"openvino:{device or DEVICES[0]}"
+        self._request = self._compiled.create_infer_request()
+        self._output = self._compiled.output(0)
+        self._dtype = self._compiled.input(0).get_element_type().to_dtype()
+        self.conditions = {
+            "threads": _property(self._compiled, "INFERENCE_NUM_THREADS"),
+            "streams": _property(self._compiled, "NUM_STREAMS"),
+            "devices": used,
+            "performance_hint": hint or "latency",
+            "inference_precision": _property(self._compiled, "INFERENCE_PRECISION_HINT"),
+            "openvino": openvino.__version__,
+        }
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, classes)."""
+        if inputs.dtype != self._dtype:
+            inputs = inputs.astype(self._dtype)
+        results = self._request.infer({0: inputs}, share_inputs=True)
+        # A copy: the request writes its next result into the same memory.
+        return np.array(results[self._output], dtype=np.float32)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._request, self._output, self._compiled
+
+
+def _require(core: Any, name: str) -> None:
+    """Raise an error if OpenVINO has no such device here."""
+    available = [str(item) for item in core.available_devices]
+    if not any(item.partition(".")[0] == name.upper() for item in available):
+        raise StageError(
+            f"OpenVINO {openvino.__version__} finds no {name.upper()} here; it finds {', '.join(available)}.",
+            hint="Install the device's driver, or choose --backend openvino:cpu.",
+        )
+
+
+def _property(compiled: Any, key: str) -> Any:
+    """Return a property as JSON, or None on a device that lacks it."""
+    try:
+        value = compiled.get_property(key)
+    except RuntimeError:
+        return None
+    return value if isinstance(value, int | float | str) else getattr(value, "to_string", lambda: str(value))()
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of an OpenVINO message: the ones before name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def problem(device: str = "") -> str:
+    """Return why OpenVINO cannot run on a device here, found by running a graph; empty if it can."""
+    name = (device or DEVICES[0]).partition("-")[0]
+    try:
+        core = openvino.Core()
+        _require(core, name)
+        image = openvino.opset13.parameter([1, 3, 8, 8], np.float32)
+        graph = openvino.Model([openvino.opset13.relu(image)], [image], "test")
+        core.compile_model(graph, name.upper())({0: np.ones((1, 3, 8, 8), np.float32)})
+    except StageError as error:
+        return error.message
+    except RuntimeError as error:
+        return _reason(error)
+    return ""

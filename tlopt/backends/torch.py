@@ -1,0 +1,95 @@
+"""Runs torch artifacts with PyTorch."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from tlopt.artifact import Artifact
+from tlopt.environment import cores
+from tlopt.errors import StageError
+from tlopt.nn import weights
+
+READS = ("torch",)
+# A name is a processor and how the network runs on it: compiled by torch.compile, or with autocast.
+DEVICES = (
+    "cpu", "cuda", "cpu-compiled", "cuda-compiled", "cpu-bf16", "cuda-fp16", "cuda-bf16", "cuda-fp16-compiled",
+)  # fmt: skip
+_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Runner:
+    """Runs the network in evaluation mode, channels last, without gradients.
+
+    A call copies the batch to the device and the logits back, and waits for them.
+    """
+
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+        """Rebuild the network and move it to the device.
+
+        Raises:
+            StageError: The device cannot be used here.
+        """
+        device = device or DEVICES[0]
+        if reason := problem(device):
+            raise StageError(
+                f"torch cannot run {artifact.path} on {device}: {reason}", hint="tlopt doctor lists what can."
+            )
+        processor, *manner = device.split("-")
+        self.name = f"torch:{device}"
+        self._device = torch.device(processor)
+        self._autocast = next((_AUTOCAST[name] for name in manner if name in _AUTOCAST), None)
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(threads or cores())
+        module = weights.load(artifact).eval().to(self._device, memory_format=torch.channels_last)
+        self._module = torch.compile(module, dynamic=False) if "compiled" in manner else module
+        cudnn: Any = torch.backends.cudnn
+        self.conditions = {
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if processor == "cuda" else processor,
+            "compiled": "compiled" in manner,
+            "autocast": next((name for name in manner if name in _AUTOCAST), ""),
+            "memory_format": "channels_last",
+            "torch": torch.__version__,
+            **({"cuda": torch.version.cuda, "cudnn": cudnn.version()} if processor == "cuda" else {}),
+        }
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, classes), of a batch of float32 (n, 3, h, w)."""
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
+        ):
+            batch = torch.from_numpy(inputs).to(self._device).contiguous(memory_format=torch.channels_last)
+            logits: np.ndarray = self._module(batch).float().cpu().numpy()
+        return logits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        torch.set_num_threads(self._threads)
+        del self._module
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def problem(device: str = "") -> str:
+    """Return why torch cannot run on a device here, found by running a convolution; empty if it can."""
+    processor = (device or DEVICES[0]).partition("-")[0]
+    if processor == "cuda" and torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) was built without CUDA"
+    if processor == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    try:
+        with torch.inference_mode():
+            image: Any = torch.ones(1, 3, 8, 8, device=processor)
+            torch.nn.functional.conv2d(image, image).sum().item()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return ""

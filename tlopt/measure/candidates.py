@@ -1,0 +1,85 @@
+"""Which artifact runs on which backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tlopt import registry
+from tlopt.artifact import Artifact
+from tlopt.backends import Runner, load, open_runner
+from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError
+
+# What runs a kind if the user names no backend; one that is not installed is passed over.
+_USUAL = {"torch": ("torch",), "onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An artifact on a backend.
+
+    Attributes:
+        artifact: What to run.
+        backend: ``name`` or ``name:device``.
+        problem: Why it cannot run here; empty if it can as far as is known.
+    """
+
+    artifact: Artifact
+    backend: str
+    problem: str = ""
+
+
+def candidates(artifacts: Iterable[Artifact], backends: tuple[str, ...] = ()) -> list[Candidate]:
+    """Pair artifacts with the backends that read their kind.
+
+    Args:
+        artifacts: What to run.
+        backends: ``name`` or ``name:device``; the kind's usual ones if empty.
+
+    Raises:
+        PluginError: A named backend or its device is unknown.
+        MissingLibraryError: The library of a named backend is not installed.
+    """
+    reads = {spelled: load(*spelled.partition(":")[::2]).READS for spelled in backends}
+    found = []
+    for artifact in artifacts:
+        kind = artifact.card.kind
+        if backends:
+            fitting = [spelled for spelled, kinds in reads.items() if kind in kinds]
+            found += [Candidate(artifact, spelled) for spelled in fitting]
+            if not fitting:
+                problem = f"{', '.join(backends)} cannot run the kind {kind}"
+                found.append(Candidate(artifact, ", ".join(backends), problem))
+            continue
+        for place, spelled in enumerate(_USUAL[kind]):
+            try:
+                registry.load("backends", spelled)
+            except MissingLibraryError as error:
+                if place == 0:
+                    found.append(Candidate(artifact, spelled, _said(error)))
+            except PluginError as error:
+                found.append(Candidate(artifact, spelled, error.message))
+            else:
+                found.append(Candidate(artifact, spelled))
+    return found
+
+
+@contextmanager
+def opened(candidate: Candidate, *, threads: int = 0) -> Iterator[Runner | str]:
+    """Open a candidate: its runner, or the reason why it cannot run here."""
+    runner: Runner | str
+    if candidate.problem:
+        yield candidate.problem
+        return
+    try:
+        runner = open_runner(candidate.artifact, candidate.backend, threads=threads)
+    except (StageError, MissingLibraryError, ArtifactError) as error:
+        yield _said(error)
+        return
+    with runner:
+        yield runner
+
+
+def _said(error: StageError | MissingLibraryError | ArtifactError) -> str:
+    return f"{error.message} {error.hint}".strip()

@@ -1,0 +1,219 @@
+"""What an artifact has lost or gained against another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.measure import measurement
+from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
+from tlopt.measure.photos import Part, Photos, open_photos
+from tlopt.measure.statistics import mcnemar, paired_drop
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """A photo that the two artifacts answer differently.
+
+    Args:
+        file: Its path, relative to the photos' folder.
+        label: Its true class.
+        reference: The reference's answer.
+        candidate: The candidate's answer.
+        confidence: The candidate's probability of its answer, 0..1.
+        shift: Change of the probability of the reference's answer, -1..1.
+    """
+
+    file: str
+    label: str
+    reference: str
+    candidate: str
+    confidence: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a candidate has lost or gained against a reference, on the same photos.
+
+    Args:
+        reference: The reference's accuracy.
+        candidate: The candidate's accuracy.
+        images: Photos that both answered.
+        drop: Accuracy lost, -1..1; negative if gained.
+        drop_interval: Its 95 % interval.
+        broken: Photos that the reference has right and the candidate wrong.
+        mended: The other way round.
+        p_value: McNemar's exact test of `broken` against `mended`.
+        agreement: Share of the photos with the same answer.
+        max_error: Largest difference of a logit.
+        relative_error: Root-mean-square difference of the logits over their root mean square.
+        flips: The photos with different answers, the largest shift first.
+        recall_change: Class -> change of its recall, worst first.
+        breaches: The gates breached, one sentence each.
+        folder: What the flips' files are relative to.
+    """
+
+    reference: Evaluation
+    candidate: Evaluation
+    images: int
+    drop: float
+    drop_interval: tuple[float, float]
+    broken: int
+    mended: int
+    p_value: float
+    agreement: float
+    max_error: float
+    relative_error: float
+    flips: tuple[Flip, ...] = field(repr=False)
+    recall_change: Mapping[str, float] = field(repr=False)
+    breaches: tuple[str, ...]
+    folder: Path
+
+    def check(self) -> None:
+        """Fail if a gate was breached.
+
+        Raises:
+            CheckError: It was.
+        """
+        self.to_report().check()
+
+    def to_report(self) -> Report:
+        """Return the comparison as two rows and what follows from them."""
+        rows: tuple[Mapping[str, Scalar], ...] = tuple(
+            {
+                "artifact": one.artifact,
+                "backend": one.runner,
+                "images": one.images,
+                "accuracy": one.top1,
+                "low": one.interval[0],
+                "high": one.interval[1],
+                "macro_f1": one.macro_f1,
+            }
+            for one in (self.reference, self.candidate)
+        )
+        low, high = self.drop_interval
+        notes = [
+            f"Accuracy drop {self.drop:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}; agreement {self.agreement:.2%}.",
+            f"{self.broken} photos broken, {self.mended} mended: p = {self.p_value:.3g} by McNemar's exact test.",
+            f"Logits differ by {self.max_error:.3g} at most, {self.relative_error:.2%} of their size on average.",
+        ]
+        worse = [f"{name} {change:+.1%}" for name, change in self.recall_change.items() if change < 0]
+        if worse:
+            notes.append(f"Recall fell for {', '.join(worse[:8])}{' …' * (len(worse) > 8)}.")
+        return Report(
+            title=f"{self.candidate.artifact} against {self.reference.artifact} on {self.images} photos",
+            rows=rows,
+            notes=(*notes, *self.breaches),
+            breaches=self.breaches,
+            conditions={"reference": self.reference.conditions, "candidate": self.candidate.conditions},
+            details={
+                "drop": self.drop,
+                "drop_interval": list(self.drop_interval),
+                "broken": self.broken,
+                "mended": self.mended,
+                "p_value": self.p_value,
+                "agreement": self.agreement,
+                "max_error": self.max_error,
+                "relative_error": self.relative_error,
+                "recall_change": dict(self.recall_change),
+                "flips": [vars(flip) for flip in self.flips],
+            },
+        )
+
+
+@measurement
+def compare(
+    reference: str | Path | Artifact,
+    candidate: str | Path | Artifact,
+    *,
+    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
+    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
+    reference_backend: Annotated[str, Setting("Backend of the reference; its kind's own if empty.")] = "",
+    backend: Annotated[str, Setting("Backend of the candidate; its kind's own if empty.")] = "",
+    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    max_drop: Annotated[float | None, Setting("Largest accuracy drop allowed.", minimum=0, maximum=1)] = None,
+    min_agreement: Annotated[float | None, Setting("Smallest agreement allowed.", minimum=0, maximum=1)] = None,
+    photos: Photos | None = None,
+) -> Comparison:
+    """Measure what an artifact has lost against another on the same photos.
+
+    A breached gate does not raise: `Comparison.check` does, once the figures have been shown. With
+    `photos`, those are used instead of opening `images`.
+
+    Raises:
+        ImagesError: The photos cannot be used, or the artifacts' classes differ.
+        ArtifactError: An artifact is damaged, or a backend does not run its kind.
+        StageError: A backend cannot run it here.
+    """
+    first = Artifact.load(reference)
+    second = same_classes(first, Artifact.load(candidate))
+    if photos is None:
+        photos = open_photos(first, images, split)
+    before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, photos=photos)
+    after = evaluate(
+        second, backend=backend, batch=batch, threads=threads, photos=photos, reference_outputs=before.outputs
+    )
+    was, now = before.outputs, after.outputs
+    broken = int((was.correct & ~now.correct).sum())
+    mended = int((~was.correct & now.correct).sum())
+    drop = before.top1 - after.top1
+    agreement = float((was.predicted == now.predicted).mean())
+    difference = now.logits.astype(np.float64) - was.logits
+    return Comparison(
+        reference=before,
+        candidate=after,
+        images=before.images,
+        drop=drop,
+        drop_interval=paired_drop(broken, mended, before.images),
+        broken=broken,
+        mended=mended,
+        p_value=mcnemar(broken, mended),
+        agreement=agreement,
+        max_error=float(np.abs(difference).max()),
+        relative_error=float(np.sqrt((difference**2).mean() / max(1e-12, float((was.logits**2).mean())))),
+        flips=_flips(before, after, first.card.classes),
+        recall_change=dict(
+            sorted(
+                ((new.name, new.recall - old.recall) for old, new in zip(before.scores, after.scores, strict=True)),
+                key=lambda item: item[1],
+            )
+        ),
+        breaches=tuple(_breaches(drop, agreement, max_drop, min_agreement)),
+        folder=photos.folder.path,
+    )
+
+
+def _flips(before: Evaluation, after: Evaluation, classes: tuple[str, ...]) -> tuple[Flip, ...]:
+    was, now = before.outputs, after.outputs
+    old, new = was.probabilities, now.probabilities
+    changed: Any = np.flatnonzero(was.predicted != now.predicted)
+    found = [
+        Flip(
+            file=was.files[i],
+            label=classes[was.labels[i]],
+            reference=classes[was.predicted[i]],
+            candidate=classes[now.predicted[i]],
+            confidence=float(new[i].max()),
+            shift=float(new[i, was.predicted[i]] - old[i, was.predicted[i]]),
+        )
+        for i in changed.tolist()
+    ]
+    return tuple(sorted(found, key=lambda flip: flip.shift))
+
+
+def _breaches(drop: float, agreement: float, max_drop: float | None, min_agreement: float | None) -> list[str]:
+    found = []
+    if max_drop is not None and drop > max_drop + 1e-12:
+        found.append(f"The accuracy drop is {drop:.2%}, more than the {max_drop:.2%} allowed.")
+    if min_agreement is not None and agreement < min_agreement - 1e-12:
+        found.append(f"The agreement is {agreement:.2%}, less than the {min_agreement:.2%} required.")
+    return found

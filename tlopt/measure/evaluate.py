@@ -1,0 +1,218 @@
+"""How right an artifact is on labelled photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.errors import ImagesError
+from tlopt.measure import measurement
+from tlopt.measure.outputs import Outputs, answer
+from tlopt.measure.photos import Part, Photos, open_photos
+from tlopt.measure.statistics import calibration_error, wilson
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """How one class fares.
+
+    Args:
+        name: The class.
+        images: Photos of it.
+        precision: Share of the photos called so that are of it; 0 if none is called so.
+        recall: Share of its photos that are called so; 0 if it has none.
+        f1: Harmonic mean of both.
+    """
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How right an artifact is.
+
+    Args:
+        artifact: Name of its folder.
+        runner: Backend and device.
+        images: Photos it was judged on.
+        top1: Share whose top class is right.
+        interval: The 95 % interval of `top1`.
+        top5: Share with the right class among the top five; None below six classes.
+        agreement: Share with the same top class as the reference; None without one.
+        macro_f1: Mean F1 over the classes.
+        calibration_error: Expected calibration error, 0..1.
+        majority: Share of the most frequent class: the accuracy of always answering it.
+        scores: Per class, in the order of the logits.
+        confusion: int64 (classes, classes): row the true class, column the answer.
+        unreadable: File -> reason, of the photos left out.
+        images_per_s: From file to answer, decoding included; None if they were decoded before.
+        outputs: The answers themselves.
+        conditions: What the figures were measured under.
+    """
+
+    artifact: str
+    runner: str
+    images: int
+    top1: float
+    interval: tuple[float, float]
+    top5: float | None
+    agreement: float | None
+    macro_f1: float
+    calibration_error: float
+    majority: float
+    scores: tuple[ClassScore, ...]
+    confusion: np.ndarray = field(repr=False)
+    unreadable: Mapping[str, str] = field(repr=False)
+    images_per_s: float | None
+    outputs: Outputs = field(repr=False)
+    conditions: Mapping[str, Any] = field(repr=False)
+
+    def to_report(self) -> Report:
+        """Return the summary as a row, with the classes and the confusion matrix as details."""
+        row: dict[str, Scalar] = {
+            "artifact": self.artifact,
+            "backend": self.runner,
+            "images": self.images,
+            "accuracy": self.top1,
+            "low": self.interval[0],
+            "high": self.interval[1],
+            "top5": self.top5,
+            "macro_f1": self.macro_f1,
+            "agreement": self.agreement,
+            "calibration_error": self.calibration_error,
+            "images_per_s": self.images_per_s,
+        }
+        notes = [f"Always answering the most frequent class would be right for {self.majority:.1%}."]
+        if self.unreadable:
+            notes.insert(0, f"{len(self.unreadable)} unreadable photos were left out: {', '.join(self.unreadable)}.")
+        return Report(
+            title=f"{self.artifact}: {self.top1:.1%} right on {self.images} {self.conditions['split']} photos, "
+            f"95 % interval {self.interval[0]:.1%} to {self.interval[1]:.1%}",
+            rows=(row,),
+            notes=tuple(notes),
+            conditions=self.conditions,
+            details={
+                "classes": [vars(score) for score in self.scores],
+                "confusion": self.confusion.tolist(),
+                "unreadable": dict(self.unreadable),
+            },
+        )
+
+    def by_class(self) -> Report:
+        """Return one row per class."""
+        return Report(title="By class", rows=tuple(vars(score) for score in self.scores))
+
+
+@measurement
+def evaluate(
+    artifact: str | Path | Artifact,
+    *,
+    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
+    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
+    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    reference: Annotated[Path | None, Setting("Artifact to count agreeing answers with.")] = None,
+    photos: Photos | None = None,
+    reference_outputs: Outputs | None = None,
+) -> Evaluation:
+    """Measure how right an artifact is on labelled photos.
+
+    With `photos`, those are used instead of opening `images`, and kept decoded for the next call.
+    `reference_outputs` are the reference's answers on the same photos, if they are there already.
+
+    Raises:
+        ImagesError: The photos cannot be used, or their classes are not the artifact's.
+        ArtifactError: The artifact is damaged, or the backend does not run its kind.
+        StageError: The backend cannot run it here.
+    """
+    artifact = Artifact.load(artifact)
+    keep = photos is not None or reference is not None
+    if photos is None:
+        photos = open_photos(artifact, images, split)
+    outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep)
+    if reference is not None and reference_outputs is None:
+        other = same_classes(artifact, Artifact.load(reference))
+        reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True)
+    return _judged(artifact, photos, outputs, reference_outputs, batch)
+
+
+def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
+    """Return the other artifact if both have the same logits.
+
+    Raises:
+        ImagesError: Their classes or their order differ.
+    """
+    if artifact.card.classes != other.card.classes:
+        raise ImagesError(
+            f"{artifact.path} and {other.path} have different classes: {', '.join(artifact.card.classes[:8])} and "
+            f"{', '.join(other.card.classes[:8])}.",
+            hint="Only artifacts of the same model family can be compared.",
+        )
+    return other
+
+
+def _judged(artifact: Artifact, photos: Photos, outputs: Outputs, reference: Outputs | None, batch: int) -> Evaluation:
+    count, classes = len(outputs.labels), len(artifact.card.classes)
+    if count == 0:
+        raise ImagesError(f"None of the {len(photos)} photos in {photos.folder.path} can be read.")
+    predicted, correct = outputs.predicted, outputs.correct
+    confusion = np.bincount(outputs.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    scores = _scores(artifact.card.classes, confusion)
+    present = [score for score in scores if score.images]
+    top5 = None
+    if classes > 5:
+        best = np.argpartition(outputs.logits, -5, axis=1)[:, -5:]
+        top5 = float((best == outputs.labels[:, None]).any(axis=1).mean())
+    return Evaluation(
+        artifact=artifact.name,
+        runner=outputs.runner,
+        images=count,
+        top1=float(correct.mean()),
+        interval=wilson(int(correct.sum()), count),
+        top5=top5,
+        agreement=None if reference is None else float((reference.predicted == predicted).mean()),
+        macro_f1=float(np.mean([score.f1 for score in present])),
+        calibration_error=calibration_error(outputs.probabilities.max(axis=1), correct),
+        majority=float(confusion.sum(axis=1).max() / count),
+        scores=scores,
+        confusion=confusion,
+        unreadable=dict(photos.unreadable),
+        images_per_s=outputs.images_per_s,
+        outputs=outputs,
+        conditions={
+            "images": str(photos.folder.path),
+            "split": photos.part,
+            "batch": batch,
+            "processor": processor(),
+            "cores": cores(),
+            "runner": dict(outputs.conditions),
+            "versions": versions(),
+        },
+    )
+
+
+def _scores(names: tuple[str, ...], confusion: np.ndarray) -> tuple[ClassScore, ...]:
+    hits, images, answers = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return tuple(
+        ClassScore(
+            name=name,
+            images=int(n),
+            precision=float(hit / max(1, m)),
+            recall=float(hit / max(1, n)),
+            f1=float(2 * hit / max(1, n + m)),
+        )
+        for name, hit, n, m in zip(names, hits, images, answers, strict=True)
+    )

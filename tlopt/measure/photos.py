@@ -1,0 +1,152 @@
+"""The photos that artifacts are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.errors import ImagesError
+from tlopt.images import SPLITS, Batch, ImageFolder, Split, Unreadable, batches, reopen, scan
+from tlopt.preprocess import Preprocess
+
+Part = Literal["test", "val", "train", "all"]
+
+
+@dataclass
+class Photos:
+    """The photos of one part of a folder, decoded once for all artifacts that see them alike.
+
+    The pixels are kept as uint8 in memory while they fit into `keep_mb`; what does not fit is
+    decoded again each time.
+
+    Attributes:
+        folder: The photos; a label is an index into its classes.
+        part: What they are of the whole.
+        keep_mb: Memory for decoded pixels, 10^6 bytes.
+        unreadable: File -> reason, of the photos left out; known after the first pass.
+    """
+
+    folder: ImageFolder
+    part: Part
+    keep_mb: float = 1000.0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    _kept: dict[tuple[object, ...], list[Batch]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def cached(self, preprocess: Preprocess) -> bool:
+        """Return whether the pixels for this preprocessing are in memory."""
+        return _view(preprocess) in self._kept
+
+    def batches(self, preprocess: Preprocess, *, batch: int, keep: bool = False, label: str = "") -> Iterator[Batch]:
+        """Yield all photos in order, as inputs of a network.
+
+        Args:
+            preprocess: How a file becomes an input.
+            batch: Images per batch; the last may be smaller.
+            keep: Keep the pixels for the next pass, if they fit.
+            label: Name of the progress bar of decoding.
+        """
+        view = _view(preprocess)
+        if view not in self._kept and keep and self._fits(preprocess):
+            pixels = replace(preprocess, folded=True)  # folded: the inputs are the pixels themselves
+            self._kept[view] = list(self._decode(pixels, 64, label))
+        if view not in self._kept:
+            yield from self._decode(preprocess, batch, label)
+            return
+        for chunk in _rebatched(self._kept[view], batch):
+            yield replace(chunk, inputs=preprocess.normalize(chunk.inputs))
+
+    def _decode(self, preprocess: Preprocess, batch: int, label: str) -> Iterator[Batch]:
+        found = Unreadable(len(self.folder))
+        yield from batches(self.folder, preprocess, batch=batch, label=label, unreadable=found)
+        self.unreadable = found.reasons
+
+    def _fits(self, preprocess: Preprocess) -> bool:
+        used = sum(chunk.inputs.nbytes for chunks in self._kept.values() for chunk in chunks)
+        return used + len(self.folder) * preprocess.size**2 * 3 <= self.keep_mb * 1e6
+
+
+def _view(preprocess: Preprocess) -> tuple[object, ...]:
+    """Return what decides the pixels of a photo."""
+    return (preprocess.size, preprocess.crop_ratio, preprocess.interpolation)
+
+
+def _rebatched(chunks: list[Batch], batch: int) -> Iterator[Batch]:
+    """Yield the same images in batches of another size."""
+    inputs: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    files: tuple[str, ...] = ()
+    for chunk in chunks:
+        start = 0
+        while start < len(chunk.files):
+            stop = min(len(chunk.files), start + batch - len(files))
+            inputs.append(chunk.inputs[start:stop])
+            labels.append(chunk.labels[start:stop])
+            files += chunk.files[start:stop]
+            start = stop
+            if len(files) == batch:
+                yield Batch(inputs=np.concatenate(inputs), labels=np.concatenate(labels), files=files)
+                inputs, labels, files = [], [], ()
+    if files:
+        yield Batch(inputs=np.concatenate(inputs), labels=np.concatenate(labels), files=files)
+
+
+def open_photos(artifact: Artifact, images: Path | None = None, part: Part = "test") -> Photos:
+    """Open the photos to measure an artifact on.
+
+    Without `images`, those it was trained on, split as they were then. With `images`, that
+    folder: its own part of the name if it has parts on disk, otherwise all of it for the test. The
+    training folder in another place is split as in training, too.
+
+    Raises:
+        ImagesError: There are none, they have changed, the part is empty, or their classes are
+            not the artifact's.
+    """
+    ref = artifact.card.images
+    if images is None:
+        if ref is None:
+            raise ImagesError(
+                f"{artifact.path} does not know any images: its model was imported.",
+                hint="Name a folder with --images.",
+            )
+        folder = scan(ref.path)
+        _same_classes(artifact, folder)
+        return _photos(folder, reopen(ref), part)
+    folder = scan(images)
+    _same_classes(artifact, folder)
+    if ref is not None and folder.digest == ref.digest:
+        return _photos(folder, folder.split(val=ref.val, test=ref.test, seed=ref.seed), part)
+    if part == "test" and bool((folder.fixed < 0).all()):
+        return Photos(folder, "all")
+    parts = {split: folder.select(np.flatnonzero(folder.fixed == i)) for i, split in enumerate(SPLITS)}
+    return _photos(folder, parts, part)
+
+
+def _photos(folder: ImageFolder, parts: dict[Split, ImageFolder], part: Part) -> Photos:
+    if part == "all":
+        return Photos(folder, part)
+    if not len(parts[part]):
+        held = [name for name, members in parts.items() if len(members)]
+        raise ImagesError(
+            f"{folder.path} has no {part} images.",
+            hint=f"Choose --split {' or '.join(held or ['all'])}, or name another folder with --images.",
+        )
+    return Photos(parts[part], part)
+
+
+def _same_classes(artifact: Artifact, folder: ImageFolder) -> None:
+    expected, found = set(artifact.card.classes), set(folder.classes)
+    if expected == found:
+        return
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    text = f"The classes of {folder.path} are not those of {artifact.path}:"
+    text += f" it has no {', '.join(missing[:10])}{' …' * (len(missing) > 10)};" if missing else ""
+    text += f" {artifact.name} does not know {', '.join(extra[:10])}{' …' * (len(extra) > 10)};" if extra else ""
+    raise ImagesError(text.rstrip(";") + ".", hint="Each class folder needs the name of a class of the artifact.")

@@ -1,0 +1,103 @@
+"""How sure a measured number is."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+Z95 = NormalDist().inv_cdf(0.975)
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, by Wilson's score.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
+    the American Statistical Association 22 (1927).
+    """
+    if total == 0:
+        return (0.0, 1.0)
+    share, weight = hits / total, Z95**2 / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z95 * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    # At the ends the formula gives 0 and 1 exactly, and rounding a little less or more.
+    return (0.0 if hits == 0 else middle - half, 1.0 if hits == total else middle + half)
+
+
+def mcnemar(broken: int, mended: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test.
+
+    It asks how likely so uneven a count is if a change is as likely to break a prediction as to
+    mend one. Q. McNemar, Psychometrika 12 (1947), with the binomial distribution.
+
+    Args:
+        broken: Images right before and wrong after.
+        mended: Images wrong before and right after.
+    """
+    total, fewer = broken + mended, min(broken, mended)
+    if total == 0:
+        return 1.0
+    tail = sum(math.comb(total, i) for i in range(fewer + 1))
+    # Whole numbers to the end: 2 ** -total would underflow.
+    return min(1.0, float(2 * tail / 2**total)) if total < 1000 else _mcnemar_normal(broken, mended)
+
+
+def _mcnemar_normal(broken: int, mended: int) -> float:
+    """Return the p-value by the normal distribution, with the correction for continuity."""
+    distance = max(0.0, abs(broken - mended) - 1) / math.sqrt(broken + mended)
+    return 2 * (1 - NormalDist().cdf(distance))
+
+
+def paired_drop(broken: int, mended: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of the accuracy lost between two predictions of the same images.
+
+    The Wald interval with Agresti and Min's adjustment: half an image is added to each of the four
+    cells of the paired table. A. Agresti, Y. Min, Statistics in Medicine 24 (2005).
+    """
+    b, c, n = broken + 0.5, mended + 0.5, total + 2
+    middle = (b - c) / n
+    half = Z95 * math.sqrt(b + c - (b - c) ** 2 / n) / n
+    return (max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy.
+
+    Bins of equal width, weighted by the images in each. C. Guo et al., "On calibration of modern
+    neural networks", arXiv 1706.04599.
+
+    Args:
+        confidence: float (n,), probability of the predicted class.
+        correct: bool (n,).
+        bins: Number of bins over 0..1.
+    """
+    if len(confidence) == 0:
+        return 0.0
+    places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(places, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def mann_whitney(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the p-value of "the second sample tends to be larger", one-sided.
+
+    Normal approximation with the corrections for ties and continuity, for eight values a side or
+    more. H. B. Mann, D. R. Whitney, Annals of Mathematical Statistics 18 (1947).
+
+    Args:
+        first: float (n,).
+        second: float (m,).
+    """
+    n, m = len(first), len(second)
+    values = np.concatenate([first, second])
+    unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    # The mean rank of each group of equal values.
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    u = ranks[n:].sum() - m * (m + 1) / 2
+    total = n + m
+    ties = ((counts**3 - counts).sum()) / (total * (total - 1))
+    spread = math.sqrt(n * m / 12 * (total + 1 - ties))
+    if len(unique) == 1 or spread == 0:
+        return 0.5
+    return 1 - NormalDist().cdf((u - n * m / 2 - 0.5) / spread)

@@ -1,0 +1,153 @@
+"""Measured rows and the conditions they were measured under, in every form they are read in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlopt.errors import CheckError
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A table with what one must know to believe it.
+
+    Args:
+        title: What was measured.
+        rows: Column name -> value, all rows with the columns they have; names carry the unit.
+        conditions: Machine, threads, versions, settings: JSON types.
+        notes: Sentences a reader should not miss: warnings first.
+        breaches: The gates that were breached, one sentence each.
+        details: Further tables by name, for JSON and the page, not for the terminal.
+    """
+
+    title: str
+    rows: tuple[Mapping[str, Scalar], ...]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    breaches: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All column names, in the order they first appear."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row))
+
+    def check(self) -> None:
+        """Fail if a gate was breached.
+
+        Raises:
+            CheckError: It was.
+        """
+        if self.breaches:
+            raise CheckError(" ".join(self.breaches))
+
+    def table(self, *, color: bool = False) -> str:
+        """Return the table as aligned plain text, with the notes below it."""
+        columns = [name for name in self.columns if any(row.get(name) not in (None, "") for row in self.rows)]
+        cells = [[text(row.get(name)) for name in columns] for row in self.rows]
+        heads = [name.replace("_", " ") for name in columns]
+        widths = [max(len(head), *(len(row[i]) for row in cells), 0) for i, head in enumerate(heads)]
+        right = [_numeric(self.rows, name) for name in columns]
+
+        def line(values: Sequence[str]) -> str:
+            padded = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
+            return "  ".join(padded).rstrip()
+
+        head = line(heads)
+        lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
+        lines += [line(row) for row in cells]
+        return "\n".join([self.title, "", *lines, *([""] if self.notes else []), *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {
+            "title": self.title,
+            "rows": [dict(row) for row in self.rows],
+            "notes": list(self.notes),
+            "breaches": list(self.breaches),
+            "conditions": dict(self.conditions),
+            "details": dict(self.details),
+        }
+
+    def to_json(self) -> str:
+        """Return the report as JSON, numbers at full precision."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, content: str) -> Report:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: The text is no report.
+        """
+        try:
+            raw = json.loads(content)
+            return cls(
+                title=raw["title"],
+                rows=tuple(raw["rows"]),
+                conditions=raw["conditions"],
+                notes=tuple(raw["notes"]),
+                breaches=tuple(raw["breaches"]),
+                details=raw["details"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is no report of tlopt: {error}") from error
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV, numbers at full precision."""
+        target = io.StringIO()
+        writer = csv.DictWriter(target, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return target.getvalue()
+
+    def to_markdown(self) -> str:
+        """Return the rows as a Markdown table, with the notes below it."""
+        columns = self.columns
+        lines = [
+            "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+            "|" + "|".join("---:" if _numeric(self.rows, name) else "---" for name in columns) + "|",
+        ]
+        for row in self.rows:
+            lines.append("| " + " | ".join(text(row.get(name)).replace("|", "\\|") for name in columns) + " |")
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def text(value: Scalar) -> str:
+    """Return a value as a person reads it: numbers with the digits that carry meaning."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def number(value: float) -> str:
+    """Return a number with about four digits and never in scientific notation above 1e-4."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.1f}"
+    if size >= 10:
+        return f"{value:.2f}"
+    if size >= 1e-2:
+        return f"{value:.3f}"
+    return f"{value:.2g}"
+
+
+def _numeric(rows: Sequence[Mapping[str, Scalar]], name: str) -> bool:
+    """Return whether a column holds numbers only."""
+    values = [row.get(name) for row in rows if row.get(name) is not None]
+    return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
