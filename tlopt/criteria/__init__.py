@@ -1,1 +1,28 @@
-"""How channels are ranked for pruning: one file per criterion."""
+"""How channels are ranked for pruning: one file per criterion.
+
+A criterion module defines
+
+    NEEDS: "" | "labels" | "outputs"            the objective whose gates it reads, empty if none
+    COMPARABLE: bool                            whether scores of different groups share one scale
+    def score(group: ChannelGroup) -> Tensor    float32 (units,): the harm of removing each unit
+
+Scores are at least 0 and are added up over the units that go. Where they are not comparable, each
+group's are divided by their mean before groups are weighed against each other. `group.gates` is
+float32 (images, units) if `NEEDS` names an objective (see `tlopt.nn.gates`).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tlopt import registry
+
+
+def load(name: str) -> ModuleType:
+    """Import a criterion.
+
+    Raises:
+        PluginError: There is none of this name.
+        MissingLibraryError: A library that it needs is not installed.
+    """
+    return registry.load("criteria", name)
