@@ -12,7 +12,7 @@ from tlopt.preprocess import Preprocess
 
 vision_ops.declare()
 import timm  # noqa: E402 - after the declaration that its import of torchvision needs
-from timm.data import resolve_data_config  # noqa: E402
+from timm.data import ImageNetInfo, resolve_data_config  # noqa: E402
 
 
 def names() -> tuple[str, ...]:
@@ -56,6 +56,11 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
+
+
+def imagenet_ids() -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet's 1,000 classes, in the order of the logits."""
+    return tuple(ImageNetInfo().label_names())
 
 
 def replace_head(model: nn.Module, classes: int) -> None:

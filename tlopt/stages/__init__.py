@@ -8,19 +8,32 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tlopt import settings
-from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, refuse_existing, seal
+from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, refuse_existing, seal, sha256
 from tlopt.environment import processor, versions
-from tlopt.errors import ImagesError, StageError, TloptError
+from tlopt.errors import ArtifactError, ImagesError, StageError, TloptError
 from tlopt.images import ImageFolder, scan
 
 log = logging.getLogger(__name__)
 
-Source = Artifact | ImageFolder | None
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A single file that a stage reads."""
+
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of its content."""
+        return sha256(self.path)
+
+
+Source = Artifact | ImageFolder | SourceFile | None
 
 
 class Stage:
@@ -28,15 +41,15 @@ class Stage:
 
     Attributes:
         name: Its verb ("prune").
-        reads: The kinds it takes: artifact kinds, "images" for a folder of images, "nothing" if
-            it may go without a source.
-        writes: The kind it makes.
+        reads: The kinds it takes: artifact kinds, "images" for a folder of images, "file" for a
+            single file, "nothing" if it may go without a source.
+        writes: The kind it makes; empty if the card it returns says so.
         body: The undecorated function.
     """
 
     def __init__(self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str) -> None:
         self.body = body
-        self.name = body.__name__.removesuffix("_model")
+        self.name = body.__name__.removesuffix("_model").lstrip("_")
         self.reads = reads
         self.writes = writes
         functools.update_wrapper(self, body)
@@ -76,13 +89,17 @@ class Stage:
                 device=card.details.get("device", processor()),
             )
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
-            seal(scratch, replace(card, kind=self.writes, lineage=(*before, step)))
+            seal(scratch, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
         return Artifact.load(out)
 
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
         if source is None or isinstance(source, ImageFolder):
             return source
-        kinds = [kind for kind in self.reads if kind not in ("images", "nothing")]
+        kinds = [kind for kind in self.reads if kind not in ("images", "file", "nothing")]
+        if "file" in self.reads and not isinstance(source, Artifact):
+            if not Path(source).is_file():
+                raise ArtifactError(f"There is no file at {source}.")
+            return SourceFile(path=Path(source))
         if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
             if not kinds:
                 raise ImagesError(f"{source} is an artifact; {self.name} takes a folder of images.")

@@ -1,0 +1,249 @@
+"""A ready classifier, as it is, becomes an artifact."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from tlopt.artifact import Card
+from tlopt.errors import ArtifactError, SettingError
+from tlopt.preprocess import Preprocess
+from tlopt.settings import Setting
+from tlopt.stages import SourceFile, stage
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger(__name__)
+
+
+@stage(reads=("file", "nothing"), writes="")
+def import_model(
+    source: SourceFile | None,
+    out: Path,
+    *,
+    model: Annotated[str | None, Setting("Pretrained model, instead of a file.", metavar="SOURCE:NAME")] = None,
+    classes: Annotated[
+        Path | None,
+        Setting("File with the class names in the order of the logits: one a line, or a JSON list."),
+    ] = None,
+    weights: Annotated[Path | None, Setting("Safetensors file in place of the model's own weights.")] = None,
+    image_size: Annotated[int | None, Setting("Side of the square input, pixels.", minimum=8, maximum=4096)] = None,
+    crop_ratio: Annotated[
+        float | None, Setting("Share of the shorter side that is kept.", minimum=0.1, maximum=1)
+    ] = None,
+    interpolation: Annotated[
+        Literal["nearest", "bilinear", "bicubic", "lanczos"] | None, Setting("Resampling filter.")
+    ] = None,
+    mean: Annotated[tuple[float, ...] | None, Setting("Mean of each channel, 0..1 scale.", metavar="R,G,B")] = None,
+    std: Annotated[tuple[float, ...] | None, Setting("Std of each channel, 0..1 scale.", metavar="R,G,B")] = None,
+    layout: Annotated[Literal["nchw", "nhwc"] | None, Setting("Axis order of an ONNX file's input.")] = None,
+    channels: Annotated[Literal["rgb", "bgr"], Setting("Channel order of an ONNX file's input.")] = "rgb",
+) -> Card:
+    """Turn a pretrained model or an ONNX file, as it is, into an artifact.
+
+    An ONNX file needs one image input and one output of shape (n, classes). Its preprocessing is
+    what the settings say; ImageNet's mean and std are assumed where they say nothing.
+
+    Raises:
+        SettingError: Neither or both of a file and a model are given, or the class names do not fit.
+        ArtifactError: The file is no ONNX classifier.
+    """
+    if (source is None) == (model is None):
+        raise SettingError(
+            "Give either an ONNX file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR"
+        )
+    given: dict[str, Any] = {
+        "size": image_size, "crop_ratio": crop_ratio, "interpolation": interpolation, "mean": mean, "std": std,
+    }  # fmt: skip
+    for name in ("mean", "std"):
+        if given[name] is not None and len(given[name]) != 3:
+            raise SettingError(f"{name} needs three values, got {len(given[name])}.", hint=f"--{name} 0.5,0.5,0.5")
+    changes = {name: value for name, value in given.items() if value is not None}
+    if source is not None:
+        return _from_onnx(source.path, out, classes, changes, layout, channels)
+    assert model is not None
+    if layout == "nhwc" or channels == "bgr":
+        raise SettingError("layout and channels describe an ONNX file; torch models take RGB in NCHW.")
+    return _from_source(model, out, classes, weights, changes)
+
+
+def _from_source(
+    model: str, out: Path, classes: Path | None, weights_file: Path | None, changes: dict[str, Any]
+) -> Card:
+    from tlopt import sources
+    from tlopt.nn import weights
+
+    names = _names(classes) if classes else None
+    network, preprocess = sources.load(model, classes=0, size=changes.get("size", 0), weights_file=weights_file)
+    preprocess = Preprocess.from_dict({**preprocess.to_dict(), **changes})
+    import torch
+
+    with torch.inference_mode():
+        width = network.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[-1]
+    return Card(
+        kind="torch", model=model, precision="fp32", classes=_fitting(names, width), preprocess=preprocess,
+        details=weights.save(network, out),
+    )  # fmt: skip
+
+
+def _from_onnx(
+    file: Path, out: Path, classes: Path | None, changes: dict[str, Any], layout: str | None, channels: str
+) -> Card:
+    import onnx
+
+    try:
+        proto = onnx.load(file)
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ArtifactError(f"{file} is no readable ONNX file: {reason}") from error
+    image = _image_input(proto, file)
+    dims = [d.dim_value for d in image.type.tensor_type.shape.dim]
+    last = dims[-1] == 3 if layout is None else layout == "nhwc"
+    side = dims[1:3] if last else dims[2:4]
+    changes.setdefault("size", side[0] or 224)
+    if any(s and s != changes["size"] for s in side):
+        raise ArtifactError(
+            f"{file} takes images of {side[0]} x {side[1]} pixels; the chosen size is {changes['size']}.",
+            hint="Only square inputs are supported; leave --image-size out to take the file's own.",
+        )
+    folded = image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    if folded and (not last or channels == "bgr"):
+        raise ArtifactError(f"{file} takes uint8 images in an unsupported layout; only (n, h, w, 3) RGB is.")
+    _rename(proto, image.name, proto.graph.output[0].name)
+    fixed = _free_batch(proto)
+    target = out / "model.onnx"
+    onnx.save(proto, target)
+    preprocess = Preprocess.from_dict(
+        {
+            **Preprocess(size=224).to_dict(),
+            **changes,
+            "layout": "nhwc" if last else "nchw",
+            "channels": channels,
+            "folded": folded,
+        }
+    )
+    width, fixed = _probe(target, proto, preprocess, fixed)
+    names = _names(classes) if classes else None
+    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    return Card(
+        kind="onnx", model=f"onnx:{file.name}", precision="fp32", classes=_fitting(names, width),
+        preprocess=preprocess, details={"opset": opset, **({"batch": [fixed, fixed]} if fixed else {})},
+    )  # fmt: skip
+
+
+def _image_input(proto: onnx.ModelProto, file: Path) -> onnx.ValueInfoProto:
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(proto.graph.output) != 1:
+        raise ArtifactError(
+            f"{file} has {len(inputs)} inputs and {len(proto.graph.output)} outputs; a classifier has one of each."
+        )
+    if len(inputs[0].type.tensor_type.shape.dim) != 4:
+        raise ArtifactError(f"The input of {file} has {len(inputs[0].type.tensor_type.shape.dim)} axes, expected 4.")
+    return inputs[0]
+
+
+def _rename(proto: onnx.ModelProto, image: str, logits: str) -> None:
+    """Name the input ``images`` and the output ``logits`` throughout the graph."""
+    new = {image: "images", logits: "logits"}
+    for node in proto.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        value.name = new.get(value.name, value.name)
+
+
+def _free_batch(proto: onnx.ModelProto) -> int:
+    """Make the batch axis of input and output dynamic; return what it was fixed to, or 0."""
+    axes = [v.type.tensor_type.shape.dim[0] for v in [proto.graph.output[0]] if v.type.tensor_type.shape.dim]
+    image = next(v for v in proto.graph.input if v.name == "images").type.tensor_type.shape.dim[0]
+    fixed = image.dim_value
+    for axis in [image, *axes]:
+        axis.dim_param = "n"
+    del proto.graph.value_info[:]
+    return int(fixed)
+
+
+def _probe(file: Path, proto: onnx.ModelProto, preprocess: Preprocess, fixed: int) -> tuple[int, int]:
+    """Run the file; return its number of classes, and its batch size if that cannot vary, else 0."""
+    import onnx
+
+    from tlopt.registry import require
+
+    runtime = require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    random = np.random.default_rng(0)
+
+    def run(count: int) -> np.ndarray:
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        pixels = random.integers(0, 256, (count, preprocess.size, preprocess.size, 3), dtype=np.uint8)
+        return np.asarray(session.run(None, {"images": preprocess.normalize(pixels)})[0])
+
+    try:
+        logits = run(fixed or 1)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ArtifactError(
+            f"{file.name} cannot be run on images of {preprocess.size} px in {preprocess.layout}: {reason}",
+            hint="Check --image-size and --layout.",
+        ) from error
+    if logits.ndim != 2 or len(logits) != (fixed or 1):
+        raise ArtifactError(f"The output has shape {logits.shape}; a classifier's is (n, classes).")
+    if fixed:
+        try:
+            free = run(fixed + 1).shape == (fixed + 1, logits.shape[1])
+        except Exception as error:
+            log.info("the graph fixes its batch to %d: %s", fixed, error)
+            free = False
+        if not free:
+            for value in (proto.graph.input[0], proto.graph.output[0]):
+                value.type.tensor_type.shape.dim[0].dim_value = fixed
+            onnx.save(proto, file)
+            return logits.shape[1], fixed
+    return logits.shape[1], 0
+
+
+def _names(file: Path) -> tuple[str, ...]:
+    """Read class names.
+
+    Raises:
+        SettingError: The file cannot be read, is empty or names a class twice.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
+    except (OSError, ValueError) as error:
+        raise SettingError(f"The class names in {file} cannot be read: {error}") from error
+    names = [str(name) for name in names if str(name)]
+    twice = {name for name in names if names.count(name) > 1} if len(names) < 5000 else set()
+    if twice or len(names) < 2:
+        problem = f"names {sorted(twice)[0]!r} twice" if twice else f"names {len(names)} classes"
+        raise SettingError(f"{file} {problem}.", hint="Write one class name a line, in the order of the logits.")
+    return tuple(names)
+
+
+def _fitting(names: tuple[str, ...] | None, width: int) -> tuple[str, ...]:
+    """Return the class names if they are as many as the logits; ImageNet's ids for 1,000 without a file.
+
+    Raises:
+        SettingError: They are not.
+    """
+    if names is None:
+        if width != 1000:
+            raise SettingError(
+                f"The model has {width} classes and their names are not known.",
+                hint="Name them with --classes FILE, one a line in the order of the logits.",
+            )
+        from tlopt.sources import timm
+
+        return timm.imagenet_ids()
+    if len(names) != width:
+        raise SettingError(f"The file names {len(names)} classes, the model has {width}.")
+    return names
