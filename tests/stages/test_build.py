@@ -166,19 +166,19 @@ def test_what_cannot_be_built_is_refused_before_any_work(
     onnx_artifact, tmp_path, monkeypatch, settings, error, message
 ):
     source = onnx_artifact()
-    monkeypatch.setattr(builder, "Messages", lambda api: pytest.fail("work was begun"))
+    monkeypatch.setattr(builder, "Messages", lambda _: pytest.fail("work was begun"))
     with pytest.raises(error, match=message):
         build(source, tmp_path / "engine", **settings)
     assert not (tmp_path / "engine").exists()
 
 
 def test_fp8_is_refused_for_a_gpu_that_does_not_compute_in_it(onnx_artifact, tmp_path):
-    with pytest.raises(StageError, match="sm86 .* do not compute in fp8; it needs sm89"):
+    with pytest.raises(StageError, match=r"sm86 .* do not compute in fp8; it needs sm89"):
         build(onnx_artifact("fp8"), tmp_path / "engine", target=("sm86", "sm89"))
 
 
 def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(onnx_artifact, tmp_path):
-    with pytest.raises(StageError, match="operator Det of|node 'act' .*operator Det"):
+    with pytest.raises(StageError, match=r"node 'act' .*operator Det"):
         build(onnx_artifact(operator="Det"), tmp_path / "engine", target=("sm89",))
     assert not (tmp_path / "engine").exists()
 
