@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tlopt import sources
+from tlopt.artifact import Artifact, Card, ImagesRef, draft, seal
+from tlopt.errors import ImagesError, SettingError, StageError
+from tlopt.images import scan
+from tlopt.nn import channels, weights
+from tlopt.preprocess import Preprocess
+from tlopt.settings import parameters
+from tlopt.stages.prune import prune
+
+MODEL = "timm:test_efficientnet"
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of 24 small images: light noise and dark noise."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for label, (low, high) in {"dark": (0, 120), "light": (100, 255)}.items():
+        (root / label).mkdir()
+        for i in range(24):
+            pixels = random.integers(low, high, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+    return root
+
+
+def write(out, *, photos=None, model=MODEL, classes=("dark", "light")):
+    torch.manual_seed(0)
+    network = sources.build(model, classes=len(classes), size=SIZE)
+    ref = None
+    if photos is not None:
+        ref = ImagesRef(path=str(photos), digest=scan(photos).digest, val=0.2, test=0.2, seed=0)
+    with draft(out) as scratch:
+        seal(
+            scratch,
+            Card(
+                kind="torch", model=model, precision="fp32", classes=classes, preprocess=Preprocess(size=SIZE),
+                images=ref, details={"note": "kept", **weights.save(network, scratch)},
+            ),
+        )  # fmt: skip
+    return Artifact.load(out)
+
+
+@pytest.fixture(scope="module")
+def artifact(photos, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("artifacts") / "whole", photos=photos)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def macs(artifact):
+    return channels.analyze(sources.open_model(artifact), SIZE).macs()
+
+
+def test_a_pruned_artifact_needs_the_share_of_multiply_adds_that_was_asked_for(artifact, cache, tmp_path):
+    pruned = prune(artifact, tmp_path / "pruned", ratio=0.4, epochs=1, samples=16, multiple=4, cache_dir=cache)
+    before, after = macs(artifact), macs(pruned)
+    assert after <= 0.6 * before
+    assert after > 0.4 * before  # the last step of four channels cannot overshoot by more in this network
+    assert pruned.card.details["macs"] == {"before": before, "after": after}
+    assert len(pruned.card.details["pruned"]["recovery"]) == 1
+    assert pruned.card.details["note"] == "kept"
+    assert pruned.card.classes == artifact.card.classes
+
+
+def test_a_pruned_artifact_is_pruned_again(artifact, cache, tmp_path):
+    first = prune(artifact, tmp_path / "first", ratio=0.3, epochs=0, samples=16, multiple=4, cache_dir=cache)
+    second = prune(first, tmp_path / "second", ratio=0.3, epochs=0, samples=16, multiple=4, cache_dir=cache)
+    assert macs(second) <= 0.7 * macs(first)
+    assert [step.stage for step in second.card.lineage] == ["prune", "prune"]
+
+
+def test_several_steps_reach_the_same_share(artifact, cache, tmp_path):
+    pruned = prune(artifact, tmp_path / "a", ratio=0.5, steps=2, epochs=1, samples=16, multiple=4, cache_dir=cache)
+    assert macs(pruned) <= 0.5 * macs(artifact)
+    assert len(pruned.card.details["pruned"]["recovery"]) == 2
+
+
+def test_the_same_seed_gives_the_same_weights(artifact, cache, tmp_path):
+    settings = {"ratio": 0.3, "epochs": 1, "samples": 16, "multiple": 4, "seed": 3, "cache_dir": cache}
+    first, second = (prune(artifact, tmp_path / name, **settings) for name in "ab")
+    assert first.card.files == second.card.files
+
+
+def test_a_network_that_is_not_to_shrink_stays_whole(artifact, cache, tmp_path):
+    pruned = prune(artifact, tmp_path / "a", ratio=0, epochs=0, samples=16, cache_dir=cache)
+    assert macs(pruned) == macs(artifact)
+
+
+def test_an_imported_model_is_pruned_by_its_weights_alone(tmp_path):
+    imported = write(tmp_path / "imported")
+    pruned = prune(imported, tmp_path / "pruned", ratio=0.3, criterion="magnitude", epochs=0, multiple=4)
+    assert macs(pruned) <= 0.7 * macs(imported)
+
+
+def test_recovery_without_images_names_the_way_out(tmp_path):
+    imported = write(tmp_path / "imported")
+    with pytest.raises(ImagesError, match="knows no training images.*") as caught:
+        prune(imported, tmp_path / "pruned", criterion="magnitude", epochs=1)
+    assert "--images" in caught.value.hint
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_an_imported_model_recovers_on_given_images_in_its_own_class_order(photos, cache, tmp_path):
+    imported = write(tmp_path / "imported", classes=("light", "dark"))
+    pruned = prune(
+        imported, tmp_path / "pruned", images=photos, epochs=1, samples=16, multiple=4, lr=3e-3, cache_dir=cache
+    )
+    assert pruned.card.classes == ("light", "dark")
+
+
+def test_images_of_other_classes_are_refused(photos, tmp_path):
+    imported = write(tmp_path / "imported", classes=("light", "blue"))
+    with pytest.raises(ImagesError, match=r"not those of .*: blue, dark on one side only"):
+        prune(imported, tmp_path / "pruned", images=photos)
+
+
+def test_a_network_too_narrow_for_the_multiple_is_refused(artifact, cache, tmp_path):
+    with pytest.raises(StageError, match="No group of channels is wide enough .* multiple of 4096"):
+        prune(artifact, tmp_path / "a", multiple=4096, epochs=0, samples=16, cache_dir=cache)
+
+
+def test_a_ratio_out_of_range_is_refused(artifact, tmp_path):
+    with pytest.raises(SettingError, match=r"ratio must be between 0 and 0\.95, got 2"):
+        prune(artifact, tmp_path / "a", ratio=2)
+
+
+def test_every_criterion_is_a_choice():
+    known = next(p.known for p in parameters(prune) if p.name == "criterion")
+    assert {"magnitude", "bn_scale", "taylor", "random", "logits"} <= set(known)
