@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +92,7 @@ class Stage:
             )
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
             seal(scratch, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
+        shutil.rmtree(_checkpoints(Path(out).name, Path(out).parent), ignore_errors=True)
         return Artifact.load(out)
 
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
@@ -107,6 +110,22 @@ class Stage:
         if "images" in self.reads:
             return scan(source)
         return Artifact.load(source)
+
+
+def checkpoint_folder(scratch: Path) -> Path:
+    """Return where a stage may keep what it needs to go on after it was killed.
+
+    It lies beside the output, outlives the scratch folder, and is removed once the output stands.
+
+    Args:
+        scratch: The folder that the stage's function writes its payload into.
+    """
+    found = re.fullmatch(r"\.(.+)\.\d+\.[^.]+", scratch.name)
+    return _checkpoints(found[1] if found else scratch.name, scratch.parent)
+
+
+def _checkpoints(name: str, parent: Path) -> Path:
+    return parent / f".{name}.checkpoint"
 
 
 def stage(*, reads: str | tuple[str, ...], writes: str) -> Callable[[Callable[..., Card]], Stage]:

@@ -1,0 +1,348 @@
+"""Decoded images on disk: each image is decoded once, at the size training needs, and kept for later runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tlopt.errors import ImagesError, StageError
+from tlopt.images.decoding import Unreadable
+from tlopt.images.folder import ImageFolder
+from tlopt.images.ordered import ordered
+from tlopt.preprocess import Preprocess, read_image
+from tlopt.progress import bar
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # of the file format and of what `Preprocess.resized` does
+_LONGEST = 4  # ratio of the sides that is kept; random crops never reach the ends of a longer strip
+
+
+def default_cache() -> Path:
+    """Return the folder that decoded images are kept in unless the caller names one."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlopt"
+
+
+@dataclass(kw_only=True)
+class Pixels:
+    """The images of a folder as `Preprocess.resized` returns them, uint8, in one file.
+
+    Images are read with ``pread``, so a cache larger than the memory fills the system's page cache
+    and not the process. `fill` must have run to its end before images are read at random.
+
+    Args:
+        folder: The images.
+        preprocess: How a file becomes an input.
+        unreadable: The images left out.
+        kept: int64 (n,), positions in `folder` of the readable images, once filled.
+    """
+
+    folder: ImageFolder
+    preprocess: Preprocess
+    unreadable: Unreadable
+    _file: int
+    _places: np.ndarray  # int64 (n, 3): offset in bytes, height, width; height 0 marks an unreadable image
+    _complete: bool
+    _publish: tuple[Path, int] | None = None  # where a finished cache goes, and its lock
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if self._complete:
+            self._note_kept()
+
+    def __len__(self) -> int:
+        """Return the number of readable images, or of all of them while that is not known."""
+        return len(self.kept) if self._complete else len(self.folder)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the readable images, int64 (n,)."""
+        labels: np.ndarray = self.folder.labels[self.kept]
+        return labels
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the readable images, relative to the folder."""
+        return tuple(self.folder.files[i] for i in self.kept)
+
+    @property
+    def key(self) -> str:
+        """Identity of the decoded pixels."""
+        return _key(self.folder, self.preprocess)
+
+    def image(self, index: int) -> np.ndarray:
+        """Return one readable image: uint8 (h, w, 3), RGB, its shorter side at ``size / crop_ratio``."""
+        return self._read(int(self.kept[index]))
+
+    def crop(self, index: int) -> np.ndarray:
+        """Return the central crop of one readable image: uint8 (size, size, 3)."""
+        return self._crop(self.image(index))
+
+    def fill(self, *, batch: int, label: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the central crops of all readable images in order, decoding what is not kept yet.
+
+        Args:
+            batch: Images per batch; the last may be smaller.
+            label: Name of the progress bar; none is shown if empty.
+
+        Yields:
+            Crops, uint8 (n, size, size, 3), and labels, int64 (n,).
+
+        Raises:
+            ImagesError: More than a tenth of the images are unreadable.
+            StageError: The disk that holds the cache is full.
+        """
+        crops: list[np.ndarray] = []
+        labels: list[int] = []
+        total = len(self)
+        source = self._stored() if self._complete else self._decoded()
+        with bar(label, total) if label else contextlib.nullcontext() as shown:
+            for position, image in source:
+                if image is not None:
+                    crops.append(self._crop(image))
+                    labels.append(int(self.folder.labels[position]))
+                if shown is not None:
+                    shown.advance()
+                if len(crops) == batch:
+                    yield np.stack(crops), np.array(labels, np.int64)
+                    crops, labels = [], []
+            if crops:
+                yield np.stack(crops), np.array(labels, np.int64)
+
+    def filled(self, *, label: str = "") -> Pixels:
+        """Return self after `fill` has run to its end."""
+        if not self._complete:
+            for _ in self.fill(batch=64, label=label):
+                pass
+        return self
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _crop(self, image: np.ndarray) -> np.ndarray:
+        size = self.preprocess.size
+        top, left = (round((side - size) / 2) for side in image.shape[:2])
+        return image[top : top + size, left : left + size]
+
+    def _read(self, position: int) -> np.ndarray:
+        offset, height, width = self._places[position].tolist()
+        data = os.pread(self._file, height * width * 3, offset)
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+    def _note_kept(self) -> None:
+        self.kept = np.flatnonzero(self._places[:, 1] > 0)
+
+    def _stored(self) -> Iterator[tuple[int, np.ndarray | None]]:
+        for position in self.kept.tolist():
+            yield position, self._read(position)
+
+    def _decoded(self) -> Iterator[tuple[int, np.ndarray | None]]:
+        def decode(position: int) -> np.ndarray | ImagesError:
+            try:
+                return _shortened(
+                    np.asarray(self.preprocess.resized(read_image(self.folder.path / self.folder.files[position])))
+                )
+            except ImagesError as error:
+                return error
+
+        end = 0
+        for position, image in enumerate(ordered(decode, range(len(self.folder)))):
+            if isinstance(image, ImagesError):
+                self.unreadable.add(self.folder.files[position], image.message)
+                yield position, None
+                continue
+            with _space(self._publish[0].parent if self._publish else Path(tempfile.gettempdir())):
+                os.pwrite(self._file, np.ascontiguousarray(image).data, end)
+            self._places[position] = (end, *image.shape[:2])
+            end += image.nbytes
+            yield position, image
+        self._finish()
+
+    def _finish(self) -> None:
+        self._complete = True
+        self._note_kept()
+        if self._publish is None:
+            return
+        path, lock = self._publish
+        with _space(path.parent):
+            header = {"places": self._places.tolist(), "unreadable": self.unreadable.reasons}
+            text = path.with_suffix(f".json.{os.getpid()}")
+            text.write_text(json.dumps(header), encoding="utf-8")
+            # The index comes last: a cache without one is not complete and is made anew.
+            path.with_suffix(".part").rename(path)
+            text.rename(path.with_suffix(".json"))
+        os.close(lock)
+        self._publish = None
+
+
+def _shortened(image: np.ndarray) -> np.ndarray:
+    """Cut the ends off a long strip, evenly and so that its central crop stays the same pixels."""
+    height, width = image.shape[:2]
+    most = _LONGEST * min(height, width)
+    # An even number on each side keeps the rounding of the crop's position as it was.
+    top, left = max(0, height - most) // 4 * 2, max(0, width - most) // 4 * 2
+    return image[top : height - top, left : width - left]
+
+
+def open_pixels(
+    folder: ImageFolder,
+    preprocess: Preprocess,
+    *,
+    cache: Path | None = None,
+    cache_gb: float = 20.0,
+) -> Pixels:
+    """Open the decoded images of a folder: from the cache, or an empty file that `Pixels.fill` fills.
+
+    The cache is keyed by what the images hold and how they are resized. Runs that need the same one
+    at the same time share it once it is complete; until then one run fills it and the others work
+    on files of their own, which they drop at the end.
+
+    Args:
+        folder: The images.
+        preprocess: How a file becomes an input.
+        cache: Folder that decoded images are kept in; None for `default_cache`.
+        cache_gb: Size the cache may grow to, 10^9 bytes; the sets unused for longest go first.
+            0 keeps nothing.
+
+    Raises:
+        StageError: The cache folder cannot be written.
+    """
+    root = (cache or default_cache()) / "pixels"
+    path = root / f"{_key(folder, preprocess)}.u8"
+    places = np.zeros((len(folder), 3), np.int64)
+    unreadable = Unreadable(len(folder))
+    if cache_gb <= 0:
+        return Pixels(
+            folder=folder,
+            preprocess=preprocess,
+            unreadable=unreadable,
+            _file=_anonymous(),
+            _places=places,
+            _complete=False,
+        )
+    with _space(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    if (stored := _open_stored(path, folder, preprocess)) is not None:
+        os.close(lock)
+        return stored
+    if not _locked(lock):
+        # Another run is filling it.
+        os.close(lock)
+        return open_pixels(folder, preprocess, cache_gb=0)
+    if (stored := _open_stored(path, folder, preprocess)) is not None:
+        # Another run finished it a moment ago.
+        os.close(lock)
+        return stored
+    make_room(root, cache_gb=cache_gb, coming=_expected_bytes(folder, preprocess))
+    file = os.open(path.with_suffix(".part"), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    return Pixels(
+        folder=folder,
+        preprocess=preprocess,
+        unreadable=unreadable,
+        _file=file,
+        _places=places,
+        _complete=False,
+        _publish=(path, lock),
+    )
+
+
+def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess) -> Pixels | None:
+    try:
+        header = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        file = os.open(path, os.O_RDONLY)
+        places = np.array(header["places"], np.int64).reshape(-1, 3)
+    except (OSError, ValueError, KeyError):
+        return None
+    os.utime(path)  # says when it was last used
+    end = int((places[:, 0] + places[:, 1] * places[:, 2] * 3).max(initial=0))
+    if len(places) != len(folder) or os.fstat(file).st_size < end:
+        os.close(file)
+        return None
+    unreadable = Unreadable(len(folder), dict(header["unreadable"]))
+    return Pixels(
+        folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places, _complete=True
+    )
+
+
+def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
+    """Delete the cached sets unused for longest until the cache and what is coming fit.
+
+    Args:
+        root: The folder of the cached sets.
+        cache_gb: Size the cache may have, 10^9 bytes.
+        coming: Bytes about to be added.
+    """
+    for part in root.glob("*.part"):
+        _drop_abandoned(part)
+    sets = []
+    for file in root.glob("*.u8"):
+        with contextlib.suppress(OSError):
+            state = file.stat()
+            sets.append((state.st_mtime, state.st_size, file))
+    used = sum(size for _, size, _ in sets) + coming
+    for _, size, file in sorted(sets):
+        if used <= cache_gb * 1e9:
+            return
+        log.info("dropping decoded images not used for longest: %s", file)
+        # A run that has the file open goes on reading it; its space is freed when it ends.
+        for path in (file.with_suffix(".json"), file, file.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+        used -= size
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _drop_abandoned(part: Path) -> None:
+    """Delete what a killed run left of its set."""
+    with contextlib.suppress(OSError):
+        lock = os.open(part.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        if _locked(lock):
+            part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _key(folder: ImageFolder, preprocess: Preprocess) -> str:
+    geometry = f"{_VERSION} {preprocess.size} {preprocess.crop_ratio!r} {preprocess.interpolation}"
+    return hashlib.sha256(f"{folder.digest}\0{geometry}".encode()).hexdigest()[:32]
+
+
+def _expected_bytes(folder: ImageFolder, preprocess: Preprocess) -> int:
+    """Return the size of the decoded set if all photos had sides of 4 to 3."""
+    return int(len(folder) * (preprocess.size / preprocess.crop_ratio) ** 2 * 3 * 4 / 3)
+
+
+def _anonymous() -> int:
+    """Open a file without a name, which vanishes when it is closed."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+@contextlib.contextmanager
+def _space(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StageError(
+            f"Decoded images cannot be kept in {where}: {error.strerror or error}.",
+            hint="Free space there, name another folder with --cache-dir, or keep none with --cache-gb 0.",
+        ) from error

@@ -1,0 +1,128 @@
+"""Checkpoints of a training run: one safetensors file, replaced in one step, never a pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tlopt.errors import ArtifactError, StageError
+
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a run keeps its state, and how often.
+
+    Args:
+        folder: Made when first written to.
+        every_s: Seconds between checkpoints within an epoch; each epoch ends with one.
+        resume: Go on from what lies in the folder.
+    """
+
+    folder: Path
+    every_s: float = 60.0
+    resume: bool = False
+
+    @property
+    def file(self) -> Path:
+        """The checkpoint."""
+        return self.folder / FILE
+
+
+@dataclass(kw_only=True)
+class State:
+    """What a run needs to go on as if it had not stopped.
+
+    Args:
+        tensors: By name.
+        record: JSON values; floats survive exactly.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, prefix: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Add tensors under a prefix."""
+        self.tensors.update({f"{prefix}/{name}": tensor for name, tensor in tensors.items()})
+
+    def take(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return the tensors under a prefix, without it."""
+        start = f"{prefix}/"
+        return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def write(file: Path, state: State) -> None:
+    """Write a state; whatever interrupts this, the file is the old one or the new one.
+
+    Raises:
+        StageError: The disk is full or cannot be written; the old checkpoint stands.
+    """
+    scratch = file.with_name(f"{file.name}.{os.getpid()}")
+    # Copies keep tensors that share memory apart, which safetensors demands.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, scratch, metadata={"record": json.dumps(state.record)})
+        with scratch.open("rb") as handle:
+            os.fsync(handle.fileno())
+        scratch.replace(file)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        kept = f" The checkpoint before it stands: {file}." if file.exists() else ""
+        raise StageError(
+            f"The checkpoint {file} cannot be written: {error}.{kept}",
+            hint="Free space on the disk, then run the same command with --resume.",
+        ) from error
+
+
+def read(file: Path) -> State | None:
+    """Read a state, or return None if there is none.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, framework="pt") as opened:
+            record = json.loads(opened.metadata()["record"])
+            return State(tensors={name: opened.get_tensor(name) for name in opened.keys()}, record=record)  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"The checkpoint {file} is damaged: {error}.", hint=f"Delete {file.parent} and start without --resume."
+        ) from error
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return an optimizer's state as tensors and JSON values, both named ``index/key``."""
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                values[f"{index}/{key}"] = value
+    return tensors, values
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
+) -> None:
+    """Give an optimizer the state that `optimizer_state` returned."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *values.items()]:
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,50 @@
+"""Pictures of a training run: learning curves and the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_NAMED = 30  # classes above which the matrix's axes are not labelled
+
+
+def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | None, file: Path) -> None:
+    """Draw loss and validation accuracy by epoch into an SVG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [record["epoch"] for record in epochs]
+    left.plot(steps, [record["loss"] for record in epochs], marker="o", label="training")
+    left.plot(steps, [record["val_loss"] for record in epochs], marker="o", label="validation")
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    right.plot(steps, [record["val_accuracy"] for record in epochs], marker="o", color="C1", label="fine-tuned")
+    if probe_accuracy is not None:
+        right.axhline(probe_accuracy, color="0.5", linestyle="--", label="probe")
+        right.legend()
+    right.set(xlabel="epoch", ylabel="validation accuracy")
+    figure.savefig(file, metadata={"Date": None})
+
+
+def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], file: Path) -> None:
+    """Draw a confusion matrix (rows: true classes) into an SVG file."""
+    from matplotlib.figure import Figure
+
+    side = min(12.0, 3 + 0.4 * len(classes))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    shown = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(shown, label="share of the true class")
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= _NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[row, column] > 0.6 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(file, metadata={"Date": None})

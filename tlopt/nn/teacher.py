@@ -1,0 +1,59 @@
+"""A teacher for distillation: any network or runner, fed with what its student is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tlopt.preprocess import Preprocess
+
+
+class Teacher(nn.Module):
+    """Answers to a student's inputs, whatever size and normalization it was itself trained with.
+
+    Args:
+        answer: A network, or a function from the array that `Preprocess.normalize` gives to logits.
+        own: The teacher's preprocessing.
+        student: The student's.
+    """
+
+    def __init__(
+        self, answer: nn.Module | Callable[[np.ndarray], np.ndarray], *, own: Preprocess, student: Preprocess
+    ) -> None:
+        super().__init__()
+        self.network = answer if isinstance(answer, nn.Module) else None
+        self._answer = answer
+        self._own, self._student = own, student
+        self._same = all(
+            getattr(own, name) == getattr(student, name) for name in ("size", "mean", "std", "channels", "folded")
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits, (n, classes), for the student's inputs, float32 (n, 3, size, size)."""
+        fed = inputs if self._same else self._translated(inputs)
+        if self.network is not None:
+            logits: torch.Tensor = self.network(fed)
+            return logits
+        if self._own.folded:
+            array = fed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        else:
+            array = fed.permute(0, 2, 3, 1).contiguous() if self._own.layout == "nhwc" else fed.contiguous()
+        return torch.from_numpy(np.asarray(self._answer(array.cpu().numpy()))).to(inputs.device)
+
+    def _translated(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the inputs as the teacher's own preprocessing would have made them."""
+        scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._student.affine())
+        pixels = (inputs - shift) / scale
+        if self._own.channels != self._student.channels:
+            pixels = pixels.flip(1)
+        if self._own.size != self._student.size:
+            size = (self._own.size, self._own.size)
+            pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        if self._own.folded:
+            return pixels
+        scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._own.affine())
+        return pixels * scale + shift

@@ -1,0 +1,133 @@
+"""From a pretrained network to a classifier of other images: the probe, fine-tuning, and what is kept of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from tlopt.images.pixels import Pixels
+from tlopt.nn import distributed, head, probe, selection
+from tlopt.nn.checkpoint import Checkpoint
+from tlopt.nn.hyperparameters import Hyperparameters
+from tlopt.nn.inputs import predict
+from tlopt.nn.training import History, Teacher, train
+
+log = logging.getLogger(__name__)
+
+Method = Literal["lp-ft", "full", "gradual", "head"]
+
+
+@dataclass(kw_only=True)
+class Transfer:
+    """The outcome.
+
+    Args:
+        logits: float32 (n, classes), the network's answers on validation.
+        labels: int64 (n,), of the validation images.
+        history: Of the fine-tuning; without epochs if there was none.
+        details: What was tried and chosen, as JSON types.
+    """
+
+    logits: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    history: History
+    details: dict[str, Any]
+
+
+def transfer(
+    model: nn.Module,
+    train_images: Pixels,
+    val_images: Pixels,
+    settings: Hyperparameters,
+    *,
+    method: Method,
+    fresh: bool = True,
+    teacher: Teacher | None = None,
+    checkpoints: Checkpoint | None = None,
+    cache: Path | None = None,
+    note: Callable[[dict[str, float]], None] | None = None,
+) -> Transfer:
+    """Train a network for labelled images, in place.
+
+    "head" is logistic regression on the frozen network's features. "lp-ft" starts from it, trains all
+    layers, and keeps what does best on validation: the probe, the fine-tuned weights, or a mean of
+    the two (arXiv 2202.10054, 2109.01903). "gradual" does the same but frees stage by stage from the top
+    (arXiv 1801.06146). "full" trains all layers from a classifier with random weights.
+
+    Args:
+        model: Pretrained, with a classifier of the right width.
+        train_images: Decoded on the way if they are not yet.
+        val_images: The same, with the same preprocessing.
+        settings: How to train.
+        method: See above.
+        fresh: The classifier is untrained; otherwise "full" goes on from it, and it competes with the probe.
+        teacher: Its answers join the loss.
+        checkpoints: Where the state of the training is kept.
+        cache: Folder in which features are kept for later runs.
+        note: Called with each epoch's record.
+    """
+    device = distributed.device()
+    details: dict[str, Any] = {"method": method}
+    if method == "full":
+        with distributed.leader_first():
+            train_images.filled(label="Decoding images")
+            val_images.filled()
+    else:
+        details["probe"] = _probe(model, train_images, val_images, settings, device, cache, keep_better=not fresh)
+    history = History()
+    if method != "head":
+        start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"
+        settings = dataclasses.replace(settings, moves=moves)
+        history = train(model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note)
+        details |= {"best_epoch": history.best + 1, "precision": history.precision}
+        if method != "full" or not fresh:
+            chosen, tried = selection.select(model, start, val_images, device=device)
+            details |= {
+                "fine_tuned_share": chosen.share,
+                "candidates": [dataclasses.asdict(candidate) for candidate in tried],
+            }
+            log.info("kept %s of %s", chosen, tried)
+    logits, labels = predict(model.to(device), val_images, device=device)
+    model.to("cpu").eval()
+    return Transfer(logits=logits, labels=labels, history=history, details=details)
+
+
+def _probe(
+    model: nn.Module,
+    train_images: Pixels,
+    val_images: Pixels,
+    settings: Hyperparameters,
+    device: torch.device,
+    cache: Path | None,
+    *,
+    keep_better: bool,
+) -> dict[str, Any]:
+    """Fit the probe and put it into the network, unless the network's own classifier does better."""
+    with distributed.leader_first():
+        inputs = probe.features(model, train_images, device=device, label="Features of training images", cache=cache)
+        held = probe.features(model, val_images, device=device, label="Features of validation images", cache=cache)
+    classes = len(train_images.folder.classes)
+    labels, truth = torch.from_numpy(train_images.labels), val_images.labels
+    fitted = probe.fit(inputs, labels, classes=classes, seed=settings.seed)
+    found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)
+    details = {"accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty}
+    if keep_better:
+        layer = head.find(model)[1]
+        with torch.no_grad():
+            own = selection.candidate(0.0, layer.cpu()(held).numpy(), truth)
+        details |= {"classifier_before": dataclasses.asdict(own)}
+        if (own.accuracy, -own.loss) >= (found.accuracy, -found.loss):
+            model.to("cpu")
+            return details
+    model.to("cpu")
+    probe.fold(model, fitted)
+    return details

@@ -1,0 +1,290 @@
+"""The stage finetune: from labelled images and a pretrained network to a classifier of their classes."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tlopt.artifact import Artifact, Card, ImagesRef
+from tlopt.errors import ArtifactError, ImagesError, SettingError
+from tlopt.images import SPLITS, ImageFolder, Split, reopen
+from tlopt.images.pixels import default_cache, open_pixels
+from tlopt.nn.hyperparameters import Flip, Hyperparameters, Loss, Policy, Precision, Schedule
+from tlopt.settings import Setting
+from tlopt.stages import checkpoint_folder, stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tlopt.nn.teacher import Teacher
+    from tlopt.nn.transfer import Transfer
+    from tlopt.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
+
+Method = Literal["lp-ft", "full", "gradual", "head"]
+_DEFAULT = Hyperparameters()
+
+
+@stage(reads=("images", "torch"), writes="torch")
+def finetune(
+    source: ImageFolder | Artifact,
+    out: Path,
+    *,
+    model: Annotated[
+        str, Setting("Pretrained network, source:name; an artifact goes on with its own.")
+    ] = "pip:efficientnet_lite0",
+    weights: Annotated[Path | None, Setting("Safetensors file that takes the place of the pretrained weights.")] = None,
+    images: Annotated[Path | None, Setting("Where the images of an artifact are now, if they were moved.")] = None,
+    method: Annotated[
+        Method,
+        Setting(
+            "lp-ft: probe, then all layers, and what does better is kept; full: all layers from a fresh classifier; "
+            "gradual: stage by stage from the top; head: the probe alone."
+        ),
+    ] = "lp-ft",
+    epochs: Annotated[int, Setting("Passes over the training images.", minimum=1)] = _DEFAULT.epochs,
+    lr: Annotated[float, Setting("Highest learning rate, that of the classifier.", minimum=0)] = _DEFAULT.lr,
+    image_size: Annotated[
+        int | None, Setting("Side of the input, pixels; by default the model's own.", minimum=16)
+    ] = None,
+    batch: Annotated[int, Setting("Images per step, over all processes.", minimum=1)] = _DEFAULT.batch,
+    val: Annotated[float, Setting("Share of the images for validation.", minimum=0, maximum=0.9)] = 0.15,
+    test: Annotated[float, Setting("Share of the images kept for the test.", minimum=0, maximum=0.9)] = 0.15,
+    seed: Annotated[int, Setting("Seed of everything random.", minimum=0)] = 0,
+    backbone_lr: Annotated[
+        float, Setting("Learning rate of the last layers before the classifier, relative to --lr.", minimum=0)
+    ] = _DEFAULT.backbone_lr,
+    layer_decay: Annotated[
+        float, Setting("Factor on the learning rate from each stage to the one before it.", minimum=0, maximum=1)
+    ] = _DEFAULT.layer_decay,
+    optimizer: Annotated[str, Setting("sgd, adamw, or any name that timm.optim knows.")] = _DEFAULT.optimizer,
+    momentum: Annotated[float, Setting("Of optimizers that have one.", minimum=0, maximum=1)] = _DEFAULT.momentum,
+    weight_decay: Annotated[
+        float, Setting("Pull of the weights to zero; norms and biases are spared.", minimum=0)
+    ] = _DEFAULT.weight_decay,
+    schedule: Annotated[Schedule, Setting("Course of the learning rate after the warm-up.")] = _DEFAULT.schedule,
+    warmup: Annotated[
+        float, Setting("Share of the steps in which the learning rate rises.", minimum=0, maximum=1)
+    ] = _DEFAULT.warmup,
+    accumulate: Annotated[int, Setting("Steps whose gradients are summed up.", minimum=1)] = _DEFAULT.accumulate,
+    clip: Annotated[float, Setting("Largest norm of the gradient; 0 for any.", minimum=0)] = _DEFAULT.clip,
+    frozen_norm: Annotated[bool, Setting("Keep the statistics of batch norms as they are.")] = _DEFAULT.frozen_norm,
+    frozen_stages: Annotated[
+        int, Setting("Stages of the network, from the input on, that stay as they are.", minimum=0)
+    ] = _DEFAULT.frozen_stages,
+    loss: Annotated[Loss, Setting("What is minimized.")] = _DEFAULT.loss,
+    smoothing: Annotated[float, Setting("Label smoothing.", minimum=0, maximum=0.9)] = _DEFAULT.smoothing,
+    focal_gamma: Annotated[float, Setting("Exponent of the focal loss.", minimum=0)] = _DEFAULT.focal_gamma,
+    l2_sp: Annotated[float, Setting("Pull of the weights to the pretrained ones.", minimum=0)] = _DEFAULT.l2_sp,
+    dropout: Annotated[
+        float | None, Setting("Dropout before the classifier; by default the model's.", minimum=0, maximum=0.9)
+    ] = None,
+    drop_path: Annotated[
+        float | None, Setting("Share of residual blocks skipped at random.", minimum=0, maximum=0.9)
+    ] = None,
+    ema: Annotated[
+        float, Setting("Decay of the weights' moving average; 0 for none.", minimum=0, maximum=0.99999)
+    ] = _DEFAULT.ema,
+    patience: Annotated[
+        int, Setting("Epochs without improvement before training stops; 0 for never.", minimum=0)
+    ] = _DEFAULT.patience,
+    crop: Annotated[
+        float,
+        Setting(
+            "Smallest share of the image that a random crop keeps; 1 for the central crop.", minimum=0.01, maximum=1
+        ),
+    ] = _DEFAULT.crop,
+    flip: Annotated[Flip, Setting("Random mirroring.")] = _DEFAULT.flip,
+    policy: Annotated[Policy, Setting("Random changes of color and shape.")] = _DEFAULT.policy,
+    magnitude: Annotated[float, Setting("Strength of the policy.", minimum=0, maximum=10)] = _DEFAULT.magnitude,
+    erasing: Annotated[
+        float, Setting("Share of images with a rectangle erased.", minimum=0, maximum=1)
+    ] = _DEFAULT.erasing,
+    mixup: Annotated[float, Setting("Strength of mixup; 0 for off.", minimum=0)] = _DEFAULT.mixup,
+    cutmix: Annotated[float, Setting("Strength of CutMix; 0 for off.", minimum=0)] = _DEFAULT.cutmix,
+    teacher: Annotated[Path | None, Setting("Artifact whose answers the network learns from, too.")] = None,
+    teacher_weight: Annotated[
+        float, Setting("Share of the teacher's answers in the loss.", minimum=0, maximum=1)
+    ] = _DEFAULT.teacher_weight,
+    teacher_temperature: Annotated[
+        float, Setting("Softens the teacher's answers.", minimum=0.1)
+    ] = _DEFAULT.teacher_temperature,
+    teacher_features: Annotated[
+        float, Setting("Weight of the distance to the teacher's features; 0 for none.", minimum=0)
+    ] = _DEFAULT.teacher_features,
+    precision: Annotated[
+        Precision, Setting("Of the arithmetic; auto takes what is fastest here.")
+    ] = _DEFAULT.precision,
+    compile_: Annotated[bool, Setting("Compile the network with torch.compile.")] = _DEFAULT.compile,
+    resume: Annotated[bool, Setting("Go on from the checkpoint of an interrupted run.")] = False,
+    cache_dir: Annotated[Path | None, Setting("Folder for decoded images; by default ~/.cache/tlopt.")] = None,
+    cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0)] = 20.0,
+    tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.")] = False,
+) -> Card:
+    """Fine-tune a pretrained network on labelled images."""
+    given = dict(locals())
+    names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"compile", "moves"}
+    settings = Hyperparameters(**{name: given[name] for name in names}, compile=compile_)
+    ref, parts = _images(source, images, val=val, test=test, seed=seed)
+    from tlopt.nn import distributed
+
+    with distributed.group():
+        run = _Run(
+            parts=parts,
+            network=_network(source, model, weights, len(parts["train"].classes), image_size, dropout, drop_path, seed),
+            settings=settings,
+            method=method,
+            fresh=isinstance(source, ImageFolder),
+            teacher=teacher,
+            cache=cache_dir or default_cache(),
+            cache_gb=cache_gb,
+        )
+        # Of several processes only the leader shows its progress: in an empty context bars are silent.
+        context = contextvars.copy_context() if distributed.rank() == 0 else contextvars.Context()
+        outcome, unreadable = context.run(run.train, checkpoint_folder(out), resume=resume)
+    if distributed.rank() > 0:
+        # The leader alone makes the artifact.
+        raise SystemExit(0)
+    from tlopt.nn import records
+    from tlopt.nn.weights import save
+
+    details = save(run.network.module, out)
+    details["metrics"] = records.write(out, outcome, parts["train"].classes, tensorboard=tensorboard)
+    return Card(
+        kind="torch",
+        model=run.network.name,
+        precision="fp32",
+        classes=parts["train"].classes,
+        preprocess=run.network.preprocess,
+        images=ref,
+        details={**details, "unreadable": unreadable},
+    )
+
+
+def _images(
+    source: ImageFolder | Artifact, moved: Path | None, *, val: float, test: float, seed: int
+) -> tuple[ImagesRef, Mapping[Split, ImageFolder]]:
+    """Return the reference to the images, and their parts."""
+    if isinstance(source, ImageFolder):
+        ref = ImagesRef(path=str(source.source.resolve()), digest=source.digest, val=val, test=test, seed=seed)
+        parts = source.split(val=val, test=test, seed=seed)
+    elif source.card.images is not None:
+        ref, parts = source.card.images, reopen(source.card.images, moved)
+    else:
+        raise ImagesError(
+            f"{source.path} was not trained by tlopt: its card names no images.",
+            hint="tlopt finetune IMAGES --model … starts from a pretrained network.",
+        )
+    if not len(parts["val"]):
+        raise ImagesError(
+            f"None of the {sum(map(len, parts.values()))} images is left for validation.",
+            hint="Give a larger --val, or add images.",
+        )
+    return ref, parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+
+
+def _network(
+    source: ImageFolder | Artifact,
+    name: str,
+    weights: Path | None,
+    classes: int,
+    size: int | None,
+    dropout: float | None,
+    drop_path: float | None,
+    seed: int,
+) -> _Network:
+    """Load the pretrained network, or that of an artifact."""
+    import torch
+
+    from tlopt import sources
+
+    if isinstance(source, ImageFolder):
+        options = {"drop_rate": dropout, "drop_path_rate": drop_path}
+        given = {key: value for key, value in options.items() if value is not None}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module, preprocess = sources.load(name, classes=classes, size=size or 0, weights_file=weights, **given)
+        return _Network(name=name, module=module, preprocess=preprocess)
+    card = source.card
+    if weights is not None or size not in (None, card.preprocess.size) or (dropout, drop_path) != (None, None):
+        raise SettingError(
+            f"{source.path} has its own weights and input size: weights, image_size, dropout and drop_path "
+            "are for a pretrained network.",
+            hint="Leave them out.",
+        )
+    return _Network(name=card.model, module=sources.open_model(source), preprocess=card.preprocess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Everything that training needs."""
+
+    parts: Mapping[Split, ImageFolder]
+    network: _Network
+    settings: Hyperparameters
+    method: Method
+    fresh: bool
+    teacher: Path | None
+    cache: Path
+    cache_gb: float
+
+    def train(self, checkpoints: Path, *, resume: bool) -> tuple[Transfer, dict[str, str]]:
+        """Train the network, and return the outcome and the images left out."""
+        from tlopt.nn.checkpoint import Checkpoint
+        from tlopt.nn.transfer import transfer
+
+        train, val = (
+            open_pixels(self.parts[part], self.network.preprocess, cache=self.cache, cache_gb=self.cache_gb)
+            for part in SPLITS[:2]
+        )
+        with contextlib.closing(train), contextlib.closing(val), contextlib.ExitStack() as stack:
+            outcome = transfer(
+                self.network.module,
+                train,
+                val,
+                self.settings,
+                method=self.method,
+                fresh=self.fresh,
+                teacher=self._open_teacher(stack),
+                checkpoints=Checkpoint(folder=checkpoints, resume=resume),
+                cache=self.cache / "features" if self.cache_gb > 0 else None,
+            )
+            return outcome, {**train.unreadable.reasons, **val.unreadable.reasons}
+
+    def _open_teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
+        """Open the teacher: a torch artifact as a network, which also shows its features, others as runners."""
+        if self.teacher is None:
+            return None
+        from tlopt.backends import open_runner
+        from tlopt.nn.teacher import Teacher
+        from tlopt.sources import open_model
+
+        artifact = Artifact.load(self.teacher)
+        card = artifact.card
+        if card.classes != self.parts["train"].classes:
+            raise ArtifactError(
+                f"The teacher {self.teacher} knows {len(card.classes)} classes, first {card.classes[0]!r}; "
+                f"the images have {len(self.parts['train'].classes)}, first {self.parts['train'].classes[0]!r}.",
+                hint="A teacher must know exactly the classes of the images.",
+            )
+        if card.kind != "torch" and self.settings.teacher_features:
+            raise SettingError(
+                f"Only a torch artifact shows its features; {self.teacher} is of kind {card.kind}.",
+                hint="Leave out --teacher-features, or name the torch artifact it was made from.",
+            )
+        answer = open_model(artifact) if card.kind == "torch" else stack.enter_context(open_runner(artifact))
+        return Teacher(answer, own=card.preprocess, student=self.network.preprocess)
