@@ -1,0 +1,241 @@
+"""TensorRT engines of either kind on an NVIDIA GPU, through pycuda."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tlopt import registry
+from tlopt.artifact import Artifact
+from tlopt.engine import flavour as flavours
+from tlopt.engine import opening
+from tlopt.engine.builder import Profile
+from tlopt.engine.gpu import gpu_problem
+from tlopt.engine.lane import Lane
+from tlopt.errors import MissingLibraryError, StageError
+
+if TYPE_CHECKING:
+    import torch
+
+READS = ("tensorrt",)
+DEVICES = ("cuda",)
+
+
+class Runner:
+    """Runs a TensorRT engine on the first GPU.
+
+    It works in the device's primary context, which PyTorch uses too. Batches above the engine's
+    largest are cut into pieces, which several streams work on at once; smaller ones than its
+    smallest are filled up.
+
+    Args:
+        artifact: Of kind "tensorrt".
+        device: "cuda" or empty.
+        threads: Not used: the GPU does the work.
+        streams: Batches that may be on the GPU at once, each with buffers of its own.
+        graphs: Launch repeated batches of one size as a CUDA graph.
+
+    Attributes:
+        lanes: One per stream; they tell the GPU time of their last batch.
+
+    Raises:
+        MissingLibraryError: TensorRT or pycuda is not installed.
+        ArtifactError: The engine was built for another GPU, version or kind.
+        StageError: There is no GPU, or TensorRT cannot open the engine.
+    """
+
+    name: str
+    conditions: Mapping[str, Any]
+
+    def __init__(
+        self, artifact: Artifact, *, device: str = "", threads: int = 0, streams: int = 1, graphs: bool = False
+    ) -> None:
+        del threads
+        self.name = f"tensorrt:{device or 'cuda'}"
+        self.lanes: list[Lane] = []
+        opening.check(artifact)
+        self._driver = registry.require("pycuda.driver")
+        profile = artifact.card.details["profile"]
+        self._profile = Profile(**{**profile, "shape": tuple(profile["shape"])})
+        self._classes = len(artifact.card.classes)
+        try:
+            self._context = _primary()
+            with self._current(), ExitStack() as held:
+                self._opened = opening.open_engine(artifact)
+                held.callback(self.__dict__.pop, "_opened", None)
+                for _ in range(streams):
+                    lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=graphs)
+                    held.callback(lane.close)
+                    self.lanes.append(lane)
+                self._held = held.pop_all()
+        except self._driver.Error as error:
+            raise StageError(
+                f"CUDA cannot open {artifact.path}: {error}",
+                hint="Free GPU memory, or build with a smaller --max-batch.",
+            ) from error
+        self.conditions = {
+            "library": self._opened.flavour.title,
+            "gpu": self._opened.gpu.name,
+            "driver_cuda": self._opened.gpu.driver_cuda,
+            "streams": streams,
+            "cuda_graphs": graphs,
+            "opt_batch": self._profile.opt_batch,
+        }
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """Make the device's context current in this thread, and what was current again after."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._driver.Context.pop()
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, classes), of a batch as `Preprocess.normalize` gives it."""
+        largest = self._profile.max_batch
+        pieces = (inputs[first : first + largest] for first in range(0, len(inputs), largest))
+        found = list(self.stream(pieces))
+        return np.concatenate(found) if found else np.zeros((0, self._classes), np.float32)
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the logits of each batch in order, with one batch per stream on the GPU at a time.
+
+        Args:
+            batches: Each (n, *shape), n at most the engine's largest batch.
+        """
+        free = deque(self.lanes)
+        busy: deque[Lane] = deque()
+        try:
+            for batch in batches:
+                if not free:
+                    yield self._finish(busy, free)
+                with self._current():
+                    free[0].start(batch)
+                busy.append(free.popleft())
+            while busy:
+                yield self._finish(busy, free)
+        finally:
+            # Whoever stops half-way must not leave copies running into buffers that are used next.
+            while busy:
+                self._finish(busy, free)
+
+    def _finish(self, busy: deque[Lane], free: deque[Lane]) -> np.ndarray:
+        lane = busy.popleft()
+        free.append(lane)
+        with self._current():
+            return lane.finish()
+
+    def on_device(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch that lies on the GPU, without a copy, in PyTorch's order of work.
+
+        Args:
+            inputs: A contiguous CUDA tensor (n, *shape) of the engine's input type, n within its
+                batches.
+
+        Returns:
+            A new CUDA tensor (n, classes). It may be used at once in PyTorch's current stream.
+
+        Raises:
+            StageError: The tensor does not fit.
+        """
+        import torch
+
+        profile, lane = self._profile, self.lanes[0]
+        wanted = f"a contiguous CUDA tensor (n, {', '.join(map(str, profile.shape))}) of {profile.dtype}"
+        fits = (
+            inputs.is_cuda
+            and inputs.device.index == 0
+            and inputs.is_contiguous()
+            and tuple(inputs.shape[1:]) == profile.shape
+            and inputs.dtype == getattr(torch, profile.dtype)
+            and profile.min_batch <= len(inputs) <= profile.max_batch
+        )
+        if not fits:
+            raise StageError(
+                f"The engine takes {wanted}, n from {profile.min_batch} to {profile.max_batch}; got "
+                f"{tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}."
+            )
+        kind = self._opened.flavour.api.nptype(self._opened.engine.get_tensor_dtype(profile.output))
+        logits = torch.empty(
+            (len(inputs), self._classes), dtype=getattr(torch, np.dtype(kind).name), device=inputs.device
+        )
+        external: Any = torch.cuda.ExternalStream
+        here, ours = torch.cuda.current_stream(), external(lane.stream)
+        ours.wait_stream(here)
+        with self._current():
+            lane.run_at(len(inputs), inputs.data_ptr(), logits.data_ptr())
+        # PyTorch must not give the memory away while the engine's stream still works on it.
+        inputs.record_stream(ours)
+        logits.record_stream(ours)
+        here.wait_stream(ours)
+        return logits
+
+    def refit(self, onnx: Path) -> None:
+        """Replace the weights by those of an ONNX file of the same architecture.
+
+        Raises:
+            StageError: The engine was not built with ``refit``, or the weights do not fit.
+        """
+        with self._current():
+            opening.refit(self._opened, onnx)
+
+    def close(self) -> None:
+        """Free what is held on the GPU; harmless when repeated."""
+        with self._current():
+            self._held.close()
+            self.lanes.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def problem(device: str = "") -> str:
+    """Return why no engine can run here, found by trying; empty if one can.
+
+    Args:
+        device: "cuda" or empty.
+    """
+    del device
+    if reason := gpu_problem():
+        return reason
+    if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
+        return flavours.problem("tensorrt")
+    try:
+        driver = registry.require("pycuda.driver")
+    except MissingLibraryError as error:
+        return str(error)
+    try:
+        context = _primary()
+        context.push()
+        try:
+            driver.mem_alloc(1 << 20).free()
+        finally:
+            driver.Context.pop()
+    except driver.Error as error:
+        return f"CUDA does not allocate memory on the GPU: {error}"
+    return ""
+
+
+@functools.cache
+def _primary() -> Any:
+    """Return the first GPU's primary context, retained for the life of the process.
+
+    PyTorch and the CUDA runtime hold it as long. pycuda (2026.1) leaves a released primary context
+    on the thread's stack of contexts, where the next user of the GPU would find it.
+    """
+    driver = registry.require("pycuda.driver")
+    driver.init()
+    return driver.Device(0).retain_primary_context()

@@ -1,0 +1,174 @@
+"""Opening a built engine: refused in words before the library sees a byte of it, then deserialized."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt.artifact import Artifact
+from tlopt.engine import flavour as flavours
+from tlopt.engine.flavour import TITLES, Flavour
+from tlopt.engine.gpu import Gpu, gpu, gpu_problem
+from tlopt.engine.messages import Messages
+from tlopt.errors import ArtifactError, StageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A deserialized engine and what it was opened with; it must outlive its execution contexts."""
+
+    flavour: Flavour
+    gpu: Gpu
+    engine: Any
+    runtime: Any
+    messages: Messages
+
+
+def mismatch(details: Mapping[str, Any], found: Flavour, here: Gpu) -> str:
+    """Return why an engine cannot run with this library on this GPU; empty if it can.
+
+    Args:
+        details: Of the engine's card.
+        found: The kind of TensorRT that is installed.
+        here: The GPU of this machine.
+    """
+    built, options = str(details["version"]), details["options"]
+    if found.name != details["flavour"]:
+        return f"it was built with {TITLES[details['flavour']]}, this is {found.title}"
+    if options["version_compatible"]:
+        # Newer versions of the same major read such an engine through the lean runtime in it.
+        if found.version.split(".")[0] != built.split(".")[0] or _newer(built, found.version):
+            return f"it was built with version {built}, which {found.title} does not open"
+    elif found.version != built:
+        return f"it was built with version {built}, this is {found.title}"
+    made_on = details["gpu"]
+    if here.capability not in details["targets"] and not (
+        options["hardware_compatible"] == "ampere-plus" and int(here.capability[2:]) >= 80
+    ):
+        return f"it was built for {', '.join(details['targets'])}, this GPU is {here.capability} ({here.name})"
+    tied = found.name == "tensorrt" and options["hardware_compatible"] == "no"
+    if tied and made_on is not None and made_on["name"] != here.name:
+        return f"it was tuned on {made_on['name']}, this GPU is {here.name}"
+    return ""
+
+
+def _newer(version: str, than: str) -> bool:
+    return [int(part) for part in version.split(".")] > [int(part) for part in than.split(".")]
+
+
+def rebuild(artifact: Artifact, capability: str) -> str:
+    """Return the command that builds an engine again for a GPU."""
+    details = artifact.card.details
+    source = Path(os.path.normpath(artifact.path / details["onnx"]["path"])).parent
+    target = "current" if details["flavour"] == "tensorrt" else capability or "current"
+    return f"tlopt build {source} -o {artifact.path}-{target} --flavour {details['flavour']} --target {target}"
+
+
+def check(artifact: Artifact) -> tuple[Flavour, Gpu]:
+    """Refuse an engine that cannot run here, without opening it.
+
+    Returns:
+        The library that opens it, and the GPU.
+
+    Raises:
+        MissingLibraryError: The kind of TensorRT that built it is not installed.
+        StageError: There is no GPU.
+        ArtifactError: It was built for another GPU, version or kind.
+    """
+    found = flavours.load(artifact.card.details["flavour"])
+    here = gpu()
+    if here is None:
+        raise StageError(
+            f"{artifact.path} is a TensorRT engine and runs on an NVIDIA GPU only. {gpu_problem()}",
+            hint="Run the onnx artifact that it was built from, or move the engine to a machine with a GPU.",
+        )
+    if reason := mismatch(artifact.card.details, found, here):
+        raise ArtifactError(f"{artifact.path} cannot run here: {reason}.", hint=rebuild(artifact, here.capability))
+    return found, here
+
+
+def open_engine(artifact: Artifact) -> Opened:
+    """Deserialize an engine; a CUDA context must be current.
+
+    An engine file can make the library do anything. Only bytes whose digest is the card's are
+    handed to it: they are hashed as read, after the checks of `check`.
+
+    Raises:
+        ArtifactError: The engine is not what its card says, or cannot run here.
+        StageError: TensorRT cannot open it.
+    """
+    found, here = check(artifact)
+    file = artifact.payload(".engine")
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != artifact.card.files[file.name]:
+        raise ArtifactError(f"{file} was changed after the artifact was loaded.", hint="Make the artifact again.")
+    messages = Messages(found.api)
+    runtime = found.api.Runtime(messages.logger)
+    _refuse_invalid(runtime, found.api, data, artifact, here)
+    # A version-compatible engine carries a runtime of its own, which is code.
+    if artifact.card.details["options"]["version_compatible"]:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise StageError(
+            f"{found.title} cannot open {file}: {messages.last()}", hint=rebuild(artifact, here.capability)
+        )
+    opened = Opened(flavour=found, gpu=here, engine=engine, runtime=runtime, messages=messages)
+    if artifact.card.details["options"]["strip_weights"]:
+        refit(opened, _weights(artifact))
+    return opened
+
+
+def _refuse_invalid(runtime: Any, api: Any, data: bytes, artifact: Artifact, here: Gpu) -> None:
+    """Let TensorRT for RTX judge the engine's header; the other kind has no such call."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    validity, reasons = runtime.get_engine_validity(data)
+    if validity == api.EngineValidity.INVALID:
+        known = api.EngineInvalidityDiagnostics.__members__
+        named = [name.lower().replace("_", " ") for name, bit in known.items() if int(reasons) & int(bit)]
+        raise ArtifactError(
+            f"{artifact.path} cannot run here: {', '.join(named) or 'the engine is invalid'}.",
+            hint=rebuild(artifact, here.capability),
+        )
+
+
+def _weights(artifact: Artifact) -> Path:
+    """Return the ONNX file that holds a stripped engine's weights."""
+    expected = artifact.card.details["onnx"]
+    file = Path(os.path.normpath(artifact.path / expected["path"]))
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(
+            f"{artifact.path} was built without weights, and {file}, which has them, cannot be read.",
+            hint="Put the onnx artifact there that the engine was built from.",
+        ) from error
+    if found != expected["sha256"]:
+        raise ArtifactError(
+            f"{artifact.path} was built without weights, and {file} is not the file that it was built from.",
+            hint="Put the onnx artifact there that the engine was built from.",
+        )
+    return file
+
+
+def refit(opened: Opened, onnx: Path) -> None:
+    """Replace an open engine's weights by those of an ONNX file of the same architecture.
+
+    Raises:
+        StageError: The engine was not built with ``refit`` or ``strip_weights``, or the file's
+            weights do not fit.
+    """
+    api, messages = opened.flavour.api, opened.messages
+    if not opened.engine.refittable:
+        raise StageError("The engine's weights cannot be replaced.", hint="Build it with --refit.")
+    refitter = api.Refitter(opened.engine, messages.logger)
+    parser = api.OnnxParserRefitter(refitter, messages.logger)
+    if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
+        raise StageError(
+            f"The weights of {onnx} do not fit the engine: {messages.last()}", hint="Build an engine of that file."
+        )
