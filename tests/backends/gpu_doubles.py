@@ -41,7 +41,8 @@ class DriverDouble(types.ModuleType):
 
     def Device(self, index):  # noqa: N802 -- pycuda's name
         assert index == 0
-        return types.SimpleNamespace(retain_primary_context=lambda: types.SimpleNamespace(push=self._push))
+        context = types.SimpleNamespace(push=self._push, detach=lambda: None)
+        return types.SimpleNamespace(retain_primary_context=lambda: context)
 
     def Stream(self):  # noqa: N802
         return types.SimpleNamespace(handle=7, synchronize=lambda: None)

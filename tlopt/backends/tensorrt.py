@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -238,4 +239,7 @@ def _primary() -> Any:
     """
     driver = registry.require("pycuda.driver")
     driver.init()
-    return driver.Device(0).retain_primary_context()
+    context = driver.Device(0).retain_primary_context()
+    # Left to its destructor, pycuda (2026.1) detaches it like an ordinary context, which CUDA refuses.
+    atexit.register(context.detach)
+    return context
