@@ -75,7 +75,11 @@ class Card:
 
     def to_json(self) -> str:
         """Return the text of ``artifact.json``."""
-        return json.dumps({"schema": SCHEMA, **_plain(self)}, indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON types."""
+        return {"schema": SCHEMA, **_plain(self)}
 
     @classmethod
     def from_json(cls, text: str) -> Card:
@@ -154,13 +158,10 @@ class Artifact:
             try:
                 found = sha256(file)
             except OSError as error:
-                raise ArtifactError(
-                    f"{file} is missing or cannot be read.", hint="Make the artifact again."
-                ) from error
+                raise ArtifactError(f"{file} is missing or cannot be read.", hint="Make the artifact again.") from error
             if found != expected:
                 raise ArtifactError(
-                    f"{file} was changed after the artifact was made: sha256 {found[:12]}…, "
-                    f"expected {expected[:12]}….",
+                    f"{file} was changed after the artifact was made: sha256 {found[:12]}…, expected {expected[:12]}….",
                     hint="Make the artifact again.",
                 )
         return cls(path=path, card=card)

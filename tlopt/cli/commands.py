@@ -1,0 +1,278 @@
+"""The commands: which function each runs, what it takes besides settings, and how it shows its result."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlopt.cli import terminal
+from tlopt.cli.options import given, setting_options
+from tlopt.progress import display
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A command.
+
+    Args:
+        at: Where its function is, ``module:function`` below ``tlopt``.
+        example: A command line for the help text; a test runs it.
+        arguments: Its positional arguments.
+        options: Options that are not settings of the function.
+        body: Calls the function and shows the result.
+    """
+
+    at: str
+    example: str
+    body: Callable[..., int | None]
+    arguments: tuple[click.Argument, ...] = ()
+    options: tuple[click.Option, ...] = ()
+
+
+def make(name: str, entry: Entry) -> click.Command:
+    """Make the Click command of an entry; imports the module of its function."""
+    module, _, attribute = entry.at.partition(":")
+    function = getattr(importlib.import_module(f"tlopt.{module}"), attribute)
+    own = {option.name for option in entry.options}
+    settings = setting_options(function, without=tuple(str(o) for o in own))
+
+    def run(**values: Any) -> int | None:
+        verbose, quiet = values.pop("verbose"), values.pop("quiet")
+        values.pop("debug")
+        terminal.set_up_logging(-1 if quiet else verbose)
+        if quiet:
+            return entry.body(function, **values)
+        token = display.set(terminal.progress)
+        try:
+            return entry.body(function, **values)
+        finally:
+            display.reset(token)
+
+    text = inspect.getdoc(function) or ""
+    return click.Command(
+        name.rpartition(" ")[2],
+        params=[*entry.arguments, *entry.options, *settings, *_common()],
+        callback=run,
+        help=_prose(text),
+        short_help=text.partition("\n")[0],
+        epilog=f"Example: {entry.example}",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+
+def _prose(docstring: str) -> str:
+    """Return a docstring up to its first section, which is for readers of the code."""
+    for section in ("Args:", "Returns:", "Raises:", "Yields:"):
+        docstring = docstring.partition(f"\n{section}")[0]
+    return docstring.replace("``", "").strip()
+
+
+def _common() -> list[click.Option]:
+    return [
+        click.Option(["-v", "--verbose"], count=True, help="Say what is done; twice for all there is to say."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Show neither progress nor warnings."),
+        click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+    ]
+
+
+def _make_artifact(function: Function, *, source: str | None = None, out: str, force: bool, **values: Any) -> None:
+    click.echo(function(source, out, force=force, **given(values)).path)
+
+
+def _make_folder(function: Function, *, out: str, force: bool, source: Any, **values: Any) -> None:
+    function(source, out, force=force, **given(values))
+    click.echo(out)
+
+
+def _show_report(report: Any, *, as_json: bool, csv: str | None = None) -> None:
+    """Show a report; then fail if it carries a breached gate."""
+    if csv:
+        Path(csv).write_text(report.to_csv(), encoding="utf-8")
+    click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
+    report.check()
+
+
+def _evaluate(function: Function, *, artifact: str, as_json: bool, csv: str | None, **values: Any) -> None:
+    _show_report(function(artifact, **given(values)).to_report(), as_json=as_json, csv=csv)
+
+
+def _compare(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:
+    _show_report(function(reference, candidate, **given(values)).to_report(), as_json=as_json)
+
+
+def _bench(function: Function, *, artifacts: tuple[str, ...], as_json: bool, csv: str | None, **values: Any) -> None:
+    _show_report(function(artifacts, **given(values)), as_json=as_json, csv=csv)
+
+
+def _report(function: Function, *, artifacts: tuple[str, ...], out: str, force: bool, **values: Any) -> None:
+    report = function(artifacts, out, force=force, **given(values))
+    click.echo(report.table(color=terminal.colored()), err=True)
+    click.echo(str(Path(out)))
+
+
+def _predict(function: Function, *, artifact: str, images: str, as_json: bool, **values: Any) -> None:
+    for prediction in function(artifact, images, **given(values)):
+        click.echo(json.dumps(prediction.to_dict()) if as_json else prediction.line())
+
+
+def _audit(function: Function, *, images: str, as_json: bool, **values: Any) -> None:
+    _show_report(function(images, **given(values)).to_report(), as_json=as_json)
+
+
+def _run(function: Function, *, recipe: str, **values: Any) -> None:
+    for step in function(recipe, **given(values)):
+        click.echo(step.line())
+
+
+def _show(function: Function, *, artifact: str, as_json: bool) -> None:
+    report = function(artifact)
+    click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
+
+
+def _list(function: Function, *, what: str, pattern: str) -> None:
+    for name in function(what, pattern):
+        click.echo(name)
+
+
+def _doctor(function: Function, *, as_json: bool, **values: Any) -> None:
+    _show_report(function(**given(values)), as_json=as_json)
+
+
+def _find_lr(function: Function, *, source: str, as_json: bool, **values: Any) -> None:
+    _show_report(function(source, **given(values)), as_json=as_json)
+
+
+def _argument(name: str, metavar: str = "", *, required: bool = True, many: bool = False) -> click.Argument:
+    return click.Argument([name], metavar=metavar or None, required=required, nargs=-1 if many else 1)
+
+
+_OUT = click.Option(["out", "-o", "--out"], required=True, metavar="DIR", help="Folder to make.")
+_FORCE = click.Option(["--force"], is_flag=True, help="Replace what is at --out.")
+_JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print JSON.")
+_CSV = click.Option(["--csv"], metavar="FILE", help="Write the rows to a CSV file, too.")
+_WRITES = (_OUT, _FORCE)
+
+_stage = functools.partial(Entry, body=_make_artifact, options=_WRITES)
+_ARTIFACT = (_argument("source", "ARTIFACT"),)
+
+GROUPS = {"data": "Look into folders of images, mend, merge and split them."}
+
+# In the order of the work. A name of two words is a command in a group.
+TABLE: dict[str, Entry] = {
+    "import": _stage(
+        at="stages.import_model:import_model",
+        example="tlopt import --model pip:efficientnet_lite0 -o runs/lite0",
+        arguments=(_argument("source", "[MODEL.onnx]", required=False),),
+    ),
+    "finetune": _stage(
+        at="stages.finetune:finetune",
+        example="tlopt finetune photos -o runs/tuned --model pip:efficientnet_lite0 --epochs 1 --image-size 32",
+        arguments=(_argument("source", "IMAGES"),),
+    ),
+    "prune": _stage(
+        at="stages.prune:prune", example="tlopt prune runs/tuned -o runs/pruned --ratio 0.3", arguments=_ARTIFACT
+    ),
+    "export": _stage(at="stages.export:export", example="tlopt export runs/tuned -o runs/fp32", arguments=_ARTIFACT),
+    "quantize": _stage(
+        at="stages.quantize:quantize",
+        example="tlopt quantize runs/fp32 -o runs/int8 --precision int8",
+        arguments=_ARTIFACT,
+    ),
+    "build": _stage(
+        at="stages.build:build",
+        example="tlopt build runs/fp32 -o runs/engine --target sm86,sm89",
+        arguments=_ARTIFACT,
+    ),
+    "evaluate": Entry(
+        at="measure.evaluate:evaluate",
+        example="tlopt evaluate runs/int8",
+        body=_evaluate,
+        arguments=(_argument("artifact"),),
+        options=(_JSON, _CSV),
+    ),
+    "compare": Entry(
+        at="measure.compare:compare",
+        example="tlopt compare runs/fp32 runs/int8 --max-drop 0.5",
+        body=_compare,
+        arguments=(_argument("reference"), _argument("candidate")),
+        options=(_JSON,),
+    ),
+    "bench": Entry(
+        at="measure.bench:bench",
+        example="tlopt bench runs/fp32 runs/int8 --batch 1,8 --seconds 0.2",
+        body=_bench,
+        arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
+        options=(_JSON, _CSV),
+    ),
+    "report": Entry(
+        at="measure.summarize:summarize",
+        example="tlopt report runs/fp32 runs/int8 -o runs/report --seconds 0.1",
+        body=_report,
+        arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
+        options=_WRITES,
+    ),
+    "predict": Entry(
+        at="measure.predict:predict",
+        example="tlopt predict runs/int8 photos --top 2",
+        body=_predict,
+        arguments=(_argument("artifact"), _argument("images", "IMAGE|DIR")),
+        options=(_JSON,),
+    ),
+    "run": Entry(
+        at="recipe:run",
+        example="tlopt run recipe.toml --dry-run",
+        body=_run,
+        arguments=(_argument("recipe", "RECIPE.toml"),),
+    ),
+    "show": Entry(
+        at="show:show", example="tlopt show runs/int8", body=_show, arguments=(_argument("artifact"),), options=(_JSON,)
+    ),
+    "list": Entry(
+        at="show:list_names",
+        example="tlopt list models pip:*",
+        body=_list,
+        arguments=(
+            click.Argument(["what"], type=click.Choice(["models", "sources", "backends", "quantizers", "criteria"])),
+            click.Argument(["pattern"], required=False, default="*", metavar="[PATTERN]"),
+        ),
+    ),
+    "doctor": Entry(at="doctor:doctor", example="tlopt doctor", body=_doctor, options=(_JSON,)),
+    "find-lr": Entry(
+        at="stages.find_lr:find_lr",
+        example="tlopt find-lr photos",
+        body=_find_lr,
+        arguments=(_argument("source", "IMAGES"),),
+        options=(_JSON,),
+    ),
+    "data audit": Entry(
+        at="data.audit:audit",
+        example="tlopt data audit photos",
+        body=_audit,
+        arguments=(_argument("images"),),
+        options=(_JSON,),
+    ),
+    "data merge": Entry(
+        at="data.merge:merge",
+        example="tlopt data merge photos more -o merged",
+        body=_make_folder,
+        arguments=(_argument("source", "IMAGES...", many=True),),
+        options=_WRITES,
+    ),
+    "data split": Entry(
+        at="data.split:split",
+        example="tlopt data split photos -o parts --val 0.2 --test 0.2",
+        body=_make_folder,
+        arguments=(_argument("source", "IMAGES"),),
+        options=_WRITES,
+    ),
+}

@@ -1,0 +1,92 @@
+"""What the command line shows: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from tlopt.progress import Bar
+
+
+class _ClickBar:
+    """A progress bar that appears once its task has taken half a second."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._bar = click.progressbar(
+            length=total, label=label, file=sys.stderr, item_show_func=lambda note: note or "", show_pos=True, width=24
+        )
+        self._started = time.monotonic()
+        self._shown = False
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on by some steps."""
+        if not self._shown and time.monotonic() - self._started > 0.5:
+            self._bar.__enter__()
+            self._shown = True
+        if self._shown:
+            self._bar.update(steps, note or None)
+        else:
+            self._bar.pos += steps
+
+    def close(self, error: bool) -> None:
+        """Leave the finished bar on the screen."""
+        if self._shown:
+            if not error:
+                self._bar.finished = True
+            self._bar.__exit__(None, None, None)
+
+
+class _Line:
+    """Where stderr is no terminal, a task that takes long says so once, and how long it took."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._started = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:  # noqa: ARG002 - notes need a terminal
+        """Count."""
+        self._done += steps
+
+    def close(self, error: bool) -> None:  # noqa: ARG002
+        """Say how long it took, if that was long."""
+        seconds = time.monotonic() - self._started
+        if seconds > 2:
+            click.echo(f"{self._label}: {self._done}/{self._total} in {seconds:.1f} s", err=True)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Bar]:
+    """Show a task's progress on stderr."""
+    shown = (_ClickBar if sys.stderr.isatty() else _Line)(label, total)
+    try:
+        yield shown
+    except BaseException:
+        shown.close(error=True)
+        raise
+    shown.close(error=False)
+
+
+def colored() -> bool:
+    """Whether stdout takes colour."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        word = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}.get(record.levelno, "")
+        click.echo(word + record.getMessage(), err=True)
+
+
+def set_up_logging(verbosity: int) -> None:
+    """Send tlopt's own log to stderr: warnings, with 1 one line per stage, with 2 all; with -1 errors."""
+    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    logger = logging.getLogger("tlopt")
+    logger.handlers[:] = [_Handler()]
+    logger.setLevel(level)
+    logger.propagate = False

@@ -1,0 +1,109 @@
+"""What an artifact says about images nobody has labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.backends import open_runner
+from tlopt.errors import ImagesError
+from tlopt.images import SUFFIXES, ImageFolder, Unreadable, batches
+from tlopt.measure import measurement
+from tlopt.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The answer for one image.
+
+    Args:
+        file: The image.
+        classes: The most probable classes, best first.
+        probabilities: Their softmax probabilities, 0..1.
+    """
+
+    file: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def line(self) -> str:
+        """Return the answer as one line of text, tab between file and classes."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return f"{self.file}\t" + ", ".join(f"{name} {probability:.3f}" for name, probability in pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON types."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return {"file": self.file, "top": [{"class": name, "probability": p} for name, p in pairs]}
+
+
+@measurement
+def predict(
+    artifact: str | Path | Artifact,
+    images: str | Path,
+    *,
+    top: Annotated[int, Setting("Classes to name per image.", minimum=1)] = 5,
+    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+) -> Iterator[Prediction]:
+    """Classify an image, or every image below a folder.
+
+    Answers come in the order of the file names, as soon as their batch is done; an image that
+    cannot be read is left out and reported.
+
+    Raises:
+        ImagesError: There is no image, or more than a tenth cannot be read.
+        ArtifactError: The artifact is damaged, or the backend does not run its kind.
+        StageError: The backend cannot run it here.
+    """
+    return _answers(Artifact.load(artifact), _find(Path(images)), top, backend, batch, threads)
+
+
+def _answers(
+    artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int
+) -> Iterator[Prediction]:
+    unreadable = Unreadable(len(folder))
+    label = "Classifying" if len(folder) > batch else ""
+    with open_runner(artifact, backend, threads=threads) as runner:
+        for chunk in batches(folder, artifact.card.preprocess, batch=batch, label=label, unreadable=unreadable):
+            logits = runner(chunk.inputs).astype(np.float64)
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities = powers / powers.sum(axis=1, keepdims=True)
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+            for file, row, order in zip(chunk.files, probabilities, best, strict=True):
+                yield Prediction(
+                    file=str(folder.path / file),
+                    classes=tuple(artifact.card.classes[i] for i in order),
+                    probabilities=tuple(round(float(row[i]), 6) for i in order),
+                )
+
+
+def _find(path: Path) -> ImageFolder:
+    """Return an image, or all below a folder, as a folder of one nameless class."""
+    if path.is_dir():
+        root = path
+        files = sorted(
+            file.relative_to(path).as_posix()
+            for file in path.rglob("*")
+            if file.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in file.parts[len(path.parts) :])
+        )
+        if not files:
+            raise ImagesError(f"{path} holds no image.", hint="Image suffixes: " + " ".join(sorted(SUFFIXES)))
+    elif path.is_file():
+        root, files = path.parent, [path.name]
+    else:
+        raise ImagesError(f"There is no image or folder at {path}.")
+    return ImageFolder(
+        path=root,
+        classes=("",),
+        files=tuple(files),
+        labels=np.zeros(len(files), np.int64),
+        fixed=np.full(len(files), -1, np.int8),
+    )

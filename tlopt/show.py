@@ -1,0 +1,75 @@
+"""What there is: an artifact's card, and the names of models and plugins."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+from tlopt import registry
+from tlopt.artifact import Artifact
+from tlopt.errors import MissingLibraryError, PluginError, suggestion
+from tlopt.report import Report, Scalar
+
+
+def show(artifact: str | Path | Artifact) -> Report:
+    """Show what an artifact is and the steps that made it.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+    """
+    artifact = Artifact.load(artifact)
+    card = artifact.card
+    names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
+    preprocess = card.preprocess
+    notes = [
+        f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
+        f"Classes: {names}",
+        f"Input: {preprocess.size} px, {preprocess.interpolation}, crop {preprocess.crop_ratio:g}"
+        + (", uint8 RGB (preprocessing is inside)" if preprocess.folded else ""),
+    ]
+    if card.images:
+        notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
+    notes.append("Digest: " + artifact.digest[:12])
+    rows: tuple[dict[str, Scalar], ...] = tuple(
+        {
+            "step": number,
+            "stage": step.stage,
+            "seconds": step.seconds,
+            "source": step.source[:12],
+            "settings": ", ".join(f"{key}={value}" for key, value in step.settings.items() if value not in (None, "")),
+        }
+        for number, step in enumerate(card.lineage, 1)
+    )
+    return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
+
+
+def list_names(what: str, pattern: str = "*") -> list[str]:
+    """List the models, or the plugins of a kind, whose names match a pattern.
+
+    Args:
+        what: "models", "sources", "backends", "quantizers" or "criteria".
+        pattern: Shell pattern ("timm:resnet*").
+
+    Raises:
+        PluginError: There is nothing of that kind.
+    """
+    if what == "models":
+        names = _models(pattern)
+    elif what in registry.GROUPS:
+        names = list(registry.names(what))
+    else:
+        raise PluginError(f"Nothing is called {what!r}.", hint=suggestion(what, ("models", *registry.GROUPS)))
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _models(pattern: str) -> list[str]:
+    found = []
+    for source in registry.names("sources"):
+        if ":" in pattern and not fnmatch.fnmatchcase(source, pattern.partition(":")[0]):
+            continue
+        try:
+            names = registry.load("sources", source).names()
+        except MissingLibraryError:
+            continue
+        found += [f"{source}:{name}" for name in names]
+    return found
