@@ -318,6 +318,8 @@ def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:
     hint = "Run with -v for the builder's log."
     if "workspace" in said and options.workspace_mb is not None:
         hint = f"Raise --workspace-mb (now {options.workspace_mb}) or leave it out."
+    elif "Cannot compile" in said:
+        hint = "Leave the target that it names out of --target, or quantize to a precision that its GPUs compute in."
     return StageError(f"{plan.flavour.title} cannot build the engine: {said}", hint=hint)
 
 

@@ -16,7 +16,8 @@ class Layers:
 
     Attributes:
         source: "inspector", or "builder log" where there is no GPU to open the engine on.
-        rows: One per layer: name, type, tactic, onnx (the nodes it computes), outputs (their types).
+        rows: One per layer: name, type, tactic, onnx (the nodes it computes), inputs and outputs
+            (their types; constants are not among the inputs).
     """
 
     source: str
@@ -28,13 +29,18 @@ class Layers:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts for the card: layers, and how many of each type and output type."""
+        """Counts for the card: layers, how many of each type, and what types go in and out of them.
+
+        Whether int8 has arrived shows in the inputs: a layer that reads "Int8" computes in it.
+        """
         types = Counter(str(row["type"]) for row in self.rows)
+        inputs = Counter(kind for row in self.rows for kind in row["inputs"])
         outputs = Counter(kind for row in self.rows for kind in row["outputs"])
         return {
             "source": self.source,
             "layers": len(self.rows),
             "types": dict(types.most_common()),
+            "inputs": dict(inputs.most_common()),
             "outputs": dict(outputs.most_common()),
         }
 
@@ -47,7 +53,7 @@ def from_inspector(text: str) -> Layers:
     rows = []
     for layer in json.loads(text).get("Layers", []):
         if isinstance(layer, str):
-            rows.append({"name": layer, "type": "", "tactic": "", "onnx": [], "outputs": []})
+            rows.append({"name": layer, "type": "", "tactic": "", "onnx": [], "inputs": [], "outputs": []})
             continue
         rows.append(
             {
@@ -55,14 +61,15 @@ def from_inspector(text: str) -> Layers:
                 "type": layer.get("LayerType", ""),
                 "tactic": layer.get("TacticName", ""),
                 "onnx": _onnx(layer.get("Metadata", "")),
-                "outputs": [_type(output) for output in layer.get("Outputs", [])],
+                "inputs": [_type(tensor) for tensor in layer.get("Inputs", [])],
+                "outputs": [_type(tensor) for tensor in layer.get("Outputs", [])],
             }
         )
     return Layers(source="inspector", rows=tuple(rows))
 
 
 _LISTED = re.compile(
-    r"^Name: (?P<name>.*?), LayerType: (?P<type>.*?), Inputs: \[.*?\], (?:Constants: \[.*\], )?"
+    r"^Name: (?P<name>.*?), LayerType: (?P<type>.*?), Inputs: \[(?P<inputs>.*?)\], (?:Constants: \[.*\], )?"
     r"Outputs: \[(?P<outputs>.*)\], .*?TacticName: (?P<tactic>.*?), StreamId: -?\d+, Metadata: (?P<metadata>.*)$"
 )
 
@@ -78,6 +85,7 @@ def from_log(text: str) -> Layers:
                     "type": found["type"],
                     "tactic": found["tactic"],
                     "onnx": _onnx(found["metadata"]),
+                    "inputs": re.findall(r"Datatype: (\w+)", found["inputs"]),
                     "outputs": re.findall(r"Datatype: (\w+)", found["outputs"]),
                 }
             )
@@ -88,6 +96,15 @@ def _onnx(metadata: str) -> list[str]:
     return re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata)
 
 
+# What older inspectors call a type within a format's description -> what newer ones call it.
+_TYPES = {"FP32": "Float", "FP16": "Half", "BFloat16": "BF16", "INT8": "Int8"}
+
+
 def _type(tensor: Mapping[str, Any]) -> str:
-    """Return a tensor's type; older inspectors give it only within the format's description."""
-    return str(tensor.get("Datatype") or tensor.get("Format/Datatype", ""))
+    """Return a tensor's type; TensorRT 10 gives it within the format's description."""
+    if kind := tensor.get("Datatype") or tensor.get("DataType"):
+        return str(kind)
+    found = re.search(
+        r"\b(FP32|Float|FP16|Half|BF16|BFloat16|Int8|INT8|FP8|Int32|Bool)\b", tensor.get("Format/Datatype", "")
+    )
+    return _TYPES.get(found[1], found[1]) if found else ""

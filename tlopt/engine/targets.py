@@ -62,7 +62,8 @@ def plan(
 
     Args:
         targets: Compute capabilities ("sm89"), or "current" for the GPU of this machine, or "auto":
-            the GPU of this machine if there is one, else `AHEAD_OF_TIME`.
+            the GPU of this machine if there is one, else those of `AHEAD_OF_TIME` that compute in
+            the precision.
         flavour: The kind of TensorRT, or "auto" for the one that can.
         precision: Of the network; some GPUs lack the newer types.
 
@@ -80,20 +81,21 @@ def plan(
         if single in names and len(names) > 1:
             raise SettingError(f"The target {single!r} cannot be combined with others, got {', '.join(names)}.")
     if names == ("auto",):
-        names = _automatic(flavour)
+        names = _automatic(flavour, precision)
     chosen = _current(flavour) if names == ("current",) else _ahead(names, flavour)
     _refuse_precision(chosen.targets, precision)
     return chosen
 
 
-def _automatic(flavour: str) -> tuple[str, ...]:
-    """Return what "auto" stands for on this machine."""
+def _automatic(flavour: str, precision: str) -> tuple[str, ...]:
+    """Return what "auto" stands for on this machine and for this precision."""
     here = gpu()
+    usual = tuple(name for name in AHEAD_OF_TIME if int(name[2:]) >= _SMALLEST.get(precision, 0))
     if flavour == "tensorrt" or (flavour == "auto" and here is not None and flavours.installed("tensorrt")):
         return ("current",)
     if here is not None and here.capability in flavours.load("rtx").targets:
-        return tuple(dict.fromkeys((*AHEAD_OF_TIME, here.capability)))
-    return AHEAD_OF_TIME
+        return tuple(dict.fromkeys((*usual, here.capability)))
+    return usual
 
 
 def _current(flavour: str) -> Plan:
