@@ -8,8 +8,8 @@ StrideOrder: [3,2,1,0], Datatype: Float, Format: (Linear) Row major linear forma
 Name: q, Dimensions: [-1,3,16,16], Strides: [768,1,48,3], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) }], \
 TacticName: __myl_Quant, StreamId: 0, Metadata: [ONNX Layer: q0]
 Name: conv, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [-1,3], Datatype: Int8 }], Constants: [ { Name: \
-w, Dimensions: [8,3], Datatype: Int8 }, { Name: b, Dimensions: [1], Datatype: Float }], Outputs: [ { Name: c, Dimensions: \
-[-1,8], Datatype: Half }], TacticName: STUB, StreamId: 0, Metadata: [ONNX Layer: conv][ONNX Layer: relu]
+w, Dimensions: [8,3], Datatype: Int8 }, { Name: b, Dimensions: [1], Datatype: Float }], Outputs: [ { Name: c, \
+Dimensions: [-1,8], Datatype: Half }], TacticName: STUB, StreamId: 0, Metadata: [ONNX Layer: conv][ONNX Layer: relu]
 
 I/O Tensors:
  Name: images, IOMode: Input, DataType: Float, Dimensions: [-1,3,16,16], Location: Device"""
