@@ -145,7 +145,7 @@ def graphs(driver, monkeypatch):
 
 def test_a_batch_is_captured_when_it_comes_again_and_dropped_when_it_changes(engine, graphs):
     capture = ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy", "cuGraphLaunch"]
-    with tensorrt.Runner(engine(), graphs=True) as runner:
+    with tensorrt.Runner(engine(), device="cuda-graphs") as runner:
         runner(batch(4))
         assert graphs.log == []
         runner(batch(4))
@@ -160,7 +160,7 @@ def test_a_batch_is_captured_when_it_comes_again_and_dropped_when_it_changes(eng
 
 def test_a_capture_that_fails_is_ended_and_reported(engine, driver, graphs):
     graphs.status = 1
-    with tensorrt.Runner(engine(), graphs=True) as runner:
+    with tensorrt.Runner(engine(), device="cuda-graphs") as runner:
         runner(batch(4))
         with pytest.raises(StageError, match=r"(?s)CUDA refuses cuGraphInstantiate.*without CUDA graphs"):
             runner(batch(4))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 READS = ("tensorrt",)
-DEVICES = ("cuda",)
+# A name is a processor and how the engine is launched on it.
+DEVICES = ("cuda", "cuda-graphs")
 
 
 class Runner:
@@ -38,10 +39,9 @@ class Runner:
 
     Args:
         artifact: Of kind "tensorrt".
-        device: "cuda" or empty.
+        device: "cuda", or "cuda-graphs" to launch repeated batches of one size as a CUDA graph.
         threads: Not used: the GPU does the work.
         streams: Batches that may be on the GPU at once, each with buffers of its own.
-        graphs: Launch repeated batches of one size as a CUDA graph.
 
     Attributes:
         lanes: One per stream; they tell the GPU time of their last batch.
@@ -55,11 +55,11 @@ class Runner:
     name: str
     conditions: Mapping[str, Any]
 
-    def __init__(
-        self, artifact: Artifact, *, device: str = "", threads: int = 0, streams: int = 1, graphs: bool = False
-    ) -> None:
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, streams: int = 1) -> None:
         del threads
-        self.name = f"tensorrt:{device or 'cuda'}"
+        device = device or DEVICES[0]
+        graphs = device == "cuda-graphs"
+        self.name = f"tensorrt:{device}"
         self.lanes: list[Lane] = []
         opening.check(artifact)
         self._driver = registry.require("pycuda.driver")
@@ -207,15 +207,16 @@ def problem(device: str = "") -> str:
     """Return why no engine can run here, found by trying; empty if one can.
 
     Args:
-        device: "cuda" or empty.
+        device: One of `DEVICES`.
     """
-    del device
     if reason := gpu_problem():
         return reason
     if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
         return flavours.problem("tensorrt")
     try:
         driver = registry.require("pycuda.driver")
+        if device == "cuda-graphs" and not flavours.installed("rtx"):
+            registry.require("cuda.bindings.driver")
     except MissingLibraryError as error:
         return str(error)
     try:
