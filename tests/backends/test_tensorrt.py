@@ -34,7 +34,12 @@ def engine(tmp_path):
                 "opt_batch": 4,
                 "max_batch": 4,
             },
-            "options": {"version_compatible": False, "hardware_compatible": "no", "strip_weights": False},
+            "options": {
+                "version_compatible": False,
+                "hardware_compatible": "no",
+                "strip_weights": False,
+                "refit": False,
+            },
             "onnx": {"artifact": "", "sha256": "", "path": "../onnx/model.onnx"},
         }
         for name, value in changes.items():
@@ -215,6 +220,14 @@ def test_a_stripped_engine_asks_for_the_file_with_its_weights(engine, driver):
     with pytest.raises(ArtifactError, match=r"without weights, and .*onnx/model.onnx, which has them, cannot be read"):
         tensorrt.Runner(engine(options={"strip_weights": True}))
     assert driver.depth == 0
+
+
+def test_an_engine_built_without_refit_keeps_its_weights(engine, driver, tmp_path):
+    with (
+        tensorrt.Runner(engine()) as runner,
+        pytest.raises(StageError, match=r"(?s)keeps its weights.*--refit"),
+    ):
+        runner.refit(tmp_path / "new.onnx")
 
 
 def test_pycuda_missing_names_the_extra(engine, driver, monkeypatch):

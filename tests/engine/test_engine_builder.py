@@ -8,11 +8,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt import progress
-from tlopt.engine import builder, flavour
+from tlopt.engine import builder, flavour, opening
 from tlopt.engine.builder import Options
 from tlopt.engine.gpu import Gpu
+from tlopt.engine.messages import Messages
 from tlopt.engine.targets import Plan, plan
-from tlopt.errors import MissingLibraryError, SettingError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 
 needs_rtx = pytest.mark.skipif(bool(flavour.problem("rtx")), reason=flavour.problem("rtx") or "-")
 
@@ -245,3 +246,15 @@ def test_every_name_used_on_a_gpu_exists_in_the_library(owner):
 def test_what_runs_only_on_a_gpu_is_called_as_the_library_declares_it(owner, method, signature):
     declared = getattr(getattr(flavour.load("rtx").api, owner), method).__doc__
     assert re.search(signature, declared)
+
+
+@needs_rtx
+def test_the_library_itself_judges_an_engines_header_before_it_is_opened(tmp_path):
+    found = flavour.load("rtx")
+    runtime = found.api.Runtime(Messages(found.api).logger)
+    artifact = SimpleNamespace(
+        path=tmp_path / "engine", card=SimpleNamespace(details={"flavour": "rtx", "onnx": {"path": "../onnx/m.onnx"}})
+    )
+    here = Gpu(name="NVIDIA L4", capability="sm89", driver_cuda="13.0")
+    with pytest.raises(ArtifactError, match=r"(?s)cannot run here: malformed engine.*--flavour rtx --target sm89"):
+        opening._refuse_invalid(runtime, found.api, b"no engine", artifact, here)

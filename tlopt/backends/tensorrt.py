@@ -65,6 +65,7 @@ class Runner:
         self._driver = registry.require("pycuda.driver")
         profile = artifact.card.details["profile"]
         self._profile = Profile(**{**profile, "shape": tuple(profile["shape"])})
+        self._refit = bool(artifact.card.details["options"]["refit"])
         self._classes = len(artifact.card.classes)
         try:
             self._context = _primary()
@@ -185,6 +186,8 @@ class Runner:
         Raises:
             StageError: The engine was not built with ``refit``, or the weights do not fit.
         """
+        if not self._refit:
+            raise StageError(f"The engine of {self.name} keeps its weights.", hint="Build it with --refit.")
         with self._current():
             opening.refit(self._opened, onnx)
 

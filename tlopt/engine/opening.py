@@ -40,8 +40,9 @@ def mismatch(details: Mapping[str, Any], found: Flavour, here: Gpu) -> str:
     if found.name != details["flavour"]:
         return f"it was built with {TITLES[details['flavour']]}, this is {found.title}"
     if options["version_compatible"]:
-        # Newer versions of the same major read such an engine through the lean runtime in it.
-        if found.version.split(".")[0] != built.split(".")[0] or _newer(built, found.version):
+        # Newer versions, also of the next major, read such an engine through the lean runtime in it
+        # (TensorRT 11.1 documentation, "Engine Compatibility").
+        if _newer(built, found.version):
             return f"it was built with version {built}, which {found.title} does not open"
     elif found.version != built:
         return f"it was built with version {built}, this is {found.title}"

@@ -50,9 +50,7 @@ def build(
     strip_weights: Annotated[
         bool, Setting("Leave the weights out; they are taken from the ONNX file when the engine is opened.")
     ] = False,
-    version_compatible: Annotated[
-        bool, Setting("Let newer versions of the same major TensorRT open the engine.")
-    ] = False,
+    version_compatible: Annotated[bool, Setting("Let newer versions of TensorRT open the engine too.")] = False,
     hardware_compatible: Annotated[
         HardwareCompatibility, Setting("Let other GPUs open the engine: of the same capability, or Ampere and newer.")
     ] = "no",
