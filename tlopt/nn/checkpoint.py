@@ -105,15 +105,22 @@ def read(file: Path) -> State | None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return an optimizer's state as tensors and JSON values, both named ``index/key``."""
+    """Return an optimizer's state as tensors and JSON values.
+
+    Names are ``index/key`` for a parameter and ``group index/key`` for a group, in which some of timm's
+    optimizers count their steps.
+    """
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, Any] = {}
-    for index, entries in optimizer.state_dict()["state"].items():
+    state = optimizer.state_dict()
+    rows = [(f"{index}", entries) for index, entries in state["state"].items()]
+    rows += [(f"group {index}", entries) for index, entries in enumerate(state["param_groups"])]
+    for where, entries in rows:
         for key, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{key}"] = value
-            else:
-                values[f"{index}/{key}"] = value
+                tensors[f"{where}/{key}"] = value
+            elif key != "params":
+                values[f"{where}/{key}"] = value
     return tensors, values
 
 
@@ -122,7 +129,10 @@ def restore_optimizer(
 ) -> None:
     """Give an optimizer the state that `optimizer_state` returned."""
     state: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for name, value in [*tensors.items(), *values.items()]:
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        where, _, key = name.partition("/")
+        entries = groups[int(where.removeprefix("group "))] if "group" in where else state.setdefault(int(where), {})
+        # JSON has no tuples, which the momenta of some optimizers are.
+        entries[key] = tuple(value) if isinstance(value, list) else value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

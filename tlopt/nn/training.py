@@ -335,7 +335,7 @@ class _Run:
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.requires_grad_(True)
-        self.model.to("cpu").eval()
+        self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def _score(record: dict[str, float]) -> tuple[float, float]:

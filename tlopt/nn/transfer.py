@@ -97,7 +97,7 @@ def transfer(
             }
             log.info("kept %s of %s", chosen, tried)
     logits, labels = predict(model.to(device), val_images, device=device)
-    model.to("cpu").eval()
+    model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return Transfer(logits=logits, labels=labels, history=history, details=details)
 
 

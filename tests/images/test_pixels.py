@@ -1,0 +1,124 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlopt.errors import ImagesError, StageError
+from tlopt.images import batches, scan
+from tlopt.images.pixels import make_room, open_pixels
+from tlopt.preprocess import Preprocess
+
+PREPROCESS = Preprocess(size=24)
+SHAPES = [(40, 40), (30, 50), (57, 33), (24, 24), (200, 11), (11, 203), (13, 26)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    chance = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i, (width, height) in enumerate(SHAPES):
+            pixels = chance.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def crops(pixels):
+    return np.stack([pixels.crop(i) for i in range(len(pixels))])
+
+
+def test_crops_are_the_pixels_that_preprocessing_gives(photos, tmp_path):
+    folder = scan(photos)
+    expected = np.concatenate([b.inputs for b in batches(folder, PREPROCESS, batch=5)])
+    with_cache = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()
+    np.testing.assert_array_equal(PREPROCESS.normalize(crops(with_cache)), expected)
+
+
+def test_a_second_opening_decodes_nothing(photos, tmp_path, monkeypatch):
+    folder = scan(photos)
+    first = crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled())
+
+    def refuse(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr("tlopt.images.pixels.read_image", refuse)
+    second = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(crops(second.filled()), first)
+    streamed = np.concatenate([batch for batch, _ in second.fill(batch=4)])
+    np.testing.assert_array_equal(streamed, first)
+
+
+def test_images_deleted_after_decoding_are_not_missed(photos, tmp_path):
+    folder = scan(photos)
+    pixels = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()
+    for name in folder.files:
+        (photos / name).unlink()
+    assert crops(pixels).shape == (len(folder), 24, 24, 3)
+
+
+def test_a_run_beside_the_one_that_fills_the_cache_works_on_its_own(photos, tmp_path):
+    folder = scan(photos)
+    first = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    second = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()
+    np.testing.assert_array_equal(crops(second), crops(first.filled()))
+    assert len(list((tmp_path / "cache" / "pixels").glob("*.u8"))) == 1
+
+
+def test_a_set_that_a_killed_run_left_half_made_is_made_anew(photos, tmp_path):
+    folder = scan(photos)
+    killed = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    next(killed.fill(batch=4))
+    os.close(killed._publish[1])  # what the system does to the lock of a dead process
+    assert len(crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled())) == len(folder)
+
+
+def test_a_shortened_file_is_made_anew(photos, tmp_path):
+    folder = scan(photos)
+    expected = crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled())
+    (file,) = (tmp_path / "cache" / "pixels").glob("*.u8")
+    os.truncate(file, 100)
+    np.testing.assert_array_equal(crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()), expected)
+
+
+def test_an_unreadable_image_is_left_out_and_reported(photos, tmp_path):
+    (photos / "a" / "3.png").write_bytes(b"no image")
+    for _ in range(2):
+        pixels = open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled()
+        assert len(pixels) == 2 * len(SHAPES) - 1
+        assert "a/3.png" not in pixels.files
+        assert list(pixels.unreadable.reasons) == ["a/3.png"]
+        assert len(pixels.labels) == len(pixels)
+
+
+def test_too_many_unreadable_images_stop_the_work(photos, tmp_path):
+    for i in range(3):
+        (photos / "a" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ImagesError, match="cannot be read"):
+        open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled()
+
+
+def test_the_sets_unused_for_longest_make_room(photos, tmp_path):
+    root = tmp_path / "cache"
+    for size in (16, 20, 24):
+        open_pixels(scan(photos), Preprocess(size=size), cache=root).filled().close()
+    files = sorted((root / "pixels").glob("*.u8"), key=lambda file: file.stat().st_size)
+    for age, file in enumerate(files):
+        os.utime(file, (1000 - age, 1000 - age))
+    make_room(root / "pixels", cache_gb=files[0].stat().st_size / 1e9)
+    assert list((root / "pixels").glob("*.u8")) == [files[0]]
+
+
+def test_a_folder_that_cannot_be_written_is_named(photos, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(StageError, match="cannot be kept in .*cache"):
+        open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache")
+
+
+def test_a_full_disk_is_reported(photos, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StageError, match="No space left"):
+        open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled()
