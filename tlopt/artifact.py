@@ -155,6 +155,8 @@ class Artifact:
             raise ArtifactError(f"{path / CARD_NAME}: {error.message}", hint=error.hint) from error
         for name, expected in card.files.items():
             file = path / name
+            if not file.resolve().is_relative_to(path.resolve()):
+                raise ArtifactError(f"The card of {path} names a file outside of its folder: {name}.")
             try:
                 found = sha256(file)
             except OSError as error:
@@ -233,10 +235,10 @@ def draft(out: str | Path, *, force: bool = False) -> Iterator[Path]:
         OutputExistsError: `out` exists and `force` is not set.
     """
     out = Path(out)
-    if not force:
-        refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _sweep(out)
+    if not force:
+        refuse_existing(out)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
     try:
         yield scratch

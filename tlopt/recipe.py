@@ -236,7 +236,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         (place / "compare.json").write_text(report.to_json(), encoding="utf-8")
         return str(report.table())
     if step.verb == "report":
-        return str(function(sources, place, force=True, **step.settings).table())
+        return str(function(sources, place, **step.settings).table())
     function(sources[0] if sources else None, place, force=True, **step.settings)
     return ""
 

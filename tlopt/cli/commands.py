@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from tlopt.artifact import refuse_existing
 from tlopt.cli import terminal
 from tlopt.cli.options import given, setting_options
 from tlopt.progress import display
@@ -115,7 +116,9 @@ def _bench(function: Function, *, artifacts: tuple[str, ...], as_json: bool, csv
 
 
 def _report(function: Function, *, artifacts: tuple[str, ...], out: str, force: bool, **values: Any) -> None:
-    report = function(artifacts, out, force=force, **given(values))
+    if not force:
+        refuse_existing(Path(out))
+    report = function(artifacts, Path(out), **given(values))
     click.echo(report.table(color=terminal.colored()), err=True)
     click.echo(str(Path(out)))
 

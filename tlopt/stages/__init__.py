@@ -84,7 +84,7 @@ class Stage:
                 card = self.body(opened, scratch, **chosen)
             step = Step(
                 stage=self.name,
-                settings=chosen,
+                settings={name.rstrip("_"): value for name, value in chosen.items()},
                 source=opened.digest if opened is not None else "",
                 seconds=round(time.perf_counter() - started, 3),
                 versions=versions(),

@@ -1,0 +1,206 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+import tlopt
+from tlopt.cli import commands, main, root
+from tlopt.cli.options import setting_options
+
+
+def tlopt_run(*arguments, cwd=None, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "tlopt", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, **options,
+    )  # fmt: skip
+
+
+def called(capsys, *arguments):
+    """Run the command line in this process; return exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    out = capsys.readouterr()
+    return caught.value.code, out.out, out.err
+
+
+ALL = sorted(commands.TABLE)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_help_with_an_example(name, capsys):
+    code, out, _ = called(capsys, *name.split(), "--help")
+    assert code == 0
+    assert commands.TABLE[name].example in out.replace("\n  ", " ")
+    assert "Setting(" not in out
+
+
+def test_help_does_not_import_heavy_libraries():
+    code = (
+        "import sys\n"
+        "from tlopt.cli import commands, main\n"
+        "for name in ['', *commands.TABLE]:\n"
+        "    try:\n        main([*name.split(), '--help'])\n    except SystemExit:\n        pass\n"
+        "heavy = {'torch', 'timm', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_public_name_is_there():
+    for name in tlopt.__all__:
+        assert getattr(tlopt, name) is not None
+
+
+def test_an_unknown_command_gets_its_close_match(capsys):
+    code, _, err = called(capsys, "prun")
+    assert code == 2
+    assert "Did you mean 'prune'?" in err
+
+
+def test_an_unknown_option_is_a_usage_error(capsys):
+    code, _, err = called(capsys, "prune", "x", "-o", "y", "--rato", "1")
+    assert code == 2
+    assert "--ratio" in err
+
+
+def test_a_value_out_of_range_is_a_usage_error(capsys, tuned, tmp_path):
+    code, out, err = called(capsys, "prune", tuned.path, "-o", tmp_path / "x", "--ratio", "2")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ratio must be between 0 and 0.95, got 2.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_artifact_is_an_error(capsys, tmp_path):
+    code, out, err = called(capsys, "export", tmp_path / "none", "-o", tmp_path / "x")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"Error: There is no artifact at {tmp_path / 'none'}.")
+    assert "Traceback" not in err
+
+
+def test_a_command_prints_the_new_folder_and_nothing_else(capsys, tuned, tmp_path):
+    code, out, _ = called(capsys, "export", tuned.path, "-o", tmp_path / "x")
+    assert (code, out) == (0, f"{tmp_path / 'x'}\n")
+
+
+def test_an_existing_output_needs_force(capsys, exported, tuned):
+    before = sorted(path.name for path in exported.path.parent.iterdir())
+    code, _, err = called(capsys, "export", tuned.path, "-o", exported.path)
+    assert code == 2
+    assert "exists already" in err
+    assert "--force" in err
+    assert sorted(path.name for path in exported.path.parent.iterdir()) == before
+
+
+def test_show_tells_the_lineage(capsys, exported):
+    code, out, _ = called(capsys, "show", exported.path)
+    assert code == 0
+    assert "finetune" in out
+    assert "export" in out
+    code, out, _ = called(capsys, "show", exported.path, "--json")
+    assert json.loads(out)["details"]["card"]["kind"] == "onnx"
+
+
+def test_list_names_plugins_and_models(capsys):
+    assert called(capsys, "list", "backends")[1].split() == ["onnxruntime", "openvino", "tensorrt", "torch"]
+    assert "pip:efficientnet_lite0" in called(capsys, "list", "models", "pip:*")[1].split()
+    code, _, err = called(capsys, "list", "model")
+    assert code == 2
+    assert "models" in err
+
+
+def test_doctor_fails_when_a_required_part_cannot_be_used(capsys):
+    code, out, _ = called(capsys, "doctor", "--require", "onnxruntime,torch:cpu")
+    assert code == 0
+    assert "onnxruntime:cpu" in out
+    code, _, err = called(capsys, "doctor", "--require", "onnxruntim")
+    assert code == 2
+    assert "Did you mean 'onnxruntime'?" in err
+
+
+def test_predict_answers_for_a_folder_and_a_file(capsys, exported, photos):
+    code, out, _ = called(capsys, "predict", exported.path, photos, "--top", "2")
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) == 48
+    right = sum(Path(line.split("\t")[0]).parent.name == line.split("\t")[1].split()[0] for line in lines)
+    assert right > 32
+    code, out, _ = called(capsys, "predict", exported.path, photos / "red" / "00.png", "--json")
+    answer = json.loads(out)
+    assert sum(top["probability"] for top in answer["top"]) == pytest.approx(1, abs=1e-4)
+    code, _, err = called(capsys, "predict", exported.path, photos / "red" / "none.png")
+    assert code == 1
+    assert "There is no image or folder" in err
+
+
+def test_the_readers_of_the_help_see_defaults_ranges_and_plugins():
+    options = {option.name: option for option in setting_options(tlopt.prune)}
+    assert "between 0 and 0.95" in options["ratio"].help
+    assert "magnitude" in options["criterion"].help
+
+
+def test_completion_scripts_are_written():
+    for shell in ("bash", "zsh", "fish"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tlopt"], env={**os.environ, "_TLOPT_COMPLETE": f"{shell}_source"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "_TLOPT_COMPLETE" in done.stdout
+
+
+def test_completion_knows_the_commands():
+    env = {**os.environ, "_TLOPT_COMPLETE": "bash_complete", "COMP_WORDS": "tlopt fin", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "tlopt"], env=env, capture_output=True, text=True, check=False)
+    assert "finetune" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m tlopt list models 'pip:*' | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "pip:efficientnet_lite0\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
+    command = [sys.executable, "-m", "tlopt", "finetune", str(photos), "-o", str(tmp_path / "out"),
+               "--model", "tiny_models:cnn", "--epochs", "5000", "--cache-gb", "0"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(8)
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert "Traceback" not in err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_help_run(photos, tmp_path):
+    """Run every example in the order of the work, on tiny data, as a user would type it."""
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "more").symlink_to(photos)
+    (tmp_path / "recipe.toml").write_text('out = "runs"\n[tiny]\nfinetune = "photos"\nmodel = "tiny_models:cnn"\n')
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for name, entry in commands.TABLE.items():
+        arguments = shlex.split(entry.example)[1:]
+        done = tlopt_run(*arguments, cwd=tmp_path, env=env, timeout=300)
+        assert done.returncode == 0, f"{name}: {entry.example}\n{done.stdout}{done.stderr}"
+
+
+def test_commands_are_click_commands():
+    context = click.Context(root(), info_name="tlopt")
+    assert all(isinstance(root().get_command(context, name), click.Command) for name in root().list_commands(context))
+
+
+def test_the_packaging_names_the_entry_point():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["scripts"]["tlopt"] == "tlopt.cli:main"

