@@ -11,7 +11,7 @@ import torch
 from tlopt.artifact import Artifact
 from tlopt.environment import cores
 from tlopt.errors import StageError
-from tlopt.nn import weights
+from tlopt.sources import open_model
 
 READS = ("torch",)
 # A name is a processor and how the network runs on it: compiled by torch.compile, or with autocast.
@@ -44,7 +44,7 @@ class Runner:
         self._autocast = next((_AUTOCAST[name] for name in manner if name in _AUTOCAST), None)
         self._threads = torch.get_num_threads()
         torch.set_num_threads(threads or cores())
-        module = weights.load(artifact).eval().to(self._device, memory_format=torch.channels_last)
+        module = open_model(artifact).to(self._device, memory_format=torch.channels_last)
         self._module = torch.compile(module, dynamic=False) if "compiled" in manner else module
         cudnn: Any = torch.backends.cudnn
         self.conditions = {

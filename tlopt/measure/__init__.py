@@ -16,11 +16,15 @@ R = TypeVar("R")
 def measurement(body: Callable[P, R]) -> Callable[P, R]:
     """Check the settings of every call of a function as `tlopt.settings` declares them."""
     known = {parameter.name for parameter in settings.parameters(body)}
-    spelled = [name for name in inspect.signature(body).parameters if name.rstrip("_") in known]
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(body).parameters.items()
+        if name.rstrip("_") in known
+    }
 
     @functools.wraps(body)
     def checked(*args: P.args, **given: P.kwargs) -> R:
-        chosen = {name: value for name, value in given.items() if name in spelled}
+        chosen = {name: value for name, value in given.items() if name in defaults and value != defaults[name]}
         given.update(settings.check(body, chosen))
         return body(*args, **given)
 

@@ -1,4 +1,4 @@
-"""Measured rows and the conditions they were measured under, in every form they are read in."""
+"""Measured rows and the conditions they were measured under."""
 
 from __future__ import annotations
 

@@ -1,0 +1,206 @@
+"""Everything that can be measured here about some artifacts, in one table and one page."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from tlopt.artifact import Artifact
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.measure import measurement
+from tlopt.measure.bench import bench
+from tlopt.measure.candidates import candidates
+from tlopt.measure.evaluate import Evaluation, evaluate
+from tlopt.measure.photos import Part, Photos, open_photos
+from tlopt.report import Point, Report, Scalar, page
+from tlopt.settings import Setting
+
+_Key = tuple[str, str]  # artifact, backend with device
+
+
+@measurement
+def summarize(
+    artifacts: Sequence[str | Path | Artifact],
+    out: str | Path,
+    *,
+    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
+    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
+    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device; the usual ones if empty.")] = (),
+    seconds: Annotated[float, Setting("Time measured per artifact, backend and batch.", minimum=0.01)] = 1.5,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    title: Annotated[str, Setting("Title of the page.")] = "",
+) -> Report:
+    """Evaluate and time artifacts on every backend that runs them here, on one table and page.
+
+    Writes report.html and report.json into the folder `out`. The first artifact is the reference
+    for agreement and speed-up, on its kind's own backend. The photos are decoded once for all
+    artifacts that see them alike.
+
+    Raises:
+        ArtifactError: An artifact is damaged.
+        ImagesError: The photos cannot be used, or their classes are not the artifacts'.
+        PluginError: A backend is unknown.
+    """
+    out = Path(out)
+    loaded = [Artifact.load(artifact) for artifact in artifacts]
+    photos = open_photos(loaded[0], images, split)
+    judged = _evaluations(loaded, photos, backend, threads)
+    timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path)
+    times = {
+        ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
+    }
+    rows = _rows(judged, times, loaded, batch)
+    notes = _findings(rows, batch)
+    rows += [
+        {name: row[name] for name in ("artifact", "precision", "backend", "skipped")}
+        for row in timed.rows
+        if "skipped" in row
+    ]
+    rows.sort(key=lambda row: [artifact.name for artifact in loaded].index(str(row["artifact"])))
+    report = Report(
+        title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
+        rows=tuple(rows),
+        notes=(*notes, *timed.notes, *_left_out(photos)),
+        conditions={
+            "photos": f"{len(photos)} of {photos.folder.path}, part {photos.part}",
+            "reference": f"{loaded[0].name}: agreement and speed-up are against it",
+            **timed.conditions,
+        },
+        details={
+            "bench": [dict(row) for row in timed.rows],
+            "turn_medians_ms": timed.details["turn_medians_ms"],
+            "classes": {f"{name} on {where}": [vars(s) for s in one.scores] for (name, where), one in judged.items()},
+        },
+    )
+    _write(out / "report.json", report.to_json())
+    _write(out / "report.html", page(report, points=_points(rows, batch), artifacts=loaded))
+    return report
+
+
+def _evaluations(
+    loaded: Sequence[Artifact], photos: Photos, backend: tuple[str, ...], threads: int
+) -> dict[_Key, Evaluation]:
+    """Evaluate each artifact on each backend that can run it here; the bench tells why one cannot."""
+    found: dict[_Key, Evaluation] = {}
+    for candidate in candidates(loaded, backend):
+        reference = next(iter(found.values()), None)
+        if candidate.problem:
+            continue
+        try:
+            one = evaluate(
+                candidate.artifact,
+                backend=candidate.backend,
+                threads=threads,
+                photos=photos,
+                reference_outputs=reference.outputs if reference else None,
+            )
+        except (StageError, MissingLibraryError, ArtifactError):
+            continue
+        found[one.artifact, one.runner] = one
+    return found
+
+
+def _rows(
+    judged: Mapping[_Key, Evaluation], times: Mapping[tuple[_Key, Scalar], Mapping[str, Scalar]],
+    loaded: Sequence[Artifact], batch: tuple[int, ...],
+) -> list[Mapping[str, Scalar]]:  # fmt: skip
+    """Return one row per artifact and backend."""
+    by_name = {artifact.name: artifact for artifact in loaded}
+    first = next((times[key, batch[0]] for key in judged if (key, batch[0]) in times), None)
+    rows: list[Mapping[str, Scalar]] = []
+    for key, one in judged.items():
+        row: dict[str, Scalar] = {
+            "artifact": one.artifact,
+            "precision": by_name[one.artifact].card.precision,
+            "backend": one.runner,
+            "accuracy": one.top1,
+            "low": one.interval[0],
+            "high": one.interval[1],
+            "agreement": one.agreement,
+        }
+        for size in batch:
+            if timing := times.get((key, size)):
+                row[f"latency_ms_batch_{size}"] = timing["p50_ms"]
+                row[f"images_per_s_batch_{size}"] = timing["images_per_s"]
+        timing = times.get((key, batch[0]))
+        if timing and first:
+            row["speed_up"] = float(first["p50_ms"] or 0) / float(timing["p50_ms"] or 1)
+        row["size_mb"] = by_name[one.artifact].size_mb
+        rows.append(row)
+    return rows
+
+
+def _points(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[Point]:
+    column = f"latency_ms_batch_{batch[0]}"
+    return [
+        Point(
+            label=row["artifact"],
+            precision=row["precision"],
+            runtime=row["backend"].partition(":")[0],
+            latency_ms=row[column],
+            accuracy=row["accuracy"],
+            low=row["low"],
+            high=row["high"],
+        )
+        for row in rows
+        if row.get(column) is not None
+    ]
+
+
+def _findings(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[str]:
+    """Return what a reader should take away, and what he should beware of."""
+    column = f"latency_ms_batch_{batch[0]}"
+    usable = [row for row in rows if row.get(column) is not None]
+    if not usable:
+        return []
+    first, notes = usable[0], []
+    fastest = min(usable, key=lambda row: float(row[column]))
+    if fastest is not first:
+        notes.append(
+            f"Fastest at batch {batch[0]}: {fastest['artifact']} on {fastest['backend']}, {fastest[column]:.2f} ms, "
+            f"{fastest['speed_up']:.1f} times as fast as {first['artifact']} on {first['backend']}; accuracy "
+            f"{fastest['accuracy']:.1%} against {first['accuracy']:.1%}."
+        )
+    for row in usable:
+        if row["precision"] == "fp32":
+            continue
+        for size in batch:
+            full = [r for r in usable if r["precision"] == "fp32" and r["backend"] == row["backend"]]
+            name = f"latency_ms_batch_{size}"
+            quicker = min(full, key=lambda r: float(r[name]), default=None)
+            if quicker and quicker[name] < row[name]:
+                notes.append(
+                    f"Warning: {row['artifact']} ({row['precision']}) is slower on {row['backend']} at batch {size} "
+                    f"than {quicker['artifact']} (fp32): {row[name]:.2f} against {quicker[name]:.2f} ms."
+                )
+    for row in usable:
+        if row["accuracy"] < first["low"]:
+            notes.append(
+                f"Warning: {row['artifact']} on {row['backend']} is right for {row['accuracy']:.1%}, below the "
+                f"interval of {first['artifact']} ({first['low']:.1%} to {first['high']:.1%})."
+            )
+    return notes
+
+
+def _left_out(photos: Photos) -> list[str]:
+    count = len(photos.unreadable)
+    return [f"{count} unreadable photos were left out: {', '.join(photos.unreadable)}."] if count else []
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).chmod(0o644)
+        Path(scratch).replace(path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""Measured results in every form they are read in: table, JSON, CSV, Markdown, a page with a picture."""
+
+from tlopt.report.page import page
+from tlopt.report.picture import Point, picture
+from tlopt.report.rows import Report, Scalar, number, text
+
+__all__ = ["Point", "Report", "Scalar", "number", "page", "picture", "text"]
