@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from tlopt.nn.channels import Network
+
 log = logging.getLogger(__name__)
+
+_TRIES = 6  # of widths, until the measured speed-up is the one asked for
+_MARGIN = 1.02  # of the speed-up aimed at: two timings of the same network differ by about this much
 
 
 @stage(reads="torch", writes="torch")
@@ -33,6 +39,12 @@ def prune(
     out: Path,
     *,
     ratio: Annotated[float, Setting("Share of the multiply-adds removed.", minimum=0, maximum=0.95)] = 0.3,
+    speedup: Annotated[
+        float | None, Setting("How much faster ONNX Runtime runs the result; takes the place of --ratio.", minimum=1)
+    ] = None,
+    speedup_batch: Annotated[
+        tuple[int, ...], Setting("Batch sizes at which --speedup is measured; it holds for each.", minimum=1)
+    ] = (1, 32),
     criterion: Annotated[str, Setting("How channels are ranked.", plugins="criteria")] = "logits",
     multiple: Annotated[int, Setting("Channels stay multiples of this.", minimum=1)] = 8,
     steps: Annotated[int, Setting("Cuts on the way, each followed by the recovery.", minimum=1, maximum=20)] = 1,
@@ -44,7 +56,7 @@ def prune(
     ] = 0.7,
     samples: Annotated[int, Setting("Training images that channels are ranked on.", minimum=8)] = 256,
     images: Annotated[Path | None, Setting("Images for ranking and recovery, if not the training images.")] = None,
-    cache_dir: Annotated[Path | None, Setting("Folder of decoded images; default ~/.cache/tlopt.")] = None,
+    cache_dir: Annotated[Path | None, Setting("Folder for decoded images; by default ~/.cache/tlopt.")] = None,
     seed: Annotated[int, Setting("Seed of everything random.", minimum=0)] = 0,
 ) -> Card:
     """Remove the least important channels of a torch artifact and train the rest to make up for them.
@@ -54,89 +66,170 @@ def prune(
 
     Raises:
         ImagesError: Images are needed and there are none.
-        StageError: The network cannot be traced, or nothing of it can be removed.
+        StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
+            as much faster as asked.
     """
     from tlopt import criteria
-    from tlopt.nn import channels, weights
+    from tlopt.nn import channels, norms, weights
+    from tlopt.nn.training import train
     from tlopt.sources import open_model
 
     ranking = criteria.load(criterion)
     model = open_model(source)
+    whole = copy.deepcopy(model)
     size = source.card.preprocess.size
     data = _open(source, images, seed, cache_dir, needed=epochs > 0 or bool(ranking.NEEDS))
-    teacher = copy.deepcopy(model)
+    settings = Hyperparameters(
+        epochs=epochs, lr=lr, batch=batch, seed=seed, teacher_weight=teacher_weight, backbone_lr=1.0, layer_decay=1.0,
+        frozen_norm=False,
+    )  # fmt: skip
     before = channels.analyze(model, size).macs()
-    recovered: list[dict[str, float]] = []
+    recovery: list[dict[str, float]] = []
     for step in range(1, steps + 1):
+        network, scores = _ranked(model, size, ranking, data, samples, seed)
         # Equal factors: each cut takes the same share of what the one before it left.
-        budget = before * (1 - ratio) ** (step / steps)
-        _cut(model, size, budget, ranking, multiple, data, samples, seed)
+        if speedup is None:
+            kept = _fewer(network, scores, before * (1 - ratio) ** (step / steps), multiple)
+        else:
+            goal = _Goal(speedup=speedup ** (step / steps), batches=speedup_batch, size=size, multiple=multiple)
+            kept = _faster(model, whole, network, scores, goal)
+        channels.cut(network.groups, kept, model)
+        if data is not None and kept:
+            norms.recalibrate(model, (inputs for inputs, _ in _batches(data[0], samples, seed, "Measuring")))
         if epochs and data is not None:
-            recovered += _recover(
-                model,
-                teacher,
-                data,
-                Hyperparameters(
-                    epochs=epochs, lr=lr, batch=batch, seed=seed, teacher_weight=teacher_weight, backbone_lr=1.0,
-                    layer_decay=1.0, frozen_norm=False,
-                ),
-            )  # fmt: skip
+            recovery += train(model, *data, settings, teacher=whole, label="Recovery").epochs
     after = channels.analyze(model, size).macs()
     log.info("multiply-adds: %.1f M of %.1f M left", after / 1e6, before / 1e6)
+    pruned: dict[str, Any] = {"criterion": criterion, "recovery": recovery}
+    if speedup is not None:
+        pruned["speedup"] = _verified(whole, model, speedup, speedup_batch, size)
     details = {
         **source.card.details,
         **weights.save(model, out),
         "macs": {"before": before, "after": after},
-        "pruned": {"criterion": criterion, "asked": {"ratio": ratio}, "recovery": recovered},
+        "pruned": pruned,
     }
     return replace(source.card, details=details)
 
 
-def _cut(
-    model: nn.Module,
-    size: int,
-    budget: float,
-    ranking: Any,
-    multiple: int,
-    data: tuple[Pixels, Pixels] | None,
-    samples: int,
-    seed: int,
-) -> None:
-    """Rank the channels, remove the least important ones and measure the batch norms' statistics anew.
-
-    Raises:
-        StageError: Nothing can be removed.
-    """
-    from tlopt.nn import channels, gates, norms, widths
+def _ranked(
+    model: nn.Module, size: int, ranking: ModuleType, data: tuple[Pixels, Pixels] | None, samples: int, seed: int
+) -> tuple[Network, dict[str, torch.Tensor]]:
+    """Return the network's groups and the score of each of their units."""
+    from tlopt.nn import channels, gates, norms
 
     network = channels.analyze(model, size)
     groups = network.groups
     if data is not None:
         norms.rebase(model, (inputs for inputs, _ in _batches(data[0], samples, seed, "Measuring")))
         if ranking.NEEDS:
-            ranked = _batches(data[0], samples, seed, "Ranking channels")
-            groups = gates.measure(model, groups, ranked, ranking.NEEDS, seed=seed)
+            chosen = _batches(data[0], samples, seed, "Ranking channels")
+            groups = gates.measure(model, groups, chosen, ranking.NEEDS, seed=seed)
     scores = {}
     for group in groups:
         score = ranking.score(group)
         scores[group.name] = score if ranking.COMPARABLE else score / score.mean().clamp_min(1e-12)
+    return network, scores
+
+
+def _fewer(
+    network: Network, scores: Mapping[str, torch.Tensor], budget: float, multiple: int
+) -> dict[str, torch.Tensor]:
+    """Return which units stay, so that the multiply-adds fall to the budget.
+
+    Raises:
+        StageError: Nothing can be removed.
+    """
+    from tlopt.nn import widths
+
     kept = widths.choose(network, scores, lambda layer, removed: layer.macs(removed), budget, multiple=multiple)
     if not kept and network.macs() > budget:
         raise StageError(
             f"No group of channels is wide enough to be cut to a smaller multiple of {multiple}.",
             hint="Try a smaller --multiple.",
         )
-    channels.cut(network.groups, kept, model)
-    if data is not None and kept:
-        norms.recalibrate(model, (inputs for inputs, _ in _batches(data[0], samples, seed, "Measuring")))
+    return kept
 
 
-def _recover(
-    model: nn.Module, teacher: nn.Module, data: tuple[Pixels, Pixels], settings: Hyperparameters
-) -> list[dict[str, float]]:
-    from tlopt.nn.training import train
+@dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """A speed-up over the unpruned network, and how it is measured and reached."""
 
-    return train(model, *data, settings, teacher=teacher, label="Recovery").epochs
+    speedup: float
+    batches: tuple[int, ...]
+    size: int
+    multiple: int
+
+
+def _faster(
+    model: nn.Module, whole: nn.Module, network: Network, scores: Mapping[str, torch.Tensor], goal: _Goal
+) -> dict[str, torch.Tensor]:
+    """Return which units stay, so that the exported network is as much faster as asked.
+
+    Widths are chosen by a table of measured layer times. A network of these widths is then exported
+    and timed beside the unpruned one, and the widths chosen anew until what was measured is what was
+    asked: time depends on the widths alone, so this comes before the recovery.
+
+    Raises:
+        StageError: Even the narrowest network is not as fast.
+    """
+    from tlopt.nn import channels, latency, widths
+
+    table = latency.measure(model, network, goal.size, goal.batches)
+    wanted = goal.speedup * _MARGIN
+    already = _measured(whole, model, goal)
+    if already >= wanted:
+        return {}
+    aim, best, fastest = wanted / already, None, already
+    for _ in range(_TRIES):
+        total = sum(table.cost(layer, {}) for layer in network.layers)
+        kept = widths.choose(network, scores, table.cost, total / aim, multiple=goal.multiple)
+        trial = copy.deepcopy(model)
+        channels.cut(network.groups, kept, trial)
+        found = _measured(whole, trial, goal)
+        log.info("widths for %.2f x by the table run %.2f x as fast", aim * already, found)
+        fastest = max(fastest, found)
+        if found >= wanted and (best is None or found < best[0]):
+            best = found, kept
+        if best is not None and best[0] < wanted * 1.05:
+            break
+        aim *= wanted / found
+    if best is None:
+        raise StageError(
+            f"The network cannot be made {goal.speedup:g} x as fast in ONNX Runtime: with the fewest channels "
+            f"tried it is {fastest:.2f} x as fast.",
+            hint="Ask for a smaller --speedup, or try a smaller --multiple.",
+        )
+    return best[1]
+
+
+def _measured(whole: nn.Module, model: nn.Module, goal: _Goal) -> float:
+    """Return how much faster a network is than the unpruned one, at the worst of the batch sizes."""
+    from tlopt.nn import latency
+
+    old, new = latency.compare([whole, model], goal.size, goal.batches)
+    return min(old[batch] / new[batch] for batch in goal.batches)
+
+
+def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[int, ...], size: int) -> dict[str, Any]:
+    """Measure the finished network once more beside the unpruned one, and say so if it falls short."""
+    from tlopt.nn import latency
+
+    old, new = latency.compare([whole, model], size, batches, seconds=3)
+    found = {str(batch): round(old[batch] / new[batch], 3) for batch in batches}
+    log.info("asked for %.2f x, measured %s", asked, found)
+    if min(found.values()) < asked:
+        log.warning(
+            "The pruned network is %s as fast as before in ONNX Runtime, less than the %g x asked for.",
+            ", ".join(f"{ratio:.2f} x (batch {batch})" for batch, ratio in found.items()),
+            asked,
+        )
+    return {
+        "asked": asked,
+        "measured": found,
+        "before_ms": {str(batch): round(ms, 3) for batch, ms in old.items()},
+        "after_ms": {str(batch): round(ms, 3) for batch, ms in new.items()},
+    }
 
 
 def _open(
