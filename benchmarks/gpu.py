@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -61,13 +62,17 @@ class Session:
         self.batches = tuple(size for size in BATCHES if not options.rehearse or size <= 4)
 
     def step(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do one thing; when it cannot be done here, note why and go on."""
+        """Do one thing; when it cannot be done, note why and go on: what was measured must not be lost."""
         print(f"{name} …", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
             done = work()
         except TloptError as error:
             self.skip(name, str(error))
+            return None
+        except Exception as error:  # noqa: BLE001 -- reported, with its traceback
+            traceback.print_exc()
+            self.skip(name, f"failed: {type(error).__name__}: {error}")
             return None
         print(f"  {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         return done

@@ -111,6 +111,27 @@ def test_a_network_that_is_not_what_the_card_says_is_refused(saved, model, argum
 
 
 @needs_rtx
+def test_logits_of_a_type_that_numpy_lacks_are_refused(saved):
+    model = convolutions()
+    model.graph.node[-1].output[0] = "wide"
+    model.graph.node.append(helper.make_node("Cast", ["wide"], ["logits"], to=TensorProto.BFLOAT16))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.BFLOAT16
+    with pytest.raises(StageError, match=r"(?s)'logits' .* is DataType.BF16; logits are read as fp32 or fp16"):
+        builder.build(saved(model), plan(("sm89",)), Options(), shape=SHAPE, dtype="float32")
+
+
+def test_a_library_that_does_not_start_says_why():
+    def broken(_logger):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    kind = flavour.Flavour(
+        name="tensorrt", version="11.4", cuda="13", api=SimpleNamespace(Builder=broken, ILogger=object)
+    )
+    with pytest.raises(StageError, match=r"(?s)TensorRT 11.4 does not start: .*nullptr.*tlopt doctor"):
+        kind.make("Builder", Messages(kind.api))
+
+
+@needs_rtx
 def test_the_builders_phases_are_shown_as_progress(saved):
     seen = []
 

@@ -128,9 +128,7 @@ def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], d
     check(plan, options)
     api = plan.flavour.api
     messages = Messages(api)
-    builder = api.Builder(messages.logger)
-    if builder is None:
-        raise StageError(f"{plan.flavour.title} does not start: {messages.last()}", hint="tlopt doctor says why.")
+    builder = plan.flavour.make("Builder", messages)
     network = builder.create_network(_network_flags(api))
     parser = api.OnnxParser(network, messages.logger)
     if not parser.parse_from_file(str(onnx)):
@@ -183,9 +181,15 @@ def _profile(api: Any, network: Any, options: Options, where: str, *, shape: tup
     wanted = {"float32": api.float32, "uint8": api.uint8}[dtype]
     if tensor.dtype != wanted:
         raise StageError(f"The input {tensor.name!r} of {where} is {tensor.dtype}; its card says {dtype}.")
+    output = network.get_output(0)
+    if output.dtype not in (api.float32, api.float16):
+        raise StageError(
+            f"The output {output.name!r} of {where} is {output.dtype}; logits are read as fp32 or fp16.",
+            hint="Cast the output to fp32 in the model.",
+        )
     profile = Profile(
         input=tensor.name,
-        output=network.get_output(0).name,
+        output=output.name,
         shape=shape,
         dtype=dtype,
         min_batch=options.min_batch,
@@ -215,6 +219,8 @@ def _apply(api: Any, config: Any, options: Options) -> None:
         "SPARSE_WEIGHTS": options.sparse,
         "REFIT": options.refit,
         "STRIP_PLAN": options.strip_weights,
+        # Opening takes the weights from the file that the engine was built of, so they are the same.
+        "REFIT_IDENTICAL": options.strip_weights and not options.refit,
         "VERSION_COMPATIBLE": options.version_compatible,
     }
     for name, wanted in flags.items():
@@ -327,7 +333,8 @@ def _inspect(api: Any, engine: bytes, plan: Plan, messages: Messages) -> Layers:
     """Ask the engine itself where there is a GPU to open it on, else read the builder's listing."""
     if plan.gpu is None:
         return layers.from_log(messages.layers)
-    opened = api.Runtime(messages.logger).deserialize_cuda_engine(engine)
+    runtime = plan.flavour.make("Runtime", messages)
+    opened = runtime.deserialize_cuda_engine(engine)
     if opened is None:
         raise StageError(f"{plan.flavour.title} cannot open the engine it has just built: {messages.last()}")
     inspector = opened.create_engine_inspector()

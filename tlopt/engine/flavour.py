@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlopt import registry
-from tlopt.errors import MissingLibraryError
+from tlopt.engine.messages import Messages
+from tlopt.errors import MissingLibraryError, StageError
 
 FlavourName = Literal["tensorrt", "rtx"]
 
@@ -52,6 +53,19 @@ class Flavour:
             return ()
         found = [name.lower() for name in known.__members__ if re.fullmatch(r"SM\d+", name)]
         return tuple(sorted(found, key=lambda name: int(name[2:])))
+
+    def make(self, kind: Literal["Builder", "Runtime"], messages: Messages) -> Any:
+        """Make one of the library's two entry points.
+
+        Raises:
+            StageError: It does not start: the driver is missing or too old, say.
+        """
+        try:
+            return getattr(self.api, kind)(messages.logger)
+        except TypeError as error:  # what pybind11 raises where the library returns nothing
+            raise StageError(
+                f"{self.title} does not start: {messages.last() or error}", hint="tlopt doctor says what is missing."
+            ) from error
 
 
 @functools.cache

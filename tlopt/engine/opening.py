@@ -108,7 +108,7 @@ def open_engine(artifact: Artifact) -> Opened:
     if hashlib.sha256(data).hexdigest() != artifact.card.files[file.name]:
         raise ArtifactError(f"{file} was changed after the artifact was loaded.", hint="Make the artifact again.")
     messages = Messages(found.api)
-    runtime = found.api.Runtime(messages.logger)
+    runtime = found.make("Runtime", messages)
     _refuse_invalid(runtime, found.api, data, artifact, here)
     # A version-compatible engine carries a runtime of its own, which is code.
     if artifact.card.details["options"]["version_compatible"]:
