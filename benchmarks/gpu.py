@@ -32,7 +32,7 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.environment import processor, versions
-from tlopt.errors import TloptError
+from tlopt.errors import ImagesError, TloptError
 from tlopt.images import batches, reopen
 from tlopt.measure.bench import bench
 from tlopt.measure.compare import compare
@@ -243,7 +243,10 @@ def photos(artifact: Artifact, size: int) -> list[np.ndarray]:
     reference = artifact.card.images
     assert reference is not None
     found = batches(reopen(reference)["test"], artifact.card.preprocess, batch=size)
-    return [batch.inputs for batch in found if len(batch.inputs) == size]
+    full = [batch.inputs for batch in found if len(batch.inputs) == size]
+    if not full:
+        raise ImagesError(f"The test split has fewer than {size} photos.", hint="Name a larger folder with --images.")
+    return full
 
 
 def verified(tuned: Artifact, engine: Artifact, runners: tuple[str, ...]) -> dict[str, Any]:

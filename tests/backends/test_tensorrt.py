@@ -17,6 +17,10 @@ from tlopt.preprocess import Preprocess
 GPU = Gpu(name="NVIDIA Test GPU", capability="sm89", driver_cuda="13.0")
 
 
+def batch(count):
+    return np.random.default_rng(count).standard_normal((count, 3, 2, 2)).astype(np.float32)
+
+
 @pytest.fixture
 def engine(tmp_path):
     def make(**changes) -> Artifact:
@@ -76,10 +80,6 @@ def driver(monkeypatch):
     tensorrt._primary.cache_clear()
 
 
-def batch(count):
-    return np.random.default_rng(count).standard_normal((count, 3, 2, 2)).astype(np.float32)
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 11])
 @pytest.mark.parametrize("streams", [1, 3])
 def test_any_number_of_images_fits_whatever_the_batches_of_the_engine(engine, driver, count, streams):
@@ -131,6 +131,23 @@ def test_stopping_half_way_leaves_no_batch_running(engine, driver):
         next(running)
         running.close()
         np.testing.assert_allclose(runner(batch(3)), mean_logits(batch(3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "inputs", [batch(5), batch(2).astype(np.float64), batch(2)[:, :1]], ids=["too many", "type", "shape"]
+)
+def test_a_batch_that_does_not_fit_is_refused(engine, driver, inputs):
+    with tensorrt.Runner(engine()) as runner, pytest.raises(StageError, match=r"up to 4 inputs of \(3, 2, 2\)"):
+        list(runner.stream([inputs]))
+
+
+def test_pycuda_of_another_cuda_is_told_with_the_command_that_compiles_it_anew(engine, driver, monkeypatch):
+    def require(name):
+        raise ImportError("undefined symbol: cuCtxCreate_v4")
+
+    monkeypatch.setattr(registry, "require", require)
+    with pytest.raises(MissingLibraryError, match=r"(?s)cuCtxCreate_v4.*--force-reinstall"):
+        tensorrt.Runner(engine())
 
 
 def test_the_conditions_name_library_gpu_and_streams(engine, driver):
@@ -247,9 +264,10 @@ def test_without_a_gpu_the_runner_and_the_doctor_say_so(engine):
             tensorrt.Runner(engine(flavour="rtx", version=flavour.load("rtx").version))
 
 
-def test_a_build_for_a_library_that_is_not_installed_is_refused_by_name(engine):
+def test_an_engine_of_a_library_that_is_not_installed_is_refused_by_name(engine, monkeypatch):
     if not flavour.problem("tensorrt"):
         pytest.skip("TensorRT is installed")
+    monkeypatch.setattr(opening, "gpu", lambda: GPU)
     with pytest.raises(MissingLibraryError, match=r"(?s)tensorrt.*tlopt\[gpu\]"):
         tensorrt.Runner(engine())
 

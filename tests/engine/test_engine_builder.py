@@ -150,6 +150,23 @@ def test_the_builders_phases_are_shown_as_progress(saved):
 
 
 @needs_rtx
+def test_an_interruption_stops_the_build(saved):
+    @contextlib.contextmanager
+    def display(_label, _total):
+        def advance(*_):
+            raise KeyboardInterrupt
+
+        yield SimpleNamespace(advance=advance)
+
+    token = progress.display.set(display)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            builder.build(saved(convolutions()), plan(("sm89",)), Options(), shape=SHAPE, dtype="float32")
+    finally:
+        progress.display.reset(token)
+
+
+@needs_rtx
 def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(StageError, match=r"model.onnx is not a readable ONNX file"):

@@ -62,7 +62,7 @@ class Runner:
         self.name = f"tensorrt:{device}"
         self.lanes: list[Lane] = []
         opening.check(artifact)
-        self._driver = registry.require("pycuda.driver")
+        self._driver = _pycuda()
         profile = artifact.card.details["profile"]
         self._profile = Profile(**{**profile, "shape": tuple(profile["shape"])})
         self._refit = bool(artifact.card.details["options"]["refit"])
@@ -217,7 +217,7 @@ def problem(device: str = "") -> str:
     if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
         return flavours.problem("tensorrt")
     try:
-        driver = registry.require("pycuda.driver")
+        driver = _pycuda()
         if device == "cuda-graphs" and not flavours.installed("rtx"):
             registry.require("cuda.bindings.driver")
     except MissingLibraryError as error:
@@ -234,6 +234,23 @@ def problem(device: str = "") -> str:
     return ""
 
 
+def _pycuda() -> Any:
+    """Return `pycuda.driver`.
+
+    Raises:
+        MissingLibraryError: It is not installed, or was compiled against another CUDA.
+    """
+    try:
+        return registry.require("pycuda.driver")
+    except MissingLibraryError:
+        raise
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"pycuda is installed but does not load: {error}",
+            hint="python -m pip install --force-reinstall --no-cache-dir pycuda compiles it against the CUDA here.",
+        ) from error
+
+
 @functools.cache
 def _primary() -> Any:
     """Return the first GPU's primary context, retained for the life of the process.
@@ -241,7 +258,7 @@ def _primary() -> Any:
     PyTorch and the CUDA runtime hold it as long. pycuda (2026.1) leaves a released primary context
     on the thread's stack of contexts, where the next user of the GPU would find it.
     """
-    driver = registry.require("pycuda.driver")
+    driver = _pycuda()
     driver.init()
     context = driver.Device(0).retain_primary_context()
     # Left to its destructor, pycuda (2026.1) detaches it like an ordinary context, which CUDA refuses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,6 +290,18 @@ def _monitored(api: Any, config: Any) -> Iterator[None]:
     """
     show = display.get()
     opened: dict[str, tuple[AbstractContextManager[Bar], Bar]] = {}
+    stopped: list[BaseException] = []
+
+    def safely(action: Callable[[], object]) -> None:
+        """Keep what is raised, Ctrl-C above all, from flying through the library; it is raised below."""
+        try:
+            action()
+        except BaseException as error:  # noqa: BLE001
+            stopped.append(error)
+
+    def begin(name: str, steps: int) -> None:
+        context = show(name.lower(), steps)
+        opened[name] = (context, context.__enter__())
 
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -297,17 +309,16 @@ def _monitored(api: Any, config: Any) -> Iterator[None]:
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                context = show(name.lower(), steps)
-                opened[name] = (context, context.__enter__())
+                safely(lambda: begin(name, steps))
 
         def step_complete(self, name: str, step: int) -> bool:  # noqa: ARG002 -- the library names it
             if name in opened:
-                opened[name][1].advance()
-            return True
+                safely(opened[name][1].advance)
+            return not stopped
 
         def phase_finish(self, name: str) -> None:
             if name in opened:
-                opened.pop(name)[0].__exit__(None, None, None)
+                safely(lambda: opened.pop(name)[0].__exit__(None, None, None))
 
     monitor = Monitor()
     config.progress_monitor = monitor
@@ -317,6 +328,8 @@ def _monitored(api: Any, config: Any) -> Iterator[None]:
         config.progress_monitor = None
         for context, _ in opened.values():
             context.__exit__(None, None, None)
+    if stopped:
+        raise stopped[0]
 
 
 def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:

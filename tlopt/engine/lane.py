@@ -84,7 +84,16 @@ class Lane:
 
         Args:
             inputs: (n, *shape) of the profile's type; n may be below its smallest batch.
+
+        Raises:
+            StageError: The batch does not fit, or the library refuses it.
         """
+        profile = self._profile
+        if inputs.shape[1:] != profile.shape or inputs.dtype != profile.dtype or len(inputs) > profile.max_batch:
+            raise StageError(
+                f"The engine takes up to {profile.max_batch} inputs of {profile.shape} and {profile.dtype}; got "
+                f"{inputs.shape} of {inputs.dtype}."
+            )
         driver, stream = self._driver, self._stream
         self._wanted = len(inputs)
         batch = max(self._wanted, self._profile.min_batch)

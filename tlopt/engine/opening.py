@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def mismatch(details: Mapping[str, Any], found: Flavour, here: Gpu) -> str:
 
 
 def _newer(version: str, than: str) -> bool:
-    return [int(part) for part in version.split(".")] > [int(part) for part in than.split(".")]
+    first, second = ([int(part) for part in re.findall(r"\d+", text)] for text in (version, than))
+    return first > second
 
 
 def rebuild(artifact: Artifact, capability: str) -> str:
@@ -80,13 +82,13 @@ def check(artifact: Artifact) -> tuple[Flavour, Gpu]:
         StageError: There is no GPU.
         ArtifactError: It was built for another GPU, version or kind.
     """
-    found = flavours.load(artifact.card.details["flavour"])
     here = gpu()
     if here is None:
         raise StageError(
             f"{artifact.path} is a TensorRT engine and runs on an NVIDIA GPU only. {gpu_problem()}",
             hint="Run the onnx artifact that it was built from, or move the engine to a machine with a GPU.",
         )
+    found = flavours.load(artifact.card.details["flavour"])
     if reason := mismatch(artifact.card.details, found, here):
         raise ArtifactError(f"{artifact.path} cannot run here: {reason}.", hint=rebuild(artifact, here.capability))
     return found, here
