@@ -1,0 +1,124 @@
+"""Several sets made one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+
+from tlopt import settings
+from tlopt.artifact import draft, refuse_existing
+from tlopt.data import duplicates
+from tlopt.data.collection import Collection, Entry, Places, dropped, opened, write
+from tlopt.data.inspection import inspect_all
+from tlopt.errors import ImagesError, SettingError, suggestion
+from tlopt.images import ImageFolder, scan
+from tlopt.settings import Setting
+
+
+def merge(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    map: Annotated[  # noqa: A002 - the name of the option
+        tuple[str, ...] | None,
+        Setting("Class of the sources and its name in the result, where they differ.", metavar="CAT=FELINE"),
+    ] = None,
+    similarity: Annotated[
+        float,
+        Setting(
+            "How alike the details of two pictures must be to be near duplicates, of which one stays; 1 for exact "
+            "copies only.",
+            minimum=0.5,
+            maximum=1,
+        ),
+    ] = 0.95,
+    files: Annotated[
+        Literal["copy", "link"], Setting("Copy the files, or make hard links that share the source's content.")
+    ] = "copy",
+    force: bool = False,
+) -> Collection:
+    """Merge sets of images into one, each picture once, with the origin of each in the manifest.
+
+    Parts are kept if all sources have them, and a picture of one source's test part is never left
+    in training.
+
+    `sources` are folders of class folders or manifests; `force` replaces `out` if it exists.
+
+    Raises:
+        SettingError: A setting does not fit, or the map names an unknown class.
+        ImagesError: A source cannot be used, or nothing of a class remains.
+        OutputExistsError: `out` exists and `force` is not set.
+    """
+    settings.check(merge, {"map": map, "similarity": similarity, "files": files})
+    if not sources:
+        raise SettingError("merge needs at least one source.")
+    if not force:
+        refuse_existing(Path(out))
+    folders = [scan(source) for source in sources]
+    renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
+    origins = _names(folders)
+    parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)
+    notes = []
+    if not parted and any(np.any(folder.fixed >= 0) for folder in folders):
+        notes.append("Not all sources have parts, so the result has none: split it again with tlopt data split.")
+
+    inspections = [one for folder in folders for one in inspect_all(folder)]
+    labels = [renamed.get(f.classes[label], f.classes[label]) for f in folders for label in f.labels.tolist()]
+    parts = [part if parted else -1 for folder in folders for part in folder.fixed.tolist()]
+    reasons = dropped(labels, parts, inspections, duplicates.find(inspections, similarity=similarity))
+    entries, places, i = [], Places(), 0
+    for folder, origin in zip(folders, origins, strict=True):
+        for k, file in enumerate(folder.files):
+            reason = reasons.get(i, "")
+            entries.append(
+                Entry(
+                    source=folder.path / file,
+                    shown=str(folder.path / file),
+                    target="" if reason else places.place(labels[i], parts[i], Path(file).name),
+                    label=labels[i],
+                    part=parts[i],
+                    # A set that was merged before knows better where its images came from.
+                    origin=(folder.origins[k] if folder.origins else "") or origin,
+                    action="left out" if reason else "copied",
+                    reason=reason,
+                )
+            )
+            i += 1
+    if lost := sorted(set(labels) - {entry.label for entry in entries if entry.target and entry.part <= 0}):
+        raise ImagesError(
+            f"No image of the class {lost[0]} would remain for training: its images are unreadable or have copies "
+            "with another label.",
+            hint="tlopt data audit shows them.",
+        )
+    with draft(out, force=force) as scratch:
+        write(entries, scratch, link=files == "link")
+    return opened(out, entries, tuple(notes))
+
+
+def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> Mapping[str, str]:
+    renamed: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (old and equals and new):
+            raise SettingError(f"map takes old=new, got {pair!r}.", hint="For example --map cat=feline.")
+        if old not in classes:
+            raise SettingError(f"map names the class {old!r}, which no source has.", hint=suggestion(old, classes))
+        if renamed.setdefault(old, new) != new:
+            raise SettingError(f"map gives the class {old!r} two names: {renamed[old]} and {new}.")
+    return renamed
+
+
+def _names(folders: Sequence[ImageFolder]) -> list[str]:
+    """Return a name for each source: its folder's, with as much of the path as tells them apart."""
+    paths = [folder.source.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise SettingError(f"The source {twice} is given twice.")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.with_suffix("").parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]

@@ -1,0 +1,141 @@
+"""One set made training, validation and test parts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+
+from tlopt import settings
+from tlopt.artifact import draft, refuse_existing
+from tlopt.data import duplicates
+from tlopt.data.collection import Collection, Entry, Places, opened, write
+from tlopt.data.inspection import inspect_all
+from tlopt.errors import ImagesError, SettingError
+from tlopt.images import SPLITS, ImageFolder, parts, scan
+from tlopt.settings import Setting
+
+
+def split(
+    images: str | Path,
+    out: str | Path,
+    *,
+    val: Annotated[float, Setting("Share of the images for validation.", minimum=0, maximum=0.9)] = 0.15,
+    test: Annotated[float, Setting("Share of the images for the test.", minimum=0, maximum=0.9)] = 0.15,
+    seed: Annotated[int, Setting("Seed of the draw.", minimum=0)] = 0,
+    group_by: Annotated[
+        str | None,
+        Setting(
+            "Pattern whose first group, in an image's path, names what must stay in one part: a person, an object. "
+            "Images that it does not match stand alone.",
+            metavar="REGEX",
+        ),
+    ] = None,
+    similarity: Annotated[
+        float,
+        Setting(
+            "How alike the details of two pictures must be to be near duplicates, which stay in one part; 1 for exact "
+            "copies only.",
+            minimum=0.5,
+            maximum=1,
+        ),
+    ] = 0.95,
+    files: Annotated[
+        Literal["copy", "link"], Setting("Copy the files, or make hard links that share the source's content.")
+    ] = "copy",
+    force: bool = False,
+) -> Collection:
+    """Split images into train, val and test, stratified by class, near duplicates on one side.
+
+    Parts that the images have already are dissolved. The new folder holds ``part/class/image`` and
+    a manifest.
+
+    `images` is a folder of class folders or a manifest; `force` replaces `out` if it exists.
+
+    Raises:
+        SettingError: A setting does not fit, the pattern is wrong or matches no image, or there are
+            too few groups.
+        ImagesError: The images cannot be used, or none of a class is readable.
+        OutputExistsError: `out` exists and `force` is not set.
+    """
+    given = {"val": val, "test": test, "seed": seed, "group_by": group_by, "similarity": similarity, "files": files}
+    settings.check(split, given)
+    if not force:
+        refuse_existing(Path(out))
+    folder = scan(images)
+    pattern = _pattern(group_by) if group_by else None
+    named = _named(folder, pattern) if pattern else np.empty((0, 2), dtype=np.int64)
+    inspections = inspect_all(folder)
+    found = duplicates.find(inspections, similarity=similarity)
+    groups = duplicates.connected(len(folder), np.concatenate([found.pairs, named]))
+    readable = np.array([i for i, one in enumerate(inspections) if not one.problem], dtype=np.int64)
+    missing = set(range(len(folder.classes))) - set(folder.labels[readable].tolist())
+    if missing:
+        raise ImagesError(f"No image of the class {folder.classes[min(missing)]} can be read.")
+    assigned = np.full(len(folder), -1, dtype=np.int8)
+    assigned[readable] = parts.assign(
+        folder.labels[readable], groups[readable], {"val": val, "test": test}, seed=seed, classes=len(folder.classes)
+    )
+    entries, places = [], Places()
+    for i, file in enumerate(folder.files):
+        name, part, problem = folder.classes[folder.labels[i]], int(assigned[i]), inspections[i].problem
+        entries.append(
+            Entry(
+                source=folder.path / file,
+                shown=file,
+                target="" if problem else places.place(name, part, Path(file).name),
+                label=name,
+                part=part,
+                origin=folder.origins[i] if folder.origins else "",
+                action="left out" if problem else "copied",
+                reason=f"unreadable: {problem}" if problem else "",
+            )
+        )
+    with draft(out, force=force) as scratch:
+        write(entries, scratch, link=files == "link")
+    return opened(out, entries, _notes(folder, groups, assigned, val, test))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise SettingError(
+            f"group_by is no regular expression: {error}.", hint=r"For example 'IMG_(\d\d)' or 'person(\d+)'."
+        ) from error
+    if not pattern.groups:
+        raise SettingError(
+            f"group_by needs a group in parentheses, got {text!r}.",
+            hint=r"For example 'person(\d+)' for person7-3.jpg.",
+        )
+    return pattern
+
+
+def _named(folder: ImageFolder, pattern: re.Pattern[str]) -> np.ndarray:
+    """Return pairs of images that the pattern names alike: int64 (m, 2)."""
+    first: dict[str, int] = {}
+    pairs = []
+    for i, file in enumerate(folder.files):
+        match = pattern.search(file)
+        if match and match.group(1) is not None:
+            pairs.append((first.setdefault(match.group(1), i), i))
+    if not pairs:
+        raise SettingError(
+            f"group_by {pattern.pattern!r} matches no image of {folder.path}.", hint=f"One image is {folder.files[0]}."
+        )
+    return np.array(pairs, dtype=np.int64)
+
+
+def _notes(folder: ImageFolder, groups: np.ndarray, assigned: np.ndarray, val: float, test: float) -> tuple[str, ...]:
+    notes = []
+    if np.any(folder.fixed >= 0):
+        notes.append("The parts that the images had before were dissolved.")
+    sizes = np.bincount(groups)
+    notes.append(f"{int((sizes > 1).sum())} groups of 2 to {int(sizes.max())} images stayed in one part.")
+    for part, share in (("val", val), ("test", test)):
+        got = float((assigned == SPLITS.index(part)).sum() / max(1, (assigned >= 0).sum()))
+        if abs(got - share) > max(0.02, 0.2 * share):
+            notes.append(f"{part} got {got:.1%} of the images instead of {share:.1%}: groups cannot be divided.")
+    return tuple(notes)
