@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +11,9 @@ from typing import Any, Literal
 from tlopt.engine import layers
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
+from tlopt.engine.monitor import monitored
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
-from tlopt.progress import Bar, display
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +138,7 @@ def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], d
     _aim(api, config, plan)
     cache = _timing_cache_file(plan, options)
     _load_timing_cache(config, cache)
-    with _monitored(api, config):
+    with monitored(api, config):
         data = builder.build_serialized_network(network, config)
     if data is None:
         raise _failure(plan, options, messages)
@@ -279,57 +277,6 @@ def _save_timing_cache(config: Any, file: Path | None) -> dict[str, str] | None:
     except OSError as error:
         raise StageError(f"The timing cache {file} cannot be written: {error}.") from error
     return {"file": file.name, "sha256": hashlib.sha256(content).hexdigest()}
-
-
-@contextmanager
-def _monitored(api: Any, config: Any) -> Iterator[None]:
-    """Report the builder's phases as a progress bar: on a GPU a build takes minutes.
-
-    The builder calls back from threads of its own, where the caller's display is not set; it is
-    taken here.
-    """
-    show = display.get()
-    opened: dict[str, tuple[AbstractContextManager[Bar], Bar]] = {}
-    stopped: list[BaseException] = []
-
-    def safely(action: Callable[[], object]) -> None:
-        """Keep what is raised, Ctrl-C above all, from flying through the library; it is raised below."""
-        try:
-            action()
-        except BaseException as error:  # noqa: BLE001
-            stopped.append(error)
-
-    def begin(name: str, steps: int) -> None:
-        context = show(name.lower(), steps)
-        opened[name] = (context, context.__enter__())
-
-    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            api.IProgressMonitor.__init__(self)
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            if parent is None:
-                safely(lambda: begin(name, steps))
-
-        def step_complete(self, name: str, step: int) -> bool:  # noqa: ARG002 -- the library names it
-            if name in opened:
-                safely(opened[name][1].advance)
-            return not stopped
-
-        def phase_finish(self, name: str) -> None:
-            if name in opened:
-                safely(lambda: opened.pop(name)[0].__exit__(None, None, None))
-
-    monitor = Monitor()
-    config.progress_monitor = monitor
-    try:
-        yield
-    finally:
-        config.progress_monitor = None
-        for context, _ in opened.values():
-            context.__exit__(None, None, None)
-    if stopped:
-        raise stopped[0]
 
 
 def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:
