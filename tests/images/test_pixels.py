@@ -111,7 +111,7 @@ def test_the_sets_unused_for_longest_make_room(photos, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(photos, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(StageError, match="cannot be kept in .*cache"):
+    with pytest.raises(StageError, match=r"cannot be kept in .*cache"):
         open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache")
 
 

@@ -40,7 +40,7 @@ def interrupted_at(step):
         def __init__(self):
             self.steps = 0
 
-        def advance(self, steps=1, note=""):
+        def advance(self, steps=1, note=""):  # noqa: ARG002 - part of the protocol
             self.steps += steps
             if self.steps >= step and steps:
                 raise KeyboardInterrupt
@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(net, parts, tmp
 
 def test_an_exploding_loss_is_reported(net, parts):
     settings = dataclasses.replace(SETTINGS, lr=1e6, optimizer="sgd", clip=0, epochs=5)
-    with pytest.raises(StageError, match="loss (exploded|became)"):
+    with pytest.raises(StageError, match=r"loss (exploded|became)"):
         trained(net, parts, settings)
 
 

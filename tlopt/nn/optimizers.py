@@ -11,6 +11,8 @@ from tlopt.errors import PluginError, suggestion
 from tlopt.nn import freezing
 from tlopt.nn.hyperparameters import Hyperparameters
 
+_OWN = ("adamw", "sgd")  # those of torch itself, which need no timm
+
 
 def make(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
     """Return the optimizer of a network.
@@ -22,6 +24,7 @@ def make(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
     Raises:
         PluginError: No optimizer goes by this name.
     """
+    check(settings.optimizer)
     place = freezing.parameter_stages(model)
     top = max(place.values())
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -45,14 +48,29 @@ def make(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
     return _timm(described, settings)
 
 
+def check(name: str) -> None:
+    """Check the name of an optimizer, before expensive work.
+
+    Raises:
+        PluginError: No optimizer goes by this name.
+    """
+    if name in _OWN:
+        return
+    from tlopt.nn import vision_ops
+
+    vision_ops.declare()
+    from timm.optim import list_optimizers
+
+    if name not in (known := list_optimizers()):
+        raise PluginError(f"Unknown optimizer: {name!r}.", hint=suggestion(name, {*known, *_OWN}))
+
+
 def _timm(described: list[dict[str, object]], settings: Hyperparameters) -> torch.optim.Optimizer:
     from tlopt.nn import vision_ops
 
     vision_ops.declare()
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2
 
-    if settings.optimizer not in (known := list_optimizers()):
-        raise PluginError(f"Unknown optimizer: {settings.optimizer!r}.", hint=suggestion(settings.optimizer, known))
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         described, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0, momentum=settings.momentum
     )

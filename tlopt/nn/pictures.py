@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NAMED = 30  # classes above which the matrix's axes are not labelled
 
@@ -26,7 +30,7 @@ def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | 
         right.axhline(probe_accuracy, color="0.5", linestyle="--", label="probe")
         right.legend()
     right.set(xlabel="epoch", ylabel="validation accuracy")
-    figure.savefig(file, metadata={"Date": None})
+    _save(figure, file)
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], file: Path) -> None:
@@ -47,4 +51,12 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], file: Path) -
             if count:
                 color = "white" if shares[row, column] > 0.6 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(file, metadata={"Date": None})
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    """Write a figure so that the same figure gives the same file."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "tlopt"}):
+        figure.savefig(file, metadata={"Date": None})

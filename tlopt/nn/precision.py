@@ -30,7 +30,7 @@ class Arithmetic:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute the gradients."""
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer, *, clip: float) -> None:
         """Move the weights, with the gradient's norm cut to `clip` unless that is 0."""

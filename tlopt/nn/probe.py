@@ -17,11 +17,12 @@ from torch.nn import functional
 from tlopt.images.pixels import Pixels
 from tlopt.nn import head
 from tlopt.nn.inputs import to_inputs
+from tlopt.progress import track
 
 log = logging.getLogger(__name__)
 
 # L2 penalties tried, on standardized features, relative to the mean loss of an image.
-PENALTIES = tuple(10.0**exponent for exponent in np.arange(-4, 1.01, 0.5).tolist())
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _FOLDS = 5
 
 
@@ -109,10 +110,10 @@ def fold(model: nn.Module, probe: Probe) -> None:
     layer = head.find(model)[1]
     with torch.no_grad():
         layer.weight.copy_(probe.weight)
-        if layer.bias is None:
-            layer.bias = nn.Parameter(probe.bias.to(layer.weight.device))
-        else:
-            layer.bias.copy_(probe.bias)
+        # nn.Linear declares its bias as a tensor, but a model may have made it without one.
+        bias: torch.Tensor | None = layer.bias
+        if bias is not None:
+            bias.copy_(probe.bias)
 
 
 def _cross_validate(inputs: torch.Tensor, labels: torch.Tensor, classes: int, seed: int) -> dict[float, float]:
@@ -121,12 +122,12 @@ def _cross_validate(inputs: torch.Tensor, labels: torch.Tensor, classes: int, se
     if count < 2:
         return {}
     totals = dict.fromkeys(PENALTIES, 0.0)
-    for held in range(count):
+    for held in track(range(count), label="Fitting the probe", total=count):
         inside, outside = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
         start: tuple[torch.Tensor, torch.Tensor] | None = None
         # From the strongest penalty down, each solution is a good start for the next.
         for penalty in sorted(PENALTIES, reverse=True):
-            start = _solve(inputs[inside], labels[inside], classes, penalty, start=start)
+            start = _solve(inputs[inside], labels[inside], classes, penalty, start=start, exact=False)
             logits = inputs[outside] @ start[0].T + start[1]
             totals[penalty] += float(functional.cross_entropy(logits, labels[outside], reduction="sum"))
     return {penalty: total / len(labels) for penalty, total in totals.items()}
@@ -151,16 +152,20 @@ def _solve(
     penalty: float,
     *,
     start: tuple[torch.Tensor, torch.Tensor] | None = None,
+    exact: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimize mean cross-entropy + penalty / 2 * |weight|^2 / n_features_scale by L-BFGS."""
+    """Return the weight and bias of the least mean cross-entropy + penalty / 2 * |weight|^2, by L-BFGS."""
     weight = start[0].clone() if start else torch.zeros(classes, inputs.shape[1])
     bias = start[1].clone() if start else torch.zeros(classes)
     for tensor in (weight, bias):
         tensor.requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, history_size=10, tolerance_grad=1e-5, tolerance_change=1e-7,
+        [weight, bias],
+        max_iter=200 if exact else 100,
+        tolerance_grad=1e-5 if exact else 1e-4,
+        tolerance_change=1e-7,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -174,7 +179,8 @@ def _solve(
 
 
 def _key(model: nn.Module, pixels: Pixels, batch: int) -> str:
-    state = hashlib.sha256(f"{pixels.key} {pixels.preprocess} {batch} {torch.__version__}".encode())
+    about = f"{pixels.key} {pixels.preprocess} {batch} {torch.__version__} {torch.get_num_threads()} {model}"
+    state = hashlib.sha256(about.encode())
     classifier = head.find(model)[0]
     for name, tensor in model.state_dict().items():
         if not name.startswith(f"{classifier}."):

@@ -12,6 +12,8 @@ from tlopt.nn import pictures
 from tlopt.nn.metrics import confusion, summary
 from tlopt.nn.transfer import Transfer
 
+_TIMES = ("seconds", "images_per_s")
+
 
 def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorboard: bool = False) -> dict[str, Any]:
     """Write a run's records into a folder, and return the metrics for the card.
@@ -31,8 +33,9 @@ def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorbo
     """
     metrics = {"validation": summary(outcome.logits, outcome.labels, classes), **outcome.details}
     epochs = outcome.history.epochs
-    lines = [*epochs, metrics]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    # Times are no part of the payload: the same run twice makes the same artifact.
+    lines = [{name: value for name, value in record.items() if name not in _TIMES} for record in epochs]
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, metrics])
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     pictures.confusion_matrix(confusion(outcome.logits, outcome.labels), classes, folder / "confusion_matrix.svg")
     if epochs:
@@ -40,15 +43,15 @@ def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorbo
         pictures.learning_curves(epochs, probe, folder / "learning_curves.svg")
     if tensorboard:
         _events(folder / "tensorboard", epochs)
-    return metrics
+    return {**metrics, "epochs": epochs}
 
 
 def _events(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
     registry.require("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(folder) as writer:
         for record in epochs:
             for name, value in record.items():
                 if name != "epoch":
-                    writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, record["epoch"])

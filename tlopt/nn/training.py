@@ -170,18 +170,18 @@ class _Run:
         self.total, self.seconds = 0.0, 0.0
         self.save()
 
-    def _forward(self) -> nn.Module:
+    def _forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network as it is called in training."""
-        forward: nn.Module = self.model
-        if self.settings.compile:
-            forward = torch.compile(forward)
+        # What torch.compile returns is a module, though it is declared as a function.
+        forward: Any = torch.compile(self.model) if self.settings.compile else self.model
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # Made anew each epoch: the set of layers that train may have grown.
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False)
-        return forward
+        called: Callable[[torch.Tensor], torch.Tensor] = forward
+        return called
 
-    def _step(self, forward: nn.Module, crops: np.ndarray, labels: np.ndarray) -> float:
+    def _step(self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, labels: np.ndarray) -> float:
         """Run one batch forward and back, move the weights if their turn has come, return the loss."""
         settings = self.settings
         torch.manual_seed(settings.seed * 1_000_003 + self.done)
@@ -335,7 +335,7 @@ class _Run:
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.requires_grad_(True)
-        self.model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        self.model.to("cpu", memory_format=torch.contiguous_format).eval()
 
 
 def _score(record: dict[str, float]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import Pixels
-from tlopt.nn import distributed, head, probe, selection
+from tlopt.nn import distributed, head, optimizers, probe, selection
 from tlopt.nn.checkpoint import Checkpoint
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.nn.inputs import predict
@@ -74,6 +74,7 @@ def transfer(
         cache: Folder in which features are kept for later runs.
         note: Called with each epoch's record.
     """
+    optimizers.check(settings.optimizer)
     device = distributed.device()
     details: dict[str, Any] = {"method": method}
     if method == "full":
@@ -119,12 +120,12 @@ def _probe(
     labels, truth = torch.from_numpy(train_images.labels), val_images.labels
     fitted = probe.fit(inputs, labels, classes=classes, seed=settings.seed)
     found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)
-    details = {"accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty}
+    details: dict[str, Any] = {"accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty}
     if keep_better:
         layer = head.find(model)[1]
         with torch.no_grad():
             own = selection.candidate(0.0, layer.cpu()(held).numpy(), truth)
-        details |= {"classifier_before": dataclasses.asdict(own)}
+        details["classifier_before"] = dataclasses.asdict(own)
         if (own.accuracy, -own.loss) >= (found.accuracy, -found.loss):
             model.to("cpu")
             return details

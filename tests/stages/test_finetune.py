@@ -1,0 +1,234 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tlopt import progress, sources
+from tlopt.artifact import Artifact
+from tlopt.backends import open_runner
+from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, PluginError, SettingError
+from tlopt.images import batches, reopen
+from tlopt.settings import parameters
+from tlopt.stages.finetune import finetune
+
+SIZE = 32
+MODEL = "timm:test_efficientnet"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory):
+    """Three classes of 20 noisy images of one color each."""
+    root = tmp_path_factory.mktemp("images")
+    chance = np.random.default_rng(0)
+    for name, color in {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}.items():
+        (root / name).mkdir()
+        for i in range(20):
+            pixels = np.clip(np.array(color) + chance.normal(0, 60, (44, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Settings of a tiny run, with "pretrained" weights that are random but fixed."""
+    root = tmp_path_factory.mktemp("settings")
+    torch.manual_seed(0)
+    save_file(sources.build(MODEL, classes=7, size=SIZE).state_dict(), root / "weights.safetensors")
+    return {
+        "model": MODEL, "weights": root / "weights.safetensors", "image_size": SIZE, "epochs": 1, "batch": 8,
+        "cache_dir": root / "cache",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(colors, settings, tmp_path_factory):
+    return finetune(colors, tmp_path_factory.mktemp("artifacts") / "tuned", **settings)
+
+
+def payload(artifact):
+    return artifact.payload(".safetensors").read_bytes()
+
+
+def test_finetune_makes_an_artifact_that_knows_the_classes(tuned):
+    parts = reopen(tuned.card.images)
+    batch = next(batches(parts["test"], tuned.card.preprocess, batch=100))
+    with open_runner(tuned) as run:
+        assert (run(batch.inputs).argmax(1) == batch.labels).mean() > 0.8
+    assert tuned.card.classes == ("blue", "green", "red")
+    assert tuned.card.lineage[0].stage == "finetune"
+
+
+def test_finetune_leaves_its_records(tuned):
+    assert set(tuned.card.files) == {
+        "model.safetensors", "metrics.jsonl", "learning_curves.svg", "confusion_matrix.svg",
+    }  # fmt: skip
+    first, last = (json.loads(line) for line in (tuned.path / "metrics.jsonl").read_text().splitlines())
+    assert first["epoch"] == 1
+    assert set(last["validation"]["per_class"]) == {"blue", "green", "red"}
+    assert "seconds" not in first
+    assert last["validation"] == tuned.card.details["metrics"]["validation"]
+    assert not list(tuned.path.parent.glob(".*"))
+
+
+def test_the_default_is_never_worse_than_the_probe_on_validation(tuned):
+    metrics = tuned.card.details["metrics"]
+    assert metrics["validation"]["accuracy"] >= metrics["probe"]["accuracy"]
+
+
+def test_the_same_seed_gives_the_same_artifact(tuned, colors, settings, tmp_path):
+    assert finetune(colors, tmp_path / "again", **settings).digest == tuned.digest
+
+
+@pytest.mark.parametrize("method", ["head", "full", "gradual"])
+def test_every_method_learns(colors, settings, tmp_path, method):
+    made = finetune(colors, tmp_path / "out", **{**settings, "method": method, "epochs": 4, "lr": 0.01})
+    assert made.card.details["metrics"]["validation"]["accuracy"] > 0.6
+    assert ("learning_curves.svg" in made.card.files) == (method != "head")
+
+
+def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
+    again = finetune(tuned, tmp_path / "again", epochs=1, batch=8, cache_dir=settings["cache_dir"])
+    assert [step.stage for step in again.card.lineage] == ["finetune", "finetune"]
+    assert again.card.images == tuned.card.images
+    assert again.card.preprocess == tuned.card.preprocess
+    before, after = (a.card.details["metrics"]["validation"]["accuracy"] for a in (tuned, again))
+    assert after >= before
+
+
+@pytest.mark.parametrize("kind", ["network", "features"])
+def test_an_artifact_teaches(tuned, colors, settings, tmp_path, kind):
+    weight = 1.0 if kind == "features" else 0.0
+    student = finetune(colors, tmp_path / "student", teacher=tuned.path, teacher_features=weight, **settings)
+    assert student.card.details["metrics"]["validation"]["accuracy"] > 0.6
+    assert student.card.lineage[-1].settings["teacher"] == tuned.path or str(tuned.path)
+
+
+def test_a_teacher_of_other_classes_is_refused(tuned, settings, tmp_path, colors):
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("blue", "red"):
+        (others / name).symlink_to(colors / name)
+    with pytest.raises(ArtifactError, match=r"knows 3 classes.*images have 2"):
+        finetune(others, tmp_path / "out", teacher=tuned.path, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_dropout_and_drop_path_reach_the_network(colors, settings, tmp_path):
+    made = finetune(colors, tmp_path / "out", dropout=0.3, drop_path=0.1, **settings)
+    assert sources.open_model(made)
+
+
+def interrupt_after(steps):
+    class Bar:
+        def __init__(self, counts):
+            self.left = steps if counts else 10**9
+
+        def advance(self, steps=1, note=""):  # noqa: ARG002 - part of the protocol
+            self.left -= steps
+            if self.left <= 0:
+                raise KeyboardInterrupt
+
+    from contextlib import contextmanager
+
+    @contextmanager
+    def display(label, total):
+        yield Bar(label == "Training")
+
+    return display
+
+
+def test_a_resumed_run_makes_the_same_artifact(colors, settings, tmp_path):
+    settings = {**settings, "epochs": 3}
+    expected = finetune(colors, tmp_path / "whole", **settings)
+    token = progress.display.set(interrupt_after(8))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            finetune(colors, tmp_path / "out", **settings)
+    finally:
+        progress.display.reset(token)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.checkpoint").is_dir()
+    resumed = finetune(colors, tmp_path / "out", resume=True, **settings)
+    assert payload(resumed) == payload(expected)
+    assert not (tmp_path / ".out.checkpoint").exists()
+
+
+def test_an_unreadable_image_is_left_out_and_reported(colors, settings, tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("blue", "green", "red"):
+        (copy / name).mkdir(parents=True)
+        for file in (colors / name).iterdir():
+            (copy / name / file.name).write_bytes(file.read_bytes())
+    (copy / "train").mkdir()
+    for name in ("blue", "green", "red"):
+        (copy / name).rename(copy / "train" / name)
+    (copy / "train" / "blue" / "bad.png").write_bytes(b"no image")
+    made = finetune(copy, tmp_path / "out", **{**settings, "method": "head"})
+    assert [os.path.basename(name) for name in made.card.details["unreadable"]] == ["bad.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "timm:no_such_net"}, PluginError, "no model 'no_such_net'"),
+        ({"optimizer": "no_such"}, PluginError, "Unknown optimizer: 'no_such'"),
+        ({"epochs": 0}, SettingError, "epochs must be at least 1"),
+        ({"val": 0.0}, ImagesError, "None of the 60 images is left for validation"),
+        ({"loss": "focul"}, SettingError, "loss cannot be 'focul'"),
+    ],
+)
+def test_a_wrong_setting_leaves_nothing_behind(colors, settings, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        finetune(colors, tmp_path / "out", **{**settings, **changes})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_output_is_not_replaced(colors, settings, tuned):
+    with pytest.raises(OutputExistsError):
+        finetune(colors, tuned.path, **settings)
+
+
+def test_an_artifact_keeps_its_own_weights_and_size(tuned, tmp_path):
+    with pytest.raises(SettingError, match="its own weights and input size"):
+        finetune(tuned, tmp_path / "out", image_size=64)
+
+
+def test_every_setting_has_help_and_a_default():
+    for parameter in parameters(finetune):
+        assert parameter.setting.help.endswith("."), parameter.name
+        assert not parameter.required, parameter.name
+
+
+SCRIPT = """
+import sys
+from tlopt.stages.finetune import finetune
+
+finetune(sys.argv[1], sys.argv[2], model=sys.argv[3], weights=sys.argv[4], image_size=32, epochs=2, batch=8,
+         cache_dir=sys.argv[5])
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_artifact(colors, settings, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    arguments = [str(script), str(colors), str(tmp_path / "out"), MODEL, str(settings["weights"]), str(tmp_path / "c")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run(command, check=True, timeout=120, env=environment, capture_output=True)
+    assert Artifact.load(tmp_path / "out").card.details["metrics"]["validation"]["accuracy"] > 0.6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "script.py"]
