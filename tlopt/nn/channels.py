@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -100,6 +100,8 @@ class Layer:
     Args:
         name: Its name in the model.
         module: The layer.
+        width_in: Its input channels.
+        width_out: Its output channels.
         size: Height and width of its input, pixels; of a linear layer, 1 and its rows per image.
         area: Places per image at which its weights are applied.
         outputs: Group -> channels of this layer's output for each unit of the group.
@@ -108,6 +110,8 @@ class Layer:
 
     name: str
     module: nn.Conv2d | nn.Linear
+    width_in: int
+    width_out: int
     size: tuple[int, int]
     area: int
     outputs: Mapping[str, int] = field(default_factory=dict)
@@ -121,9 +125,8 @@ class Layer:
 
     def widths(self, removed: Mapping[str, int]) -> tuple[int, int]:
         """Return input and output channels when so many units are removed from each group."""
-        inputs, outputs = self.module.weight.shape[1] * getattr(self.module, "groups", 1), self.module.weight.shape[0]
-        outputs -= sum(count * removed.get(group, 0) for group, count in self.outputs.items())
-        inputs -= sum(count * removed.get(group, 0) for group, count in self.inputs.items())
+        outputs = self.width_out - sum(count * removed.get(group, 0) for group, count in self.outputs.items())
+        inputs = self.width_in - sum(count * removed.get(group, 0) for group, count in self.inputs.items())
         return (outputs if self.is_depthwise else inputs), outputs
 
     def macs(self, removed: Mapping[str, int]) -> int:
@@ -187,7 +190,14 @@ def _layers(model: nn.Module, size: int) -> list[Layer]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             area = output.numel() // module.weight.shape[0]
             height, width = inputs[0].shape[-2:] if isinstance(module, nn.Conv2d) else (1, area)
-            found[name] = Layer(name=name, module=module, size=(height, width), area=area)
+            found[name] = Layer(
+                name=name,
+                module=module,
+                width_in=module.weight.shape[1] * getattr(module, "groups", 1),
+                width_out=module.weight.shape[0],
+                size=(height, width),
+                area=area,
+            )
 
         return hook
 
@@ -213,14 +223,7 @@ def _connect(layer: Layer, groups: Iterable[ChannelGroup]) -> Layer:
         for member in group.members:
             if member.name == layer.name:
                 ends[member.role][group.name] = member.positions.shape[1]
-    return Layer(
-        name=layer.name,
-        module=layer.module,
-        size=layer.size,
-        area=layer.area,
-        outputs=ends["out"],
-        inputs=ends["in"],
-    )
+    return replace(layer, outputs=ends["out"], inputs=ends["in"])
 
 
 def _group(model: nn.Module, graph: Any, items: Any, names: Mapping[Any, str]) -> ChannelGroup | None:
