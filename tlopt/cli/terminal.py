@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,25 +22,33 @@ class _ClickBar:
         self._bar = click.progressbar(
             length=total, label=label, file=sys.stderr, item_show_func=lambda note: note or "", show_pos=True, width=24
         )
-        self._started = time.monotonic()
+        self._lock = threading.Lock()
         self._shown = False
+        # A timer, because a task of one long step has nothing to report before it is done.
+        self._timer = threading.Timer(0.5, self._show)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _show(self) -> None:
+        with self._lock:
+            self._bar.__enter__()
+            self._shown = True
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by some steps."""
-        if not self._shown and time.monotonic() - self._started > 0.5:
-            self._bar.__enter__()
-            self._shown = True
-        if self._shown:
-            self._bar.update(steps, note or None)
-        else:
-            self._bar.pos += steps
+        with self._lock:
+            if self._shown:
+                self._bar.update(steps, note or None)
+            else:
+                self._bar.pos += steps
 
     def close(self, error: bool) -> None:
         """Leave the finished bar on the screen."""
-        if self._shown:
-            if not error:
-                self._bar.finished = True
-            self._bar.__exit__(None, None, None)
+        self._timer.cancel()
+        with self._lock:
+            if self._shown:
+                self._bar.finished = not error
+                self._bar.__exit__(None, None, None)
 
 
 class _Line:

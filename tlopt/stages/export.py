@@ -17,6 +17,7 @@ from tlopt import settings
 from tlopt.artifact import Artifact, Card, refuse_existing
 from tlopt.errors import CheckError, ImagesError, SettingError
 from tlopt.images import batches, reopen
+from tlopt.progress import bar
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -113,7 +114,9 @@ def _export(
 
     model = open_model(source)
     preprocess = replace(source.card.preprocess, folded=input_ == "uint8")
-    proto = _trace(model, source.card.preprocess.size, opset)
+    with bar("Exporting", 1) as shown:
+        proto = _trace(model, source.card.preprocess.size, opset)
+        shown.advance()
     if preprocess.folded:
         _fold(proto, source.card.preprocess)
     onnx.checker.check_model(proto, full_check=True)
