@@ -174,7 +174,7 @@ def of_copies(folder: ImageFolder, inspections: Sequence[Inspection], duplicates
         files = tuple(folder.files[i] for i in members)
         exact = len({inspections[i].content for i in members}) == 1
         score = 1.0 if exact else round(lowest[int(duplicates.groups[members[0]])], 3)
-        what = "the same content" if exact else f"detail agrees at {score:.2f} or more"
+        what = "the same content" if exact else f"detail agrees by {score:.0%}"
         labels = sorted({folder.classes[folder.labels[i]] for i in members})
         parts = sorted({int(folder.fixed[i]) for i in members} - {-1})
         if len(labels) > 1:
