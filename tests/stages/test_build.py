@@ -106,6 +106,14 @@ def test_build_makes_an_engine_for_four_gpus_where_there_is_none(onnx_artifact, 
     assert made.card.lineage[-1].stage == "build"
 
 
+@pytest.mark.parametrize(("smallest", "largest", "tuned"), [(1, 32, 8), (1, 1, 1), (1, 4, 4), (16, 32, 16)])
+def test_an_engine_is_tuned_for_the_batch_nearest_to_eight_that_it_accepts(
+    onnx_artifact, tmp_path, smallest, largest, tuned
+):
+    made = build(onnx_artifact(), tmp_path / "engine", target=("sm89",), min_batch=smallest, max_batch=largest)
+    assert made.card.details["profile"]["opt_batch"] == tuned
+
+
 def test_the_layer_listing_names_the_onnx_nodes_and_shows_the_precision(onnx_artifact, tmp_path):
     made = build(onnx_artifact("fp16"), tmp_path / "engine", target=("sm89",))
     listing = json.loads((made.path / "layers.json").read_text())

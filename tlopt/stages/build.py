@@ -34,7 +34,9 @@ def build(
         Literal["auto", "tensorrt", "rtx"], Setting("TensorRT, TensorRT for RTX, or the one that can.")
     ] = "auto",
     min_batch: Annotated[int, Setting("Smallest batch that the engine accepts.", minimum=1)] = 1,
-    opt_batch: Annotated[int, Setting("Batch that the engine is tuned for.", minimum=1)] = 8,
+    opt_batch: Annotated[
+        int | None, Setting("Batch that the engine is tuned for; by default 8, or the nearest it accepts.", minimum=1)
+    ] = None,
     max_batch: Annotated[int, Setting("Largest batch that the engine accepts.", minimum=1)] = 32,
     workspace_mb: Annotated[
         int | None, Setting("GPU memory that one layer may use while it runs, MiB; all of it if not given.", minimum=1)
@@ -70,7 +72,7 @@ def build(
     chosen = plan(target, flavour=flavour, precision=source.card.precision)
     options = Options(
         min_batch=min_batch,
-        opt_batch=opt_batch,
+        opt_batch=min(max(8, min_batch), max_batch) if opt_batch is None else opt_batch,
         max_batch=max_batch,
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,
