@@ -19,7 +19,7 @@ FAMILIES = {
     "regnetx_002": True,
     "regnety_002": True,
     "densenet121?block_config=(3, 3, 3, 3)": True,
-    "vgg11_bn?num_features=128": True,
+    "vgg11_bn": True,
 }
 SIZE = 32
 

@@ -6,8 +6,8 @@ A criterion module defines
     COMPARABLE: bool                            whether scores of different groups share one scale
     def score(group: ChannelGroup) -> Tensor    float32 (units,): the harm of removing each unit
 
-Scores are at least 0 and are added up over the units that go. Where they are not comparable, each
-group's are divided by their mean before groups are weighed against each other. `group.gates` is
+Scores are at least 0 and are added up over the units that go. Comparable ones decide how much each
+group loses; others rank within groups only, and every group loses about the same share. `group.gates` is
 float32 (images, units) if `NEEDS` names an objective (see `tlopt.nn.gates`).
 """
 

@@ -62,7 +62,7 @@ def _derivatives(
     objective: Objective,
     random: torch.Generator,
 ) -> list[torch.Tensor]:
-    gates = [torch.ones(len(images), group.units, device=images.device, requires_grad=True) for group in groups]
+    gates = [images.new_ones(len(images), group.units).requires_grad_() for group in groups]
     intake: dict[nn.Module, list[tuple[Member, torch.Tensor]]] = {}
     for group, gate in zip(groups, gates, strict=True):
         for member in group.members:

@@ -15,7 +15,13 @@ Cost = Callable[[Layer, Mapping[str, int]], float]
 
 
 def choose(
-    network: Network, scores: Mapping[str, torch.Tensor], cost: Cost, budget: float, *, multiple: int
+    network: Network,
+    scores: Mapping[str, torch.Tensor],
+    cost: Cost,
+    budget: float,
+    *,
+    multiple: int,
+    even: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Return for each group which of its units stay, so that the cost falls to the budget.
 
@@ -30,11 +36,12 @@ def choose(
         cost: The cost of a layer when so many units of each group are removed.
         budget: What the layers may cost together.
         multiple: Channels of each group stay a multiple of this.
+        even: Take about the same share from every group, and let the scores rank within groups only.
 
     Returns:
         Group name -> bool (units,), for groups that lose units.
     """
-    search = _Search(network, scores, cost, multiple)
+    search = _Search(network, scores, cost, multiple, even)
     while search.total > budget:
         options = {name: option for name, option in search.options.items() if option is not None}
         if not options:
@@ -55,13 +62,15 @@ class _Search:
     Attributes:
         removed: Group -> units removed so far.
         total: Cost of all layers.
-        options: Group -> harm per cost saved of its best next step and the units then removed,
-            or None if it has none.
+        options: Group -> harm per cost saved of its best next step (or the share then removed) and
+            the units then removed; None if it has none.
         order: Group -> its units, the least important first.
     """
 
-    def __init__(self, network: Network, scores: Mapping[str, torch.Tensor], cost: Cost, multiple: int) -> None:
-        self._cost = cost
+    def __init__(
+        self, network: Network, scores: Mapping[str, torch.Tensor], cost: Cost, multiple: int, even: bool
+    ) -> None:
+        self._cost, self._even = cost, even
         self._touched: dict[str, list[Layer]] = {group.name: [] for group in network.groups}
         for layer in network.layers:
             for name in {*layer.outputs, *layer.inputs}:
@@ -92,6 +101,8 @@ class _Search:
         for count in [step for step in self._steps[name] if step > before][:_AHEAD]:
             saved = now - sum(self._cost(layer, {**self.removed, name: count}) for layer in layers)
             if saved > 0:
+                if self._even:
+                    return count / len(self.order[name]), count
                 option = ((self._harm[name][count] - self._harm[name][before]) / saved, count)
                 best = option if best is None else min(best, option)
         return best

@@ -89,9 +89,13 @@ def prune(
         network, scores = _ranked(model, size, ranking, data, samples, seed)
         # Equal factors: each cut takes the same share of what the one before it left.
         if speedup is None:
-            kept = _fewer(network, scores, before * (1 - ratio) ** (step / steps), multiple)
+            budget = before * (1 - ratio) ** (step / steps)
+            kept = _fewer(network, scores, budget, multiple, even=not ranking.COMPARABLE)
         else:
-            goal = _Goal(speedup=speedup ** (step / steps), batches=speedup_batch, size=size, multiple=multiple)
+            goal = _Goal(
+                speedup=speedup ** (step / steps), batches=speedup_batch, size=size, multiple=multiple,
+                even=not ranking.COMPARABLE,
+            )  # fmt: skip
             kept = _faster(model, whole, network, scores, goal)
         channels.cut(network.groups, kept, model)
         if data is not None and kept:
@@ -125,15 +129,11 @@ def _ranked(
         if ranking.NEEDS:
             chosen = _batches(data[0], samples, seed, "Ranking channels")
             groups = gates.measure(model, groups, chosen, ranking.NEEDS, seed=seed)
-    scores = {}
-    for group in groups:
-        score = ranking.score(group)
-        scores[group.name] = score if ranking.COMPARABLE else score / score.mean().clamp_min(1e-12)
-    return network, scores
+    return network, {group.name: ranking.score(group) for group in groups}
 
 
 def _fewer(
-    network: Network, scores: Mapping[str, torch.Tensor], budget: float, multiple: int
+    network: Network, scores: Mapping[str, torch.Tensor], budget: float, multiple: int, *, even: bool
 ) -> dict[str, torch.Tensor]:
     """Return which units stay, so that the multiply-adds fall to the budget.
 
@@ -142,7 +142,9 @@ def _fewer(
     """
     from tlopt.nn import widths
 
-    kept = widths.choose(network, scores, lambda layer, removed: layer.macs(removed), budget, multiple=multiple)
+    kept = widths.choose(
+        network, scores, lambda layer, removed: layer.macs(removed), budget, multiple=multiple, even=even
+    )
     if not kept and network.macs() > budget:
         raise StageError(
             f"No group of channels is wide enough to be cut to a smaller multiple of {multiple}.",
@@ -159,6 +161,7 @@ class _Goal:
     batches: tuple[int, ...]
     size: int
     multiple: int
+    even: bool
 
 
 def _faster(
@@ -183,7 +186,7 @@ def _faster(
     aim, best, fastest = wanted / already, None, already
     for _ in range(_TRIES):
         total = sum(table.cost(layer, {}) for layer in network.layers)
-        kept = widths.choose(network, scores, table.cost, total / aim, multiple=goal.multiple)
+        kept = widths.choose(network, scores, table.cost, total / aim, multiple=goal.multiple, even=goal.even)
         trial = copy.deepcopy(model)
         channels.cut(network.groups, kept, trial)
         found = _measured(whole, trial, goal)
