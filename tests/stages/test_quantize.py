@@ -1,0 +1,66 @@
+"""Quantizing a small fine-tuned network: what comes out runs, agrees and is refused where it should be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+import tlopt
+from tlopt.artifact import Artifact, draft, seal
+from tlopt.backends import open_runner
+from tlopt.errors import ArtifactError, ImagesError, SettingError
+from tlopt.images import batches, reopen
+
+
+def logits(artifact: Artifact, images: np.ndarray) -> np.ndarray:
+    with open_runner(artifact, "onnxruntime") as runner:
+        return runner(images)
+
+
+@pytest.fixture(scope="module")
+def held_out(exported):
+    part = reopen(exported.card.images)["test"]
+    return next(iter(batches(part, exported.card.preprocess, batch=64))).inputs
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runtime):
+    made = tlopt.quantize(exported, tmp_path / "q", precision=precision, for_=runtime, samples=16)
+    assert made.card.precision == precision
+    assert made.card.details["runtime"] == runtime
+    expected, found = logits(exported, held_out), logits(made, held_out)
+    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+
+
+def test_quantize_to_bf16_passes_the_checker(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", precision="bf16", samples=8)
+    model = onnx.load(made.payload(".onnx"))
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert {i.data_type for i in model.graph.initializer if len(i.dims) == 4} == {onnx.TensorProto.BFLOAT16}
+
+
+def test_quantize_refuses_an_artifact_that_is_quantized_already(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "a", precision="fp16", samples=8)
+    with pytest.raises(ArtifactError, match="is in fp16 already"):
+        tlopt.quantize(made, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_path):
+    with draft(tmp_path / "imported") as folder:
+        (folder / "model.onnx").write_bytes(exported.payload(".onnx").read_bytes())
+        seal(folder, replace(exported.card, images=None))
+    with pytest.raises(ImagesError, match="has no training images"):
+        tlopt.quantize(tmp_path / "imported", tmp_path / "out")
+    made = tlopt.quantize(tmp_path / "imported", tmp_path / "out", images=photos, samples=8)
+    assert made.card.details["calibration_images"] == 8
+
+
+def test_quantize_names_the_known_quantizers(exported, tmp_path):
+    with pytest.raises(SettingError, match="minmax"):
+        tlopt.quantize(exported, tmp_path / "out", quantizer="minmix")

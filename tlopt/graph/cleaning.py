@@ -1,0 +1,90 @@
+"""Bring an exported graph into the one form that quantizing and casting work on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from tlopt.errors import ArtifactError
+from tlopt.graph.view import View, attribute
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an equal graph in plain form, with the shapes of all tensors.
+
+    Constant nodes become initializers, Identity nodes go, a mean over the image plane becomes
+    GlobalAveragePool (which has an integer kernel; ReduceMean has none), every node has a name of
+    its own, and what the exporter noted for itself goes.
+
+    Raises:
+        ArtifactError: The graph holds control flow.
+    """
+    model = copy.deepcopy(model)
+    graph = model.graph
+    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
+        raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
+    nodes: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    outputs = {output.name for output in graph.output}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
+            graph.initializer.append(tensor)
+        elif node.op_type == "Identity" and node.output[0] not in outputs:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    _replace(graph.node, nodes)
+    view = View(model)
+    for node in view.nodes:
+        if node.op_type == "ReduceMean" and _over_plane(view, node):
+            node.CopyFrom(helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output), name=node.name))
+    _name(view.nodes)
+    used = {name for node in view.nodes for name in node.input} | outputs
+    _replace(graph.initializer, [i for i in graph.initializer if i.name in used])
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+    return infer(model)
+
+
+def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the type and shape of every tensor inferred anew."""
+    del model.graph.value_info[:]
+    return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _replace(field: object, items: list[object]) -> None:
+    kept = [copy.deepcopy(item) for item in items]
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(kept)  # type: ignore[attr-defined]
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    value = attribute(node, "value")
+    if value is None:
+        for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64),
+                            ("value_ints", np.int64)):  # fmt: skip
+            if (found := attribute(node, name)) is not None:
+                value = numpy_helper.from_array(np.asarray(found, dtype))
+    if value is not None:
+        value.name = node.output[0]
+    return value
+
+
+def _over_plane(view: View, node: onnx.NodeProto) -> bool:
+    if not attribute(node, "keepdims", 1) or view.rank(node.input[0]) != 4:
+        return False
+    axes = view.constant(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+
+def _name(nodes: list[onnx.NodeProto]) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(nodes):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+        taken.add(node.name)

@@ -1,0 +1,149 @@
+"""Write QuantizeLinear and DequantizeLinear nodes into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tlopt.graph.cleaning import infer
+from tlopt.graph.grid import Scale
+from tlopt.graph.placement import Placement
+from tlopt.graph.view import View, channel_axis, clip_range
+from tlopt.graph.weights import QuantizedWeight, channel_scale, quantize_weight, roomy_scale
+
+
+def insert(
+    model: onnx.ModelProto,
+    placement: Placement,
+    scales: Mapping[str, Scale],
+    weights: Mapping[str, QuantizedWeight] | None = None,
+) -> onnx.ModelProto:
+    """Return the graph with Q/DQ pairs at the places chosen and weights stored as int8.
+
+    Args:
+        model: A cleaned float graph.
+        placement: The places.
+        scales: Tensor -> its scale, for each tensor of ``placement.edges``.
+        weights: Node -> its quantized weight, where rounding to nearest is not wanted.
+    """
+    writer = _Writer(model, placement, scales, weights or {})
+    return writer.write()
+
+
+class _Writer:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        placement: Placement,
+        scales: Mapping[str, Scale],
+        weights: Mapping[str, QuantizedWeight],
+    ) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.view = View(self.model)
+        self.placement = placement
+        self.scales = scales
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def write(self) -> onnx.ModelProto:
+        for name in self.view.inputs:
+            self._activation(name)
+        for node in self.view.nodes:
+            if node.name in self.placement.weights:
+                self._weight(node)
+            for position, name in enumerate(node.input):
+                if node.name in self.placement.edges.get(name, ()):
+                    node.input[position] = f"{name}_dequantized"
+            if self._is_saturation(node):
+                # The conv's own tensor goes straight to QuantizeLinear, which is how it fuses.
+                self._activation(node.output[0], node.input[0])
+                continue
+            self.nodes.append(node)
+            for name in node.output:
+                self._activation(name)
+        graph = self.model.graph
+        written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        del graph.node[:]
+        graph.node.extend(written)
+        used = {name for node in written for name in node.input}
+        kept = [i for i in graph.initializer if i.name in used] + list(self.constants.values())
+        kept = [onnx.TensorProto.FromString(i.SerializeToString()) for i in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        return infer(self.model)
+
+    def _constant(self, name: str, values: np.ndarray) -> str:
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        return name
+
+    def _is_saturation(self, node: onnx.NodeProto) -> bool:
+        """Whether the integers' own range clips all that a ReLU or Clip clips.
+
+        ONNX Runtime drops such a node itself, but not where the scale's rounding to float32 lets
+        the range end a trifle beyond the clip's.
+        """
+        if self.placement.runtime != "onnxruntime" or node.op_type not in ("Relu", "Clip"):
+            return False
+        output = node.output[0]
+        if not self.placement.edges.get(output) or self.view.only_reader(node.input[0]) is None:
+            return False
+        scale = self.scales[output]
+        low, high = clip_range(self.view, node)
+        slack = scale.scale / 2
+        return (scale.grid.low - scale.zero) * scale.scale >= low - slack and (
+            scale.grid.high - scale.zero
+        ) * scale.scale <= high + slack
+
+    def _activation(self, tensor: str, source: str = "") -> None:
+        """Append the Q/DQ pair of a tensor, if it has one; it reads `source` if given."""
+        if not self.placement.edges.get(tensor):
+            return
+        scale = self.scales[tensor]
+        step = self._constant(f"{tensor}_scale", np.array(scale.scale, np.float32))
+        zero = self._constant(f"{tensor}_zero", np.array(scale.zero, scale.grid.dtype))
+        self.nodes += [
+            helper.make_node(
+                "QuantizeLinear", [source or tensor, step, zero], [f"{tensor}_quantized"], name=f"{tensor}_q"
+            ),
+            helper.make_node(
+                "DequantizeLinear", [f"{tensor}_quantized", step, zero], [f"{tensor}_dequantized"], name=f"{tensor}_dq"
+            ),
+        ]
+
+    def _weight(self, node: onnx.NodeProto) -> None:
+        """Replace a node's float weight, and its bias where the runtime wants that, by integers."""
+        weight = self.view.constant(node.input[1])
+        assert weight is not None
+        axis = channel_axis(node, weight)
+        bias = self.view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        activation = self.scales.get(node.input[0])
+        whole_bias = self.placement.integer_bias and bias is not None and bias.ndim == 1 and activation is not None
+        quantized = self.weights.get(node.name)
+        if quantized is None:
+            scale = channel_scale(weight, axis)
+            if whole_bias:
+                assert bias is not None
+                assert activation is not None
+                scale = roomy_scale(scale, bias, activation.scale)
+            quantized = quantize_weight(weight, axis, scale)
+        node.input[1] = self._dequantized(f"{node.name}_weight", quantized.values, quantized.scale, axis)
+        if whole_bias:
+            assert bias is not None
+            assert activation is not None
+            scale = (quantized.scale.astype(np.float64) * activation.scale).astype(np.float32)
+            levels = np.clip(np.round(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+            node.input[2] = self._dequantized(f"{node.name}_bias", levels, scale, 0)
+
+    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
+        names = [
+            self._constant(f"{name}_quantized", values),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero", np.zeros(scale.shape, values.dtype)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
+        return name

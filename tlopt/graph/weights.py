@@ -1,0 +1,62 @@
+"""Weights as 8-bit integers, one scale for each output channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlopt.graph.grid import TINY
+
+LIMIT = 127  # -128 is left out, so that the range is the same on both sides
+INT32 = 2.0**30  # largest magnitude of an int32 bias, with room to add products to it
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedWeight:
+    """A weight and its scales.
+
+    Args:
+        values: int8, the weight's shape.
+        scale: float32 (channels,).
+        axis: The axis that runs over the output channels.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+    axis: int
+
+    def real(self) -> np.ndarray:
+        """Return what the integers stand for: float32, the weight's shape."""
+        real: np.ndarray = self.values.astype(np.float32) * along(self.scale, self.axis, self.values.ndim)
+        return real
+
+
+def along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Return a vector shaped to broadcast along one axis of a tensor of this rank."""
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def channel_scale(weight: np.ndarray, axis: int) -> np.ndarray:
+    """Return the scale that spans each channel's largest magnitude: float32 (channels,)."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scale: np.ndarray = np.maximum(np.abs(weight).max(axis=others) / LIMIT, TINY).astype(np.float32)
+    return scale
+
+
+def quantize_weight(weight: np.ndarray, axis: int, scale: np.ndarray | None = None) -> QuantizedWeight:
+    """Round a weight to the nearest integers of its channels' scales."""
+    scale = channel_scale(weight, axis) if scale is None else scale
+    levels = np.round(weight / along(scale, axis, weight.ndim))
+    return QuantizedWeight(values=np.clip(levels, -LIMIT, LIMIT).astype(np.int8), scale=scale, axis=axis)
+
+
+def roomy_scale(scale: np.ndarray, bias: np.ndarray, activation_scale: float) -> np.ndarray:
+    """Return the weight scales, raised where an int32 bias of scale ``activation * weight`` would overflow.
+
+    A channel whose weights are all next to nothing has a scale so small that its bias does not
+    fit; its weights matter as little after a coarser rounding.
+    """
+    needed = np.abs(bias) / (INT32 * activation_scale)
+    roomy: np.ndarray = np.maximum(scale, needed).astype(np.float32)
+    return roomy
