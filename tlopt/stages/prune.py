@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,10 @@ def prune(
     ] = (1, 32),
     criterion: Annotated[str, Setting("How channels are ranked.", plugins="criteria")] = "logits",
     multiple: Annotated[int, Setting("Channels stay multiples of this.", minimum=1)] = 8,
+    sparsity: Annotated[
+        Literal["none", "2:4"],
+        Setting("2:4 also sets two of every four weights to zero, which GPUs with sparse tensor cores skip."),
+    ] = "none",
     steps: Annotated[int, Setting("Cuts on the way, each followed by the recovery.", minimum=1, maximum=20)] = 1,
     epochs: Annotated[int, Setting("Epochs of recovery after each cut; 0 for none.", minimum=0)] = 5,
     lr: Annotated[float, Setting("Learning rate of the recovery.", minimum=0)] = 1e-3,
@@ -71,6 +75,7 @@ def prune(
     """
     from tlopt import criteria
     from tlopt.nn import channels, norms, weights
+    from tlopt.nn import sparsity as two_of_four
     from tlopt.nn.training import train
     from tlopt.sources import open_model
 
@@ -98,13 +103,16 @@ def prune(
             )  # fmt: skip
             kept = _faster(model, whole, network, scores, goal)
         channels.cut(network.groups, kept, model)
-        if data is not None and kept:
+        if sparsity == "2:4":
+            two_of_four.apply(model)
+        if data is not None:
             norms.recalibrate(model, (inputs for inputs, _ in _batches(data[0], samples, seed, "Measuring")))
         if epochs and data is not None:
-            recovery += train(model, *data, settings, teacher=whole, label="Recovery").epochs
+            with two_of_four.held(model):
+                recovery += train(model, *data, settings, teacher=whole, label="Recovery").epochs
     after = channels.analyze(model, size).macs()
     log.info("multiply-adds: %.1f M of %.1f M left", after / 1e6, before / 1e6)
-    pruned: dict[str, Any] = {"criterion": criterion, "recovery": recovery}
+    pruned: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "recovery": recovery}
     if speedup is not None:
         pruned["speedup"] = _verified(whole, model, speedup, speedup_batch, size)
     details = {
