@@ -44,7 +44,8 @@ class Runner:
         self._autocast = next((_AUTOCAST[name] for name in manner if name in _AUTOCAST), None)
         self._threads = torch.get_num_threads()
         torch.set_num_threads(threads or cores())
-        module = open_model(artifact).to(self._device, memory_format=torch.channels_last)
+        module: Any = open_model(artifact)  # torch's stubs do not know that `to` takes a memory format alone
+        module = module.to(self._device, memory_format=torch.channels_last)
         self._module = torch.compile(module, dynamic=False) if "compiled" in manner else module
         cudnn: Any = torch.backends.cudnn
         self.conditions = {

@@ -125,7 +125,9 @@ def _rows(
         for size in batch:
             if timing := times.get((key, size)):
                 row[f"latency_ms_batch_{size}"] = timing["p50_ms"]
-                row[f"images_per_s_batch_{size}"] = timing["images_per_s"]
+        row["images_per_s"] = max(
+            (float(times[key, b]["images_per_s"] or 0) for b in batch if (key, b) in times), default=None
+        )
         timing = times.get((key, batch[0]))
         if timing and first:
             row["speed_up"] = float(first["p50_ms"] or 0) / float(timing["p50_ms"] or 1)

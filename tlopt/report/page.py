@@ -12,7 +12,7 @@ from typing import Any
 
 from tlopt.artifact import Artifact, Step
 from tlopt.report.picture import Point, picture
-from tlopt.report.rows import Report, number, text
+from tlopt.report.rows import Report, Scalar, number, text
 
 
 def page(
@@ -33,10 +33,13 @@ def page(
         made: When it was measured; now if not given.
     """
     template = _environment().get_template("page.html.j2")
-    columns = [name for name in report.columns if name != "skipped"]
+    interval = {"accuracy", "low", "high"} <= set(report.columns)
+    hidden = {"skipped", "low", "high"} if interval else {"skipped"}
+    columns = [name for name in report.columns if name not in hidden]
     content: str = template.render(
         report=report,
         rows=[{name: row.get(name) for name in (*columns, "skipped")} for row in report.rows],
+        cells=[{name: _cell(name, row, interval=interval) for name in columns} for row in report.rows],
         columns=columns,
         numeric={name: _is_numeric(report, name) for name in columns},
         best=_best(report),
@@ -60,8 +63,14 @@ def _environment() -> Any:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["plain"] = _plain
-    environment.filters["heading"] = lambda name: name.replace("_", " ")
+    environment.filters["heading"] = _heading
     return environment
+
+
+def _heading(name: str) -> str:
+    """Return a column or condition's name as a person writes it."""
+    words = name.replace("_", " ").replace("latency ms batch", "ms at batch").replace("speed up", "speed-up")
+    return words.replace("size mb", "size, MB").replace("images per s", "images/s")
 
 
 def thumbnail(path: Path, *, side: int = 160) -> str:
@@ -84,6 +93,22 @@ def _is_numeric(report: Report, name: str) -> bool:
     return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
+def _cell(name: str, row: Mapping[str, Scalar], *, interval: bool) -> str:
+    """Return a value as the page writes it: shares in per cent, an accuracy with its interval."""
+    value = row.get(name)
+    if not isinstance(value, float):
+        return text(value)
+    if name == "accuracy" and interval:
+        return f"{100 * value:.1f} % ({100 * _float(row['low']):.1f}–{100 * _float(row['high']):.1f})"
+    if name in ("accuracy", "agreement", "top5"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f} ×" if name == "speed_up" else number(value)
+
+
+def _float(value: Scalar) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
 # Columns in which one end is the better one.
 _HIGHER = ("accuracy", "agreement", "images_per_s", "speed_up")
 _LOWER = ("latency_ms", "p50_ms", "size_mb")
@@ -93,7 +118,7 @@ def _best(report: Report) -> dict[str, float]:
     """Return the best value of each column that has one."""
     found = {}
     for name in report.columns:
-        values = [float(row[name]) for row in report.rows if isinstance(row.get(name), int | float)]  # type: ignore[arg-type]
+        values = [_float(row[name]) for row in report.rows if isinstance(row.get(name), int | float)]
         if len(values) < 2 or len(set(values)) == 1:
             continue
         if name.startswith(_HIGHER):

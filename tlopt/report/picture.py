@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tlopt",
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -76,7 +77,7 @@ def picture(points: Sequence[Point], *, title: str = "") -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 4.8), layout="constrained")
+        figure = Figure(figsize=(9.4, 4.7), layout="constrained")
         FigureCanvasAgg(figure)  # measures the texts, of which the SVG canvas knows nothing
         axes = figure.add_subplot()
         _scales(axes, points)
@@ -86,14 +87,14 @@ def picture(points: Sequence[Point], *, title: str = "") -> str:
             _draw_point(axes, point, emphasized=point in best)
         _legend(axes, points)
         figure.canvas.draw()
-        _label(figure, axes, points)
+        _label(figure, axes, points, best)
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     return _inline(target.getvalue(), title)
 
 
 def _scales(axes: Any, points: Sequence[Point]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     fastest, slowest = min(p.latency_ms for p in points), max(p.latency_ms for p in points)
     if slowest > 3 * fastest:
@@ -108,7 +109,7 @@ def _scales(axes: Any, points: Sequence[Point]) -> None:
     lowest, highest = min(p.low for p in points), max(p.high for p in points)
     margin = max(0.004, 0.06 * (highest - lowest))
     axes.set_ylim(max(-0.01, lowest - margin), min(1.01, highest + margin))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     axes.set_xlabel("latency of one image, ms (median)  ← faster")
     axes.set_ylabel("accuracy  → better")
     axes.grid(visible=True, which="major", color=_INK, alpha=0.12, linewidth=0.7)
@@ -131,7 +132,7 @@ def _draw_point(axes: Any, point: Point, *, emphasized: bool) -> None:
     )  # fmt: skip
     axes.plot(
         point.latency_ms, point.accuracy, _MARKERS.get(point.runtime, "P"),
-        color=color, markersize=10 if emphasized else 7.5, alpha=1 if emphasized else 0.85,
+        color=color, markersize=9 if emphasized else 7, alpha=1 if emphasized else 0.85,
         markeredgecolor=_INK if emphasized else color, markeredgewidth=1.1, zorder=4,
     )  # fmt: skip
 
@@ -155,7 +156,7 @@ def _legend(axes: Any, points: Sequence[Point]) -> None:
     )  # fmt: skip
 
 
-def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+def _label(figure: Any, axes: Any, points: Sequence[Point], best: Sequence[Point]) -> None:
     """Write each point's name where it hides the fewest other things."""
     renderer = figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -164,8 +165,11 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     taken: list[Sequence[float]] = [(x - 7 * scale, y - 7 * scale, x + 7 * scale, y + 7 * scale) for x, y in spots]
     bars = [axes.transData.transform([(p.latency_ms, p.low), (p.latency_ms, p.high)]) for p in points]
     thin = [(low[0] - scale, low[1], high[0] + scale, high[1]) for low, high in bars]
+    steps = [spots[points.index(point)] for point in best] + [(frame.x1, spots[points.index(best[-1])][1])]
+    for (left, level), (right, rise) in itertools.pairwise(steps):
+        thin += [(left, level - 4 * scale, right, level + 4 * scale), (right - scale, level, right + scale, rise)]
     for point, (x, y) in sorted(zip(points, spots, strict=True), key=lambda item: item[1]):
-        written = axes.text(0, 0, point.label, fontsize=8.5)
+        written = axes.text(0, 0, point.label, fontsize=8)
         size = written.get_window_extent(renderer)
         written.remove()
         box = min(
@@ -179,7 +183,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
         )
         taken.append(box[:4])
         left, bottom = axes.transData.inverted().transform(box[:2])
-        axes.text(left, bottom, point.label, fontsize=8.5, zorder=5)
+        axes.text(left, bottom, point.label, fontsize=8, zorder=5)
         middle, level = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         if ((middle - x) ** 2 + (level - y) ** 2) ** 0.5 > size.width / 2 + 24 * scale:
             edge = axes.transData.inverted().transform((min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])))

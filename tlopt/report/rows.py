@@ -49,9 +49,12 @@ class Report:
             raise CheckError(" ".join(self.breaches))
 
     def table(self, *, color: bool = False) -> str:
-        """Return the table as aligned plain text, with the notes below it."""
-        columns = [name for name in self.columns if any(row.get(name) not in (None, "") for row in self.rows)]
-        cells = [[text(row.get(name)) for name in columns] for row in self.rows]
+        """Return the table as aligned plain text, with the notes below it and no empty column."""
+        # Why something did not run is a sentence: it stands below the table, not in a column.
+        skipped = [f"{' on '.join(_names(row))}: not run. {row['skipped']}" for row in self.rows if row.get("skipped")]
+        run = [row for row in self.rows if not row.get("skipped")]
+        columns = [name for name in self.columns if any(row.get(name) not in (None, "") for row in run)]
+        cells = [[text(row.get(name)) for name in columns] for row in run]
         heads = [name.replace("_", " ") for name in columns]
         widths = [max(len(head), *(len(row[i]) for row in cells), 0) for i, head in enumerate(heads)]
         right = [_numeric(self.rows, name) for name in columns]
@@ -63,7 +66,8 @@ class Report:
         head = line(heads)
         lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
         lines += [line(row) for row in cells]
-        return "\n".join([self.title, "", *lines, *([""] if self.notes else []), *self.notes])
+        below = [*skipped, *self.notes]
+        return "\n".join([self.title, "", *(lines if run else []), *([""] if below else []), *below])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -118,6 +122,11 @@ class Report:
         for row in self.rows:
             lines.append("| " + " | ".join(text(row.get(name)).replace("|", "\\|") for name in columns) + " |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def _names(row: Mapping[str, Scalar]) -> list[str]:
+    """Return what a row is about."""
+    return [str(row[name]) for name in ("artifact", "backend") if row.get(name)]
 
 
 def text(value: Scalar) -> str:
