@@ -185,4 +185,11 @@ class LoggerDouble:
     """Test double of `ILogger`."""
 
 
-API = types.SimpleNamespace(Runtime=RuntimeDouble, ILogger=LoggerDouble, nptype=lambda kind: kind)
+class API:
+    """Test double of the library's module."""
+
+    Runtime, ILogger = RuntimeDouble, LoggerDouble
+
+    @staticmethod
+    def nptype(kind):
+        return kind

@@ -20,7 +20,7 @@ needs_rtx = pytest.mark.skipif(bool(flavour.problem("rtx")), reason=flavour.prob
 SHAPE = (3, 32, 32)
 
 
-def convolutions(kind=TensorProto.INT8, *, outputs=("logits",)):
+def convolutions(kind=TensorProto.INT8, *, outputs=("logits",), scale_shape=()):
     """Three quantized convolutions of 32 channels, wide enough that the builder keeps them quantized."""
     random = np.random.default_rng(0)
     tensors, nodes, name, channels = [], [], "images", 3
@@ -29,8 +29,8 @@ def convolutions(kind=TensorProto.INT8, *, outputs=("logits",)):
         tensors.append(numpy_helper.from_array(weight, f"w{index}"))
         for source, part in ((name, "x"), (f"w{index}", "v")):
             scale, zero = f"{part}s{index}", f"{part}z{index}"
-            tensors.append(numpy_helper.from_array(np.float32(0.02), scale))
-            tensors.append(helper.make_tensor(zero, kind, [], [0]))
+            tensors.append(numpy_helper.from_array(np.full(scale_shape, 0.02, np.float32), scale))
+            tensors.append(helper.make_tensor(zero, kind, scale_shape, [0]))
             nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [f"{part}q{index}"]))
             nodes.append(helper.make_node("DequantizeLinear", [f"{part}q{index}", scale, zero], [f"{part}d{index}"]))
         inputs = [f"xd{index}", f"vd{index}"]
@@ -71,6 +71,15 @@ def test_quantized_convolutions_of_the_file_are_quantized_in_the_engine(saved, k
 
 
 @needs_rtx
+def test_a_scale_that_is_a_vector_of_one_element_leaves_the_engine_in_float(saved):
+    """Why the quantizers write scalars; when this fails, the library has learned to read both."""
+    file = saved(convolutions(scale_shape=(1,)))
+    engine = builder.build(file, plan(("sm89",)), Options(), shape=SHAPE, dtype="float32")
+    assert engine.layers.rows
+    assert not any("Int8" in row["inputs"] for row in engine.layers.rows)
+
+
+@needs_rtx
 def test_fp8_in_the_file_is_refused_for_an_older_gpu_even_if_the_card_is_silent(saved):
     with pytest.raises(StageError, match=r"(?s)fp8.*Leave the target that it names out"):
         builder.build(
@@ -86,6 +95,15 @@ def test_an_engine_for_several_gpus_is_hardly_bigger_than_for_one(saved):
         for targets in (("sm89",), ("sm80", "sm86", "sm89"))
     )
     assert three - one < 1000
+
+
+@needs_rtx
+def test_an_engine_has_its_own_layers_also_while_another_user_of_the_library_lives(saved):
+    found = flavour.load("rtx")
+    earlier = found.make("Builder", Messages(found.api))
+    engine = builder.build(saved(convolutions()), plan(("sm89",)), Options(), shape=SHAPE, dtype="float32")
+    assert len(engine.layers.rows) > 5
+    del earlier
 
 
 @needs_rtx
@@ -125,7 +143,7 @@ def test_a_library_that_does_not_start_says_why():
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     kind = flavour.Flavour(
-        name="tensorrt", version="11.4", cuda="13", api=SimpleNamespace(Builder=broken, ILogger=object)
+        name="tensorrt", version="11.4", cuda="13", api=type("Api", (), {"Builder": broken, "ILogger": object})
     )
     with pytest.raises(StageError, match=r"(?s)TensorRT 11.4 does not start: .*nullptr.*tlopt doctor"):
         kind.make("Builder", Messages(kind.api))

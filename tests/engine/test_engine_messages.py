@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tlopt.engine.messages import Messages, parse_error
+from tlopt.engine.messages import Messages, parse_error, take
 
 
 def error(code="UNSUPPORTED_NODE", *, node=3, name="act", operator="Det", detail="false"):
@@ -32,23 +32,34 @@ def test_what_the_parser_refuses_is_told_in_words(errors, expected):
     assert expected in str(parse_error(errors, "m.onnx"))
 
 
+class Api:
+    """Test double of the library: the base of its loggers."""
+
+    ILogger = object
+
+
 @pytest.fixture
 def messages():
-    return Messages(SimpleNamespace(ILogger=object))
+    return Messages(Api)
 
 
 def test_errors_lose_their_source_locations_and_those_for_want_of_a_gpu_are_left_out(messages):
-    messages.add(
-        "ERROR", "IBuilder::build: Error Code 4: API Usage Error (no profile. In validate at /_src/network.cpp:4023)"
-    )
-    messages.add("ERROR", "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime")
+    take("ERROR", "IBuilder::build: Error Code 4: API Usage Error (no profile. In validate at /_src/network.cpp:4023)")
+    take("ERROR", "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime")
     assert messages.last() == "API Usage Error (no profile.)"
 
 
 def test_messages_go_to_logging_at_their_level_but_errors_only_to_the_exception(messages, caplog):
     with caplog.at_level(logging.DEBUG, "tlopt.engine.messages"):
-        messages.add("VERBOSE", "Layers:\nName: a")
-        messages.add("WARNING", "slow")
-        messages.add("INTERNAL_ERROR", "broken")
+        take("VERBOSE", "Layers:\nName: a")
+        take("WARNING", "slow")
+        take("INTERNAL_ERROR", "broken")
     assert [record.levelname for record in caplog.records] == ["DEBUG", "WARNING", "INFO"]
     assert messages.layers == "Layers:\nName: a"
+
+
+def test_all_that_listen_hear_the_one_logger_of_the_library(messages):
+    second = Messages(Api)
+    assert second.logger is messages.logger
+    take("ERROR", "broken")
+    assert messages.errors == second.errors == ["broken"]

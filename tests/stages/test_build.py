@@ -20,7 +20,7 @@ if flavour.problem("rtx"):
 without_gpu = pytest.mark.skipif(gpus.gpu() is not None, reason="there is a GPU here")
 
 
-def network(precision="fp32", *, operator="Relu", batch="n", folded=False):
+def network(precision="fp32", *, operator="Relu", batch="n", folded=False, scale_shape=()):
     """Conv, Relu, GlobalAveragePool, Flatten, Gemm on 16 x 16 pixels, 8 channels, 4 classes."""
     random = np.random.default_rng(0)
     kind = np.float16 if precision == "fp16" else np.float32
@@ -38,7 +38,7 @@ def network(precision="fp32", *, operator="Relu", batch="n", folded=False):
         inputs[0] = "half"
     if precision in ("int8", "fp8"):
         for name, source, scale, axis in (
-            ("x", "images", np.float32(0.02), None),
+            ("x", "images", np.full(scale_shape, 0.02, np.float32), None),
             ("w", "weight", np.full(8, 0.03, np.float32), 0),
         ):
             tensors[f"{name}_scale"] = scale
@@ -120,6 +120,11 @@ def test_the_layer_listing_names_the_onnx_nodes_and_shows_the_precision(onnx_art
     assert {"conv", "gemm"} <= {node for layer in listing["layers"] for node in layer["onnx"]}
     assert made.card.details["inspector"]["layers"] == len(listing["layers"]) > 2
     assert "Half" in made.card.details["inspector"]["outputs"]
+
+
+def test_an_int8_engine_without_a_layer_in_int8_is_made_with_a_warning(onnx_artifact, tmp_path, caplog):
+    build(onnx_artifact("int8", scale_shape=(1,)), tmp_path / "engine", target=("sm89",))
+    assert "No layer of the engine computes in int8" in caplog.text
 
 
 def test_the_card_finds_its_onnx_file_again_after_both_folders_moved(onnx_artifact, tmp_path):

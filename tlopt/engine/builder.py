@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,9 @@ from tlopt.errors import SettingError, StageError
 log = logging.getLogger(__name__)
 
 HardwareCompatibility = Literal["no", "same-capability", "ampere-plus"]
+
+# The library has one logger for all builds, and the layer listing comes through it.
+_one_at_a_time = threading.Lock()
 
 _COMPATIBILITY = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
@@ -124,6 +128,11 @@ def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], d
         StageError: TensorRT refuses the network or fails to build it.
     """
     check(plan, options)
+    with _one_at_a_time:
+        return _build(onnx, plan, options, shape=shape, dtype=dtype)
+
+
+def _build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str) -> Engine:
     api = plan.flavour.api
     messages = Messages(api)
     builder = plan.flavour.make("Builder", messages)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from typing import Any
+from weakref import WeakSet
 
 from tlopt.errors import StageError
 
@@ -15,48 +17,60 @@ _NOISE = ("catchCudaError", "CUDA driver version is insufficient")
 
 
 class Messages:
-    """Collects a TensorRT logger's messages; `logger` is what the library's classes take.
+    """Collects what TensorRT says as long as this object lives; `logger` is what its classes take.
 
     Attributes:
         errors: The library's errors so far, without their source locations.
-        layers: The layer listing of the built engine, empty if the builder printed none.
+        layers: The layer listing of the last engine built, empty if the builder printed none.
     """
 
     def __init__(self, api: Any) -> None:
         self.errors: list[str] = []
         self.layers = ""
-        self.logger = _logger(api, self)
-
-    def add(self, level: str, text: str) -> None:
-        """Take one message of a level ("VERBOSE" … "INTERNAL_ERROR")."""
-        if level in ("ERROR", "INTERNAL_ERROR"):
-            if not any(noise in text for noise in _NOISE):
-                self.errors.append(_without_location(text))
-            # Not logged as an error: the exception that quotes it reaches the user, and once is enough.
-            log.info("%s", text)
-        elif level == "WARNING":
-            log.warning("%s", text)
-        else:
-            if text.startswith("Layers:"):
-                self.layers = text
-            log.debug("%s", text)
+        self.logger = _logger(api)
+        _listening.add(self)
 
     def last(self) -> str:
-        """Return the error that stopped the work: the first of the last kind, empty if none came."""
+        """Return the error that came last, empty if none did."""
         return self.errors[-1] if self.errors else ""
 
 
-def _logger(api: Any, messages: Messages) -> Any:
-    """Return an `ILogger` that hands its messages on; the class exists only once the library does."""
+_listening: WeakSet[Messages] = WeakSet()
+
+
+@functools.cache
+def _logger(api: Any) -> Any:
+    """Return the library's one logger.
+
+    It has one per process: while anything of it lives, a second logger is ignored. So all
+    messages come here, and go to whoever listens. The class exists only once the library does.
+    """
 
     class Logger(api.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             api.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            messages.add(severity.name, text)
+            take(severity.name, text)
 
     return Logger()
+
+
+def take(level: str, text: str) -> None:
+    """Take one message of a level ("VERBOSE" … "INTERNAL_ERROR")."""
+    if level in ("ERROR", "INTERNAL_ERROR"):
+        # Not logged as an error: the exception that quotes it reaches the user, and once is enough.
+        log.info("%s", text)
+        if not any(noise in text for noise in _NOISE):
+            for messages in tuple(_listening):
+                messages.errors.append(_without_location(text))
+    elif level == "WARNING":
+        log.warning("%s", text)
+    else:
+        log.debug("%s", text)
+        if text.startswith("Layers:"):
+            for messages in tuple(_listening):
+                messages.layers = text
 
 
 def _without_location(text: str) -> str:

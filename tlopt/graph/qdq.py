@@ -78,7 +78,9 @@ class _Writer:
         return infer(self.model)
 
     def _constant(self, name: str, values: np.ndarray) -> str:
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        # A scale of one tensor must be a scalar: TensorRT for RTX (1.7) computes in float where it is a vector of one
+        # element, and np.ascontiguousarray would make it one.
+        self.constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def _is_saturation(self, node: onnx.NodeProto) -> bool:

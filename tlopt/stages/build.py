@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,11 @@ from tlopt.stages import stage
 
 ENGINE_NAME = "model.engine"
 LAYERS_NAME = "layers.json"
+
+log = logging.getLogger(__name__)
+
+# Precision -> what layers that compute in it read, as the library calls it.
+_QUANTIZED = {"int8": "Int8", "fp8": "FP8"}
 
 
 @stage(reads="onnx", writes="tensorrt")
@@ -86,6 +92,9 @@ def build(
     onnx = source.payload(".onnx")
     preprocess = source.card.preprocess
     engine = builder.build(onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name)
+    wanted = _QUANTIZED.get(source.card.precision)
+    if wanted and engine.layers.rows and not any(wanted in row["inputs"] for row in engine.layers.rows):
+        log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
     (out / ENGINE_NAME).write_bytes(engine.data)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
     return replace(source.card, details=_details(source, onnx, out, chosen, options, engine))
