@@ -42,7 +42,7 @@ from tlopt.stages.finetune import finetune
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing10"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 ON_GPU = {
     "torch": ("torch:cuda", "torch:cuda-compiled", "torch:cuda-fp16"),
     "onnx": ("onnxruntime:cuda",),
