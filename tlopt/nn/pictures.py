@@ -1,4 +1,4 @@
-"""Pictures of a training run: learning curves and the confusion matrix."""
+"""Pictures of a training run: learning curves, the confusion matrix, the range test."""
 
 from __future__ import annotations
 
@@ -51,6 +51,19 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], file: Path) -
             if count:
                 color = "white" if shares[row, column] > 0.6 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    _save(figure, file)
+
+
+def range_test_curve(lr: np.ndarray, loss: np.ndarray, suggested: float, file: Path) -> None:
+    """Draw the smoothed loss against the learning rate into an SVG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(lr, loss)
+    axes.axvline(suggested, color="C1", linestyle="--", label=f"suggested: {suggested:g}")
+    axes.set(xscale="log", xlabel="learning rate of the classifier", ylabel="training loss, smoothed")
+    axes.legend()
     _save(figure, file)
 
 

@@ -82,7 +82,7 @@ def train(
         StageError: The loss is no number or explodes, or a checkpoint cannot be written.
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept():
-        run = _Run(model, train_images, val_images, settings, teacher, checkpoints)
+        run = Run(model, train_images, val_images, settings, teacher, checkpoints)
         run.restore()
         with bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
@@ -96,7 +96,7 @@ def train(
     return run.history
 
 
-class _Run:
+class Run:
     """The state of one training run."""
 
     def __init__(
@@ -149,14 +149,15 @@ class _Run:
         )
         freezing.freeze(self.model, below=below)
         freezing.set_mode(self.model, below=below, frozen_norm=settings.frozen_norm)
-        forward = self._forward()
+        forward = self.forward()
+        whole = self.steps * settings.epochs
         first = self.done % self.steps
         started = time.monotonic()
         batches = training_batches(
             self.train_images, settings, epoch=epoch, first=first, rank=self.rank, world=self.world
         )
         for step, (crops, labels) in enumerate(batches, start=first):
-            value = self._step(forward, crops, labels)
+            value = self.step(forward, crops, labels, optimizers.rate(self.settings, self.done, whole))
             self._check(value, epoch, step)
             self.total += value
             self.done += 1
@@ -170,7 +171,7 @@ class _Run:
         self.total, self.seconds = 0.0, 0.0
         self.save()
 
-    def _forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network as it is called in training."""
         # What torch.compile returns is a module, though it is declared as a function.
         forward: Any = torch.compile(self.model) if self.settings.compile else self.model
@@ -181,11 +182,13 @@ class _Run:
         called: Callable[[torch.Tensor], torch.Tensor] = forward
         return called
 
-    def _step(self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, labels: np.ndarray) -> float:
+    def step(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, labels: np.ndarray, lr: float
+    ) -> float:
         """Run one batch forward and back, move the weights if their turn has come, return the loss."""
         settings = self.settings
         torch.manual_seed(settings.seed * 1_000_003 + self.done)
-        optimizers.set_rate(self.optimizer, optimizers.rate(settings, self.done, self.steps * settings.epochs))
+        optimizers.set_rate(self.optimizer, lr)
         inputs = to_inputs(crops, self.train_images.preprocess, self.device)
         targets = functional.one_hot(torch.from_numpy(labels).to(self.device), len(self.counts)).float()
         inputs, targets = mixing.mix(inputs, targets, settings, np.random.default_rng([settings.seed, 1, self.done]))
