@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tlopt.nn import head, probe
+from tlopt.nn.inputs import predict
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def clouds():
+    """Three overlapping clouds in eight dimensions of very different scales."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    centers = 1.5 * torch.randn(3, 8, generator=generator)
+    points = centers[labels] + torch.randn(240, 8, generator=generator)
+    return points * torch.logspace(-2, 2, 8), labels
+
+
+def test_the_probe_is_logistic_regression(clouds):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    inputs, labels = clouds
+    fitted = probe.fit(inputs, labels, classes=3)
+    scaled = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
+    reference = linear_model.LogisticRegression(C=1 / (fitted.penalty * len(inputs)), tol=1e-8, max_iter=10_000)
+    expected = reference.fit(scaled, labels).predict_proba(scaled)
+    # L-BFGS stops at a gradient of 1e-5.
+    np.testing.assert_allclose(fitted.logits(inputs).softmax(1).numpy(), expected, atol=2e-3)
+
+
+def test_the_penalty_of_the_least_loss_in_cross_validation_is_chosen(clouds):
+    fitted = probe.fit(*clouds, classes=3)
+    assert fitted.losses[fitted.penalty] == min(fitted.losses.values())
+    assert set(fitted.losses) == set(probe.PENALTIES)
+
+
+def test_a_class_with_one_image_needs_no_cross_validation(clouds):
+    inputs, labels = clouds
+    keep = torch.cat([(labels != 2).nonzero()[:, 0], (labels == 2).nonzero()[:1, 0]])
+    fitted = probe.fit(inputs[keep], labels[keep], classes=3)
+    assert fitted.losses == {}
+    assert (fitted.logits(inputs[keep]).argmax(1) == labels[keep]).float().mean() > 0.9
+
+
+def test_a_feature_that_never_varies_does_no_harm(clouds):
+    inputs, labels = clouds
+    fitted = probe.fit(torch.cat([inputs, torch.ones(240, 1)], 1), labels, classes=3)
+    assert torch.isfinite(fitted.weight).all()
+
+
+def test_the_folded_probe_answers_like_the_probe(net, parts, tmp_path):
+    train, val = parts
+    inputs = probe.features(net, train, device=CPU)
+    fitted = probe.fit(inputs, torch.from_numpy(train.labels), classes=3)
+    probe.fold(net, fitted)
+    logits, _ = predict(net, val, device=CPU)
+    expected = fitted.logits(probe.features(net, val, device=CPU))
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_are_computed_once(net, parts, tmp_path):
+    first = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    (file,) = (tmp_path / "features").iterdir()
+    np.save(file, np.zeros_like(np.load(file)))
+    assert not probe.features(net, parts[0], device=CPU, cache=tmp_path / "features").any()
+    with torch.no_grad():
+        net.stem[0].weight.mul_(2)
+    other = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    assert not torch.equal(first, other)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_features_are_what_enters_the_classifier(net):
+    inputs = torch.randn(2, 3, 32, 32)
+    net.eval()
+    with head.features(net) as seen, torch.no_grad():
+        logits = net(inputs)
+    torch.testing.assert_close(functional.linear(seen[0], net.fc.weight, net.fc.bias), logits)
