@@ -26,7 +26,11 @@ def save(model: nn.Module, folder: Path) -> dict[str, Any]:
         What the card's details need, besides the weights, to rebuild the model: the groups of
         each grouped convolution (all other widths follow from the weights' shapes).
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # safetensors refuses tensors that share memory, such as tied weights: each gets its own.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     save_file(state, folder / FILE)
     groups = {
         name: module.groups
@@ -62,7 +66,8 @@ def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapp
         where: Name of the weights, for error messages.
 
     Raises:
-        ArtifactError: A name is missing or left over, or a tensor has another rank.
+        ArtifactError: A name is missing or left over, a tensor has another rank, or the widths of a
+            layer's tensors differ.
     """
     own = model.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -90,9 +95,24 @@ def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapp
                 setattr(module, key, nn.Parameter(fresh, requires_grad=tensor.requires_grad))
             else:
                 module.register_buffer(key, fresh)
+        _check(module, prefix, where)
         resize(module, groups.get(name))
     model.load_state_dict(dict(state), strict=True)
     return model
+
+
+def _check(module: nn.Module, prefix: str, where: str) -> None:
+    """Raise an error if the tensors of a layer are not all of one width."""
+    if not isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm | nn.modules.batchnorm._BatchNorm):
+        return
+    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    widths = {key: len(tensor) for key, tensor in own.items() if tensor.dim()}
+    for key, width in widths.items():
+        if others := {other for other in widths.values() if other != width}:
+            raise ArtifactError(
+                f"{where}: {prefix}{key} has {width} channels, the layer's other tensors {others.pop()}.",
+                hint="The file was not written by one network; make it again.",
+            )
 
 
 def resize(module: nn.Module, groups: int | None = None) -> None:
