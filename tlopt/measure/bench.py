@@ -18,7 +18,7 @@ from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images import batches, scan
 from tlopt.measure import measurement
-from tlopt.measure.candidates import Candidate, candidates, opened
+from tlopt.measure.candidates import Candidate, candidates, labels, opened
 from tlopt.measure.statistics import mann_whitney
 from tlopt.measure.timing import Timing, machine_state, side_by_side
 from tlopt.preprocess import Preprocess
@@ -75,6 +75,7 @@ def bench(
     """
     before = _read_baseline(baseline)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
+    names = dict(zip((artifact.path for artifact in loaded), labels(loaded), strict=True))
     inputs = _Inputs(images, noise, max(batch))
     rows: list[dict[str, Scalar]] = []
     conditions: dict[str, Any] = {}
@@ -84,10 +85,11 @@ def bench(
     with ExitStack() as stack:
         ready: list[_Opened] = []
         for candidate in candidates(loaded, backend):
+            label = names[candidate.artifact.path]
             clock = time.perf_counter()
             runner = stack.enter_context(opened(candidate, threads=threads))
             if isinstance(runner, str):
-                skipped.append({**_identity(candidate, candidate.backend), "skipped": runner})
+                skipped.append({**_identity(label, candidate, candidate.backend), "skipped": runner})
                 continue
             opening = time.perf_counter() - clock
             pool = inputs.of(candidate.artifact)
@@ -98,9 +100,14 @@ def bench(
             conditions[runner.name] = dict(runner.conditions)
         for size in batch:
             for one, timing in zip(ready, _timed(ready, size, seconds), strict=True):
-                rows.append({**_identity(one.candidate, one.runner.name), **_figures(one, timing, size)})
+                rows.append(
+                    {
+                        **_identity(names[one.candidate.artifact.path], one.candidate, one.runner.name),
+                        **_figures(one, timing, size),
+                    }
+                )
                 medians[_key(rows[-1])] = timing.medians_ms.tolist()
-    rows.sort(key=lambda row: [artifact.name for artifact in loaded].index(str(row["artifact"])))
+    rows.sort(key=lambda row: list(names.values()).index(str(row["artifact"])))
     finished = machine_state()
     breaches = _regressions(medians, before, max_regression)
     return Report(
@@ -125,8 +132,8 @@ def bench(
     )
 
 
-def _identity(candidate: Candidate, backend: str) -> dict[str, Scalar]:
-    return {"artifact": candidate.artifact.name, "precision": candidate.artifact.card.precision, "backend": backend}
+def _identity(label: str, candidate: Candidate, backend: str) -> dict[str, Scalar]:
+    return {"artifact": label, "precision": candidate.artifact.card.precision, "backend": backend}
 
 
 def _timed(ready: Sequence[_Opened], size: int, seconds: float) -> list[Timing]:

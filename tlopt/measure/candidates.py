@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,20 @@ class Candidate:
     artifact: Artifact
     backend: str
     problem: str = ""
+
+
+def labels(artifacts: Sequence[Artifact]) -> list[str]:
+    """Return a name for each artifact: its folder's, with as many parents as tell it from the others."""
+    paths = [artifact.path.resolve() for artifact in artifacts]
+    found = []
+    for path in paths:
+        depth = 1
+        while depth < len(path.parts) and any(
+            other != path and other.parts[-depth:] == path.parts[-depth:] for other in paths
+        ):
+            depth += 1
+        found.append("/".join(path.parts[-depth:]))
+    return found
 
 
 def candidates(artifacts: Iterable[Artifact], backends: tuple[str, ...] = ()) -> list[Candidate]:

@@ -139,12 +139,13 @@ def evaluate(
         StageError: The backend cannot run it here.
     """
     artifact = Artifact.load(artifact)
+    other = None if reference is None else same_classes(artifact, Artifact.load(reference))
     keep = photos is not None or reference is not None
     if photos is None:
         photos = open_photos(artifact, images, split)
+    photos.expect(artifact)
     outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep)
-    if reference is not None and reference_outputs is None:
-        other = same_classes(artifact, Artifact.load(reference))
+    if other is not None and reference_outputs is None:
         reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True)
     return _judged(artifact, photos, outputs, reference_outputs, batch)
 

@@ -63,6 +63,14 @@ class Photos:
         for chunk in _rebatched(self._kept[view], batch):
             yield replace(chunk, inputs=preprocess.normalize(chunk.inputs))
 
+    def expect(self, artifact: Artifact) -> None:
+        """Check that the photos' classes are the artifact's.
+
+        Raises:
+            ImagesError: They are not.
+        """
+        _same_classes(artifact, self.folder)
+
     def _decode(self, preprocess: Preprocess, batch: int, label: str) -> Iterator[Batch]:
         found = Unreadable(len(self.folder))
         yield from batches(self.folder, preprocess, batch=batch, label=label, unreadable=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,13 @@ from tlopt.artifact import Artifact
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure import measurement
 from tlopt.measure.bench import bench
-from tlopt.measure.candidates import candidates
-from tlopt.measure.evaluate import Evaluation, evaluate
+from tlopt.measure.candidates import candidates, labels
+from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.report import Point, Report, Scalar, page
 from tlopt.settings import Setting
+
+log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]  # artifact, backend with device
 
@@ -47,27 +50,28 @@ def summarize(
     """
     out = Path(out)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
+    named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     photos = open_photos(loaded[0], images, split)
-    judged = _evaluations(loaded, photos, backend, threads)
+    judged = _evaluations(named, photos, backend, threads)
     timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path)
     times = {
         ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
     }
-    rows = _rows(judged, times, loaded, batch)
+    rows = _rows(judged, times, named, batch)
     notes = _findings(rows, batch)
     rows += [
         {name: row[name] for name in ("artifact", "precision", "backend", "skipped")}
         for row in timed.rows
         if "skipped" in row
     ]
-    rows.sort(key=lambda row: [artifact.name for artifact in loaded].index(str(row["artifact"])))
+    rows.sort(key=lambda row: list(named).index(str(row["artifact"])))
     report = Report(
         title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
         rows=tuple(rows),
         notes=(*notes, *timed.notes, *_left_out(photos)),
         conditions={
             "photos": f"{len(photos)} of {photos.folder.path}, part {photos.part}",
-            "reference": f"{loaded[0].name}: agreement and speed-up are against it",
+            "reference": f"{' on '.join(next(iter(judged), ('none',)))}: agreement and speed-up are against it",
             **timed.conditions,
         },
         details={
@@ -82,11 +86,12 @@ def summarize(
 
 
 def _evaluations(
-    loaded: Sequence[Artifact], photos: Photos, backend: tuple[str, ...], threads: int
+    named: Mapping[str, Artifact], photos: Photos, backend: tuple[str, ...], threads: int
 ) -> dict[_Key, Evaluation]:
     """Evaluate each artifact on each backend that can run it here; the bench tells why one cannot."""
     found: dict[_Key, Evaluation] = {}
-    for candidate in candidates(loaded, backend):
+    label = {artifact.path: name for name, artifact in named.items()}
+    for candidate in candidates(named.values(), backend):
         reference = next(iter(found.values()), None)
         if candidate.problem:
             continue
@@ -98,24 +103,24 @@ def _evaluations(
                 photos=photos,
                 reference_outputs=reference.outputs if reference else None,
             )
-        except (StageError, MissingLibraryError, ArtifactError):
+        except (StageError, MissingLibraryError, ArtifactError) as error:
+            log.info("%s on %s: %s", candidate.artifact.path, candidate.backend, error.message)
             continue
-        found[one.artifact, one.runner] = one
+        found[label[candidate.artifact.path], one.runner] = one
     return found
 
 
 def _rows(
     judged: Mapping[_Key, Evaluation], times: Mapping[tuple[_Key, Scalar], Mapping[str, Scalar]],
-    loaded: Sequence[Artifact], batch: tuple[int, ...],
+    named: Mapping[str, Artifact], batch: tuple[int, ...],
 ) -> list[Mapping[str, Scalar]]:  # fmt: skip
     """Return one row per artifact and backend."""
-    by_name = {artifact.name: artifact for artifact in loaded}
     first = next((times[key, batch[0]] for key in judged if (key, batch[0]) in times), None)
     rows: list[Mapping[str, Scalar]] = []
     for key, one in judged.items():
         row: dict[str, Scalar] = {
-            "artifact": one.artifact,
-            "precision": by_name[one.artifact].card.precision,
+            "artifact": key[0],
+            "precision": named[key[0]].card.precision,
             "backend": one.runner,
             "accuracy": one.top1,
             "low": one.interval[0],
@@ -131,7 +136,7 @@ def _rows(
         timing = times.get((key, batch[0]))
         if timing and first:
             row["speed_up"] = float(first["p50_ms"] or 0) / float(timing["p50_ms"] or 1)
-        row["size_mb"] = by_name[one.artifact].size_mb
+        row["size_mb"] = named[key[0]].size_mb
         rows.append(row)
     return rows
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_onnx import RIGHT, write_onnx
+
+from tlopt.errors import CheckError, SettingError
+from tlopt.measure import bench as module
+from tlopt.measure.bench import bench
+from tlopt.report import Report
+
+
+def test_each_candidate_gets_a_row_per_batch(tiny, biased):
+    report = bench([tiny, biased], batch=(1, 4), backend=("onnxruntime",), seconds=0.02)
+    assert [(row["artifact"], row["batch"]) for row in report.rows] == [
+        ("tiny", 1), ("tiny", 4), ("biased", 1), ("biased", 4),
+    ]  # fmt: skip
+    for row in report.rows:
+        assert row["min_ms"] <= row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["images_per_s"] == pytest.approx(row["batch"] * 1e3 / row["mean_ms"])
+    assert report.conditions["runners"]["onnxruntime:cpu"]["providers"] == ["CPUExecutionProvider"]
+    assert "photos of" in report.conditions["input"]
+
+
+def test_an_onnx_artifact_runs_on_all_its_usual_backends(tiny):
+    assert {row["backend"] for row in bench([tiny], batch=(1,), seconds=0.01).rows} == {
+        "onnxruntime:cpu", "openvino:cpu",
+    }  # fmt: skip
+
+
+def test_a_backend_that_cannot_run_here_is_reported_with_its_reason(tiny):
+    report = bench([tiny], batch=(1,), backend=("openvino:npu", "torch"), seconds=0.01)
+    assert len(report.rows) == 1
+    assert "finds no NPU here" in report.rows[0]["skipped"]
+    assert "not run" in report.table()
+
+
+def test_a_kind_that_no_named_backend_reads_is_reported(tiny):
+    report = bench([tiny], batch=(1,), backend=("torch",), seconds=0.01)
+    assert report.rows[0]["skipped"] == "torch cannot run the kind onnx"
+
+
+def test_artifacts_of_one_name_are_told_apart(card, tmp_path):
+    both = [write_onnx(tmp_path / folder / "model", card, RIGHT) for folder in ("a", "b")]
+    report = bench(both, batch=(1,), backend=("onnxruntime",), seconds=0.01)
+    assert [row["artifact"] for row in report.rows] == ["a/model", "b/model"]
+
+
+def test_noise_is_used_where_there_are_no_photos_and_it_is_never_zeros(card, tmp_path):
+    artifact = write_onnx(tmp_path / "model", replace(card, images=None), RIGHT)
+    report = bench([artifact], batch=(1,), backend=("onnxruntime",), seconds=0.01)
+    assert report.conditions["input"].startswith("noise")
+    noise = module._noise(card.preprocess, 8)
+    assert noise.std() == pytest.approx(1, abs=0.05)
+    assert module._noise(replace(card.preprocess, folded=True), 2).dtype == np.uint8
+
+
+def test_a_report_survives_json(tiny):
+    report = bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01)
+    assert Report.from_json(report.to_json()).rows == tuple(dict(row) for row in report.rows)
+
+
+def test_a_slow_down_beyond_noise_breaches_the_baseline(tiny, tmp_path):
+    arguments = {"batch": (1,), "backend": ("onnxruntime",), "seconds": 0.05}
+    raw = json.loads(bench([tiny], **arguments).to_json())
+    medians = raw["details"]["turn_medians_ms"]
+    for factor, breached in ((0.2, True), (5.0, False)):
+        scaled = {key: [factor * value for value in values] for key, values in medians.items()}
+        baseline = tmp_path / f"{factor}.json"
+        baseline.write_text(json.dumps({**raw, "details": {"turn_medians_ms": scaled}}))
+        report = bench([tiny], baseline=baseline, **arguments)
+        assert bool(report.breaches) == breached
+    with pytest.raises(CheckError, match="slower than the baseline"):
+        bench([tiny], baseline=tmp_path / "0.2.json", **arguments).check()
+
+
+def test_a_baseline_that_is_none_is_refused_before_measuring(tiny, tmp_path):
+    with pytest.raises(SettingError, match="cannot be used as a baseline"):
+        bench([tiny], baseline=tmp_path / "missing.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SettingError, match="cannot be used as a baseline"):
+        bench([tiny], baseline=tmp_path / "other.json")

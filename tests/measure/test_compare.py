@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from tlopt.errors import CheckError
+from tlopt.measure.compare import compare
+
+
+def test_a_comparison_with_itself_finds_nothing(tiny):
+    result = compare(tiny, tiny, max_drop=0, min_agreement=1)
+    assert (result.drop, result.agreement, result.max_error, result.p_value) == (0, 1, 0, 1)
+    assert result.flips == ()
+    result.check()
+
+
+def test_flips_and_recall_tell_what_went_wrong(tiny, biased):
+    result = compare(tiny, biased)
+    assert result.broken - result.mended == round(result.drop * result.images)
+    assert result.agreement == pytest.approx(1 - len(result.flips) / result.images)
+    assert all(flip.reference != flip.candidate for flip in result.flips)
+    assert [flip.shift for flip in result.flips] == sorted(flip.shift for flip in result.flips)
+    assert result.recall_change["green"] < 0
+    assert min(result.recall_change.values()) < 0
+
+
+def test_breached_gates_are_shown_first_and_then_fail(tiny, biased):
+    result = compare(tiny, biased, max_drop=0.01, min_agreement=0.98)
+    assert len(result.breaches) == 2
+    assert "more than the 1.00% allowed" in result.to_report().table()
+    with pytest.raises(CheckError, match=r"less than the 98\.00% required") as caught:
+        result.check()
+    assert caught.value.exit_code == 3
+
+
+def test_backends_can_be_compared(tiny):
+    result = compare(tiny, tiny, reference_backend="onnxruntime", backend="openvino", min_agreement=1)
+    assert result.candidate.runner == "openvino:cpu"
+    result.check()

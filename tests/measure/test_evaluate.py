@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_onnx import CLASSES, RIGHT, write_onnx
+
+from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError
+from tlopt.images import scan
+from tlopt.measure.evaluate import evaluate
+from tlopt.measure.photos import open_photos
+
+
+def test_figures_agree_with_a_count_by_hand(tiny, swatches):
+    result = evaluate(tiny)
+    ref = tiny.card.images
+    test = scan(swatches).split(val=ref.val, test=ref.test, seed=ref.seed)["test"]
+    hits, confusion = 0, np.zeros((3, 3), int)
+    for file, label in zip(test.files, test.labels, strict=True):
+        pixels = tiny.card.preprocess(swatches / file)
+        answer = int((RIGHT @ pixels.mean((1, 2))).argmax())
+        hits += answer == label
+        confusion[label, answer] += 1
+    assert result.images == len(test)
+    assert result.top1 == hits / len(test)
+    assert (result.confusion == confusion).all()
+    red = result.scores[CLASSES.index("red")]
+    assert red.precision == pytest.approx(confusion[2, 2] / confusion[:, 2].sum())
+    assert red.recall == pytest.approx(confusion[2, 2] / confusion[2].sum())
+    assert result.interval[0] < result.top1 < result.interval[1]
+    assert result.top5 is None
+
+
+def test_an_artifact_agrees_with_itself_and_less_with_another(tiny, biased):
+    assert evaluate(tiny, reference=tiny.path).agreement == 1
+    assert evaluate(biased, reference=tiny.path).agreement < 1
+
+
+def test_two_backends_give_the_same_answers(tiny):
+    first, second = evaluate(tiny, backend="onnxruntime"), evaluate(tiny, backend="openvino")
+    assert second.runner == "openvino:cpu"
+    np.testing.assert_allclose(first.outputs.logits, second.outputs.logits, atol=1e-5)
+
+
+def test_the_batch_size_changes_nothing(tiny):
+    np.testing.assert_allclose(
+        evaluate(tiny, batch=1).outputs.logits, evaluate(tiny, batch=7).outputs.logits, atol=1e-6
+    )
+
+
+def test_other_photos_are_used_whole(tiny, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "others")
+    (tmp_path / "others" / "red" / "0.png").unlink()
+    assert evaluate(tiny, images=tmp_path / "others").images == 59
+
+
+def test_the_training_folder_in_another_place_is_split_as_in_training(tiny, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "moved")
+    moved = evaluate(tiny, images=tmp_path / "moved")
+    assert moved.outputs.files == evaluate(tiny).outputs.files
+
+
+def test_a_folder_with_parts_is_asked_for_its_own_part(tiny, swatches, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(swatches, tmp_path / part)
+    shutil.rmtree(tmp_path / "test" / "red")
+    shutil.copytree(swatches / "red", tmp_path / "test" / "red")
+    assert evaluate(tiny, images=tmp_path).images == 60
+    with pytest.raises(ImagesError, match="has no val images"):
+        evaluate(tiny, images=tmp_path, split="val")
+
+
+def test_an_unreadable_photo_is_left_out_and_named(tiny, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "photos")
+    (tmp_path / "photos" / "green" / "7.png").write_bytes(b"")
+    result = evaluate(tiny, images=tmp_path / "photos")
+    assert result.images == 59
+    assert list(result.unreadable) == ["green/7.png"]
+    assert "1 unreadable photos were left out: green/7.png" in result.to_report().table()
+
+
+def test_other_classes_are_refused_by_name(tiny, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "photos")
+    (tmp_path / "photos" / "red").rename(tmp_path / "photos" / "pink")
+    with pytest.raises(ImagesError, match=r"it has no red; tiny does not know pink\."):
+        evaluate(tiny, images=tmp_path / "photos")
+
+
+def test_changed_training_photos_are_refused(card, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "photos")
+    own = replace(card, images=replace(card.images, path=str(tmp_path / "photos")))
+    artifact = write_onnx(tmp_path / "artifact", own, RIGHT)
+    (tmp_path / "photos" / "red" / "0.png").unlink()
+    with pytest.raises(ImagesError, match="are not those the artifact was trained on"):
+        evaluate(artifact)
+
+
+def test_an_imported_model_needs_photos(card, tmp_path):
+    artifact = write_onnx(tmp_path / "artifact", replace(card, images=None), RIGHT)
+    with pytest.raises(ImagesError, match="does not know any images"):
+        evaluate(artifact)
+
+
+def test_the_order_of_the_logits_need_not_be_alphabetical(card, swatches, tmp_path, tiny):
+    turned = write_onnx(tmp_path / "artifact", replace(card, classes=("red", "green", "blue")), RIGHT[::-1].copy())
+    assert evaluate(turned).top1 == evaluate(tiny).top1
+    with pytest.raises(ImagesError, match="different classes"):
+        evaluate(turned, reference=tiny.path)
+
+
+def test_top5_is_given_from_six_classes_on(card, tmp_path, swatches):
+    names = (*CLASSES, "x", "y", "z")
+    shutil.copytree(swatches, tmp_path / "photos")
+    for name in names[3:]:
+        shutil.copytree(swatches / "red", tmp_path / "photos" / name)
+    weight = np.concatenate([RIGHT, np.zeros((3, 3))])
+    artifact = write_onnx(tmp_path / "six", replace(card, classes=names, images=None), weight)
+    result = evaluate(artifact, images=tmp_path / "photos")
+    assert result.top1 < result.top5 < 1
+
+
+def test_bad_settings_are_refused(tiny):
+    with pytest.raises(SettingError, match="batch must be at least 1, got 0"):
+        evaluate(tiny, batch=0)
+    with pytest.raises(PluginError, match="Unknown backend: 'onnxrt'"):
+        evaluate(tiny, backend="onnxrt")
+    with pytest.raises(PluginError, match="no device 'gpu'"):
+        evaluate(tiny, backend="onnxruntime:gpu")
+    with pytest.raises(ArtifactError, match="is of kind onnx; this needs torch"):
+        evaluate(tiny, backend="torch")
+
+
+def test_photos_are_decoded_once_for_several_artifacts(tiny, biased, monkeypatch):
+    photos = open_photos(tiny)
+    evaluate(tiny, photos=photos)
+    monkeypatch.setattr("tlopt.measure.photos.batches", lambda *_, **__: pytest.fail("decoded again"))
+    result = evaluate(biased, photos=photos)
+    assert result.images_per_s is None
+
+
+def test_photos_too_large_for_the_memory_are_decoded_each_time(tiny):
+    photos = open_photos(tiny)
+    photos.keep_mb = 0
+    first = evaluate(tiny, photos=photos)
+    assert not photos.cached(tiny.card.preprocess)
+    assert evaluate(tiny, photos=photos).outputs.files == first.outputs.files
