@@ -97,7 +97,7 @@ def _onnx(metadata: str) -> list[str]:
 
 
 # What older inspectors call a type within a format's description -> what newer ones call it.
-_TYPES = {"FP32": "Float", "FP16": "Half", "BFloat16": "BF16", "INT8": "Int8"}
+_TYPES = {"FP32": "Float", "FP16": "Half", "BF16": "BFloat16", "INT8": "Int8"}
 
 
 def _type(tensor: Mapping[str, Any]) -> str:
