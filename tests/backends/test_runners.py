@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from tlopt.artifact import Artifact, draft, seal
+from tlopt.backends import open_runner
+from tlopt.errors import StageError
+
+
+def damaged(artifact: Artifact, folder) -> Artifact:
+    """Return a sealed artifact whose payload is no ONNX file."""
+    with draft(folder) as scratch:
+        (scratch / "model.onnx").write_bytes(b"not a model")
+        seal(scratch, artifact.card)
+    return Artifact.load(folder)
+
+
+def test_torch_gives_its_threads_back(tuned):
+    before = torch.get_num_threads()
+    with open_runner(tuned, "torch", threads=1) as runner:
+        assert runner.conditions["threads"] == torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_torch_in_bf16_stays_near_fp32(tuned):
+    inputs = np.random.default_rng(0).standard_normal((2, *tuned.card.preprocess.input_shape), dtype=np.float32)
+    with open_runner(tuned, "torch") as full, open_runner(tuned, "torch:cpu-bf16") as half:
+        assert half.conditions["autocast"] == "bf16"
+        # bf16 keeps 8 bits: 0.4 % a number, and logits of a few units.
+        np.testing.assert_allclose(half(inputs), full(inputs), atol=0.2)
+
+
+def test_onnxruntime_without_a_provider_says_what_to_install(exported):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(StageError, match="has no CUDAExecutionProvider here") as caught:
+        open_runner(exported, "onnxruntime:cuda")
+    assert caught.value.hint == "python -m pip install onnxruntime-gpu"
+
+
+def test_onnxruntime_that_falls_back_is_an_error(exported, monkeypatch):
+    # A provider that is listed but cannot be loaded: ONNX Runtime goes on with the processor.
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession",
+        lambda model, options, providers: real(model, options, providers=["CPUExecutionProvider"]),  # noqa: ARG005
+    )  # fmt: skip
+    with pytest.raises(StageError, match="with CPUExecutionProvider instead of CUDAExecutionProvider"):
+        open_runner(exported, "onnxruntime:cuda")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_payload_that_is_no_onnx_is_one_clear_error(backend, exported, tmp_path):
+    with pytest.raises(StageError, match=r"cannot (open|compile) .*model\.onnx"):
+        open_runner(damaged(exported, tmp_path / "bad"), backend)
+
+
+def test_openvino_keeps_the_precision_on_the_card(exported, tmp_path):
+    with open_runner(exported, "openvino") as runner:
+        assert runner.conditions["inference_precision"] == "f32"
+    with open_runner(exported, "openvino:cpu-throughput") as runner:
+        assert runner.conditions["performance_hint"] == "throughput"
+
+
+def test_openvino_without_a_device_names_those_it_finds(exported):
+    if "NPU" in openvino.Core().available_devices:
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(StageError, match="finds no NPU here; it finds CPU"):
+        open_runner(exported, "openvino:npu")
+
+
+def test_fp16_inputs_and_outputs_are_cast(exported, tmp_path):
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+                onnx.helper.make_node("Flatten", ["pooled"], ["logits"]),
+            ],
+            "half",
+            [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT16, ["n", 3, 8, 8])],
+            [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT16, ["n", 3])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )  # fmt: skip
+    with draft(tmp_path / "half") as scratch:
+        onnx.save(model, scratch / "model.onnx")
+        seal(scratch, replace(exported.card, precision="fp16"))
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
+    with open_runner(Artifact.load(tmp_path / "half"), "onnxruntime") as runner:
+        logits = runner(inputs)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, inputs.mean((2, 3)), atol=2e-3)
