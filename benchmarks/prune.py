@@ -1,13 +1,15 @@
 """Structured pruning to a measured speed-up, beside Torch-Pruning's magnitude pruner at equal multiply-adds.
 
     python benchmarks/prune.py --models resnet18,efficientnet_lite0 --seeds 0
+    python benchmarks/prune.py --models resnet18,efficientnet_lite0 --criteria
 
 Each network is fine-tuned on clothing10 at 128 px, pruned by ``tlopt prune --speedup``, and cut to the
 same multiply-adds by ``torch_pruning.pruner.MagnitudePruner``; both recover in the same way from the
 same unpruned network. Accuracy is that of the exported ONNX file on the 372 test photos, time that of
 the same file in ONNX Runtime. Needs ../shared (photos, ImageNet weights) and, for EfficientNet-Lite0,
 the demo extra. Finished artifacts in the work folder are used again; rows already in the results file
-stay, so that models and seeds can be added one by one.
+stay, so that models and seeds can be added one by one. With ``--criteria`` it compares the criteria
+instead: accuracy right after a cut of the same multiply-adds, without any recovery.
 """
 
 from __future__ import annotations
@@ -27,13 +29,14 @@ import numpy as np
 import torch
 import torch_pruning
 
+from tlopt import registry
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
 from tlopt.images.pixels import open_pixels
 from tlopt.measure.outputs import answer
-from tlopt.measure.photos import open_photos
+from tlopt.measure.photos import Photos, open_photos
 from tlopt.measure.statistics import paired_drop
 from tlopt.measure.timing import machine_state, side_by_side
 from tlopt.nn import channels, norms, weights
@@ -56,6 +59,7 @@ MODELS = {
     "efficientnet_lite0": ("pip:efficientnet_lite0", "", 1.5),
 }
 SIZE = 128
+RATIOS = (0.2, 0.4, 0.6)  # of the comparison of criteria
 
 
 def main() -> None:
@@ -66,12 +70,15 @@ def main() -> None:
     parser.add_argument("--tuning-epochs", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=4, help="of recovery, ours and Torch-Pruning's")
     parser.add_argument("--lr", type=float, default=1e-3, help="of recovery, ours and Torch-Pruning's")
+    parser.add_argument("--criteria", action="store_true", help="compare the criteria without recovery")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")
     options = parser.parse_args()
+    if options.criteria and options.out.name == "prune-cpu.json":
+        options.out = RESULTS / "prune-criteria.json"
     options.work.mkdir(parents=True, exist_ok=True)
     for name in options.models.split(","):
         for seed in map(int, options.seeds.split(",")):
-            rows = measure(name, seed, options)
+            rows = rank(name, seed, options) if options.criteria else measure(name, seed, options)
             write(options, name, seed, rows)
             for row in rows:
                 print(json.dumps(row))
@@ -112,6 +119,26 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
             )
         rows.append(row)
     return rows
+
+
+def rank(name: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return each criterion's accuracy on the test photos right after a cut."""
+    model, file, _ = MODELS[name]
+    whole = tuned(options.work / f"{name}-{seed}" / "whole", model, file, seed, options)
+    photos = open_photos(whole)
+    rows = [{"model": name, "seed": seed, "criterion": "unpruned", "ratio": 0.0, "accuracy": accuracy(whole, photos)}]
+    for ratio in RATIOS:
+        for criterion in registry.names("criteria"):
+            out = options.work / f"{name}-{seed}" / "ranked"
+            cut = stage.prune(whole, out, ratio=ratio, criterion=criterion, epochs=0, seed=seed, force=True)
+            rows.append(
+                {"model": name, "seed": seed, "criterion": criterion, "ratio": ratio, "accuracy": accuracy(cut, photos)}
+            )
+    return rows
+
+
+def accuracy(artifact: Artifact, photos: Photos) -> float:
+    return round(float(answer(artifact, photos, keep=True).correct.mean()), 4)
 
 
 def tuned(out: Path, model: str, file: str, seed: int, options: argparse.Namespace) -> Artifact:
@@ -183,9 +210,10 @@ def timed(artifacts: dict[str, Artifact]) -> dict[str, dict[int, float]]:
 def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str, Any]]) -> None:
     old = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     kept = [row for row in old if (row["model"], row["seed"]) != (name, seed)]
+    epochs = "--criteria" if options.criteria else f"--epochs {options.epochs} --lr {options.lr:g}"
     record = {
         "command": "python benchmarks/prune.py --models ... --seeds ... "
-        f"--tuning-epochs {options.tuning_epochs} --epochs {options.epochs} --lr {options.lr:g}",
+        f"--tuning-epochs {options.tuning_epochs} {epochs}",
         "images": f"clothing10 (../shared/data), {SIZE} px, 372 test photos",
         "device": processor(), "cores": cores(), "versions": versions(), "precision": "fp32",
         "timing": "median of 10 turns side by side, 4 s per network and batch size, after warm-up",
@@ -193,7 +221,29 @@ def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(markdown(record), encoding="utf-8")
+    text = criteria_markdown(record) if options.criteria else markdown(record)
+    options.out.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+def criteria_markdown(record: dict[str, Any]) -> str:
+    rows = record["rows"]
+    names = list(dict.fromkeys(row["criterion"] for row in rows if row["criterion"] != "unpruned"))
+    lines = [
+        "# Pruning criteria: accuracy right after the cut, no recovery",
+        "",
+        f"{record['images']}; batch-norm statistics measured anew on 256 training photos, no training after the cut.",
+        "",
+        f"    {record['command']}",
+        "",
+        "| model | seed | multiply-adds removed | unpruned | " + " | ".join(names) + " |",
+        "|" + "---|" * (4 + len(names)),
+    ]
+    found = {(row["model"], row["seed"], row["ratio"], row["criterion"]): row["accuracy"] for row in rows}
+    for model, seed, ratio in dict.fromkeys(key[:3] for key in found if key[2]):
+        whole = found[model, seed, 0.0, "unpruned"]
+        cells = " | ".join(f"{found[model, seed, ratio, name]:.3f}" for name in names)
+        lines.append(f"| {model} | {seed} | {ratio:.0%} | {whole:.3f} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(record: dict[str, Any]) -> str:
