@@ -16,6 +16,7 @@ from tlopt.measure.bench import bench
 from tlopt.measure.candidates import candidates, labels
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
+from tlopt.measure.work import multiply_adds
 from tlopt.report import Point, Report, Scalar, page
 from tlopt.settings import Setting
 
@@ -116,6 +117,7 @@ def _rows(
 ) -> list[Mapping[str, Scalar]]:  # fmt: skip
     """Return one row per artifact and backend."""
     first = next((times[key, batch[0]] for key in judged if (key, batch[0]) in times), None)
+    macs = {name: _million_macs(artifact) for name, artifact in named.items()}
     rows: list[Mapping[str, Scalar]] = []
     for key, one in judged.items():
         row: dict[str, Scalar] = {
@@ -136,9 +138,20 @@ def _rows(
         timing = times.get((key, batch[0]))
         if timing and first:
             row["speed_up"] = float(first["p50_ms"] or 0) / float(timing["p50_ms"] or 1)
+        row["mmacs"] = macs[key[0]]
         row["size_mb"] = named[key[0]].size_mb
         rows.append(row)
     return rows
+
+
+def _million_macs(artifact: Artifact) -> float | None:
+    """Return the multiply-adds for one image in millions, None where they cannot be counted."""
+    try:
+        macs = multiply_adds(artifact)
+    except (StageError, ArtifactError) as error:
+        log.info("%s: %s", artifact.path, error.message)
+        return None
+    return None if macs is None else macs / 1e6
 
 
 def _points(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[Point]:

@@ -70,7 +70,7 @@ def _environment() -> Any:
 def _heading(name: str) -> str:
     """Return a column or condition's name as a person writes it."""
     words = name.replace("_", " ").replace("latency ms batch", "ms at batch").replace("speed up", "speed-up")
-    return words.replace("size mb", "size, MB").replace("images per s", "images/s")
+    return words.replace("size mb", "size, MB").replace("images per s", "images/s").replace("mmacs", "MMACs")
 
 
 def thumbnail(path: Path, *, side: int = 160) -> str:

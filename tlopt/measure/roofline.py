@@ -1,0 +1,149 @@
+"""How near an artifact comes to what the machine can do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.errors import StageError
+from tlopt.measure import measurement
+from tlopt.measure.bench import bench
+from tlopt.measure.candidates import labels
+from tlopt.measure.work import layers
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+_SIDE = 1024  # of the matrices that the peak is measured with: past the caches' small levels, fast enough
+_COPY_MB = 256  # larger than the last cache of common processors
+
+
+@measurement
+def roofline(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends that run on the processor; the usual ones if empty.")] = (),
+    seconds: Annotated[float, Setting("Measured time per artifact, backend and batch.", minimum=0.01)] = 3.0,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+) -> Report:
+    """Measure which share of the processor's peak ONNX artifacts reach.
+
+    The peaks are measured, not looked up: multiply-adds by a large matrix product in the
+    artifact's precision, bytes by copying memory. An artifact cannot be faster than the slower of
+    its multiply-adds at the one and its bytes at the other.
+    S. Williams, A. Waterman, D. Patterson, "Roofline", Communications of the ACM 52 (2009).
+
+    Raises:
+        ArtifactError: An artifact is not of kind onnx, or a shape in it cannot be inferred.
+        StageError: A backend is not one of the processor.
+    """
+    loaded = [Artifact.load(artifact).expect("onnx") for artifact in artifacts]
+    named = dict(zip(labels(loaded), loaded, strict=True))
+    if other := [name for name in backend if name.partition(":")[2] not in ("", "cpu", "cpu-throughput")]:
+        raise StageError(f"The peaks measured are the processor's; {', '.join(other)} runs elsewhere.")
+    work = {(name, b): layers(artifact, batch=b) for name, artifact in named.items() for b in batch}
+    threads = threads or cores()
+    peaks = {name: peak_gmacs_per_s(name, threads) for name in {_computed(a.card.precision) for a in loaded}}
+    bandwidth = bandwidth_gb_per_s(threads)
+    timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads)
+    rows: list[dict[str, Scalar]] = []
+    for row in timed.rows:
+        if "skipped" in row:
+            rows.append(dict(row))
+            continue
+        counted = work[str(row["artifact"]), int(row["batch"] or 1)]
+        gmacs, gbytes = sum(layer.macs for layer in counted) / 1e9, sum(layer.moved for layer in counted) / 1e9
+        peak = peaks[_computed(named[str(row["artifact"])].card.precision)]
+        computing, moving = gmacs / peak, gbytes / bandwidth
+        taken = float(row["p50_ms"] or 0) / 1e3
+        rows.append(
+            {
+                **{name: row[name] for name in ("artifact", "precision", "backend", "batch", "p50_ms")},
+                "mmacs": gmacs * 1e3,
+                "moved_mb": gbytes * 1e3,
+                "macs_per_byte": gmacs / gbytes,
+                "gmacs_per_s": gmacs / taken,
+                "bound_by": "multiply-adds" if computing > moving else "memory",
+                "bound_ms": max(computing, moving) * 1e3,
+                "reached": max(computing, moving) / taken,
+            }
+        )
+    return Report(
+        title=f"Share of the machine's peak that is reached, {threads} threads",
+        rows=tuple(rows),
+        notes=timed.notes,
+        conditions={
+            "processor": processor(),
+            "threads": threads,
+            "peak_gmacs_per_s": peaks,
+            "bandwidth_gb_per_s": bandwidth,
+            "seconds": seconds,
+            "runners": timed.conditions["runners"],
+            "versions": versions(),
+        },
+    )
+
+
+def _computed(precision: str) -> str:
+    """Return the precision that a processor computes in: fp16 graphs run in fp32 on most."""
+    return "int8" if precision == "int8" else "fp32"
+
+
+def peak_gmacs_per_s(precision: str, threads: int) -> float:
+    """Measure the fastest of some large matrix products on ONNX Runtime, 10^9 multiply-adds a second."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    integer = precision == "int8"
+    kind = TensorProto.UINT8 if integer else TensorProto.FLOAT
+    shape = [_SIDE, _SIDE]
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if integer else "MatMul", ["a", "b"], ["c"])],
+        "peak",
+        [
+            helper.make_tensor_value_info("a", kind, shape),
+            helper.make_tensor_value_info("b", TensorProto.INT8 if integer else kind, shape),
+        ],
+        [helper.make_tensor_value_info("c", TensorProto.INT32 if integer else kind, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    feed: dict[str, Any]
+    if integer:
+        feed = {
+            "a": random.integers(0, 255, shape, dtype=np.uint8),
+            "b": random.integers(-127, 127, shape, dtype=np.int8),
+        }
+    else:
+        feed = {name: random.standard_normal(shape, dtype=np.float32) for name in ("a", "b")}
+    return _SIDE**3 / _fastest(lambda: session.run(None, feed)) / 1e9
+
+
+def bandwidth_gb_per_s(threads: int) -> float:
+    """Measure the fastest of some copies of a large array, 10^9 bytes read and written a second."""
+    source = np.ones(_COPY_MB * 1_000_000, np.uint8)
+    target = np.empty_like(source)
+    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+        taken = _fastest(lambda: list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts)))
+    return 2 * source.nbytes / taken / 1e9
+
+
+def _fastest(call: Callable[[], object], *, seconds: float = 1.0) -> float:
+    """Return the shortest duration of a call, seconds: a peak is what nothing disturbed."""
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
