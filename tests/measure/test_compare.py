@@ -36,3 +36,11 @@ def test_backends_can_be_compared(tiny):
     result = compare(tiny, tiny, reference_backend="onnxruntime", backend="openvino", min_agreement=1)
     assert result.candidate.runner == "openvino:cpu"
     result.check()
+
+
+def test_the_page_shows_the_photos_that_flipped(tiny, biased, tmp_path):
+    result = compare(tiny, biased, html=tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == len(result.flips)
+    assert result.flips[0].file in html
+    assert "broken" in html

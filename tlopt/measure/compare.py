@@ -14,7 +14,7 @@ from tlopt.measure import measurement
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.statistics import mcnemar, paired_drop
-from tlopt.report import Report, Scalar
+from tlopt.report import Report, Scalar, page, write
 from tlopt.settings import Setting
 
 
@@ -85,6 +85,26 @@ class Comparison:
         """
         self.to_report().check()
 
+    def to_page(self, *, most: int = 48) -> str:
+        """Return the comparison as an HTML page with the photos that are answered differently.
+
+        Args:
+            most: Photos shown; those whose answer moved furthest come first.
+        """
+        shown = [
+            {
+                "path": self.folder / flip.file,
+                "caption": [
+                    f"{flip.reference} → {flip.candidate}",
+                    f"is {flip.label}: {_verdict(flip)}",
+                    f"confidence {flip.confidence:.0%}, shift {flip.shift:+.0%}",
+                    flip.file,
+                ],
+            }
+            for flip in self.flips[:most]
+        ]
+        return page(self.to_report(), photos=shown)
+
     def to_report(self) -> Report:
         """Return the comparison as two rows and what follows from them."""
         rows: tuple[Mapping[str, Scalar], ...] = tuple(
@@ -129,6 +149,12 @@ class Comparison:
         )
 
 
+def _verdict(flip: Flip) -> str:
+    if flip.label == flip.reference:
+        return "broken"
+    return "mended" if flip.label == flip.candidate else "both wrong"
+
+
 @measurement
 def compare(
     reference: str | Path | Artifact,
@@ -142,6 +168,7 @@ def compare(
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     max_drop: Annotated[float | None, Setting("Largest accuracy drop allowed.", minimum=0, maximum=1)] = None,
     min_agreement: Annotated[float | None, Setting("Smallest agreement allowed.", minimum=0, maximum=1)] = None,
+    html: Annotated[Path | None, Setting("Write a page with the photos answered differently.")] = None,
     photos: Photos | None = None,
 ) -> Comparison:
     """Measure what an artifact has lost against another on the same photos.
@@ -168,7 +195,7 @@ def compare(
     drop = before.top1 - after.top1
     agreement = float((was.predicted == now.predicted).mean())
     difference = now.logits.astype(np.float64) - was.logits
-    return Comparison(
+    comparison = Comparison(
         reference=before,
         candidate=after,
         images=before.images,
@@ -190,6 +217,9 @@ def compare(
         breaches=tuple(_breaches(drop, agreement, max_drop, min_agreement)),
         folder=photos.folder.path,
     )
+    if html is not None:
+        write(html, comparison.to_page())
+    return comparison
 
 
 def _flips(before: Evaluation, after: Evaluation, classes: tuple[str, ...]) -> tuple[Flip, ...]:

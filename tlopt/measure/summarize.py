@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +15,7 @@ from tlopt.measure.candidates import candidates, labels
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.work import multiply_adds
-from tlopt.report import Point, Report, Scalar, page
+from tlopt.report import Point, Report, Scalar, page, write
 from tlopt.settings import Setting
 
 log = logging.getLogger(__name__)
@@ -81,8 +79,8 @@ def summarize(
             "classes": {f"{name} on {where}": [vars(s) for s in one.scores] for (name, where), one in judged.items()},
         },
     )
-    _write(out / "report.json", report.to_json())
-    _write(out / "report.html", page(report, points=_points(rows, batch), artifacts=loaded))
+    write(out / "report.json", report.to_json())
+    write(out / "report.html", page(report, points=_points(rows, batch), artifacts=loaded))
     return report
 
 
@@ -209,18 +207,3 @@ def _findings(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list
 def _left_out(photos: Photos) -> list[str]:
     count = len(photos.unreadable)
     return [f"{count} unreadable photos were left out: {', '.join(photos.unreadable)}."] if count else []
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)

@@ -2,6 +2,6 @@
 
 from tlopt.report.page import page
 from tlopt.report.picture import Point, picture
-from tlopt.report.rows import Report, Scalar, number, text
+from tlopt.report.rows import Report, Scalar, number, text, write
 
-__all__ = ["Point", "Report", "Scalar", "number", "page", "picture", "text"]
+__all__ = ["Point", "Report", "Scalar", "number", "page", "picture", "text", "write"]
