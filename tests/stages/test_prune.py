@@ -169,3 +169,9 @@ def test_an_impossible_speed_up_is_refused_before_the_recovery(artifact, cache, 
     with pytest.raises(StageError, match=r"cannot be made 3 x as fast in ONNX Runtime.* 1\.00 x") as caught:
         prune(artifact, tmp_path / "a", speedup=3, samples=16, multiple=4, cache_dir=cache, speedup_batch=(1,))
     assert "--speedup" in caught.value.hint
+
+
+def test_a_share_that_cannot_be_reached_is_said_so(artifact, cache, tmp_path, caplog):
+    pruned = prune(artifact, tmp_path / "a", ratio=0.95, epochs=0, samples=16, multiple=8, cache_dir=cache)
+    assert "multiply-adds could go, not 95 %" in caplog.text
+    assert macs(pruned) > 0.05 * macs(artifact)

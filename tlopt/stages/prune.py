@@ -18,6 +18,7 @@ from tlopt.images import ImageFolder, reopen, scan
 from tlopt.images.pixels import Pixels, open_pixels
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.progress import track
+from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
 
@@ -70,6 +71,7 @@ def prune(
 
     Raises:
         ImagesError: Images are needed and there are none.
+        MissingLibraryError: --speedup needs ONNX Runtime, and it is not installed.
         StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
             as much faster as asked.
     """
@@ -80,6 +82,8 @@ def prune(
     from tlopt.sources import open_model
 
     ranking = criteria.load(criterion)
+    if speedup is not None:
+        require("tlopt.nn.latency")  # says now, not after the ranking, what is missing
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
@@ -112,6 +116,11 @@ def prune(
                 recovery += train(model, *data, settings, teacher=whole, label="Recovery").epochs
     after = channels.analyze(model, size).macs()
     log.info("multiply-adds: %.1f M of %.1f M left", after / 1e6, before / 1e6)
+    if speedup is None and after > (1 - ratio) * before:
+        log.warning(
+            "Only %.0f %% of the multiply-adds could go, not %.0f %%: a tenth of each group of channels stays, and "
+            "widths are multiples of %d.", 100 * (1 - after / before), 100 * ratio, multiple,
+        )  # fmt: skip
     pruned: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "recovery": recovery}
     if speedup is not None:
         pruned["speedup"] = _verified(whole, model, speedup, speedup_batch, size)
