@@ -16,6 +16,15 @@ MODEL = "timm:test_efficientnet"
 SIZE = 32
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads cost more than they gain on networks so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Two classes of 24 small images: light noise and dark noise."""
