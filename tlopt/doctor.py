@@ -76,6 +76,7 @@ _FIXES = {
     "onnxruntime:tensorrt": "python -m pip install 'tlopt[gpu]', on a machine with a GPU",
     "onnxruntime:openvino": "python -m pip install onnxruntime-openvino, in place of onnxruntime",
     "torch:cuda": "install a CUDA build of torch, on a machine with a GPU",
+    "tensorrt:cuda-graphs": "use a machine with an NVIDIA GPU and its driver",
     "tensorrt:cuda": "use a machine with an NVIDIA GPU and its driver; engines can be built here all the same",
 }
 

@@ -128,8 +128,9 @@ def _predict(function: Function, *, artifact: str, images: str, as_json: bool, *
         click.echo(json.dumps(prediction.to_dict()) if as_json else prediction.line())
 
 
-def _audit(function: Function, *, images: str, as_json: bool, **values: Any) -> None:
-    _show_report(function(images, **given(values)).to_report(), as_json=as_json)
+def _audit(function: Function, *, images: str, as_json: bool, force: bool, **values: Any) -> None:
+    found = function(images, force=force, **given(values))
+    click.echo(found.to_json() if as_json else found.to_report().table(color=terminal.colored()))
 
 
 def _run(function: Function, *, recipe: str, **values: Any) -> None:
@@ -262,7 +263,7 @@ TABLE: dict[str, Entry] = {
         example="tlopt data audit photos",
         body=_audit,
         arguments=(_argument("images"),),
-        options=(_JSON,),
+        options=(_JSON, click.Option(["--force"], is_flag=True, help="Replace what is at --fix and --html.")),
     ),
     "data merge": Entry(
         at="data.merge:merge",
