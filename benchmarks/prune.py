@@ -153,7 +153,7 @@ def tuned(out: Path, model: str, file: str, seed: int, options: argparse.Namespa
                 shutil.copyfileobj(source, target)
     return finetune(
         SHARED / "data" / "clothing10", out, model=model, weights=weights_file, image_size=SIZE,
-        epochs=options.tuning_epochs, seed=seed,
+        epochs=options.tuning_epochs, method="full", seed=seed,
     )  # fmt: skip
 
 
