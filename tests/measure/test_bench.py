@@ -8,7 +8,7 @@ import pytest
 from tiny_onnx import RIGHT, write_onnx
 
 from tlopt.errors import CheckError, SettingError
-from tlopt.measure import bench as module
+from tlopt.measure import inputs
 from tlopt.measure.bench import bench
 from tlopt.report import Report
 
@@ -53,9 +53,9 @@ def test_noise_is_used_where_there_are_no_photos_and_it_is_never_zeros(card, tmp
     artifact = write_onnx(tmp_path / "model", replace(card, images=None), RIGHT)
     report = bench([artifact], batch=(1,), backend=("onnxruntime",), seconds=0.01)
     assert report.conditions["input"].startswith("noise")
-    noise = module._noise(card.preprocess, 8)
+    noise = inputs._noise(card.preprocess, 8)
     assert noise.std() == pytest.approx(1, abs=0.05)
-    assert module._noise(replace(card.preprocess, folded=True), 2).dtype == np.uint8
+    assert inputs._noise(replace(card.preprocess, folded=True), 2).dtype == np.uint8
 
 
 def test_a_report_survives_json(tiny):

@@ -15,6 +15,7 @@ from tlopt.errors import StageError
 READS = ("onnx",)
 # A name is a device, with the latency hint unless it says otherwise.
 DEVICES = ("cpu", "gpu", "npu", "cpu-throughput", "gpu-throughput")
+_WARM = 5  # runs of a profile that are not counted
 
 
 class Runner:
@@ -30,34 +31,17 @@ class Runner:
         Raises:
             StageError: The device is not there, or cannot take the graph.
         """
-        name, _, hint = (device or DEVICES[0]).partition("-")
-        core = openvino.Core()
-        _require(core, name)
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper() or "LATENCY"}
-        if name == "cpu":
-            settings["INFERENCE_NUM_THREADS"] = threads or cores()
-        if artifact.card.precision in ("fp32", "int8"):
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
-        payload = artifact.payload(".onnx")
-        try:
-            self._compiled = core.compile_model(core.read_model(payload), name.upper(), settings)
-        except RuntimeError as error:
-            raise StageError(
-                f"OpenVINO cannot compile {payload} for {name}: {_reason(error)}",
-                hint="tlopt doctor lists what runs here.",
-            ) from error
-        used = [str(item) for item in self._compiled.get_property("EXECUTION_DEVICES")]
-        if any(item.partition(".")[0] != name.upper() for item in used):
-            raise StageError(f"OpenVINO compiled {payload} for {', '.join(used)} instead of {name.upper()}.")
-        self.name = f"openvino:{device or DEVICES[0]}"
+        device = device or DEVICES[0]
+        self._compiled = _compiled(artifact, device, threads)
+        self.name = f"openvino:{device}"
         self._request = self._compiled.create_infer_request()
         self._output = self._compiled.output(0)
         self._dtype = self._compiled.input(0).get_element_type().to_dtype()
         self.conditions = {
             "threads": _property(self._compiled, "INFERENCE_NUM_THREADS"),
             "streams": _property(self._compiled, "NUM_STREAMS"),
-            "devices": used,
-            "performance_hint": hint or "latency",
+            "devices": [str(item) for item in self._compiled.get_property("EXECUTION_DEVICES")],
+            "performance_hint": device.partition("-")[2] or "latency",
             "inference_precision": _property(self._compiled, "INFERENCE_PRECISION_HINT"),
             "openvino": openvino.__version__,
         }
@@ -77,6 +61,49 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._request, self._output, self._compiled
+
+
+def profile(
+    artifact: Artifact, inputs: np.ndarray, *, device: str = "", threads: int = 0, runs: int = 20
+) -> list[tuple[str, str, float]]:
+    """Return each layer's name, operator and mean milliseconds, from OpenVINO's own counters.
+
+    The layers are those left after its graph optimizations; what was fused away is left out.
+    """
+    compiled = _compiled(artifact, device or DEVICES[0], threads, PERF_COUNT=True)
+    request = compiled.create_infer_request()
+    inputs = inputs.astype(compiled.input(0).get_element_type().to_dtype(), copy=False)
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in range(_WARM + runs):
+        request.infer({0: inputs}, share_inputs=True)
+        for layer in request.profiling_info if run >= _WARM else ():
+            if layer.status == openvino.ProfilingInfo.Status.EXECUTED:
+                found.setdefault((layer.node_name, layer.node_type), []).append(layer.real_time.total_seconds() * 1e3)
+    return [(name, op, sum(taken) / runs) for (name, op), taken in found.items()]
+
+
+def _compiled(artifact: Artifact, device: str, threads: int, **settings: Any) -> Any:
+    """Return the graph compiled for a device, and for no other."""
+    name, _, hint = device.partition("-")
+    core = openvino.Core()
+    _require(core, name)
+    settings["PERFORMANCE_HINT"] = hint.upper() or "LATENCY"
+    if name == "cpu":
+        settings["INFERENCE_NUM_THREADS"] = threads or cores()
+    if artifact.card.precision in ("fp32", "int8"):
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    payload = artifact.payload(".onnx")
+    try:
+        compiled = core.compile_model(core.read_model(payload), name.upper(), settings)
+    except RuntimeError as error:
+        raise StageError(
+            f"OpenVINO cannot compile {payload} for {name}: {_reason(error)}",
+            hint="tlopt doctor lists what runs here.",
+        ) from error
+    used = [str(item) for item in compiled.get_property("EXECUTION_DEVICES")]
+    if any(item.partition(".")[0] != name.upper() for item in used):
+        raise StageError(f"OpenVINO compiled {payload} for {', '.join(used)} instead of {name.upper()}.")
+    return compiled
 
 
 def _require(core: Any, name: str) -> None:

@@ -15,20 +15,18 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner
 from tlopt.environment import cores, processor, versions
-from tlopt.errors import ImagesError, SettingError
-from tlopt.images import batches, scan
+from tlopt.errors import SettingError
 from tlopt.measure import measurement
 from tlopt.measure.candidates import Candidate, candidates, labels, opened
+from tlopt.measure.inputs import Inputs
 from tlopt.measure.statistics import mann_whitney
 from tlopt.measure.timing import Timing, machine_state, side_by_side
-from tlopt.preprocess import Preprocess
 from tlopt.progress import bar
 from tlopt.report import Report, Scalar
 from tlopt.settings import Setting
 
 TURNS = 10  # rounds in which the candidates take turns
 SIGNIFICANT = 0.01  # p-value below which a slow-down is no noise
-_POOL = 32  # distinct photos at least that the runs go through
 
 
 @dataclass
@@ -76,7 +74,7 @@ def bench(
     before = _read_baseline(baseline)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     names = dict(zip((artifact.path for artifact in loaded), labels(loaded), strict=True))
-    inputs = _Inputs(images, noise, max(batch))
+    inputs = Inputs(images, noise=noise, largest=max(batch))
     rows: list[dict[str, Scalar]] = []
     conditions: dict[str, Any] = {}
     medians: dict[str, list[float]] = {}
@@ -163,50 +161,6 @@ def _figures(one: _Opened, timing: Timing, size: int) -> dict[str, Scalar]:
 
 def _key(row: Mapping[str, Scalar]) -> str:
     return f"{row['artifact']} on {row['backend']}, batch {row['batch']}"
-
-
-class _Inputs:
-    """The images that the runs see, by preprocessing."""
-
-    def __init__(self, images: Path | None, noise: bool, largest: int) -> None:
-        self._images, self._noise = images, noise
-        self._count = -(-_POOL // largest) * largest
-        self._pools: dict[tuple[Preprocess, str], np.ndarray] = {}
-        self.what = ""
-
-    def of(self, artifact: Artifact) -> np.ndarray:
-        """Return a pool of inputs: photos if there are any, otherwise noise; never zeros."""
-        preprocess, ref = artifact.card.preprocess, artifact.card.images
-        folder = self._images or (Path(ref.path) if ref else None)
-        key = (preprocess, str(folder))
-        if key not in self._pools:
-            pool = None if self._noise or folder is None else self._photos(folder, preprocess)
-            if pool is None:
-                pool = _noise(preprocess, self._count)
-                self.what = self.what or "noise of the inputs' mean and spread"
-            self._pools[key] = pool
-        return self._pools[key]
-
-    def _photos(self, path: Path, preprocess: Preprocess) -> np.ndarray | None:
-        try:
-            folder = scan(path)
-        except ImagesError:
-            if self._images is not None:
-                raise
-            return None  # the training images are gone: noise is as good for the clock
-        spread = np.linspace(0, len(folder) - 1, min(self._count, len(folder))).round().astype(int)
-        chosen = folder.select(np.unique(spread))
-        pool = np.concatenate([chunk.inputs for chunk in batches(chosen, preprocess, batch=self._count)])
-        self.what = f"{len(pool)} photos of {path}, decoded and preprocessed before"
-        return np.resize(pool, (self._count, *pool.shape[1:]))
-
-
-def _noise(preprocess: Preprocess, count: int) -> np.ndarray:
-    random = np.random.default_rng(0)
-    shape = (count, *preprocess.input_shape)
-    if preprocess.folded:
-        return random.integers(0, 256, shape, dtype=np.uint8)
-    return random.standard_normal(shape, dtype=np.float32)
 
 
 def _notes(

@@ -25,6 +25,7 @@ class Layer:
         macs: Multiply-adds.
         moved: Bytes of its input, weights and output, each once.
         output: Shape of its output.
+        tensors: Its output and, if one activation reads it, that one's: names runtimes use for it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layer:
     macs: int
     moved: int
     output: tuple[int, ...]
+    tensors: tuple[str, ...]
 
 
 def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
@@ -49,6 +51,10 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     sizes = _Tensors(inferred)
+    activated: dict[str, list[str]] = {}
+    for node in inferred.graph.node:
+        if node.op_type in ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh"):
+            activated.setdefault(node.input[0], []).append(node.output[0])
     found = []
     for node in inferred.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
@@ -64,7 +70,14 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
             macs = math.prod(output) * sizes.shape(node.input[0])[-1]
         moved = sum(sizes.nbytes(name) for name in (*node.input, node.output[0]) if name)
         found.append(
-            Layer(name=node.name or node.output[0], op=node.op_type, macs=macs, moved=moved, output=tuple(output))
+            Layer(
+                name=node.name or node.output[0],
+                op=node.op_type,
+                macs=macs,
+                moved=moved,
+                output=tuple(output),
+                tensors=(node.output[0], *activated.get(node.output[0], ())),
+            )
         )
     return found
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from tlopt.errors import PluginError
+from tlopt.measure.profile import profile
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_layers_of_a_graph_are_timed(tiny, backend):
+    report = profile(tiny, backend=backend, runs=3)
+    assert {row["op"] for row in report.details["layers"]} & {"Conv", "FusedConv", "Convolution", "GroupConvolution"}
+    assert sum(row["share"] for row in report.details["layers"]) == pytest.approx(1)
+    assert [row["ms"] for row in report.rows] == sorted((row["ms"] for row in report.rows), reverse=True)
+
+
+def test_the_modules_of_a_torch_network_are_timed(tuned):
+    report = profile(tuned, runs=2, top=2)
+    assert len(report.rows) == 2
+    named = {row["layer"]: row["op"] for row in report.details["layers"]}
+    assert named["stem"] == "Conv2d"
+    assert "faster layers are not shown" in report.table()
+
+
+def test_multiply_adds_stand_beside_the_layer(tiny):
+    rows = profile(tiny, runs=2).details["layers"]
+    assert max(row["mmacs"] or 0 for row in rows) == pytest.approx(16 * 16 * 9 / 1e6)
+
+
+def test_a_backend_without_profiler_says_which_have_one(tiny, monkeypatch):
+    from tlopt.backends import onnxruntime
+
+    monkeypatch.delattr(onnxruntime, "profile")
+    with pytest.raises(PluginError, match="onnxruntime has no profiler"):
+        profile(tiny)

@@ -1,0 +1,95 @@
+"""Where the time of a run goes, layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.backends import DEFAULT, load, open_runner
+from tlopt.environment import cores, processor, versions
+from tlopt.errors import PluginError, StageError
+from tlopt.measure import measurement
+from tlopt.measure.inputs import Inputs
+from tlopt.measure.timing import side_by_side
+from tlopt.measure.work import layers
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+
+@measurement
+def profile(
+    artifact: str | Path | Artifact,
+    *,
+    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
+    runs: Annotated[int, Setting("Runs to average over.", minimum=1)] = 30,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    top: Annotated[int, Setting("Layers in the table, slowest first; 0 for all.", minimum=0)] = 20,
+) -> Report:
+    """Measure how long each layer takes, with the runtime's own profiler.
+
+    Raises:
+        ArtifactError: The artifact is damaged, or the backend does not run its kind.
+        PluginError: The backend is unknown or has no profiler.
+        StageError: The backend cannot run it here.
+    """
+    artifact = Artifact.load(artifact)
+    spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
+    module = load(spelled, device)
+    artifact.expect(*module.READS)
+    if not hasattr(module, "profile"):
+        raise PluginError(f"The backend {spelled} has no profiler.", hint="Choose torch, onnxruntime or openvino.")
+    if reason := module.problem(device):
+        raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what can.")
+    pool = Inputs(None, noise=False, largest=batch)
+    inputs = np.ascontiguousarray(pool.of(artifact)[:batch])
+    with open_runner(artifact, backend, threads=threads) as runner:
+        (whole,) = side_by_side([lambda: runner(inputs)], seconds=1.0)
+        where, conditions = runner.name, runner.conditions
+    timed: list[tuple[str, str, float]] = module.profile(artifact, inputs, device=device, threads=threads, runs=runs)
+    total = sum(taken for _, _, taken in timed)
+    macs: dict[str, float] = {}
+    if artifact.card.kind == "onnx":
+        for layer in layers(artifact, batch=batch):
+            macs.update(dict.fromkeys((layer.name, *layer.tensors), layer.macs / 1e6))
+    rows: list[dict[str, Scalar]] = [
+        {"layer": name, "op": op, "ms": taken, "share": taken / total, "mmacs": macs.get(_origin(name, macs))}
+        for name, op, taken in sorted(timed, key=lambda one: -one[2])
+    ]
+    by_op: dict[str, float] = {}
+    for _, op, taken in timed:
+        by_op[op] = by_op.get(op, 0.0) + taken
+    leading = sorted(by_op.items(), key=lambda item: -item[1])[:5]
+    shown = rows[: top or None]
+    median_ms = whole.quantile_ms(0.5)
+    return Report(
+        title=f"{artifact.name} on {where}, batch {batch}: {median_ms:.2f} ms a run, {len(timed)} layers",
+        rows=tuple(shown),
+        notes=(
+            f"By operator: {', '.join(f'{op} {taken / total:.0%}' for op, taken in leading)}.",
+            f"The layers add up to {total:.2f} ms under the profiler; a run without it takes {median_ms:.2f} ms.",
+            *([f"{len(rows) - len(shown)} faster layers are not shown."] if len(rows) > len(shown) else []),
+        ),
+        conditions={
+            "processor": processor(),
+            "cores": cores(),
+            "batch": batch,
+            "runs": runs,
+            "input": pool.what,
+            "runner": dict(conditions),
+            "versions": versions(),
+        },
+        details={"layers": rows},
+    )
+
+
+def _origin(layer: str, known: dict[str, float]) -> str:
+    """Return the node of the graph that a runtime's fused layer was made of."""
+    if layer in known:
+        return layer
+    # Runtimes append what they did to a name: OpenVINO "/WithoutBiases", ONNX Runtime "_nchwc" or "_quant".
+    fitting = [name for name in known if layer.startswith((f"{name}/", f"{name}_"))]
+    return max(fitting, key=len, default=layer)
