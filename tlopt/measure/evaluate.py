@@ -13,6 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError
 from tlopt.measure import measurement
+from tlopt.measure.choose import choose
 from tlopt.measure.outputs import Outputs, answer
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.statistics import calibration_error, wilson
@@ -121,7 +122,9 @@ def evaluate(
     *,
     images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
     split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
-    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    backend: Annotated[
+        str, Setting("Backend, or backend:device; auto for the fastest that agrees; the kind's own if empty.")
+    ] = "",
     batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     reference: Annotated[Path | None, Setting("Artifact to count agreeing answers with.")] = None,
@@ -144,6 +147,8 @@ def evaluate(
     if photos is None:
         photos = open_photos(artifact, images, split)
     photos.expect(artifact)
+    if backend == "auto":
+        backend = choose(artifact, photos=photos, batch=batch, threads=threads).backend
     outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep)
     if other is not None and reference_outputs is None:
         reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True)

@@ -1,0 +1,144 @@
+"""Which backend runs an artifact fastest here without changing its answers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from tlopt import registry
+from tlopt.artifact import Artifact
+from tlopt.backends import DEFAULT, load
+from tlopt.errors import MissingLibraryError, StageError
+from tlopt.measure import measurement
+from tlopt.measure.bench import bench
+from tlopt.measure.outputs import Outputs, answer
+from tlopt.measure.photos import Photos, open_photos
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+log = logging.getLogger(__name__)
+
+_PHOTOS = 128  # enough to see a backend that computes something else
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The fastest backend whose answers agree.
+
+    Args:
+        backend: Its name and device.
+        speed_up: How many times as fast as the kind's own backend.
+        report: All that were tried.
+    """
+
+    backend: str
+    speed_up: float
+    report: Report
+
+
+@measurement
+def choose(
+    artifact: str | Path | Artifact,
+    *,
+    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
+    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 1,
+    seconds: Annotated[float, Setting("Measured time per backend.", minimum=0.01)] = 1.0,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    min_agreement: Annotated[float, Setting("Smallest share of equal answers.", minimum=0, maximum=1)] = 0.99,
+    photos: Photos | None = None,
+) -> Choice:
+    """Find the backend that runs an artifact fastest here and answers like its kind's own.
+
+    Every backend and device that can run here is tried, but for those that compile for minutes.
+    The answers are compared on up to 128 photos; where there are none, only the speed decides, and
+    a note says so.
+
+    Raises:
+        ArtifactError: The artifact is damaged.
+        ImagesError: `images` cannot be used.
+        StageError: Nothing here can run the artifact.
+    """
+    artifact = Artifact.load(artifact)
+    tried = usable(artifact)
+    if not tried:
+        raise StageError(f"Nothing here can run {artifact.path}.", hint="tlopt doctor says what is missing.")
+    if photos is None and (images is not None or artifact.card.images is not None):
+        photos = open_photos(artifact, images)
+    answers = {} if photos is None else _answers(artifact, _some(photos), tried, threads)
+    timed = bench([artifact], batch=(batch,), backend=tried, seconds=seconds, threads=threads, images=images)
+    own = next((row for row in timed.rows if "skipped" not in row), None)
+    if own is None:
+        raise StageError(f"Nothing here can run {artifact.path}: {timed.rows[0]['skipped']}")
+    reference = answers.get(str(own["backend"]))
+    rows: list[dict[str, Scalar]] = []
+    for row in timed.rows:
+        if "skipped" in row:
+            rows.append(dict(row))
+            continue
+        outputs = answers.get(str(row["backend"]))
+        agreement = _agreement(outputs, reference)
+        rows.append(
+            {
+                **{name: row[name] for name in ("artifact", "backend", "batch", "p50_ms", "stderr_ms")},
+                "speed_up": float(own["p50_ms"] or 0) / float(row["p50_ms"] or 1),
+                "agreement": agreement,
+                "passes": agreement is None or agreement >= min_agreement,
+            }
+        )
+    passing = [row for row in rows if row.get("passes")]
+    best = min(passing, key=lambda row: float(row["p50_ms"] or 0))
+    chosen, speed_up = str(best["backend"]), float(best["speed_up"] or 1)
+    said = f"{chosen} is the fastest that passes: {speed_up:.2f} times as fast as {own['backend']}."
+    log.info("%s", said)
+    unchecked = [] if reference is not None else ["No photos: the answers were not compared."]
+    report = Report(
+        title=f"{artifact.name}: {chosen}",
+        rows=tuple(rows),
+        notes=(said, *unchecked, *timed.notes),
+        conditions=timed.conditions,
+    )
+    return Choice(backend=chosen, speed_up=speed_up, report=report)
+
+
+def usable(artifact: Artifact) -> tuple[str, ...]:
+    """Return the backends and devices that can run an artifact's kind here, the kind's own first."""
+    kind = artifact.card.kind
+    found = []
+    for name in sorted(registry.names("backends"), key=lambda name: name != DEFAULT[kind]):
+        try:
+            module = load(name)
+        except MissingLibraryError:
+            continue
+        if kind in module.READS:
+            found += [
+                f"{name}:{device}"
+                for device in module.DEVICES
+                if "compiled" not in device and not module.problem(device)
+            ]
+    return tuple(found)
+
+
+def _answers(artifact: Artifact, photos: Photos, tried: tuple[str, ...], threads: int) -> dict[str, Outputs]:
+    found = {}
+    for backend in tried:
+        try:
+            found[backend] = answer(artifact, photos, backend=backend, threads=threads, keep=True)
+        except StageError as error:
+            log.info("%s: %s", backend, error.message)
+    return found
+
+
+def _some(photos: Photos) -> Photos:
+    """Return some of the photos, spread over all of them."""
+    places = np.unique(np.linspace(0, len(photos) - 1, min(_PHOTOS, len(photos))).round().astype(int))
+    return Photos(photos.folder.select(places), photos.part)
+
+
+def _agreement(outputs: Outputs | None, reference: Outputs | None) -> float | None:
+    if outputs is None or reference is None:
+        return None
+    return float((outputs.predicted == reference.predicted).mean())
