@@ -27,6 +27,7 @@ from tlopt.progress import track
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width, at which it is timed
 _CHUNK = 24  # layers timed in one graph: bounds the memory
 _REPEATS = 7
+_FAST = 0.2  # quantile of repeated timings that counts
 _IR_VERSION, _OPSET = 8, 17  # the oldest that the supported versions of ONNX Runtime share
 
 # What decides a layer's time besides its widths: kind, kernel, stride, padding, dilation, groups, input size.
@@ -116,8 +117,8 @@ def compare(
 ) -> list[dict[int, float]]:
     """Return each network's time per run in ONNX Runtime for each batch size, milliseconds.
 
-    The networks take turns, so that what disturbs the machine disturbs all of them; the median of
-    the turns counts.
+    The networks take turns, so that what disturbs the machine disturbs all of them, and the fastest
+    fifth of the turns decides: whatever else runs there only ever adds time.
 
     Args:
         models: The networks.
@@ -141,7 +142,7 @@ def compare(
                 session.run(None, images)
                 durations.append((time.perf_counter() - started) * 1e3)
         for entry, durations in zip(result, turns, strict=True):
-            entry[batch] = float(np.median(durations))
+            entry[batch] = float(np.quantile(durations, _FAST))
     return result
 
 
@@ -217,7 +218,7 @@ def _interpolate(rows: np.ndarray, columns: np.ndarray, times: np.ndarray, input
 
 
 def _profile(layers: Sequence[tuple[Layer, int, int, int]], threads: int) -> list[float]:
-    """Return the median kernel time of each layer at the given batch and widths, milliseconds."""
+    """Return the kernel time of each layer at the given batch and widths, milliseconds."""
     nodes, inputs, outputs, weights, feeds = [], [], [], [], {}
     random = np.random.default_rng(0)
     for index, (layer, batch, taken, made) in enumerate(layers):
@@ -240,7 +241,7 @@ def _profile(layers: Sequence[tuple[Layer, int, int, int]], threads: int) -> lis
     for index, microseconds in _kernels(events):
         durations.setdefault(index, []).append(microseconds / 1e3)
     # The first run of each kernel touches its memory for the first time.
-    return [float(np.median(durations[index][1:])) for index in range(len(layers))]
+    return [float(np.quantile(durations[index][1:], _FAST)) for index in range(len(layers))]
 
 
 def _kernels(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
