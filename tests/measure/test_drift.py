@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+from tiny_onnx import RIGHT, onnx_model, write_onnx
+
+from tlopt.artifact import Artifact, draft, seal
+from tlopt.errors import ArtifactError
+from tlopt.measure.drift import drift
+
+
+def test_an_artifact_does_not_drift_from_itself(tiny):
+    report = drift(tiny, tiny)
+    assert [row["op"] for row in report.rows] == ["Conv", "GlobalAveragePool"]
+    assert all(row["error"] == 0 for row in report.rows)
+
+
+def test_the_layer_where_the_error_starts_is_named(tiny, card, tmp_path):
+    off = write_onnx(tmp_path / "off", card, RIGHT * 1.1)
+    report = drift(tiny, off, batch=4)
+    assert report.rows[0]["error"] == pytest.approx(0.1, rel=1e-4)
+    assert report.rows[0]["added"] == report.rows[0]["error"]
+    assert "It grows most at mix (Conv, +10.00%)" in report.table()
+
+
+def test_artifacts_without_common_tensors_are_refused(tiny, card, tmp_path):
+    model = onnx_model(RIGHT)
+    for node in model.graph.node[:2]:
+        node.output[0] = f"other_{node.output[0]}"
+    for node in model.graph.node[1:]:
+        node.input[0] = f"other_{node.input[0]}"
+    with draft(tmp_path / "other") as scratch:
+        onnx.save(model, scratch / "model.onnx")
+        seal(scratch, card)
+    with pytest.raises(ArtifactError, match="no tensor of the same name"):
+        drift(tiny, Artifact.load(tmp_path / "other"))
+
+
+def test_only_onnx_artifacts_have_layers_to_compare(tuned, tiny):
+    with pytest.raises(ArtifactError, match="is of kind torch; this needs onnx"):
+        drift(tuned, tiny)

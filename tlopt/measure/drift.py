@@ -1,0 +1,121 @@
+"""Where in the network an ONNX artifact starts to compute something else than another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.environment import processor, versions
+from tlopt.errors import ArtifactError
+from tlopt.measure import measurement
+from tlopt.measure.evaluate import same_classes
+from tlopt.measure.inputs import Inputs
+from tlopt.report import Report, Scalar
+from tlopt.settings import Setting
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@measurement
+def drift(
+    reference: str | Path | Artifact,
+    candidate: str | Path | Artifact,
+    *,
+    images: Annotated[Path | None, Setting("Folder of photos; those of the training if not given.")] = None,
+    batch: Annotated[int, Setting("Photos to run.", minimum=1)] = 8,
+) -> Report:
+    """Measure the error of each layer of an ONNX artifact against another of the same network.
+
+    Both graphs run unoptimized on ONNX Runtime; the tensors that have the same name in both are
+    compared. The error is the root-mean-square difference over the reference's root mean square;
+    "added" is what the layer added to the largest error before it.
+
+    Raises:
+        ArtifactError: An artifact is not of kind onnx, or they have no tensor in common.
+        ImagesError: The photos cannot be used, or the artifacts' classes differ.
+    """
+    first = Artifact.load(reference).expect("onnx")
+    second = same_classes(first, Artifact.load(candidate).expect("onnx"))
+    import onnx
+
+    old, new = (onnx.load(artifact.payload(".onnx")) for artifact in (first, second))
+    made = {node.output[0]: node for node in new.graph.node}
+    # Of the same operator, too: a quantizer may let a convolution write under its activation's name.
+    common = [
+        node.output[0]
+        for node in old.graph.node
+        if node.op_type in _COMPUTING and node.output[0] in made and made[node.output[0]].op_type == node.op_type
+    ]
+    if not common:
+        raise ArtifactError(
+            f"{first.path} and {second.path} have no tensor of the same name.",
+            hint="Compare an artifact with the one it was quantized or cast from.",
+        )
+    pool = Inputs(images, noise=False, largest=batch)
+    were = _tensors(old, common, pool.of(first)[:batch])
+    are = _tensors(new, common, pool.of(second)[:batch])
+    rows: list[dict[str, Scalar]] = []
+    worst = 0.0
+    for name in common:
+        size = float(np.sqrt(np.mean(were[name] ** 2)))
+        if were[name].shape != are[name].shape or size == 0:
+            continue
+        error = float(np.sqrt(np.mean((are[name] - were[name]) ** 2))) / size
+        rows.append(
+            {
+                "tensor": name,
+                "layer": made[name].name or name,
+                "op": made[name].op_type,
+                "error": error,
+                "added": max(0.0, error - worst),
+                "largest_difference": float(np.abs(are[name] - were[name]).max()),
+            }
+        )
+        worst = max(worst, error)
+    if not rows:
+        raise ArtifactError(f"{first.path} and {second.path} have no tensor of the same name and shape.")
+    leaps = sorted(rows, key=lambda row: -float(row["added"] or 0))[:3]
+    return Report(
+        title=f"{second.name} against {first.name}, layer by layer, {batch} photos",
+        rows=tuple(rows),
+        notes=(
+            f"Error of the last tensor: {float(rows[-1]['error'] or 0):.2%}.",
+            "It grows most at "
+            + ", ".join(f"{r['layer']} ({r['op']}, +{float(r['added'] or 0):.2%})" for r in leaps)
+            + ".",
+        ),
+        conditions={"processor": processor(), "input": pool.what, "batch": batch, "versions": versions()},
+    )
+
+
+# Operators that compute with floats, rather than move or convert them.
+_COMPUTING = frozenset({
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Tanh",
+    "Gelu", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "BatchNormalization", "LayerNormalization",
+    "Concat", "Softmax",
+})  # fmt: skip
+
+
+def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return tensors inside a graph, float64."""
+    import onnxruntime
+    from onnx import ValueInfoProto
+
+    shown = type(model)()
+    shown.CopyFrom(model)
+    outputs = {value.name for value in shown.graph.output}
+    # ONNX Runtime infers the type of an output that is given by name alone.
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    entry: Any = session.get_inputs()[0]
+    kinds = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+    feed = {entry.name: inputs.astype(kinds.get(entry.type, np.float32), copy=False)}
+    found = session.run(names, feed)
+    return {name: np.asarray(value, np.float64) for name, value in zip(names, found, strict=True)}
