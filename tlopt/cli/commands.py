@@ -253,7 +253,7 @@ TABLE: dict[str, Entry] = {
     "doctor": Entry(at="doctor:doctor", example="tlopt doctor", body=_doctor, options=(_JSON,)),
     "find-lr": Entry(
         at="stages.find_lr:find_lr",
-        example="tlopt find-lr photos",
+        example="tlopt find-lr photos --image-size 32 --steps 20",
         body=_find_lr,
         arguments=(_argument("source", "IMAGES"),),
         options=(_JSON,),
