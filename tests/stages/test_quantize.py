@@ -33,7 +33,10 @@ def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runt
     assert made.card.precision == precision
     assert made.card.details["runtime"] == runtime
     expected, found = logits(exported, held_out), logits(made, held_out)
-    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    # The head has a weight of 900 on a feature that is nearly always 0: rounded alone, it would cost all others their
+    # precision. 8 bits then leave an error of about 1 % of the spread, half precision one of 0.1 %.
+    tolerance = {"int8": 0.04, "fp16": 0.005}[precision] * np.ptp(expected)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 def test_quantize_to_bf16_passes_the_checker(exported, tmp_path):

@@ -17,6 +17,8 @@ def session(model: onnx.ModelProto, *, threads: int = 0) -> onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # Threads that spin between two batches would take the processor from the work on what was gathered.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

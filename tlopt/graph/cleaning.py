@@ -38,7 +38,8 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             nodes.append(node)
     _replace(graph.node, nodes)
-    view = View(model)
+    model = infer(model)
+    graph, view = model.graph, View(model)
     for node in view.nodes:
         if node.op_type == "ReduceMean" and _over_plane(view, node):
             node.CopyFrom(helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output), name=node.name))

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from tlopt.graph.cleaning import infer
 from tlopt.graph.grid import Scale
 from tlopt.graph.placement import Placement
-from tlopt.graph.view import View, channel_axis, clip_range
-from tlopt.graph.weights import QuantizedWeight, channel_scale, quantize_weight, roomy_scale
+from tlopt.graph.view import View, channel_axis, clip_range, own_bias
+from tlopt.graph.weights import QuantizedWeight, channel_scale, quantize_weight, smallest_scale
 
 
 def insert(
@@ -122,24 +122,25 @@ class _Writer:
         weight = self.view.constant(node.input[1])
         assert weight is not None
         axis = channel_axis(node, weight)
-        bias = self.view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        activation = self.scales.get(node.input[0])
-        whole_bias = self.placement.integer_bias and bias is not None and bias.ndim == 1 and activation is not None
+        activation = self.scales[node.input[0]].scale
+        bias = own_bias(self.view, node)
+        whole_bias = self.placement.integer_bias and bias is not None
         quantized = self.weights.get(node.name)
         if quantized is None:
-            scale = channel_scale(weight, axis)
-            if whole_bias:
-                assert bias is not None
-                assert activation is not None
-                scale = roomy_scale(scale, bias, activation.scale)
-            quantized = quantize_weight(weight, axis, scale)
+            floor = smallest_scale(bias, activation) if whole_bias and bias is not None else None
+            quantized = quantize_weight(weight, axis, channel_scale(weight, axis, floor))
         node.input[1] = self._dequantized(f"{node.name}_weight", quantized.values, quantized.scale, axis)
+        if bias is None:
+            return
+        if quantized.shift is not None:
+            bias = bias + quantized.shift
         if whole_bias:
-            assert bias is not None
-            assert activation is not None
-            scale = (quantized.scale.astype(np.float64) * activation.scale).astype(np.float32)
+            scale = (quantized.scale.astype(np.float64) * activation).astype(np.float32)
             levels = np.clip(np.round(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-            node.input[2] = self._dequantized(f"{node.name}_bias", levels, scale, 0)
+            name = self._dequantized(f"{node.name}_bias", levels, scale, 0)
+        else:
+            name = self._constant(f"{node.name}_bias", bias.astype(np.float32))
+        node.input[:] = [*node.input[:2], name]
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
         names = [

@@ -107,3 +107,19 @@ def clip_range(view: View, node: onnx.NodeProto) -> tuple[float, float]:
             # A bound that is computed may be anything: let nothing count as clipped.
             bounds[position - 1] = float(value) if value is not None else (np.inf if position == 1 else -np.inf)
     return bounds[0], bounds[1]
+
+
+def own_bias(view: View, node: onnx.NodeProto) -> np.ndarray | None:
+    """Return the bias of a weighted node, one value for each output channel, zeros if it adds none.
+
+    None if it has no place for one (MatMul), or one that is computed or of another shape.
+    """
+    weight = view.constant(node.input[1])
+    if weight is None or node.op_type == "MatMul":
+        return None
+    axis = channel_axis(node, weight)
+    channels = weight.shape[axis] * (attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1)
+    if len(node.input) < 3 or not node.input[2]:
+        return np.zeros(channels, np.float32)
+    bias = view.constant(node.input[2])
+    return bias if bias is not None and bias.shape == (channels,) else None

@@ -20,11 +20,13 @@ class QuantizedWeight:
         values: int8, the weight's shape.
         scale: float32 (channels,).
         axis: The axis that runs over the output channels.
+        shift: float32 (channels,), to be added to the bias; None for nothing.
     """
 
     values: np.ndarray
     scale: np.ndarray
     axis: int
+    shift: np.ndarray | None = None
 
     def real(self) -> np.ndarray:
         """Return what the integers stand for: float32, the weight's shape."""
@@ -37,11 +39,12 @@ def along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def channel_scale(weight: np.ndarray, axis: int) -> np.ndarray:
-    """Return the scale that spans each channel's largest magnitude: float32 (channels,)."""
+def channel_scale(weight: np.ndarray, axis: int, floor: np.ndarray | None = None) -> np.ndarray:
+    """Return the scale that spans each channel's largest magnitude, at least `floor`: float32 (channels,)."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale: np.ndarray = np.maximum(np.abs(weight).max(axis=others) / LIMIT, TINY).astype(np.float32)
-    return scale
+    scale: np.ndarray = np.maximum(np.abs(weight).max(axis=others) / LIMIT, TINY if floor is None else floor)
+    clamped: np.ndarray = np.maximum(scale, TINY).astype(np.float32)
+    return clamped
 
 
 def quantize_weight(weight: np.ndarray, axis: int, scale: np.ndarray | None = None) -> QuantizedWeight:
@@ -51,12 +54,11 @@ def quantize_weight(weight: np.ndarray, axis: int, scale: np.ndarray | None = No
     return QuantizedWeight(values=np.clip(levels, -LIMIT, LIMIT).astype(np.int8), scale=scale, axis=axis)
 
 
-def roomy_scale(scale: np.ndarray, bias: np.ndarray, activation_scale: float) -> np.ndarray:
-    """Return the weight scales, raised where an int32 bias of scale ``activation * weight`` would overflow.
+def smallest_scale(bias: np.ndarray, activation_scale: float) -> np.ndarray:
+    """Return the weight scales below which an int32 bias of scale ``activation * weight`` overflows.
 
-    A channel whose weights are all next to nothing has a scale so small that its bias does not
-    fit; its weights matter as little after a coarser rounding.
+    A channel whose weights are all next to nothing would have one; its weights matter as little
+    after a coarser rounding.
     """
-    needed = np.abs(bias) / (INT32 * activation_scale)
-    roomy: np.ndarray = np.maximum(scale, needed).astype(np.float32)
-    return roomy
+    least: np.ndarray = np.abs(bias) / (INT32 * activation_scale)
+    return least.astype(np.float32)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "model.onnx"
+_ROUNDING_IMAGES = 128  # rounding weights needs fewer images than finding ranges
 
 
 @stage(reads="onnx", writes="onnx")
@@ -37,6 +38,10 @@ def quantize(
     quantizer: Annotated[
         str, Setting("How ranges of activations are chosen from the images.", plugins="quantizers")
     ] = "mse",
+    rounding: Annotated[
+        Literal["gptq", "nearest"], Setting("How weights become integers: by the layer's output error, or each alone.")
+    ] = "gptq",
+    bias_correction: Annotated[bool, Setting("Let biases make up for the mean error of the weights.")] = True,
     images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
     batch: Annotated[int, Setting("Images run at once.", minimum=1, maximum=256)] = 8,
@@ -65,38 +70,58 @@ def quantize(
 
     model = clean(onnx.load(source.payload(".onnx")))
 
-    def inputs() -> Iterator[np.ndarray]:
-        for found in batches(chosen, source.card.preprocess, batch=batch, label="Calibrating"):
+    def inputs(label: str = "", images: int = samples) -> Iterator[np.ndarray]:
+        some = chosen.select(range(min(images, len(chosen))))
+        for found in batches(some, source.card.preprocess, batch=batch, label=label):
             yield found.inputs
 
     details: dict[str, Any] = {"runtime": for_, "calibration_images": len(chosen)}
     if precision == "int8":
-        result, notes = _int8(model, for_, quantizer, inputs())
+        recipe = _Recipe(for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed)
+        result = _int8(model, recipe, inputs)
+        notes = {"quantizer": quantizer}
     else:
-        result, notes = _half(model, precision, inputs())
+        result, notes = _half(model, precision, inputs("Calibrating"))
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
     return replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
 
 
-def _int8(
-    model: onnx.ModelProto,
-    runtime: Literal["onnxruntime", "openvino", "tensorrt"],
-    quantizer: str,
-    inputs: Iterator[np.ndarray],
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Recipe:
+    """How to go to int8."""
+
+    runtime: Literal["onnxruntime", "openvino", "tensorrt"]
+    choose: Callable[[Any, Any], tuple[float, float]]
+    rounding: Literal["gptq", "nearest"]
+    bias_correction: bool
+    seed: int
+
+
+def _int8(model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]]) -> onnx.ModelProto:
     from tlopt.graph.calibration import observe
     from tlopt.graph.placement import place
     from tlopt.graph.qdq import insert
+    from tlopt.graph.rounding import round_weights
     from tlopt.graph.scales import fit_scales
 
-    placement = place(model, runtime)
+    placement = place(model, recipe.runtime)
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
-    histograms = observe(model, placement.edges, inputs)
-    scales = fit_scales(placement, histograms, load("quantizers", quantizer).choose)
+    scales = fit_scales(placement, observe(model, placement.edges, inputs("Calibrating")), recipe.choose)
+    weights = None
+    if recipe.rounding == "gptq" or recipe.bias_correction:
+        weights = round_weights(
+            model,
+            placement,
+            scales,
+            lambda: inputs(images=_ROUNDING_IMAGES),
+            seed=recipe.seed,
+            nearest=recipe.rounding == "nearest",
+            bias_correction=recipe.bias_correction,
+        )
     log.info("%d weights and %d activations in int8", len(placement.weights), len(placement.edges))
-    return insert(model, placement, scales), {"quantizer": quantizer}
+    return insert(model, placement, scales, weights)
 
 
 def _half(
