@@ -12,6 +12,7 @@ from torch import nn
 from tlopt.images.pixels import Pixels
 from tlopt.nn import calibration
 from tlopt.nn.inputs import predict
+from tlopt.progress import track
 
 _SHARES = (1.0, 0.75, 0.5, 0.25)
 
@@ -49,7 +50,8 @@ def select(
     """
     tuned = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tried = []
-    for share in (*_SHARES, 0.0):
+    shares = (*_SHARES, 0.0)
+    for share in track(shares, label="Comparing weights", total=len(shares)):
         model.load_state_dict(_mean(start, tuned, share))
         tried.append(candidate(share, *predict(model.to(device), images, device=device)))
     best = max(tried, key=lambda c: (c.accuracy, -c.loss))
