@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
 import pytest
 
 import tlopt
+import tlopt.stages.quantize
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.backends import open_runner
-from tlopt.errors import ArtifactError, ImagesError, SettingError
+from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
 from tlopt.images import batches, reopen
 
 
 def logits(artifact: Artifact, images: np.ndarray) -> np.ndarray:
     with open_runner(artifact, "onnxruntime") as runner:
         return runner(images)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Time only a few runs: the tests look at what is made of them."""
+    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_TIMED_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +76,32 @@ def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_pat
 def test_quantize_names_the_known_quantizers(exported, tmp_path):
     with pytest.raises(SettingError, match="minmax"):
         tlopt.quantize(exported, tmp_path / "out", quantizer="minmix")
+
+
+def test_the_card_says_what_was_measured(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", samples=16)
+    measured = made.card.details["measured"]
+    assert measured["agreement"] == 1
+    assert set(measured["accuracy"]) == {"source", "result"}
+    assert set(measured["latency_ms"]) == {"1", "32"}
+
+
+def test_require_faster_refuses_what_cannot_be_timed_and_leaves_nothing(exported, tmp_path):
+    with pytest.raises(CheckError, match="could not be measured"):
+        tlopt.quantize(exported, tmp_path / "q", for_="tensorrt", samples=8, require_faster=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_require_faster_refuses_what_is_slower(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_MARGIN", 0.0)  # everything counts as slower
+    with pytest.raises(CheckError, match=r"int8 is slower than .* at batch 1: .* ms against"):
+        tlopt.quantize(exported, tmp_path / "q", samples=8, require_faster=True)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision):
+    made = tlopt.quantize(exported, tmp_path / "q", precision=precision, for_="tensorrt", samples=8)
+    engine = tlopt.build(made, tmp_path / "engine", flavour="rtx", target=("sm89",))
+    assert engine.card.precision == precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.artifact import Artifact, Card
-from tlopt.errors import ArtifactError, ImagesError
+from tlopt.backends import Runner, open_runner
+from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
 from tlopt.settings import Setting
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 
 FILE = "model.onnx"
 _ROUNDING_IMAGES = 128  # rounding weights needs fewer images than finding ranges
+_JUDGED = 512  # held-out images that the result is judged by
+_TIMED = (1, 32)  # batches that both are timed at
+_TIMED_SECONDS = 1.5
+_MARGIN = 1.03  # what a latency may be above the other's and still count as the same
 
 
 @stage(reads="onnx", writes="onnx")
@@ -46,15 +52,19 @@ def quantize(
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
     batch: Annotated[int, Setting("Images run at once.", minimum=1, maximum=256)] = 8,
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0)] = 0,
+    require_faster: Annotated[bool, Setting("Fail if the result is slower than its source.")] = False,
 ) -> Card:
     """Quantize an ONNX artifact to int8, or cast it to fp16 or bf16.
 
     Scales and roundings are chosen from training images alone. The graph's input and output stay
-    as they are.
+    as they are. At the end the result is measured beside its source, on images of the validation
+    part and on the runtime that it was made for; the card keeps what was found. A result for
+    TensorRT is judged with ONNX Runtime and not timed.
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
         ImagesError: There are no images to calibrate on.
+        CheckError: The result is slower than its source, and `require_faster` is set.
     """
     if source.card.precision != "fp32":
         raise ArtifactError(
@@ -84,7 +94,22 @@ def quantize(
         result, notes = _half(model, precision, inputs("Calibrating"))
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
-    return replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
+    card = replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
+    made = Artifact(path=out, card=replace(card, files={FILE: ""}))
+    measured = _measure(source, made, parts["val"] if len(parts["val"]) else parts["train"], for_)
+    if slower := measured.get("slower_at_batch"):
+        message = (
+            f"{precision} is slower than {source.path} at batch {slower[0]}: {_milliseconds(measured, slower[0])}."
+        )
+        if require_faster:
+            raise CheckError(message, hint="Keep the source, or quantize for another runtime with --for.")
+        log.warning("%s", message)
+    elif require_faster and "latency_ms" not in measured:
+        raise CheckError(
+            f"Whether {precision} is faster could not be measured: {measured['not_timed']}.",
+            hint="Leave --require-faster out, and time the result with tlopt bench where it will run.",
+        )
+    return replace(card, details={**card.details, "measured": measured})
 
 
 @dataclass(frozen=True)
@@ -165,3 +190,60 @@ def _stratified(folder: ImageFolder, samples: int, seed: int) -> ImageFolder:
         members = random.permutation(np.flatnonzero(folder.labels == label))
         place[members] = (np.arange(len(members)) + random.random()) / len(members)
     return folder.select(random.permutation(np.argsort(place, kind="stable")[:samples]))
+
+
+def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str) -> dict[str, Any]:
+    """Compare the result with its source: labels on held-out images, and latency."""
+    backend = "openvino" if runtime == "openvino" else "onnxruntime"
+    measured: dict[str, Any] = {"backend": backend}
+    some = _stratified(judged, _JUDGED, 0)
+    try:
+        with open_runner(source, backend) as before, open_runner(made, backend) as after:
+            agree, right_before, right_after, total = 0, 0, 0, 0
+            for found in batches(some, source.card.preprocess, batch=32, label="Judging"):
+                reference, labels = before(found.inputs).argmax(1), after(found.inputs).argmax(1)
+                agree += int((reference == labels).sum())
+                right_before += int((reference == found.labels).sum())
+                right_after += int((labels == found.labels).sum())
+                total += len(labels)
+            measured |= {"images": total, "agreement": round(agree / total, 4)}
+            if judged.classes == source.card.classes:
+                measured["accuracy"] = {
+                    "source": round(right_before / total, 4),
+                    "result": round(right_after / total, 4),
+                }
+            if runtime == "tensorrt":
+                measured["not_timed"] = "TensorRT runs it only as an engine"
+            else:
+                measured |= _latencies(before, after, found.inputs)
+    except (StageError, MissingLibraryError) as error:
+        # ONNX Runtime's processor kernels know no bfloat16, for one: the file may serve elsewhere.
+        measured["not_timed"] = f"{backend} cannot run it here: {error.message}"
+        log.warning("not measured: %s", error.message)
+    return measured
+
+
+def _latencies(before: Runner, after: Runner, images: np.ndarray) -> dict[str, Any]:
+    """Time both in turn, so that what disturbs one disturbs the other: medians, milliseconds."""
+    latency: dict[str, dict[str, float]] = {}
+    slower = []
+    for size in _TIMED:
+        inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+        runs: dict[str, list[float]] = {"source": [], "result": []}
+        for runner in (before, after):
+            runner(inputs)
+        deadline = time.perf_counter() + _TIMED_SECONDS
+        while time.perf_counter() < deadline or len(runs["source"]) < 5:
+            for name, runner in (("source", before), ("result", after)):
+                started = time.perf_counter()
+                runner(inputs)
+                runs[name].append(1e3 * (time.perf_counter() - started))
+        latency[str(size)] = {name: round(float(np.median(values)), 3) for name, values in runs.items()}
+        if latency[str(size)]["result"] > _MARGIN * latency[str(size)]["source"]:
+            slower.append(size)
+    return {"latency_ms": latency, "slower_at_batch": slower}
+
+
+def _milliseconds(measured: dict[str, Any], size: int) -> str:
+    found = measured["latency_ms"][str(size)]
+    return f"{found['result']:.2f} ms against {found['source']:.2f} ms"
