@@ -30,6 +30,13 @@ class Candidate:
     problem: str = ""
 
 
+def for_tensorrt(artifact: Artifact) -> bool:
+    """Whether an ONNX artifact is meant to become an engine: here only its answers count, not its speed."""
+    card = artifact.card
+    half = card.precision in ("fp16", "bf16", "fp8")
+    return card.kind == "onnx" and (half or card.details.get("runtime") == "tensorrt")
+
+
 def labels(artifacts: Sequence[Artifact]) -> list[str]:
     """Return a name for each artifact: its folder's, with as many parents as tell it from the others."""
     paths = [artifact.path.resolve() for artifact in artifacts]
@@ -66,7 +73,8 @@ def candidates(artifacts: Iterable[Artifact], backends: tuple[str, ...] = ()) ->
                 problem = f"{', '.join(backends)} cannot run the kind {kind}"
                 found.append(Candidate(artifact, ", ".join(backends), problem))
             continue
-        for place, spelled in enumerate(_USUAL[kind]):
+        usual = _USUAL[kind][:1] if for_tensorrt(artifact) else _USUAL[kind]
+        for place, spelled in enumerate(usual):
             try:
                 registry.load("backends", spelled)
             except MissingLibraryError as error:

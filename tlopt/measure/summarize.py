@@ -11,7 +11,7 @@ from tlopt.artifact import Artifact
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure import measurement
 from tlopt.measure.bench import bench
-from tlopt.measure.candidates import candidates, labels
+from tlopt.measure.candidates import candidates, for_tensorrt, labels
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.work import multiply_adds
@@ -52,7 +52,8 @@ def summarize(
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     photos = open_photos(loaded[0], images, split)
     judged = _evaluations(named, photos, backend, threads)
-    timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path)
+    quick = [one for one in loaded if backend or not for_tensorrt(one)]
+    timed = bench(quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path)
     times = {
         ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
     }
@@ -63,6 +64,8 @@ def summarize(
         for row in timed.rows
         if "skipped" in row
     ]
+    if aimed := [name for name, one in named.items() if one not in quick]:
+        notes.append(f"Made for TensorRT, so not timed on this processor: {', '.join(aimed)}.")
     rows.sort(key=lambda row: list(named).index(str(row["artifact"])))
     report = Report(
         title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
@@ -183,24 +186,34 @@ def _findings(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list
             f"{fastest['speed_up']:.1f} times as fast as {first['artifact']} on {first['backend']}; accuracy "
             f"{fastest['accuracy']:.1%} against {first['accuracy']:.1%}."
         )
-    for row in usable:
-        if row["precision"] == "fp32":
+    notes += _slower(usable, batch)
+    worse: dict[str, list[str]] = {}
+    for row in rows:
+        if row["accuracy"] is not None and row["accuracy"] < first["low"]:
+            worse.setdefault(f"{row['accuracy']:.1%}", []).append(f"{row['artifact']} on {row['backend']}")
+    notes += [
+        f"Warning: {share} right, below the interval of {first['artifact']} ({first['low']:.1%} to "
+        f"{first['high']:.1%}): {', '.join(names)}."
+        for share, names in worse.items()
+    ]
+    return notes
+
+
+def _slower(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[str]:
+    """Warn of each artifact that is slower than the fastest fp32 one on the same backend."""
+    notes = []
+    for row in rows:
+        full = [r for r in rows if r["precision"] == "fp32" and r["backend"] == row["backend"]]
+        if row["precision"] == "fp32" or not full:
             continue
+        parts = []
         for size in batch:
-            full = [r for r in usable if r["precision"] == "fp32" and r["backend"] == row["backend"]]
             name = f"latency_ms_batch_{size}"
-            quicker = min(full, key=lambda r: float(r[name]), default=None)
-            if quicker and quicker[name] < row[name]:
-                notes.append(
-                    f"Warning: {row['artifact']} ({row['precision']}) is slower on {row['backend']} at batch {size} "
-                    f"than {quicker['artifact']} (fp32): {row[name]:.2f} against {quicker[name]:.2f} ms."
-                )
-    for row in usable:
-        if row["accuracy"] < first["low"]:
-            notes.append(
-                f"Warning: {row['artifact']} on {row['backend']} is right for {row['accuracy']:.1%}, below the "
-                f"interval of {first['artifact']} ({first['low']:.1%} to {first['high']:.1%})."
-            )
+            quicker = min(full, key=lambda r: float(r[name]))
+            if quicker[name] < row[name]:
+                parts.append(f"batch {size} {row[name]:.2f} against {quicker[name]:.2f} ms of {quicker['artifact']}")
+        if parts:
+            notes.append(f"Warning: {row['artifact']} is slower than fp32 on {row['backend']}: {'; '.join(parts)}.")
     return notes
 
 
