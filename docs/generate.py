@@ -1,6 +1,6 @@
 """Write docs/cli.md from the commands' own help; with --check, fail if it is stale.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
