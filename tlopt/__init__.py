@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     )
     from tlopt.images import ImageFolder, scan
     from tlopt.measure.bench import bench
+    from tlopt.measure.choose import choose
     from tlopt.measure.compare import compare
+    from tlopt.measure.drift import drift
     from tlopt.measure.evaluate import evaluate
     from tlopt.measure.predict import predict
+    from tlopt.measure.profile import profile
+    from tlopt.measure.roofline import roofline
     from tlopt.measure.summarize import summarize
     from tlopt.preprocess import Preprocess
     from tlopt.recipe import run
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from tlopt.sources import open_model
     from tlopt.stages.build import build
     from tlopt.stages.export import export
+    from tlopt.stages.find_lr import find_lr
     from tlopt.stages.finetune import finetune
     from tlopt.stages.import_model import import_model
     from tlopt.stages.prune import prune
@@ -68,18 +73,23 @@ _PUBLIC = {
     "audit": "data.audit",
     "bench": "measure.bench",
     "build": "stages.build",
+    "choose": "measure.choose",
     "compare": "measure.compare",
     "doctor": "doctor",
+    "drift": "measure.drift",
     "evaluate": "measure.evaluate",
     "export": "stages.export",
+    "find_lr": "stages.find_lr",
     "finetune": "stages.finetune",
     "import_model": "stages.import_model",
     "merge": "data.merge",
     "open_model": "sources",
     "open_runner": "backends",
     "predict": "measure.predict",
+    "profile": "measure.profile",
     "prune": "stages.prune",
     "quantize": "stages.quantize",
+    "roofline": "measure.roofline",
     "run": "recipe",
     "scan": "images",
     "split": "data.split",
@@ -106,18 +116,23 @@ __all__ = [
     "audit",
     "bench",
     "build",
+    "choose",
     "compare",
     "doctor",
+    "drift",
     "evaluate",
     "export",
+    "find_lr",
     "finetune",
     "import_model",
     "merge",
     "open_model",
     "open_runner",
     "predict",
+    "profile",
     "prune",
     "quantize",
+    "roofline",
     "run",
     "scan",
     "split",

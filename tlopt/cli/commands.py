@@ -115,6 +115,19 @@ def _bench(function: Function, *, artifacts: tuple[str, ...], as_json: bool, csv
     _show_report(function(artifacts, **given(values)), as_json=as_json, csv=csv)
 
 
+def _measure(function: Function, *, artifact: str, as_json: bool, **values: Any) -> None:
+    _show_report(function(artifact, **given(values)), as_json=as_json)
+
+
+def _drift(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:
+    _show_report(function(reference, candidate, **given(values)), as_json=as_json)
+
+
+def _choose(function: Function, *, artifact: str, as_json: bool, **values: Any) -> None:
+    choice = function(artifact, **given(values))
+    click.echo(choice.report.to_json() if as_json else choice.report.table(color=terminal.colored()))
+
+
 def _report(function: Function, *, artifacts: tuple[str, ...], out: str, force: bool, **values: Any) -> None:
     if not force:
         refuse_existing(Path(out))
@@ -217,6 +230,34 @@ TABLE: dict[str, Entry] = {
         body=_bench,
         arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
         options=(_JSON, _CSV),
+    ),
+    "choose": Entry(
+        at="measure.choose:choose",
+        example="tlopt choose runs/int8 --seconds 0.1",
+        body=_choose,
+        arguments=(_argument("artifact"),),
+        options=(_JSON,),
+    ),
+    "profile": Entry(
+        at="measure.profile:profile",
+        example="tlopt profile runs/int8 --runs 2",
+        body=_measure,
+        arguments=(_argument("artifact"),),
+        options=(_JSON,),
+    ),
+    "roofline": Entry(
+        at="measure.roofline:roofline",
+        example="tlopt roofline runs/fp32 --batch 1 --seconds 0.1",
+        body=_bench,
+        arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
+        options=(_JSON, _CSV),
+    ),
+    "drift": Entry(
+        at="measure.drift:drift",
+        example="tlopt drift runs/fp32 runs/int8",
+        body=_drift,
+        arguments=(_argument("reference"), _argument("candidate")),
+        options=(_JSON,),
     ),
     "report": Entry(
         at="measure.summarize:summarize",

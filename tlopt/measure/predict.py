@@ -14,6 +14,7 @@ from tlopt.backends import open_runner
 from tlopt.errors import ImagesError
 from tlopt.images import SUFFIXES, ImageFolder, Unreadable, batches
 from tlopt.measure import measurement
+from tlopt.measure.choose import choose
 from tlopt.settings import Setting
 
 
@@ -48,7 +49,7 @@ def predict(
     images: str | Path,
     *,
     top: Annotated[int, Setting("Classes to name per image.", minimum=1)] = 5,
-    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    backend: Annotated[str, Setting("Backend, backend:device, or auto for the fastest; the kind's own if empty.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
 ) -> Iterator[Prediction]:
@@ -62,7 +63,10 @@ def predict(
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
         StageError: The backend cannot run it here.
     """
-    return _answers(Artifact.load(artifact), _find(Path(images)), top, backend, batch, threads)
+    loaded, folder = Artifact.load(artifact), _find(Path(images))
+    if backend == "auto":
+        backend = choose(loaded, batch=min(batch, len(folder)), threads=threads).backend
+    return _answers(loaded, folder, top, backend, batch, threads)
 
 
 def _answers(

@@ -199,7 +199,7 @@ def _probe(file: Path, proto: onnx.ModelProto, preprocess: Preprocess, fixed: in
     if fixed:
         try:
             free = run(fixed + 1).shape == (fixed + 1, logits.shape[1])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
             log.info("the graph fixes its batch to %d: %s", fixed, error)
             free = False
         if not free:
