@@ -34,6 +34,16 @@ class Group(click.Group):
         inner = {key.partition(" ")[2]: entry for key, entry in self._table.items() if key.startswith(f"{name} ")}
         return Group(inner, name=name, help=commands.GROUPS[name]) if inner else None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their summaries, read from the sources: importing all would take a second."""
+        width = formatter.width - 6 - max(map(len, self.list_commands(ctx)))
+        rows = []
+        for name in self.list_commands(ctx):
+            text = commands.summary(self._table[name]) if name in self._table else commands.GROUPS[name]
+            rows.append((name, text if len(text) <= width else text[: width - 1].rpartition(" ")[0] + " …"))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

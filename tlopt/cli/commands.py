@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,16 @@ class Entry:
     body: Callable[..., int | None]
     arguments: tuple[click.Argument, ...] = ()
     options: tuple[click.Option, ...] = ()
+
+
+def summary(entry: Entry) -> str:
+    """Return the first line of the docstring of an entry's function, without importing its module."""
+    module, _, attribute = entry.at.partition(":")
+    file = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    signature = rf"^def {attribute}\((?:[^\n]*|.*?^)\) -> [^\n]*:\n"
+    found = re.search(signature + r' +"""([^\n"]*)', file.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found, entry.at
+    return found[1].strip()
 
 
 def make(name: str, entry: Entry) -> click.Command:
