@@ -1,0 +1,255 @@
+"""Compare int8 quantization with ONNX Runtime's quantize_static and NNCF, on the same calibration images.
+
+    python benchmarks/quantize.py --model tf_efficientnet_lite0 --images ../shared/data/clothing10
+
+Needs `python -m pip install nncf` and, for all models but EfficientNet-Lite0, the weights in
+../shared/weights. The networks keep their ImageNet heads. What is counted is how often the label of a
+photo differs from fp32's, so that the photos need not show ImageNet's classes. Calibration takes images of
+the training part, judging the whole test part. Latency: all rows take turns, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+
+import tlopt
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.images import batches, scan
+
+RESULTS = Path(__file__).parent / "results"
+WEIGHTS = Path("../shared/weights")
+MODELS = {
+    "tf_efficientnet_lite0": ("pip:efficientnet_lite0", ""),
+    "mobilenetv2_100": ("timm:mobilenetv2_100?pad_type=same", "mobilenetv2_100.coral"),
+    "resnet50": ("timm:resnet50", "resnet50.pqf"),
+    "resnet18": ("timm:resnet18", "resnet18.ktb"),
+}
+BATCHES = (1, 32)
+Call = Callable[[np.ndarray], np.ndarray]
+
+
+def source(name: str, folder: Path) -> Artifact:
+    """Export a model with its ImageNet weights and classifier to ONNX."""
+    model, file = MODELS[name]
+    classes = folder / "classes.txt"
+    classes.write_text("\n".join(f"class {i:03}" for i in range(1000)))
+    options: dict[str, Any] = {"model": model, "classes": classes}
+    if file:
+        about = json.loads((WEIGHTS / f"{file}.json").read_text())
+        weights = folder / f"{file}.safetensors"
+        weights.write_bytes(gzip.decompress((WEIGHTS / f"{file}.safetensors.gz").read_bytes()))
+        options |= {
+            "weights": weights, "mean": tuple(about["mean"]), "std": tuple(about["std"]),
+            "image_size": about["input_size"][-1], "crop_ratio": about["crop_pct"],
+            "interpolation": about["interpolation"],
+        }  # fmt: skip
+    return tlopt.export(tlopt.import_model(None, folder / "torch", **options), folder / "fp32")
+
+
+def ort(path: Path) -> Call:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = cores(), 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+    return lambda inputs: session.run(None, {entry: inputs})[0]
+
+
+def ov(path: Path) -> Call:
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", hints)
+    return lambda inputs: compiled(inputs)[0]
+
+
+RUNTIMES = {"onnxruntime": ort, "openvino": ov}
+
+
+def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, Path]:
+    """Quantize with the other tools at the settings that do them justice."""
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(calibration)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            found = next(self.left, None)
+            return None if found is None else {"images": found}
+
+    made = {}
+    if not (folder / "prepared.onnx").exists():
+        quant_pre_process(str(fp32), str(folder / "prepared.onnx"))
+    for kind, method in (("u8s8", "MinMax"), ("s8s8", "MinMax"), ("u8s8", "Percentile"), ("u8s8", "Entropy")):
+        name = f"ORT quantize_static {kind} {method}"
+        made[name] = folder / f"ort-{kind}-{method}.onnx"
+        if made[name].exists():
+            continue
+        print(name, flush=True)
+        extra: dict[str, Any] = {"ActivationSymmetric": kind == "s8s8"}
+        if method == "Percentile":
+            extra["CalibPercentile"] = 99.99
+        quantize_static(
+            str(folder / "prepared.onnx"), str(made[name]), Reader(), per_channel=True,
+            activation_type=QuantType.QUInt8 if kind == "u8s8" else QuantType.QInt8, weight_type=QuantType.QInt8,
+            calibrate_method=getattr(CalibrationMethod, method), extra_options=extra,
+        )  # fmt: skip
+    import nncf
+
+    for preset in ("PERFORMANCE", "MIXED"):
+        for fast in (True, False):
+            name = f"NNCF {preset.lower()}{'' if fast else ', accurate bias correction'}"
+            made[name] = folder / f"nncf-{preset}-{fast}.xml"
+            if made[name].exists():
+                continue
+            print(name, flush=True)
+            model = nncf.quantize(
+                openvino.Core().read_model(fp32),
+                nncf.Dataset([i for b in calibration for i in np.split(b, len(b))]),
+                preset=getattr(nncf.QuantizationPreset, preset),
+                subset_size=sum(map(len, calibration)),
+                fast_bias_correction=fast,
+            )
+            openvino.save_model(model, str(made[name]), compress_to_fp16=False)
+    return made
+
+
+def ours(fp32: Artifact, images: Path, samples: int, folder: Path) -> dict[str, tuple[Path, float]]:
+    """Quantize with tlopt: the default for either runtime, and what each method adds."""
+    variants: dict[str, dict[str, Any]] = {
+        "tlopt --for onnxruntime": {},
+        "tlopt --for openvino": {"for": "openvino"},
+        "tlopt, nearest rounding": {"rounding": "nearest"},
+        "tlopt, nearest rounding, no bias correction": {"rounding": "nearest", "bias_correction": False},
+    }
+    made = {}
+    for i, (name, options) in enumerate(variants.items()):
+        found = tlopt.quantize(fp32, folder / f"tlopt-{i}", images=images, samples=samples, force=True, **options)
+        made[name] = (found.payload(".onnx"), found.card.lineage[-1].seconds)
+        print(name, made[name][1], found.card.details["measured"], flush=True)
+    return made
+
+
+def latencies(
+    calls: dict[tuple[str, str], Call], images: np.ndarray, rounds: int
+) -> dict[tuple[str, str], dict[int, float]]:
+    """Time all in turn; each turn is as long for each."""
+    found: dict[tuple[str, str], dict[int, float]] = {key: {} for key in calls}
+    for size in BATCHES:
+        inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+        runs: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        for turn in range(rounds + 1):
+            for key, call in calls.items():
+                call(inputs)  # brings its weights back into the caches
+                for _ in range(20 if size == 1 else 1):
+                    started = time.perf_counter()
+                    call(inputs)
+                    if turn:
+                        runs[key].append(1e3 * (time.perf_counter() - started))
+        for key, times in runs.items():
+            found[key][size] = float(np.median(times))
+    return found
+
+
+def main() -> None:
+    """Measure one model and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of the latency measurement")
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--work", type=Path, help="folder that keeps what the peers made, for another run")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = given.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        fp32 = Artifact.load(folder / "fp32") if (folder / "fp32").exists() else source(given.model, folder)
+        parts = scan(given.images).split(val=0.1, test=0.1, seed=0)
+        preprocess = fp32.card.preprocess
+        random = np.random.default_rng(0)
+        chosen = parts["train"].select(np.sort(random.permutation(len(parts["train"]))[: given.samples]))
+        calibration = [b.inputs for b in batches(chosen, preprocess, batch=8)]
+        test = np.concatenate([b.inputs for b in batches(parts["test"], preprocess, batch=64)])
+        reference_call = ort(fp32.payload(".onnx"))
+        reference = np.concatenate([reference_call(test[i : i + 32]) for i in range(0, len(test), 32)])
+        files: dict[str, tuple[Path, float]] = {"fp32": (fp32.payload(".onnx"), 0.0)}
+        if not given.without_peers:
+            files |= {name: (path, 0.0) for name, path in peers(fp32.payload(".onnx"), calibration, folder).items()}
+        # tlopt takes the same images: a folder that holds only them, and the val part as the stage's own judge.
+        files |= ours(fp32, _linked(given.images, chosen.files, parts["val"].files, folder), given.samples, folder)
+        rows, calls = [], {}
+        for name, (path, seconds) in files.items():
+            for runtime, opened in RUNTIMES.items():
+                if path.suffix == ".xml" and runtime == "onnxruntime":
+                    continue
+                calls[name, runtime] = call = opened(path)
+                logits = np.concatenate([call(test[i : i + 32]) for i in range(0, len(test), 32)])
+                error = np.square(logits - reference).sum()
+                rows.append({
+                    "name": name, "runtime": runtime, "seconds": round(seconds, 1),
+                    "flips": round(float((logits.argmax(1) != reference.argmax(1)).mean()), 4),
+                    "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / max(error, 1e-9))), 2),
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+        timed = latencies(calls, test, given.rounds)
+        for row in rows:
+            row["latency_ms"] = {str(s): round(t, 2) for s, t in timed[row["name"], row["runtime"]].items()}
+    import nncf
+
+    command = f"python benchmarks/quantize.py --model {given.model} --images {given.images} --samples {given.samples}"
+    result = {
+        "command": command,
+        "model": given.model, "images": str(given.images), "judged": len(test), "calibrated": len(chosen),
+        "processor": processor(), "threads": cores(), "versions": {**versions(), "nncf": nncf.__version__},
+        "warm_up": "one call before each turn, one whole turn", "rounds": given.rounds, "rows": rows,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"quantize-{given.model}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"quantize-{given.model}.md").write_text(markdown(result))
+
+
+def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], folder: Path) -> Path:
+    """Return a folder of links to the calibration images and the val part."""
+    out = folder / "images"
+    for file in (*train, *val):
+        link = out / file
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to((root / file).resolve())
+    return out
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the rows as a table, with the conditions."""
+    lines = [
+        f"# int8 quantization of {result['model']}",
+        "",
+        f"`{result['command']}`",
+        "",
+        f"{result['processor']}, {result['threads']} threads; {result['calibrated']} images to calibrate, "
+        f"{result['judged']} others to judge; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".",
+        "",
+        "| quantized by | run by | labels changed | SQNR dB | " + " | ".join(f"ms, batch {b}" for b in BATCHES) + " |",
+        "|---|---|--:|--:|" + "--:|" * len(BATCHES),
+    ]
+    for row in result["rows"]:
+        times = " | ".join(f"{row['latency_ms'][str(b)]:.2f}" for b in BATCHES)
+        sqnr = "" if row["name"] == "fp32" else f"{row['sqnr_db']:.1f}"
+        lines.append(f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % | {sqnr} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
