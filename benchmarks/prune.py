@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-prune"))
     parser.add_argument("--tuning-epochs", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=4, help="of recovery, ours and Torch-Pruning's")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of recovery, ours and Torch-Pruning's")
+    parser.add_argument("--lr", type=float, default=2e-4, help="of recovery, ours and Torch-Pruning's")
     parser.add_argument("--criteria", action="store_true", help="compare the criteria without recovery")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")
     options = parser.parse_args()
@@ -187,7 +187,7 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
     norms.recalibrate(best, [to_inputs(crop, pixels.preprocess, torch.device("cpu")) for crop in crops])
     settings = Hyperparameters(
         epochs=options.epochs, lr=options.lr, seed=seed, teacher_weight=0.7, backbone_lr=1.0, layer_decay=1.0,
-        frozen_norm=False,
+        frozen_norm=True,
     )  # fmt: skip
     train(best, pixels, val, settings, teacher=original, label="Recovery")
     with draft(out) as folder:

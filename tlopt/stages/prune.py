@@ -54,7 +54,7 @@ def prune(
     ] = "none",
     steps: Annotated[int, Setting("Cuts on the way, each followed by the recovery.", minimum=1, maximum=20)] = 1,
     epochs: Annotated[int, Setting("Epochs of recovery after each cut; 0 for none.", minimum=0)] = 5,
-    lr: Annotated[float, Setting("Learning rate of the recovery.", minimum=0)] = 1e-3,
+    lr: Annotated[float, Setting("Learning rate of the recovery.", minimum=0)] = 2e-4,
     batch: Annotated[int, Setting("Images per step of the recovery.", minimum=1)] = 32,
     teacher_weight: Annotated[
         float, Setting("Share of the unpruned model's answers in the loss of the recovery.", minimum=0, maximum=1)
@@ -90,7 +90,7 @@ def prune(
     data = _open(source, images, seed, cache_dir, needed=epochs > 0 or bool(ranking.NEEDS))
     settings = Hyperparameters(
         epochs=epochs, lr=lr, batch=batch, seed=seed, teacher_weight=teacher_weight, backbone_lr=1.0, layer_decay=1.0,
-        frozen_norm=False,
+        frozen_norm=True,
     )  # fmt: skip
     before = channels.analyze(model, size).macs()
     recovery: list[dict[str, float]] = []
