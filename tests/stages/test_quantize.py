@@ -100,8 +100,13 @@ def test_require_faster_refuses_what_is_slower(exported, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed")
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize("precision", ["int8", "fp8", "fp16", "bf16"])
 def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision):
     made = tlopt.quantize(exported, tmp_path / "q", precision=precision, for_="tensorrt", samples=8)
     engine = tlopt.build(made, tmp_path / "engine", flavour="rtx", target=("sm89",))
     assert engine.card.precision == precision
+
+
+def test_fp8_is_for_tensorrt_alone(exported, tmp_path):
+    with pytest.raises(SettingError, match="onnxruntime has no fp8 kernels"):
+        tlopt.quantize(exported, tmp_path / "q", precision="fp8")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlopt.graph import float8
+
 TINY = 1e-12  # smallest scale; float32 still divides by it
 
 
@@ -17,11 +19,13 @@ class Grid:
         low: Smallest integer.
         high: Largest integer.
         symmetric: The zero point is 0 and the range is the same on both sides.
+        float8: The numbers are those of E4M3 instead of all integers.
     """
 
     low: int
     high: int
     symmetric: bool
+    float8: bool = False
 
     @property
     def dtype(self) -> np.dtype[np.int8] | np.dtype[np.uint8]:
@@ -48,6 +52,8 @@ class Scale:
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Return the values as the grid shows them."""
+        if self.grid.float8:
+            return float8.decode(float8.encode(values / self.scale)) * self.scale
         levels = np.clip(np.round(values / self.scale) + self.zero, self.grid.low, self.grid.high)
         return (levels - self.zero) * self.scale
 
@@ -58,3 +64,4 @@ def _float32(scale: float) -> float:
 
 UINT8 = Grid(low=0, high=255, symmetric=False)
 INT8 = Grid(low=-127, high=127, symmetric=True)
+FP8 = Grid(low=-448, high=448, symmetric=True, float8=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx
 
-from tlopt.graph.grid import INT8, UINT8, Grid
+from tlopt.graph.grid import FP8, INT8, UINT8, Grid
 from tlopt.graph.view import MOVES, WEIGHTED, View, fused_activation
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
@@ -24,19 +24,23 @@ class Placement:
 
     Attributes:
         runtime: The runtime whose pattern this is.
+        float8: Quantize to E4M3 instead of integers.
         edges: Tensor -> names of the nodes that read its quantized form.
         weights: Names of the nodes whose constant weight is quantized.
         leader: Tensor -> the tensor whose scale it uses.
     """
 
     runtime: Runtime
+    float8: bool = False
     edges: dict[str, set[str]] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
     leader: dict[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
-        """The integers of activations."""
+        """The numbers of activations."""
+        if self.float8:
+            return FP8
         return INT8 if self.runtime == "tensorrt" else UINT8
 
     @property
@@ -58,18 +62,20 @@ class Placement:
         self.leader[self.root(second)] = self.root(first)
 
 
-def place(model: onnx.ModelProto, runtime: Runtime, *, floats: Collection[str] = ()) -> Placement:
+def place(model: onnx.ModelProto, runtime: Runtime, *, floats: Collection[str] = (), float8: bool = False) -> Placement:
     """Choose the tensors and weights to quantize.
 
     Args:
         model: A cleaned graph.
         runtime: Where it will run.
         floats: Names of the nodes that stay float.
+        float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
     """
     view = View(model)
-    if runtime == "onnxruntime":
-        return _around(view, floats)
-    return _before(view, runtime, floats)
+    assert runtime == "tensorrt" or not float8
+    placement = _around(view, floats) if runtime == "onnxruntime" else _before(view, runtime, floats)
+    placement.float8 = float8
+    return placement
 
 
 def _around(view: View, floats: Collection[str]) -> Placement:

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, version_converter
 
+from tlopt.graph import float8
 from tlopt.graph.cleaning import infer
 from tlopt.graph.grid import Scale
 from tlopt.graph.placement import Placement
 from tlopt.graph.view import View, channel_axis, clip_range, own_bias
-from tlopt.graph.weights import QuantizedWeight, channel_scale, quantize_weight, smallest_scale
+from tlopt.graph.weights import LIMIT, QuantizedWeight, along, channel_scale, quantize_weight, smallest_scale
+
+FLOAT8_OPSET = 19  # QuantizeLinear knows E4M3 from here on
 
 
 def insert(
@@ -29,8 +32,9 @@ def insert(
         scales: Tensor -> its scale, for each tensor of ``placement.edges``.
         weights: Node -> its quantized weight, where rounding to nearest is not wanted.
     """
-    writer = _Writer(model, placement, scales, weights or {})
-    return writer.write()
+    if placement.float8 and model.opset_import[0].version < FLOAT8_OPSET:
+        model = infer(version_converter.convert_version(model, FLOAT8_OPSET))
+    return _Writer(model, placement, scales, weights or {}).write()
 
 
 class _Writer:
@@ -107,7 +111,10 @@ class _Writer:
             return
         scale = self.scales[tensor]
         step = self._constant(f"{tensor}_scale", np.array(scale.scale, np.float32))
-        zero = self._constant(f"{tensor}_zero", np.array(scale.zero, scale.grid.dtype))
+        if scale.grid.float8:
+            zero = self._float8(f"{tensor}_zero", np.zeros((), np.uint8))
+        else:
+            zero = self._constant(f"{tensor}_zero", np.array(scale.zero, scale.grid.dtype))
         self.nodes += [
             helper.make_node(
                 "QuantizeLinear", [source or tensor, step, zero], [f"{tensor}_quantized"], name=f"{tensor}_q"
@@ -122,6 +129,9 @@ class _Writer:
         weight = self.view.constant(node.input[1])
         assert weight is not None
         axis = channel_axis(node, weight)
+        if self.placement.float8:
+            self._float8_weight(node, weight, axis)
+            return
         activation = self.scales[node.input[0]].scale
         bias = own_bias(self.view, node)
         whole_bias = self.placement.integer_bias and bias is not None
@@ -141,6 +151,23 @@ class _Writer:
         else:
             name = self._constant(f"{node.name}_bias", bias.astype(np.float32))
         node.input[:] = [*node.input[:2], name]
+
+    def _float8_weight(self, node: onnx.NodeProto, weight: np.ndarray, axis: int) -> None:
+        """Replace a node's weight by E4M3 numbers, one scale for each output channel."""
+        scale = channel_scale(weight, axis) * np.float32(LIMIT / float8.LARGEST)
+        name = f"{node.name}_weight"
+        names = [
+            self._float8(f"{name}_quantized", float8.encode(weight / along(scale, axis, weight.ndim))),
+            self._constant(f"{name}_scale", scale),
+            self._float8(f"{name}_zero", np.zeros(scale.shape, np.uint8)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
+        node.input[1] = name
+
+    def _float8(self, name: str, codes: np.ndarray) -> str:
+        kind = onnx.TensorProto.FLOAT8E4M3FN
+        self.constants[name] = helper.make_tensor(name, kind, codes.shape, codes.tobytes(), raw=True)
+        return name
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
         names = [

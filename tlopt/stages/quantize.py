@@ -1,4 +1,4 @@
-"""From a float ONNX graph to one in int8, fp16 or bf16, calibrated on real images."""
+"""From a float ONNX graph to one in int8, fp8, fp16 or bf16, calibrated on real images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact, Card
 from tlopt.backends import Runner, open_runner
-from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, StageError
+from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
 from tlopt.settings import Setting
@@ -37,7 +37,7 @@ def quantize(
     source: Artifact,
     out: Path,
     *,
-    precision: Annotated[Literal["int8", "fp16", "bf16"], Setting("Numbers the graph computes in.")] = "int8",
+    precision: Annotated[Literal["int8", "fp16", "bf16", "fp8"], Setting("Numbers the graph computes in.")] = "int8",
     for_: Annotated[
         Literal["onnxruntime", "openvino", "tensorrt"], Setting("Runtime whose fused integer operators to aim at.")
     ] = "onnxruntime",
@@ -54,7 +54,7 @@ def quantize(
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0)] = 0,
     require_faster: Annotated[bool, Setting("Fail if the result is slower than its source.")] = False,
 ) -> Card:
-    """Quantize an ONNX artifact to int8, or cast it to fp16 or bf16.
+    """Quantize an ONNX artifact to int8 or fp8, or cast it to fp16 or bf16.
 
     Scales and roundings are chosen from training images alone. The graph's input and output stay
     as they are. At the end the result is measured beside its source, on images of the validation
@@ -63,6 +63,7 @@ def quantize(
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
+        SettingError: The runtime does not know the precision.
         ImagesError: There are no images to calibrate on.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
@@ -70,6 +71,10 @@ def quantize(
         raise ArtifactError(
             f"{source.path} is in {source.card.precision} already; quantize takes an fp32 artifact.",
             hint="Quantize the artifact that tlopt export made.",
+        )
+    if precision == "fp8" and for_ != "tensorrt":
+        raise SettingError(
+            f"{for_} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
         )
     parts = _open_images(source, images, seed)
     chosen = _stratified(parts["train"], samples, seed)
@@ -86,9 +91,11 @@ def quantize(
             yield found.inputs
 
     details: dict[str, Any] = {"runtime": for_, "calibration_images": len(chosen)}
-    if precision == "int8":
-        recipe = _Recipe(for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed)
-        result = _int8(model, recipe, inputs)
+    if precision == "int8" or precision == "fp8":  # spelled out for the type checker
+        recipe = _Recipe(
+            for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed, precision == "fp8"
+        )
+        result = _eight_bits(model, recipe, inputs)
         notes = {"quantizer": quantizer}
     else:
         result, notes = _half(model, precision, inputs("Calibrating"))
@@ -114,28 +121,31 @@ def quantize(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How to go to int8."""
+    """How to go to 8 bits; weights in fp8 are rounded to nearest."""
 
     runtime: Literal["onnxruntime", "openvino", "tensorrt"]
     choose: Callable[[Any, Any], tuple[float, float]]
     rounding: Literal["gptq", "nearest"]
     bias_correction: bool
     seed: int
+    float8: bool
 
 
-def _int8(model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]]) -> onnx.ModelProto:
+def _eight_bits(
+    model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]]
+) -> onnx.ModelProto:
     from tlopt.graph.calibration import observe
     from tlopt.graph.placement import place
     from tlopt.graph.qdq import insert
     from tlopt.graph.rounding import round_weights
     from tlopt.graph.scales import fit_scales
 
-    placement = place(model, recipe.runtime)
+    placement = place(model, recipe.runtime, float8=recipe.float8)
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
     scales = fit_scales(placement, observe(model, placement.edges, inputs("Calibrating")), recipe.choose)
     weights = None
-    if recipe.rounding == "gptq" or recipe.bias_correction:
+    if not recipe.float8 and (recipe.rounding == "gptq" or recipe.bias_correction):
         weights = round_weights(
             model,
             placement,
@@ -145,7 +155,7 @@ def _int8(model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterato
             nearest=recipe.rounding == "nearest",
             bias_correction=recipe.bias_correction,
         )
-    log.info("%d weights and %d activations in int8", len(placement.weights), len(placement.edges))
+    log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
     return insert(model, placement, scales, weights)
 
 
