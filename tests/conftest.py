@@ -24,6 +24,14 @@ def write_photos(root: Path, *, per_class: int = 16, size: tuple[int, int] = (44
     return root
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny networks gain nothing from threads, and two of them wait for each other on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(monkeypatch, tmp_path_factory):
     """Keep the cache of decoded images out of the home folder."""
