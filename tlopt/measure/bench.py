@@ -177,7 +177,8 @@ def _notes(
         notes.append(f"The machine was busy before: load {started['load_1min']:.1f} on {cores()} cores.")
     unsteady = [_key(row) for row in rows if float(row["stderr_ms"] or 0) > 0.05 * float(row["mean_ms"] or 1)]
     if unsteady:
-        notes.append(f"Unsteady, standard error above 5 %: {'; '.join(unsteady)}.")
+        few = "; ".join(unsteady) if len(unsteady) <= 3 else f"{len(unsteady)} of {len(rows)} timings"
+        notes.append(f"Unsteady, standard error above 5 %: {few}.")
     return notes
 
 
