@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from tlopt.graph.grid import Grid, Scale
 from tlopt.graph.moments import Moments, gather
 from tlopt.graph.rounding import round_weight
 from tlopt.graph.view import View
 from tlopt.graph.weights import quantize_weight
+
+FINE = Scale(grid=Grid(low=-(2**31), high=2**31, symmetric=True), scale=1e-6, zero=0)  # next to no rounding
 
 
 def correlated(n: int, length: int, random: np.random.Generator) -> np.ndarray:
@@ -22,8 +25,8 @@ def test_the_output_error_is_far_below_that_of_rounding_each_weight(across):
     random = np.random.default_rng(0)
     inputs = correlated(2000, 64, random)
     weight = random.normal(0, 1, (16, 64)).astype(np.float32)
-    moments = Moments(np.zeros((1, 64)), np.zeros((1, 64, 64)))
-    moments.add(inputs[None])
+    moments = Moments.empty(1, 64)
+    moments.add(inputs[None], FINE)
     node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=0 if across else 1)
     found = round_weight(node, weight.T.copy() if across else weight, moments, noise=1e-4)
     real = found.real().T if across else found.real()
@@ -40,8 +43,8 @@ def test_a_large_weight_on_a_dead_input_does_not_stretch_the_scale():
     inputs[:, 3] = 0
     weight = random.normal(0, 1, (4, 8)).astype(np.float32)
     weight[:, 3] = 900
-    moments = Moments(np.zeros((1, 8)), np.zeros((1, 8, 8)))
-    moments.add(inputs[None])
+    moments = Moments.empty(1, 8)
+    moments.add(inputs[None], FINE)
     found = round_weight(helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), weight, moments, noise=1e-6)
     error = inputs @ weight.T - (inputs @ found.real().T + found.shift)
     assert np.abs(error).max() < 0.5
@@ -51,7 +54,13 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     model = build("mobile")
     view = View(model)
     nodes = [node for node in view.nodes if node.op_type == "Conv"]
-    moments = gather(model, nodes[:2], [photos_like[:16], photos_like[16:]], seed=0)
+    moments = gather(
+        model,
+        nodes[:2],
+        [photos_like[:16], photos_like[16:]],
+        {name: FINE for node in nodes for name in node.input},
+        seed=0,
+    )
     first, depthwise = moments[nodes[0].name], moments[nodes[1].name]
     assert first.mean.shape == (1, 27)
     assert depthwise.mean.shape == (8, 9)

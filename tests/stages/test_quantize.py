@@ -48,6 +48,12 @@ def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runt
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
+def test_equalization_is_an_option(exported, held_out, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", samples=8, equalization=True)
+    expected = logits(exported, held_out)
+    np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
+
+
 def test_quantize_to_bf16_passes_the_checker(exported, tmp_path):
     made = tlopt.quantize(exported, tmp_path / "q", precision="bf16", samples=8)
     model = onnx.load(made.payload(".onnx"))

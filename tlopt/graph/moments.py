@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from tlopt.graph.calibration import session, tapped
+from tlopt.graph.grid import Scale
 from tlopt.graph.view import View, attribute
 
 POSITIONS = 49  # fewest places of an image that are looked at, where it has as many
@@ -21,17 +22,25 @@ class Moments:
 
     Attributes:
         total: float64 (groups, d), the sum of all patches; d = input channels of a group x kernel.
+        rounded: float64 (groups, d), their sum after the input has been rounded to its grid.
         product: float64 (groups, d, d), the sum of their outer products.
         count: Number of patches.
     """
 
     total: np.ndarray
+    rounded: np.ndarray
     product: np.ndarray
     count: int = 0
 
-    def add(self, patches: np.ndarray) -> None:
-        """Add patches, float32 (groups, n, d)."""
+    @classmethod
+    def empty(cls, groups: int, length: int) -> Moments:
+        """Return moments of no patches."""
+        return cls(np.zeros((groups, length)), np.zeros((groups, length)), np.zeros((groups, length, length)))
+
+    def add(self, patches: np.ndarray, scale: Scale) -> None:
+        """Add patches, float32 (groups, n, d), of an input that will have this scale."""
         self.total += patches.sum(1, dtype=np.float64)
+        self.rounded += scale.rounded(patches).sum(1, dtype=np.float64)
         self.product += patches.transpose(0, 2, 1) @ patches
         self.count += patches.shape[1]
 
@@ -39,6 +48,11 @@ class Moments:
     def mean(self) -> np.ndarray:
         """Mean patch, float64 (groups, d)."""
         return self.total / self.count
+
+    @property
+    def rounded_mean(self) -> np.ndarray:
+        """Mean patch after rounding, float64 (groups, d)."""
+        return self.rounded / self.count
 
     @property
     def covariance(self) -> np.ndarray:
@@ -70,7 +84,12 @@ def size(view: View, node: onnx.NodeProto) -> tuple[int, int]:
 
 
 def gather(
-    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], batches: Iterable[np.ndarray], *, seed: int
+    model: onnx.ModelProto,
+    nodes: Iterable[onnx.NodeProto],
+    batches: Iterable[np.ndarray],
+    scales: Mapping[str, Scale],
+    *,
+    seed: int,
 ) -> dict[str, Moments]:
     """Return the moments of each node's input patches, by the node's name.
 
@@ -78,15 +97,13 @@ def gather(
         model: A cleaned float graph.
         nodes: Some of its nodes, each `supported`.
         batches: Network inputs.
+        scales: Of the nodes' inputs.
         seed: Of the choice of places in an image.
     """
     view = View(model)
     random = np.random.default_rng(seed)
     chosen = list(nodes)
-    moments = {}
-    for node in chosen:
-        groups, length = size(view, node)
-        moments[node.name] = Moments(np.zeros((groups, length)), np.zeros((groups, length, length)))
+    moments = {node.name: Moments.empty(*size(view, node)) for node in chosen}
     source = view.inputs[0]
     computed = list(dict.fromkeys(n.input[0] for n in chosen if n.input[0] != source))
     runner = session(tapped(model, computed or view.outputs))
@@ -94,7 +111,8 @@ def gather(
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs
         for node in chosen:
-            moments[node.name].add(_patches(view, node, found[node.input[0]], random))
+            patches = _patches(view, node, found[node.input[0]], random)
+            moments[node.name].add(patches, scales[node.input[0]])
     return moments
 
 

@@ -43,14 +43,14 @@ def round_weights(
         batches: Network inputs, anew at each call: the images are gone through as often as memory asks.
         seed: Of the choice of places in an image.
         nearest: Round each weight to the nearest integer.
-        bias_correction: Let biases make up for the mean error of the weights.
+        bias_correction: Let biases make up for the mean error of weights and activations.
     """
     view = View(model)
     nodes = [node for node in view.nodes if node.name in placement.weights and supported(view, node)]
     rounded: dict[str, QuantizedWeight] = {}
     with bar("Rounding weights", len(nodes)) as shown:
         for part in _parts(view, nodes):
-            moments = gather(model, part, batches(), seed=seed)
+            moments = gather(model, part, batches(), scales, seed=seed)
             for node in part:
                 weight, bias = view.constant(node.input[1]), own_bias(view, node)
                 assert weight is not None
@@ -93,8 +93,8 @@ def round_weight(
 
     Columns are rounded one after the other, and what each rounding changes is made up for by the
     columns still to come: GPTQ, Frantar et al., arXiv:2210.17323. The covariance takes the place of
-    the second moment, since a change of the mean is undone by the bias (bias correction, Nagel et
-    al., arXiv:1906.04721); it is returned as `shift`.
+    the second moment, since a change of the mean, that of the rounded and clipped input included, is
+    undone by the bias (bias correction, Nagel et al., arXiv:1906.04721); it is returned as `shift`.
 
     Args:
         node: Conv, Gemm or MatMul.
@@ -119,14 +119,14 @@ def round_weight(
     else:
         scale = _scales(flat, variance, widest, least)
         levels = _rounded(flat.copy(), covariance, scale)
-    error = flat - levels * scale[:, :, None].astype(np.float64)
-    shift = np.einsum("god,gd->go", error, moments.mean).reshape(-1).astype(np.float32)
+    real = levels * scale[:, :, None].astype(np.float64)
+    shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
     values = levels.reshape(rows.shape).astype(np.int8)
     return QuantizedWeight(
         values=np.ascontiguousarray(values.T) if across else values,
         scale=scale.reshape(-1),
         axis=1 if across else 0,
-        shift=shift,
+        shift=shift.reshape(-1).astype(np.float32),
     )
 
 

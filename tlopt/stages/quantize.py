@@ -47,7 +47,8 @@ def quantize(
     rounding: Annotated[
         Literal["gptq", "nearest"], Setting("How weights become integers: by the layer's output error, or each alone.")
     ] = "gptq",
-    bias_correction: Annotated[bool, Setting("Let biases make up for the mean error of the weights.")] = True,
+    bias_correction: Annotated[bool, Setting("Let biases make up for mean errors.")] = True,
+    equalization: Annotated[bool, Setting("Scale channels to like ranges first, where that changes nothing.")] = False,
     images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
     batch: Annotated[int, Setting("Images run at once.", minimum=1, maximum=256)] = 8,
@@ -92,6 +93,8 @@ def quantize(
 
     details: dict[str, Any] = {"runtime": for_, "calibration_images": len(chosen)}
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
+        if equalization:
+            model = require("tlopt.graph.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
         recipe = _Recipe(
             for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed, precision == "fp8"
         )
