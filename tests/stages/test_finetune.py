@@ -14,8 +14,10 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, PluginError, SettingError
 from tlopt.images import batches, reopen
+from tlopt.nn import sparsity
 from tlopt.settings import parameters
 from tlopt.stages.finetune import finetune
+from tlopt.stages.prune import prune
 
 SIZE = 32
 MODEL = "timm:test_efficientnet"
@@ -107,6 +109,20 @@ def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
     assert again.card.preprocess == tuned.card.preprocess
     before, after = (a.card.details["metrics"]["validation"]["accuracy"] for a in (tuned, again))
     assert after >= before
+
+
+@pytest.mark.parametrize("method", ["lp-ft", "full", "head"])
+def test_a_sparse_network_keeps_its_zeros(tuned, settings, tmp_path, method):
+    options = {"cache_dir": settings["cache_dir"], "batch": 8, "epochs": 1}
+    sparse = prune(tuned, tmp_path / "sparse", ratio=0, sparsity="2:4", samples=16, **options)
+    again = finetune(sparse, tmp_path / "again", method=method, lr=0.01, **options)
+    before, after = (sparsity.layers(sources.open_model(artifact)) for artifact in (sparse, again))
+    assert len(after) > 5
+    assert all(sparsity.follows(layer.weight) for layer in after.values())
+    moved = any(not torch.equal(after[name].weight, before[name].weight) for name in after)
+    assert moved or method != "full"
+    for name in ("macs", "pruned"):
+        assert again.card.details[name] == sparse.card.details[name]
 
 
 @pytest.mark.parametrize("kind", ["network", "features"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import Pixels
-from tlopt.nn import distributed, head, optimizers, probe, selection
+from tlopt.nn import distributed, head, optimizers, probe, selection, sparsity
 from tlopt.nn.checkpoint import Checkpoint
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.nn.inputs import predict
@@ -50,6 +51,7 @@ def transfer(
     *,
     method: Method,
     fresh: bool = True,
+    sparse: bool = False,
     teacher: Teacher | None = None,
     checkpoints: Checkpoint | None = None,
     cache: Path | None = None,
@@ -69,6 +71,7 @@ def transfer(
         settings: How to train.
         method: See above.
         fresh: The classifier is untrained; otherwise "full" goes on from it, and it competes with the probe.
+        sparse: Keep the zeros of weights that are 2:4 sparse.
         teacher: Its answers join the loss.
         checkpoints: Where the state of the training is kept.
         cache: Folder in which features are kept for later runs.
@@ -82,13 +85,18 @@ def transfer(
             train_images.filled(label="Decoding images")
             val_images.filled()
     else:
-        details["probe"] = _probe(model, train_images, val_images, settings, device, cache, keep_better=not fresh)
+        details["probe"] = _probe(
+            model, train_images, val_images, settings, device, cache, keep_better=not fresh, sparse=sparse
+        )
     history = History()
     if method != "head":
         start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"
         settings = dataclasses.replace(settings, moves=moves)
-        history = train(model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note)
+        with sparsity.held(model) if sparse else contextlib.nullcontext():
+            history = train(
+                model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note
+            )
         details |= {"best_epoch": history.best + 1, "precision": history.precision}
         if method != "full" or not fresh:
             chosen, tried = selection.select(model, start, val_images, device=device)
@@ -111,6 +119,7 @@ def _probe(
     cache: Path | None,
     *,
     keep_better: bool,
+    sparse: bool,
 ) -> dict[str, Any]:
     """Fit the probe and put it into the network, unless the network's own classifier does better."""
     with distributed.leader_first():
@@ -119,6 +128,8 @@ def _probe(
     classes = len(train_images.folder.classes)
     labels, truth = torch.from_numpy(train_images.labels), val_images.labels
     fitted = probe.fit(inputs, labels, classes=classes, seed=settings.seed)
+    if sparse and sparsity.follows(head.find(model)[1].weight):
+        fitted = dataclasses.replace(fitted, weight=fitted.weight * sparsity.mask(fitted.weight))
     found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)
     details: dict[str, Any] = {"accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty}
     if keep_better:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tlopt.artifact import Artifact, Card, ImagesRef
 from tlopt.errors import ArtifactError, ImagesError, SettingError
@@ -142,6 +142,7 @@ def finetune(
             settings=settings,
             method=method,
             fresh=isinstance(source, ImageFolder),
+            sparse=_inherited(source).get("pruned", {}).get("sparsity") == "2:4",
             teacher=teacher,
             cache=cache_dir or default_cache(),
             cache_gb=cache_gb,
@@ -155,7 +156,7 @@ def finetune(
     from tlopt.nn import records
     from tlopt.nn.weights import save
 
-    details = save(run.network.module, out)
+    details = {**_inherited(source), **save(run.network.module, out)}
     details["metrics"] = records.write(out, outcome, parts["train"].classes, tensorboard=tensorboard)
     return Card(
         kind="torch",
@@ -166,6 +167,12 @@ def finetune(
         images=ref,
         details={**details, "unreadable": unreadable},
     )
+
+
+def _inherited(source: ImageFolder | Artifact) -> dict[str, Any]:
+    """Return what a card says about pruning: it stays true while the network trains."""
+    details = source.card.details if isinstance(source, Artifact) else {}
+    return {name: details[name] for name in ("macs", "pruned") if name in details}
 
 
 def _images(
@@ -238,6 +245,7 @@ class _Run:
     settings: Hyperparameters
     method: Method
     fresh: bool
+    sparse: bool
     teacher: Path | None
     cache: Path
     cache_gb: float
@@ -259,6 +267,7 @@ class _Run:
                 self.settings,
                 method=self.method,
                 fresh=self.fresh,
+                sparse=self.sparse,
                 teacher=self._open_teacher(stack),
                 checkpoints=Checkpoint(folder=checkpoints, resume=resume),
                 cache=self.cache / "features" if self.cache_gb > 0 else None,
