@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
-from tlopt.nn import checkpoint, distributed, freezing, losses, mixing, optimizers, regularizers
+from tlopt.nn import checkpoint, distributed, freezing, losses, memory, mixing, optimizers, regularizers
 from tlopt.nn.averaging import Average
 from tlopt.nn.checkpoint import Checkpoint, State
 from tlopt.nn.hyperparameters import Hyperparameters
@@ -66,8 +66,8 @@ def train(
 
     Args:
         model: Returns logits (n, classes) for float32 (n, 3, size, size).
-        train_images: Filled.
-        val_images: Filled, with the same preprocessing.
+        train_images: Decoded on the way if they are not yet.
+        val_images: The same, with the same preprocessing.
         settings: How to train.
         teacher: Returns logits for the same inputs; its answers join the loss.
         checkpoints: Where the state is kept; None for nowhere.
@@ -81,7 +81,7 @@ def train(
         SettingError: The batch cannot be shared among the processes.
         StageError: The loss is no number or explodes, or a checkpoint cannot be written.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept(), memory.kept():
         run = Run(model, train_images, val_images, settings, teacher, checkpoints)
         run.restore()
         with bar(label, run.steps * settings.epochs) as shown:
@@ -120,9 +120,10 @@ class Run:
         self.teacher, self.checkpoints = teacher, checkpoints
         if isinstance(teacher, nn.Module):
             teacher.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.batch = batch_size(len(train_images), settings, self.world)
-        self.steps = len(train_images) // self.batch
-        self.counts = np.bincount(train_images.labels, minlength=len(train_images.folder.classes)).tolist()
+        folder = train_images.folder
+        self.batch = batch_size(len(folder), settings, self.world)
+        self.steps = len(folder) // self.batch
+        self.counts = np.bincount(folder.labels, minlength=len(folder.classes)).tolist()
         self.loss = losses.make(settings, self.counts, self.device)
         self.optimizer = optimizers.make(self.model, settings)
         self.arithmetic = arithmetic(settings.precision, self.device)
@@ -166,6 +167,8 @@ class Run:
                 self.seconds += time.monotonic() - started
                 started = time.monotonic()
                 self.save()
+        # The last images that the first epoch decoded on the way; later ones have nothing to do here.
+        self.train_images.filled()
         self.seconds += time.monotonic() - started
         self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
         self.total, self.seconds = 0.0, 0.0
