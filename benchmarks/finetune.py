@@ -65,8 +65,8 @@ def tlopt_head(root: Path, size: int) -> float:
     network, preprocess = sources.load(MODEL, classes=len(folder.classes), size=size)
     started = time.perf_counter()
     with contextlib.closing(open_pixels(folder, preprocess, cache_gb=0)) as images:
-        inputs = probe.features(network, images, device=torch.device("cpu"))
-        probe.fold(network, probe.fit(inputs, torch.from_numpy(images.labels), classes=len(folder.classes)))
+        inputs, labels = probe.features(network, images, device=torch.device("cpu"))
+        probe.fold(network, probe.fit(inputs, torch.from_numpy(labels), classes=len(folder.classes)))
     return time.perf_counter() - started
 
 

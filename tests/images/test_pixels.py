@@ -68,7 +68,7 @@ def test_a_run_beside_the_one_that_fills_the_cache_works_on_its_own(photos, tmp_
 def test_a_set_that_a_killed_run_left_half_made_is_made_anew(photos, tmp_path):
     folder = scan(photos)
     killed = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
-    next(killed.fill(batch=4))
+    killed.at(0)
     os.close(killed._publish[1])  # what the system does to the lock of a dead process
     assert len(crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled())) == len(folder)
 
@@ -122,3 +122,44 @@ def test_a_full_disk_is_reported(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(StageError, match="No space left"):
         open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled()
+
+
+def test_images_are_decoded_when_they_are_asked_for_and_published_with_the_last(photos, tmp_path):
+    folder = scan(photos)
+    expected = open_pixels(folder, PREPROCESS, cache_gb=0).filled()
+    pixels = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    for position in reversed(range(len(folder))):
+        assert not list((tmp_path / "cache" / "pixels").glob("*.json"))
+        np.testing.assert_array_equal(pixels.at(position), expected.at(position))
+    stored = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    for position in range(len(folder)):
+        np.testing.assert_array_equal(stored.at(position), expected.at(position))
+
+
+def test_a_cache_never_grows_beyond_its_bound(photos, tmp_path):
+    folder = scan(photos)
+    expected = crops(open_pixels(folder, PREPROCESS, cache_gb=0).filled())
+    for _ in range(2):
+        pixels = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache", cache_gb=2e-5).filled()
+        np.testing.assert_array_equal(crops(pixels), expected)
+        (file,) = (tmp_path / "cache" / "pixels").glob("*.u8")
+        assert 0 < file.stat().st_size <= 20_000
+
+
+def test_closing_a_cache_half_made_leaves_it_to_others(photos, tmp_path):
+    folder = scan(photos)
+    half = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache")
+    half.at(0)
+    half.close()
+    assert not list((tmp_path / "cache" / "pixels").glob("*.part"))
+    assert open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()._publish is None
+    assert len(list((tmp_path / "cache" / "pixels").glob("*.u8"))) == 1
+
+
+def test_the_next_readable_image_stands_in_for_one_that_is_not(photos, tmp_path):
+    (photos / "b" / "6.png").unlink()
+    (photos / "b" / "6.png").write_bytes(b"no image")
+    pixels = open_pixels(scan(photos), PREPROCESS, cache_gb=0)
+    image, position = pixels.readable(13)
+    assert position == 0
+    np.testing.assert_array_equal(image, pixels.at(0))

@@ -52,22 +52,25 @@ def test_a_feature_that_never_varies_does_no_harm(clouds):
 
 def test_the_folded_probe_answers_like_the_probe(net, parts, tmp_path):
     train, val = parts
-    inputs = probe.features(net, train, device=CPU)
-    fitted = probe.fit(inputs, torch.from_numpy(train.labels), classes=3)
+    inputs, labels = probe.features(net, train, device=CPU)
+    np.testing.assert_array_equal(labels, train.labels)
+    fitted = probe.fit(inputs, torch.from_numpy(labels), classes=3)
     probe.fold(net, fitted)
     logits, _ = predict(net, val, device=CPU)
-    expected = fitted.logits(probe.features(net, val, device=CPU))
+    expected = fitted.logits(probe.features(net, val, device=CPU)[0])
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_features_are_computed_once(net, parts, tmp_path):
-    first = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    first, labels = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
     (file,) = (tmp_path / "features").iterdir()
-    np.save(file, np.zeros_like(np.load(file)))
-    assert not probe.features(net, parts[0], device=CPU, cache=tmp_path / "features").any()
+    np.savez(file, features=np.zeros_like(first), labels=labels)
+    again, same_labels = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    assert not again.any()
+    np.testing.assert_array_equal(same_labels, labels)
     with torch.no_grad():
         net.stem[0].weight.mul_(2)
-    other = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    other, _ = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
     assert not torch.equal(first, other)
     assert len(list((tmp_path / "features").iterdir())) == 2
 
@@ -78,3 +81,20 @@ def test_features_are_what_enters_the_classifier(net):
     with head.features(net) as seen, torch.no_grad():
         logits = net(inputs)
     torch.testing.assert_close(functional.linear(seen[0], net.fc.weight, net.fc.bias), logits)
+
+
+def test_a_part_of_the_images_is_drawn_by_class():
+    labels = np.repeat([0, 1, 2], [900, 90, 3])
+    drawn = probe.chosen(labels, 100, seed=0)
+    assert np.bincount(labels[drawn]).tolist() == [91, 9, 3]
+    assert len(set(drawn.tolist())) == len(drawn)
+    np.testing.assert_array_equal(drawn, probe.chosen(labels, 100, seed=0))
+    assert probe.chosen(labels, 993, seed=0) is None
+
+
+def test_features_of_a_part_are_those_among_all(net, parts):
+    whole, labels = probe.features(net, parts[0], device=CPU)
+    some = np.array([1, 4, 30])
+    part, truth = probe.features(net, parts[0], device=CPU, positions=some)
+    torch.testing.assert_close(part, whole[some], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(truth, labels[some])

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tlopt import progress
-from tlopt.errors import SettingError, StageError
+from tlopt.errors import ImagesError, SettingError, StageError
+from tlopt.images.pixels import open_pixels
 from tlopt.nn.checkpoint import Checkpoint
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.nn.inputs import predict
@@ -68,6 +69,35 @@ def test_training_learns_the_colors(net, parts):
 def test_the_same_seed_gives_the_same_weights(net, parts):
     assert same(trained(net, parts)[0], trained(net, parts)[0])
     assert not same(trained(net, parts)[0], trained(net, parts, dataclasses.replace(SETTINGS, seed=1))[0])
+
+
+def test_images_decoded_on_the_way_give_the_same_weights(net, parts, photos, tmp_path):
+    folders = [pixels.folder for pixels in parts]
+    (photos / folders[0].files[3]).write_bytes(b"no image")
+    filled, fresh = (
+        [open_pixels(folder, parts[0].preprocess, cache=tmp_path / name) for folder in folders]
+        for name in ("filled", "fresh")
+    )
+    for pixels in filled:
+        pixels.filled()
+    assert same(trained(net, filled)[0], trained(net, fresh)[0])
+    assert list(fresh[0].unreadable.reasons) == [folders[0].files[3]]
+    assert len(list((tmp_path / "fresh" / "pixels").glob("*.json"))) == 2
+
+
+def test_images_deleted_while_training_are_left_out_until_they_are_too_many(net, parts, photos):
+    folders = [pixels.folder for pixels in parts]
+    fresh = [open_pixels(folder, parts[0].preprocess, cache_gb=0) for folder in folders]
+    fresh[0].at(0)  # decoded before, and so not missed
+    for name in folders[0].files[:3]:
+        (photos / name).unlink()
+    trained(net, fresh)
+    assert sorted(fresh[0].unreadable.reasons) == sorted(folders[0].files[1:3])
+    fresh = [open_pixels(folder, parts[0].preprocess, cache_gb=0) for folder in folders]
+    for name in folders[0].files[3:8]:
+        (photos / name).unlink()
+    with pytest.raises(ImagesError, match=r"of the 36 images cannot be read.*there is no such file"):
+        trained(net, fresh)
 
 
 def test_the_callers_random_numbers_are_left_alone(net, parts):

@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,13 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1  # of the file format and of what `Preprocess.resized` does
 _LONGEST = 4  # ratio of the sides that is kept; random crops never reach the ends of a longer strip
+_CHUNK = 4  # images that a thread decodes at a time
+
+# What stands in place of a height: not decoded yet, cannot be read. In place of an offset: does not fit in.
+_UNKNOWN, _UNREADABLE = -1, 0
+_NOT_KEPT = -1
+
+LARGE = 20_000  # images from which on decoding all of them before the first step would take minutes
 
 
 def default_cache() -> Path:
@@ -37,42 +46,54 @@ def default_cache() -> Path:
 class Pixels:
     """The images of a folder as `Preprocess.resized` returns them, uint8, in one file.
 
-    Images are read with ``pread``, so a cache larger than the memory fills the system's page cache
-    and not the process. `fill` must have run to its end before images are read at random.
+    An image is decoded when it is first asked for, by whichever thread, and read from the file from
+    then on; `filled` decodes all of them. Images are read with ``pread``, so a file larger than the
+    memory fills the system's page cache and not the process.
 
     Args:
         folder: The images.
         preprocess: How a file becomes an input.
         unreadable: The images left out.
-        kept: int64 (n,), positions in `folder` of the readable images, once filled.
     """
 
     folder: ImageFolder
     preprocess: Preprocess
     unreadable: Unreadable
     _file: int
-    _places: np.ndarray  # int64 (n, 3): offset in bytes, height, width; height 0 marks an unreadable image
-    _complete: bool
+    _places: np.ndarray  # int64 (n, 3): offset in bytes, height, width; see `_UNKNOWN`, `_UNREADABLE`, `_NOT_KEPT`
     _publish: tuple[Path, int] | None = None  # where a finished cache goes, and its lock
-    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    _limit: float = math.inf  # bytes that the file may have; images beyond are decoded each time
+    _end: int = 0  # of the file, bytes
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _unknown: int = field(init=False)  # images not decoded yet
+    _kept: np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if self._complete:
-            self._note_kept()
+        self._unknown = int((self._places[:, 1] == _UNKNOWN).sum())
 
     def __len__(self) -> int:
-        """Return the number of readable images, or of all of them while that is not known."""
-        return len(self.kept) if self._complete else len(self.folder)
+        """Return the number of images not known to be unreadable; all of them while none was decoded."""
+        return len(self.kept)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Positions in the folder of the images not known to be unreadable, int64 (n,)."""
+        if self._kept is not None:
+            return self._kept
+        kept = np.flatnonzero(self._places[:, 1] != _UNREADABLE)
+        if not self._unknown:
+            self._kept = kept
+        return kept
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of the readable images, int64 (n,)."""
+        """Labels of the images in `kept`, int64 (n,)."""
         labels: np.ndarray = self.folder.labels[self.kept]
         return labels
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths of the readable images, relative to the folder."""
+        """Paths of the images in `kept`, relative to the folder."""
         return tuple(self.folder.files[i] for i in self.kept)
 
     @property
@@ -80,36 +101,71 @@ class Pixels:
         """Identity of the decoded pixels."""
         return _key(self.folder, self.preprocess)
 
+    def at(self, position: int) -> np.ndarray | None:
+        """Return the image at a position in the folder, decoded now if it was not yet; None if unreadable.
+
+        Returns:
+            uint8 (h, w, 3), RGB, its shorter side at ``size / crop_ratio``.
+
+        Raises:
+            ImagesError: More than a tenth of the images are unreadable.
+            StageError: The disk that holds the file is full.
+        """
+        offset, height, width = self._places[position].tolist()
+        if height == _UNREADABLE:
+            return None
+        if height == _UNKNOWN or offset == _NOT_KEPT:
+            return self._decoded(position)
+        data = os.pread(self._file, height * width * 3, offset)
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+    def readable(self, position: int) -> tuple[np.ndarray, int]:
+        """Return the image at a position in the folder, or the next one that is readable, and its position."""
+        image = self.at(position)
+        while image is None:
+            position = (position + 1) % len(self.folder)
+            image = self.at(position)
+        return image, position
+
     def image(self, index: int) -> np.ndarray:
-        """Return one readable image: uint8 (h, w, 3), RGB, its shorter side at ``size / crop_ratio``."""
-        return self._read(int(self.kept[index]))
+        """Return one readable image of filled ones, by its index in `kept`: see `at`."""
+        image = self.at(int(self.kept[index]))
+        assert image is not None
+        return image
 
     def crop(self, index: int) -> np.ndarray:
-        """Return the central crop of one readable image: uint8 (size, size, 3)."""
+        """Return the central crop of one readable image of filled ones: uint8 (size, size, 3)."""
         return self._crop(self.image(index))
 
-    def fill(self, *, batch: int, label: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the central crops of all readable images in order, decoding what is not kept yet.
+    def fill(
+        self, *, batch: int, label: str = "", positions: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the central crops of all readable images in order, decoding what is not decoded yet.
 
         Args:
             batch: Images per batch; the last may be smaller.
             label: Name of the progress bar; none is shown if empty.
+            positions: Only these, int64 (m,), positions in the folder.
 
         Yields:
             Crops, uint8 (n, size, size, 3), and labels, int64 (n,).
 
         Raises:
             ImagesError: More than a tenth of the images are unreadable.
-            StageError: The disk that holds the cache is full.
+            StageError: The disk that holds the file is full.
         """
+        wanted = (self.kept if positions is None else positions).tolist()
+
+        def crop(position: int) -> np.ndarray | None:
+            image = self.at(position)
+            return None if image is None else self._crop(image)
+
         crops: list[np.ndarray] = []
         labels: list[int] = []
-        total = len(self)
-        source = self._stored() if self._complete else self._decoded()
-        with bar(label, total) if label else contextlib.nullcontext() as shown:
-            for position, image in source:
-                if image is not None:
-                    crops.append(self._crop(image))
+        with bar(label, len(wanted)) if label else contextlib.nullcontext() as shown:
+            for position, one in zip(wanted, ordered(crop, wanted, chunk=_CHUNK), strict=True):
+                if one is not None:
+                    crops.append(one)
                     labels.append(int(self.folder.labels[position]))
                 if shown is not None:
                     shown.advance()
@@ -120,14 +176,20 @@ class Pixels:
                 yield np.stack(crops), np.array(labels, np.int64)
 
     def filled(self, *, label: str = "") -> Pixels:
-        """Return self after `fill` has run to its end."""
-        if not self._complete:
-            for _ in self.fill(batch=64, label=label):
+        """Return self with every image decoded."""
+        if self._unknown:
+            missing = np.flatnonzero(self._places[:, 1] == _UNKNOWN)
+            for _ in self.fill(batch=64, label=label, positions=missing):
                 pass
         return self
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a cache that was not filled is dropped."""
+        if self._publish is not None:
+            path, lock = self._publish
+            path.with_suffix(".part").unlink(missing_ok=True)
+            os.close(lock)
+            self._publish = None
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -137,44 +199,36 @@ class Pixels:
         top, left = (round((side - size) / 2) for side in image.shape[:2])
         return image[top : top + size, left : left + size]
 
-    def _read(self, position: int) -> np.ndarray:
-        offset, height, width = self._places[position].tolist()
-        data = os.pread(self._file, height * width * 3, offset)
-        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-    def _note_kept(self) -> None:
-        self.kept = np.flatnonzero(self._places[:, 1] > 0)
-
-    def _stored(self) -> Iterator[tuple[int, np.ndarray | None]]:
-        for position in self.kept.tolist():
-            yield position, self._read(position)
-
-    def _decoded(self) -> Iterator[tuple[int, np.ndarray | None]]:
-        def decode(position: int) -> np.ndarray | ImagesError:
-            try:
-                return _shortened(
-                    np.asarray(self.preprocess.resized(read_image(self.folder.path / self.folder.files[position])))
-                )
-            except ImagesError as error:
-                return error
-
-        end = 0
-        for position, image in enumerate(ordered(decode, range(len(self.folder)))):
-            if isinstance(image, ImagesError):
-                self.unreadable.add(self.folder.files[position], image.message)
-                yield position, None
-                continue
+    def _decoded(self, position: int) -> np.ndarray | None:
+        """Decode an image and keep it."""
+        name = self.folder.files[position]
+        try:
+            image = _shortened(np.asarray(self.preprocess.resized(read_image(self.folder.path / name))))
+        except ImagesError as error:
+            with self._lock:
+                self.unreadable.add(name, error.message)
+                self._note(position, (0, _UNREADABLE, 0))
+            return None
+        height, width = image.shape[:2]
+        with self._lock:
+            room = self._places[position, 1] == _UNKNOWN and self._end + image.nbytes <= self._limit
+            offset = self._end if room else _NOT_KEPT
+            if offset != _NOT_KEPT:
+                self._end += image.nbytes
+        if offset != _NOT_KEPT:
             with _space(self._publish[0].parent if self._publish else Path(tempfile.gettempdir())):
-                os.pwrite(self._file, np.ascontiguousarray(image).data, end)
-            self._places[position] = (end, *image.shape[:2])
-            end += image.nbytes
-            yield position, image
-        self._finish()
+                os.pwrite(self._file, np.ascontiguousarray(image).data, offset)
+        with self._lock:
+            self._note(position, (offset, height, width))
+        return image
 
-    def _finish(self) -> None:
-        self._complete = True
-        self._note_kept()
-        if self._publish is None:
+    def _note(self, position: int, place: tuple[int, int, int]) -> None:
+        """Note where an image lies, once it does; after the last one, publish the cache."""
+        if self._places[position, 1] != _UNKNOWN:
+            return
+        self._places[position] = place
+        self._unknown -= 1
+        if self._unknown or self._publish is None:
             return
         path, lock = self._publish
         with _space(path.parent):
@@ -208,7 +262,8 @@ def open_pixels(
 
     The cache is keyed by what the images hold and how they are resized. Runs that need the same one
     at the same time share it once it is complete; until then one run fills it and the others work
-    on files of their own, which they drop at the end.
+    on files of their own, which they drop at the end. Images that do not fit into `cache_gb` are
+    decoded each time.
 
     Args:
         folder: The images.
@@ -222,7 +277,7 @@ def open_pixels(
     """
     root = (cache or default_cache()) / "pixels"
     path = root / f"{_key(folder, preprocess)}.u8"
-    places = np.zeros((len(folder), 3), np.int64)
+    places = np.full((len(folder), 3), _UNKNOWN, np.int64)
     unreadable = Unreadable(len(folder))
     if cache_gb <= 0:
         return Pixels(
@@ -231,7 +286,6 @@ def open_pixels(
             unreadable=unreadable,
             _file=_anonymous(),
             _places=places,
-            _complete=False,
         )
     with _space(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -255,8 +309,8 @@ def open_pixels(
         unreadable=unreadable,
         _file=file,
         _places=places,
-        _complete=False,
         _publish=(path, lock),
+        _limit=cache_gb * 1e9,
     )
 
 
@@ -268,14 +322,13 @@ def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess) -> Pix
     except (OSError, ValueError, KeyError):
         return None
     os.utime(path)  # says when it was last used
-    end = int((places[:, 0] + places[:, 1] * places[:, 2] * 3).max(initial=0))
+    inside = places[places[:, 0] != _NOT_KEPT]
+    end = int((inside[:, 0] + inside[:, 1] * inside[:, 2] * 3).max(initial=0))
     if len(places) != len(folder) or os.fstat(file).st_size < end:
         os.close(file)
         return None
     unreadable = Unreadable(len(folder), dict(header["unreadable"]))
-    return Pixels(
-        folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places, _complete=True
-    )
+    return Pixels(folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places)
 
 
 def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:

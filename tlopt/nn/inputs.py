@@ -14,7 +14,6 @@ from tlopt.images.pixels import Pixels
 from tlopt.nn import augment
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.preprocess import Preprocess
-from tlopt.progress import track
 
 _WORKERS = 8  # more threads than this only fill the memory with batches
 
@@ -53,11 +52,12 @@ def training_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield an epoch's random crops, made by threads ahead of need.
 
-    The order and every crop follow from the seed, the epoch and the step alone. Images left over
-    after the last full batch sit the epoch out.
+    The order and every crop follow from the seed, the epoch and the step alone, whether the images are
+    decoded already or on the way. Images left over after the last full batch sit the epoch out; the
+    next readable image stands in for one that cannot be read.
 
     Args:
-        pixels: Filled.
+        pixels: The images.
         settings: Batch, seed and augmentation.
         epoch: Counted from 0.
         first: Steps to pass over.
@@ -67,21 +67,21 @@ def training_batches(
     Yields:
         Crops, uint8 (batch / world, size, size, 3), and labels, int64 (batch / world,).
     """
-    batch = batch_size(len(pixels), settings, world)
-    steps = len(pixels) // batch
+    images = len(pixels.folder)
+    batch = batch_size(images, settings, world)
+    steps = images // batch
     chance = np.random.default_rng([settings.seed, epoch])
-    order = chance.permutation(len(pixels))[: steps * batch].reshape(steps, batch)
+    order = chance.permutation(images)[: steps * batch].reshape(steps, batch)
     seeds = chance.integers(2**63, size=order.shape)
     own = slice(rank * batch // world, (rank + 1) * batch // world)
-    labels = pixels.labels
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = order[step, own]
-        views = [
-            augment.view(pixels.image(i), pixels.preprocess, settings, seed)
-            for i, seed in zip(indices.tolist(), seeds[step, own].tolist(), strict=True)
-        ]
-        return np.stack(views), labels[indices]
+        views, labels = [], []
+        for wanted, seed in zip(order[step, own].tolist(), seeds[step, own].tolist(), strict=True):
+            image, position = pixels.readable(wanted)
+            views.append(augment.view(image, pixels.preprocess, settings, seed))
+            labels.append(pixels.folder.labels[position])
+        return np.stack(views), np.array(labels, np.int64)
 
     return ordered(make, range(first, steps), workers=min(cores(), _WORKERS))
 
@@ -94,22 +94,17 @@ def batch_size(images: int, settings: Hyperparameters, world: int = 1) -> int:
 def predict(
     model: nn.Module, pixels: Pixels, *, device: torch.device, batch: int = 64, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a network's answers to the central crops of filled images, and their labels.
+    """Return a network's answers to the central crops of all readable images, and their labels.
 
     Returns:
         Logits, float32 (n, classes), and labels, int64 (n,).
     """
     was_training = model.training
     model.eval()
-    starts = range(0, len(pixels), batch)
-
-    def crops(start: int) -> np.ndarray:
-        return np.stack([pixels.crop(i) for i in range(start, min(start + batch, len(pixels)))])
-
-    logits = []
-    batches = ordered(crops, starts, workers=min(cores(), _WORKERS))
+    logits, labels = [], []
     with torch.inference_mode():
-        for chunk in track(batches, label=label, total=len(starts)) if label else batches:
-            logits.append(model(to_inputs(chunk, pixels.preprocess, device)).float().cpu().numpy())
+        for crops, truth in pixels.fill(batch=batch, label=label):
+            logits.append(model(to_inputs(crops, pixels.preprocess, device)).float().cpu().numpy())
+            labels.append(truth)
     model.train(was_training)
-    return np.concatenate(logits), pixels.labels
+    return np.concatenate(logits), np.concatenate(labels)

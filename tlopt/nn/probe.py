@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 # L2 penalties tried, on standardized features, relative to the mean loss of an image.
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _FOLDS = 5
+_COMPARED = 20_000  # images that choose the penalty; more would take memory and say the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,9 @@ def features(
     batch: int = 64,
     label: str = "",
     cache: Path | None = None,
-) -> torch.Tensor:
-    """Return what enters the classifier for each image's central crop: float32 (n, features).
+    positions: np.ndarray | None = None,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return what enters the classifier for each readable image's central crop, and the labels.
 
     Decodes the images on the way if they are not decoded yet.
 
@@ -67,21 +70,53 @@ def features(
         batch: Images per run.
         label: Name of the progress bar.
         cache: Folder in which features are kept for later runs with the same weights and images.
+        positions: Only these images, int64 (m,), positions in the folder.
+
+    Returns:
+        float32 (n, features) and int64 (n,).
     """
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    file = cache / f"{_key(model, pixels, batch)}.npy" if cache is not None else None
+    file = cache / f"{_key(model, pixels, batch, positions)}.npz" if cache is not None else None
     if file is not None and (kept := _read(file)) is not None:
-        pixels.filled()
+        if positions is None:
+            pixels.filled()
         return kept
-    found: list[torch.Tensor] = []
+    # One tensor from the start: a list of batches joined at the end would take the memory twice.
+    found = torch.empty(0)
+    labels: list[np.ndarray] = []
+    done, most = 0, len(pixels) if positions is None else len(positions)
     with torch.inference_mode(), head.features(model) as seen:
-        for crops, _ in pixels.fill(batch=batch, label=label):
+        for crops, truth in pixels.fill(batch=batch, label=label, positions=positions):
             model(to_inputs(crops, pixels.preprocess, device))
-            found.append(seen[0].float().cpu())
-    result = torch.cat(found).clone()
+            if not done:
+                found = torch.empty(most, seen[0].shape[1])
+            found[done : done + len(truth)] = seen[0]
+            done += len(truth)
+            labels.append(truth)
+    result = found[:done].clone() if done < most else found, np.concatenate(labels)
     if file is not None:
-        _write(file, result)
+        _write(file, *result)
     return result
+
+
+def chosen(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray | None:
+    """Return the positions of at most about `most` images, drawn by class; None for all of them.
+
+    Each class gives the same share of its images, and at least four of them if it has so many.
+
+    Args:
+        labels: int64 (n,).
+        most: Number of images.
+        seed: Of the draw.
+    """
+    if len(labels) <= most:
+        return None
+    chance = np.random.default_rng(seed)
+    taken = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        taken.append(chance.permutation(members)[: max(4, round(most * len(members) / len(labels)))])
+    return np.sort(np.concatenate(taken))
 
 
 def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int = 0) -> Probe:
@@ -98,8 +133,9 @@ def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int =
     mean, std = inputs.mean(0), inputs.std(0, correction=0)
     # A feature that never varies says nothing; any scale will do.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
-    scaled = (inputs - mean) / std
-    losses = _cross_validate(scaled, labels, classes, seed)
+    scaled = (inputs - mean).div_(std)
+    some = chosen(labels.numpy(), _COMPARED, seed=seed)
+    losses = _cross_validate(*((scaled, labels) if some is None else (scaled[some], labels[some])), classes, seed)
     penalty = min(losses, key=lambda value: losses[value]) if losses else 0.03
     weight, bias = _solve(scaled, labels, classes, penalty)
     return Probe(weight=weight / std, bias=bias - weight @ (mean / std), penalty=penalty, losses=losses)
@@ -178,9 +214,11 @@ def _solve(
     return weight.detach(), bias.detach()
 
 
-def _key(model: nn.Module, pixels: Pixels, batch: int) -> str:
+def _key(model: nn.Module, pixels: Pixels, batch: int, positions: np.ndarray | None) -> str:
     about = f"{pixels.key} {pixels.preprocess} {batch} {torch.__version__} {torch.get_num_threads()} {model}"
     state = hashlib.sha256(about.encode())
+    if positions is not None:
+        state.update(positions.tobytes())
     classifier = head.find(model)[0]
     for name, tensor in model.state_dict().items():
         if not name.startswith(f"{classifier}."):
@@ -189,21 +227,22 @@ def _key(model: nn.Module, pixels: Pixels, batch: int) -> str:
     return state.hexdigest()[:32]
 
 
-def _read(file: Path) -> torch.Tensor | None:
+def _read(file: Path) -> tuple[torch.Tensor, np.ndarray] | None:
     try:
-        kept: torch.Tensor = torch.from_numpy(np.load(file, allow_pickle=False))
-    except (OSError, ValueError):
+        with np.load(file, allow_pickle=False) as kept:
+            found = torch.from_numpy(kept["features"]), kept["labels"]
+    except (OSError, ValueError, KeyError, BadZipFile):
         return None
     os.utime(file)
-    return kept
+    return found
 
 
-def _write(file: Path, values: torch.Tensor) -> None:
+def _write(file: Path, values: torch.Tensor, labels: np.ndarray) -> None:
     scratch = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as handle:
-            np.save(handle, values.numpy(), allow_pickle=False)
+            np.savez(handle, features=values.numpy(), labels=labels)
         scratch.replace(file)
     except OSError as error:
         # Only a later run would have gained.

@@ -40,7 +40,7 @@ def range_test(
 
     Args:
         model: The network.
-        images: Training images, filled.
+        images: Training images.
         settings: Of the training that the rate is for.
         lowest: First learning rate.
         highest: Last learning rate.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tlopt.images.pixels import Pixels
+from tlopt.images.pixels import LARGE, Pixels
 from tlopt.nn import distributed, head, optimizers, probe, selection, sparsity
 from tlopt.nn.checkpoint import Checkpoint
 from tlopt.nn.hyperparameters import Hyperparameters
@@ -22,6 +22,9 @@ from tlopt.nn.inputs import predict
 from tlopt.nn.training import History, Teacher, train
 
 log = logging.getLogger(__name__)
+
+# Images of a large set that the start of fine-tuning is fitted to and judged on, so that it begins within a minute.
+_START, _JUDGED = 1000, 250
 
 Method = Literal["lp-ft", "full", "gradual", "head"]
 
@@ -64,6 +67,9 @@ def transfer(
     the two (arXiv 2202.10054, 2109.01903). "gradual" does the same but frees stage by stage from the top
     (arXiv 1801.06146). "full" trains all layers from a classifier with random weights.
 
+    Of more than `tlopt.images.pixels.LARGE` training images, the regression that "lp-ft" and "gradual"
+    start from sees a thousand or four of each class, and images are decoded when they are needed.
+
     Args:
         model: Pretrained, with a classifier of the right width.
         train_images: Decoded on the way if they are not yet.
@@ -80,13 +86,15 @@ def transfer(
     optimizers.check(settings.optimizer)
     device = distributed.device()
     details: dict[str, Any] = {"method": method}
+    large = len(train_images.folder) > LARGE
     if method == "full":
-        with distributed.leader_first():
+        if not large:
             train_images.filled(label="Decoding images")
             val_images.filled()
     else:
+        part = large and method != "head"
         details["probe"] = _probe(
-            model, train_images, val_images, settings, device, cache, keep_better=not fresh, sparse=sparse
+            model, train_images, val_images, settings, device, cache, part=part, keep_better=not fresh, sparse=sparse
         )
     history = History()
     if method != "head":
@@ -118,20 +126,30 @@ def _probe(
     device: torch.device,
     cache: Path | None,
     *,
+    part: bool,
     keep_better: bool,
     sparse: bool,
 ) -> dict[str, Any]:
-    """Fit the probe and put it into the network, unless the network's own classifier does better."""
+    """Fit the probe and put it into the network, unless the network's own classifier does better.
+
+    With `part` only some of the images are looked at.
+    """
+
+    def features(images: Pixels, what: str, most: int) -> tuple[torch.Tensor, np.ndarray]:
+        chosen = probe.chosen(images.folder.labels, most, seed=settings.seed) if part else None
+        label = f"Features of {what} images"
+        return probe.features(model, images, device=device, label=label, cache=cache, positions=chosen)
+
     with distributed.leader_first():
-        inputs = probe.features(model, train_images, device=device, label="Features of training images", cache=cache)
-        held = probe.features(model, val_images, device=device, label="Features of validation images", cache=cache)
-    classes = len(train_images.folder.classes)
-    labels, truth = torch.from_numpy(train_images.labels), val_images.labels
-    fitted = probe.fit(inputs, labels, classes=classes, seed=settings.seed)
+        inputs, labels = features(train_images, "training", _START)
+        held, truth = features(val_images, "validation", _JUDGED)
+    fitted = probe.fit(inputs, torch.from_numpy(labels), classes=len(train_images.folder.classes), seed=settings.seed)
     if sparse and sparsity.follows(head.find(model)[1].weight):
         fitted = dataclasses.replace(fitted, weight=fitted.weight * sparsity.mask(fitted.weight))
     found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)
-    details: dict[str, Any] = {"accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty}
+    details: dict[str, Any] = {
+        "images": len(labels), "accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty,
+    }  # fmt: skip
     if keep_better:
         layer = head.find(model)[1]
         with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Annotated
 from tlopt import settings
 from tlopt.environment import cores, processor, versions
 from tlopt.images import scan
-from tlopt.images.pixels import default_cache, open_pixels
+from tlopt.images.pixels import LARGE, default_cache, open_pixels
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.report import Report
 from tlopt.settings import Setting
@@ -66,7 +66,9 @@ def find_lr(
                 model, classes=len(folder.classes), size=image_size or 0, weights_file=weights
             )
             pixels = open_pixels(images, preprocess, cache=cache_dir or default_cache(), cache_gb=cache_gb)
-            with contextlib.closing(pixels.filled(label="Decoding images")):
+            with contextlib.closing(pixels):
+                if len(images) <= LARGE:
+                    pixels.filled(label="Decoding images")
                 hyperparameters = Hyperparameters(
                     batch=batch, optimizer=optimizer, backbone_lr=backbone_lr, seed=seed, epochs=1
                 )

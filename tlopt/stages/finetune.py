@@ -252,13 +252,19 @@ class _Run:
 
     def train(self, checkpoints: Path, *, resume: bool) -> tuple[Transfer, dict[str, str]]:
         """Train the network, and return the outcome and the images left out."""
+        from tlopt.nn import distributed
         from tlopt.nn.checkpoint import Checkpoint
         from tlopt.nn.transfer import transfer
 
-        train, val = (
-            open_pixels(self.parts[part], self.network.preprocess, cache=self.cache, cache_gb=self.cache_gb)
-            for part in SPLITS[:2]
-        )
+        with distributed.leader_first():
+            train, val = (
+                open_pixels(self.parts[part], self.network.preprocess, cache=self.cache, cache_gb=self.cache_gb)
+                for part in SPLITS[:2]
+            )
+            if distributed.world() > 1:
+                # What the leader decoded, the others on its machine find in the cache.
+                train.filled(label="Decoding images")
+                val.filled()
         with contextlib.closing(train), contextlib.closing(val), contextlib.ExitStack() as stack:
             outcome = transfer(
                 self.network.module,
@@ -272,7 +278,8 @@ class _Run:
                 checkpoints=Checkpoint(folder=checkpoints, resume=resume),
                 cache=self.cache / "features" if self.cache_gb > 0 else None,
             )
-            return outcome, {**train.unreadable.reasons, **val.unreadable.reasons}
+            # Threads find them in any order.
+            return outcome, dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
 
     def _open_teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
         """Open the teacher: a torch artifact as a network, which also shows its features, others as runners."""
