@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
-from tlopt.nn import checkpoint, distributed, freezing, losses, memory, mixing, optimizers, regularizers
+from tlopt.nn import checkpoint, distributed, folding, freezing, losses, memory, mixing, optimizers, regularizers
 from tlopt.nn.averaging import Average
 from tlopt.nn.checkpoint import Checkpoint, State
 from tlopt.nn.hyperparameters import Hyperparameters
@@ -84,7 +84,7 @@ def train(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept(), memory.kept():
         run = Run(model, train_images, val_images, settings, teacher, checkpoints)
         run.restore()
-        with bar(label, run.steps * settings.epochs) as shown:
+        with run.folded(), bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
             for epoch in range(run.done // run.steps, settings.epochs):
                 if run.stopped():
@@ -173,6 +173,17 @@ class Run:
         self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
         self.total, self.seconds = 0.0, 0.0
         self.save()
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Fold batch norms whose statistics stay as they are into the convolutions before them, while training."""
+        if not self.settings.frozen_norm or self.settings.compile:
+            yield  # torch.compile fuses by itself
+            return
+        size = self.train_images.preprocess.size
+        example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(self.settings.seed))
+        with folding.folded(self.model, example.to(self.device)):
+            yield
 
     def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network as it is called in training."""
