@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Of glibc's malloc.h, with the values the library starts with.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
+_open: list[ctypes.CDLL] = []  # one entry per block that has begun and not ended
+_lock = threading.Lock()
 _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 
@@ -28,11 +31,16 @@ def kept() -> Iterator[None]:
     if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    for option, value in _KEPT.items():
-        libc.mallopt(option, value)
+    with _lock:
+        _open.append(libc)
+        for option, value in _KEPT.items():
+            libc.mallopt(option, value)
     try:
         yield
     finally:
-        for option, value in _DEFAULTS.items():
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
+        with _lock:
+            _open.pop()
+            if not _open:
+                for option, value in _DEFAULTS.items():
+                    libc.mallopt(option, value)
+                libc.malloc_trim(0)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tlopt.images.pixels import Pixels
 from tlopt.nn import head
-from tlopt.nn.inputs import to_inputs
+from tlopt.nn.inputs import answering, to_inputs
 from tlopt.progress import track
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def features(
     found = torch.empty(0)
     labels: list[np.ndarray] = []
     done, most = 0, len(pixels) if positions is None else len(positions)
-    with torch.inference_mode(), head.features(model) as seen:
+    with answering(model, pixels.preprocess, device), head.features(model) as seen:
         for crops, truth in pixels.fill(batch=batch, label=label, positions=positions):
             model(to_inputs(crops, pixels.preprocess, device))
             if not done:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,12 +177,13 @@ class Run:
     @contextmanager
     def folded(self) -> Iterator[None]:
         """Fold batch norms whose statistics stay as they are into the convolutions before them, while training."""
-        if not self.settings.frozen_norm or self.settings.compile:
-            yield  # torch.compile fuses by itself
-            return
         size = self.train_images.preprocess.size
-        example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(self.settings.seed))
-        with folding.folded(self.model, example.to(self.device)):
+        example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        with ExitStack() as stack:
+            if isinstance(self.teacher, nn.Module):
+                stack.enter_context(folding.folded(self.teacher, example))
+            if self.settings.frozen_norm and not self.settings.compile:  # which fuses by itself
+                stack.enter_context(folding.folded(self.model, example))
             yield
 
     def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
