@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tlopt import registry
 from tlopt.artifact import Artifact
@@ -29,6 +31,7 @@ def show(artifact: str | Path | Artifact) -> Report:
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
+    notes += _floats(card.details.get("sensitivity"))
     notes.append("Digest: " + artifact.digest[:12])
     rows: tuple[dict[str, Scalar], ...] = tuple(
         {
@@ -41,6 +44,21 @@ def show(artifact: str | Path | Artifact) -> Report:
         for number, step in enumerate(card.lineage, 1)
     )
     return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
+
+
+def _floats(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what quantize found about blocks left float, a line for each."""
+    if found is None:
+        return []
+    met = "met" if found["met"] else "NOT met"
+    lines = [f"Loss of {found['drop_of']} up to {found['max_drop']:g} on {found['images']} training images: {met}"]
+    lines += [f"Float: {name} ({reason})" for name, reason in found["float_blocks"].items()]
+    for row in found["trade_off"]:
+        blocks, times = row["float_blocks"], row["latency_ms"].items()
+        latency = "".join(f", {ms:g} ms at batch {batch}" for batch, ms in times)
+        what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else "all in integers"
+        lines.append(f"Trade-off: {what}: drop {row['drop']:g}, {row['snr_db']:g} dB{latency}")
+    return lines
 
 
 def list_names(what: str, pattern: str = "*") -> list[str]:

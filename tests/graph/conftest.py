@@ -119,6 +119,12 @@ def family(request) -> onnx.ModelProto:
 
 
 @pytest.fixture
+def builder() -> Builder:
+    """Makes a graph node by node."""
+    return Builder()
+
+
+@pytest.fixture
 def build() -> Callable[[str], onnx.ModelProto]:
     """Makes the cleaned graph of one family."""
 

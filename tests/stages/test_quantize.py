@@ -15,7 +15,9 @@ import tlopt.stages.quantize
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
+from tlopt.graph import sensitivity
 from tlopt.images import batches, reopen
+from tlopt.show import show
 
 
 def logits(artifact: Artifact, images: np.ndarray) -> np.ndarray:
@@ -105,6 +107,61 @@ def test_require_faster_refuses_what_is_slower(exported, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.fixture
+def uneven(exported, tmp_path):
+    """The exported network with one channel before the classifier a thousand times as large as the others."""
+    model = onnx.load(exported.payload(".onnx"))
+    weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    for constant in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(constant).copy()
+        if constant.name in weighted[-2].input[1:]:
+            values[0] *= 1000
+        elif constant.name == weighted[-1].input[1]:
+            values[:, 0] /= 1000
+        constant.CopyFrom(onnx.numpy_helper.from_array(values, constant.name))
+    with draft(tmp_path / "uneven") as folder:
+        onnx.save(model, folder / "model.onnx")
+        seal(folder, exported.card)
+    return tmp_path / "uneven"
+
+
+def test_max_drop_leaves_the_blocks_float_that_do_the_harm(uneven, tmp_path):
+    whole = tlopt.quantize(uneven, tmp_path / "whole", for_="tensorrt", samples=16)
+    made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
+    found = made.card.details["sensitivity"]
+    assert found["met"]
+    assert found["trade_off"][0]["drop"] > 0.01
+    assert found["trade_off"][-1]["drop"] <= 0.01
+    assert set(found["float_blocks"]) == {"down"}
+    graphs = [onnx.load(artifact.payload(".onnx")).graph for artifact in (whole, made)]
+    before, after = (sum(node.op_type == "QuantizeLinear" for node in graph.node) for graph in graphs)
+    assert 0 < after < before
+    notes = show(made).notes
+    assert any(note.startswith("Float: down (alone in float: +") for note in notes)
+    assert any(note.startswith("Trade-off: all in integers: drop") for note in notes)
+
+
+def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
+    plain = tlopt.quantize(exported, tmp_path / "plain", samples=16, max_drop=0.5)
+    assert plain.card.details["sensitivity"]["float_blocks"] == {}
+    assert plain.card.details["sensitivity"]["trade_off"][0]["latency_ms"].keys() == {"1", "32"}
+    again = tlopt.quantize(exported, tmp_path / "again", samples=16)
+    assert plain.payload(".onnx").read_bytes() == again.payload(".onnx").read_bytes()
+
+
+def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path, monkeypatch, caplog):
+    every = sensitivity.blocks
+    monkeypatch.setattr(sensitivity, "blocks", lambda model: every(model)[:1])  # only the harmless one may be float
+    made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
+    assert not made.card.details["sensitivity"]["met"]
+    assert "best found" in caplog.text
+
+
+def test_max_drop_is_for_int8(exported, tmp_path):
+    with pytest.raises(SettingError, match="max_drop is for int8, got precision fp16"):
+        tlopt.quantize(exported, tmp_path / "q", precision="fp16", max_drop=0.01)
+
+
 @pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed")
 @pytest.mark.parametrize("precision", ["int8", "fp8", "fp16", "bf16"])
 def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision):
@@ -116,3 +173,29 @@ def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision
 def test_fp8_is_for_tensorrt_alone(exported, tmp_path):
     with pytest.raises(SettingError, match="onnxruntime has no fp8 kernels"):
         tlopt.quantize(exported, tmp_path / "q", precision="fp8")
+
+
+@pytest.mark.slow
+def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_path, monkeypatch):
+    stage = sys.modules["tlopt.stages.quantize"]
+    monkeypatch.setattr(stage, "_TIMED", (1,))
+    monkeypatch.setattr(stage, "_TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(stage, "_SEARCHED", 12)
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(f"class {i}" for i in range(1000)))
+    imported = tlopt.import_model(
+        None, tmp_path / "torch", model="pip:efficientnet_lite0", classes=classes, image_size=96
+    )
+    fp32 = tlopt.export(imported, tmp_path / "fp32")
+    options = {"images": photos, "samples": 8, "rounding": "nearest", "bias_correction": False}
+    made = tlopt.quantize(fp32, tmp_path / "int8", max_drop=0.0, **options)
+    found = made.card.details["sensitivity"]
+    assert len(found["blocks"]) == 18
+    assert "blocks.6.0" in found["blocks"]
+    assert all(abs(block["latency"]) < 2 for block in found["blocks"].values())
+    rows = found["trade_off"]
+    assert rows[-1]["snr_db"] > rows[0]["snr_db"]
+    assert min(row["drop"] for row in rows) < rows[0]["drop"]
+    # A block left float is a part of the graph without rounding, all else is as it was.
+    kinds = [node.op_type for node in onnx.load(made.payload(".onnx")).graph.node]
+    assert 20 < kinds.count("QuantizeLinear") < 61

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +25,8 @@ from tlopt.stages import stage
 if TYPE_CHECKING:
     import onnx
 
+    from tlopt.graph.grid import Scale
+
 log = logging.getLogger(__name__)
 
 FILE = "model.onnx"
@@ -29,6 +34,8 @@ _ROUNDING_IMAGES = 128  # rounding weights needs fewer images than finding range
 _JUDGED = 512  # held-out images that the result is judged by
 _TIMED = (1, 32)  # batches that both are timed at
 _TIMED_SECONDS = 1.5
+_SEARCHED = 512  # training images, not calibrated on, that blocks to leave float are chosen by
+_TRIAL_SECONDS = 0.4
 _MARGIN = 1.03  # what a latency may be above the other's and still count as the same
 
 
@@ -49,6 +56,10 @@ def quantize(
     ] = "gptq",
     bias_correction: Annotated[bool, Setting("Let biases make up for mean errors.")] = True,
     equalization: Annotated[bool, Setting("Scale channels to like ranges first, where that changes nothing.")] = False,
+    max_drop: Annotated[
+        float | None,
+        Setting("Loss of accuracy up to which blocks are in int8; the fewest others stay float.", minimum=0, maximum=1),
+    ] = None,
     images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
     batch: Annotated[int, Setting("Images run at once.", minimum=1, maximum=256)] = 8,
@@ -60,11 +71,13 @@ def quantize(
     Scales and roundings are chosen from training images alone. The graph's input and output stay
     as they are. At the end the result is measured beside its source, on images of the validation
     part and on the runtime that it was made for; the card keeps what was found. A result for
-    TensorRT is judged with ONNX Runtime and not timed.
+    TensorRT is judged with ONNX Runtime and not timed. With `max_drop`, blocks that cost too much
+    accuracy stay float: chosen by what they do to answers and latency, on training images that were
+    not calibrated on. An artifact from finetune --qat keeps the scales that it was trained with.
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
-        SettingError: The runtime does not know the precision.
+        SettingError: The runtime does not know the precision, or is not the one trained for.
         ImagesError: There are no images to calibrate on.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
@@ -77,8 +90,11 @@ def quantize(
         raise SettingError(
             f"{for_} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
         )
+    if max_drop is not None and precision != "int8":
+        raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
+    trained = _trained(source, for_, equalization) if precision == "int8" else None
     parts = _open_images(source, images, seed)
-    chosen = _stratified(parts["train"], samples, seed)
+    chosen, unseen = _divided(parts["train"], samples, max_drop, seed)
     require("onnxruntime")
     import onnx
 
@@ -91,15 +107,19 @@ def quantize(
         for found in batches(some, source.card.preprocess, batch=batch, label=label):
             yield found.inputs
 
-    details: dict[str, Any] = {"runtime": for_, "calibration_images": len(chosen)}
+    details: dict[str, Any] = {"runtime": for_, "calibration_images": 0 if trained else len(chosen)}
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
         if equalization:
             model = require("tlopt.graph.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
         recipe = _Recipe(
-            for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed, precision == "fp8"
+            for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed, precision == "fp8", trained
         )
-        result = _eight_bits(model, recipe, inputs)
-        notes = {"quantizer": quantizer}
+        write = _eight_bits(model, recipe, inputs)
+        notes: dict[str, Any] = {"quantizer": "trained" if trained else quantizer}
+        if max_drop is None:
+            result = write(())
+        else:
+            result, notes["sensitivity"] = _within(source, model, write, unseen, for_, max_drop)
     else:
         result, notes = _half(model, precision, inputs("Calibrating"))
     onnx.checker.check_model(result, full_check=True)
@@ -124,7 +144,7 @@ def quantize(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How to go to 8 bits; weights in fp8 are rounded to nearest."""
+    """How to go to 8 bits; weights in fp8, and those of trained scales, are rounded to nearest."""
 
     runtime: Literal["onnxruntime", "openvino", "tensorrt"]
     choose: Callable[[Any, Any], tuple[float, float]]
@@ -132,23 +152,33 @@ class _Recipe:
     bias_correction: bool
     seed: int
     float8: bool
+    trained: Mapping[str, tuple[float, int]] | None
 
 
 def _eight_bits(
     model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]]
-) -> onnx.ModelProto:
+) -> Callable[[Collection[str]], onnx.ModelProto]:
+    """Choose scales and roundings, and return what writes the graph with some of its nodes left float."""
     from tlopt.graph.calibration import observe
     from tlopt.graph.placement import place
     from tlopt.graph.qdq import insert
     from tlopt.graph.rounding import round_weights
-    from tlopt.graph.scales import fit_scales
+    from tlopt.graph.scales import fit_scales, given_scales
 
     placement = place(model, recipe.runtime, float8=recipe.float8)
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
-    scales = fit_scales(placement, observe(model, placement.edges, inputs("Calibrating")), recipe.choose)
-    weights = None
-    if not recipe.float8 and (recipe.rounding == "gptq" or recipe.bias_correction):
+    fitted: Callable[[Any], dict[str, Scale]]
+    if recipe.trained is not None:
+        given = recipe.trained
+        fitted = lambda part: given_scales(part, given)  # noqa: E731
+    else:
+        histograms = observe(model, placement.edges, inputs("Calibrating"))
+        known: dict[frozenset[str], Scale] = {}
+        fitted = lambda part: fit_scales(part, histograms, recipe.choose, known)  # noqa: E731
+    scales, weights = fitted(placement), None
+    nearest = recipe.rounding == "nearest" and not recipe.bias_correction
+    if not (recipe.float8 or recipe.trained is not None or nearest):
         weights = round_weights(
             model,
             placement,
@@ -159,7 +189,92 @@ def _eight_bits(
             bias_correction=recipe.bias_correction,
         )
     log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
-    return insert(model, placement, scales, weights)
+
+    def write(floats: Collection[str]) -> onnx.ModelProto:
+        if not floats:
+            return insert(model, placement, scales, weights)
+        part = place(model, recipe.runtime, floats=floats, float8=recipe.float8)
+        return insert(model, part, fitted(part), weights)
+
+    return write
+
+
+def _trained(source: Artifact, runtime: str, equalization: bool) -> dict[str, tuple[float, int]] | None:
+    """Return the scales that the network was trained with, None if it was trained in float.
+
+    Raises:
+        SettingError: They are for another runtime, or weights are to be changed.
+    """
+    found = source.card.details.get("qat")
+    if found is None:
+        return None
+    if found["runtime"] != runtime:
+        raise SettingError(
+            f"{source.path} was trained to be quantized for {found['runtime']}, not for {runtime}.",
+            hint=f"Add --for {found['runtime']}, or train with finetune --qat --for {runtime}.",
+        )
+    if equalization:
+        raise SettingError(
+            f"{source.path} was trained with the scales of its weights as they are.", hint="Leave --equalization out."
+        )
+    return {tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}
+
+
+def _within(
+    source: Artifact,
+    model: onnx.ModelProto,
+    write: Callable[[Collection[str]], onnx.ModelProto],
+    unseen: ImageFolder,
+    runtime: str,
+    max_drop: float,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Leave the fewest blocks float that keep the loss of accuracy within a limit, and say which and why."""
+    from tlopt.graph.sensitivity import blocks, search
+    from tlopt.graph.trials import Trials
+
+    if len(unseen) * max_drop < 1:
+        log.warning("%d training images not calibrated on cannot show a drop of %g", len(unseen), max_drop)
+    nodes = {block.name: block.nodes for block in blocks(model)}
+
+    def without(floats: Collection[str]) -> onnx.ModelProto:
+        return write([node for name in floats for node in nodes[name]])
+
+    raw = replace(source.card.preprocess, folded=True)
+    seen = list(batches(unseen, raw, batch=_TIMED[-1], label="Reading images"))
+    labels = np.concatenate([part.labels for part in seen]) if unseen.classes == source.card.classes else None
+    backend = _backend(runtime)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def opened(graph: onnx.ModelProto) -> Runner:
+            file = Path(tempfile.mkdtemp(dir=folder)) / FILE
+            file.write_bytes(graph.SerializeToString())
+            card = replace(source.card, precision="int8", files={FILE: ""})
+            return open_runner(Artifact(path=file.parent, card=card), backend)
+
+        trials = Trials(
+            float_=stack.enter_context(open_runner(source, backend)),
+            opened=lambda floats: opened(without(floats)),
+            inputs=lambda: (source.card.preprocess.normalize(part.inputs) for part in seen),
+            labels=labels,
+            times=None if runtime == "tensorrt" else partial(_times, seconds=_TRIAL_SECONDS),
+        )
+        found = search(list(nodes), stack.enter_context(trials).measure, max_drop, trials.source_ms)
+    kept = ", ".join(found.chosen.floats) or "no block"
+    if found.met:
+        log.info("%s left float: drop %.4f, %.1f dB", kept, found.chosen.drop, found.chosen.snr_db)
+    else:
+        log.warning(
+            "no set of blocks that is faster than float keeps the drop within %g; best found: %s left float, drop %.4f",
+            max_drop, kept, found.chosen.drop,
+        )  # fmt: skip
+    return without(found.chosen.floats), {
+        "max_drop": max_drop,
+        "met": found.met,
+        "drop_of": "agreement" if labels is None else "accuracy",
+        "images": sum(len(part.labels) for part in seen),
+        **found.account(),
+    }
 
 
 def _half(
@@ -205,9 +320,33 @@ def _stratified(folder: ImageFolder, samples: int, seed: int) -> ImageFolder:
     return folder.select(random.permutation(np.argsort(place, kind="stable")[:samples]))
 
 
+def _divided(train: ImageFolder, samples: int, max_drop: float | None, seed: int) -> tuple[ImageFolder, ImageFolder]:
+    """Return the images to calibrate on, and those to choose blocks by if there is a limit to the drop.
+
+    Raises:
+        ImagesError: There are too few for both.
+    """
+    if max_drop is None:
+        return _stratified(train, samples, seed), train.select(range(0))
+    unseen = min(_SEARCHED, max(len(train) - samples, len(train) // 3))
+    if not unseen:
+        raise ImagesError(
+            f"{len(train)} training images are too few for max_drop: a third of them must not be calibrated on.",
+            hint="Name a larger folder with --images, or leave --max-drop out.",
+        )
+    chosen = _stratified(train, min(samples, len(train) - unseen), seed)
+    rest = np.flatnonzero(~np.isin(train.files, chosen.files))
+    return chosen, _stratified(train.select(rest), unseen, seed)
+
+
+def _backend(runtime: str) -> str:
+    """Return what runs a graph here that was made for a runtime."""
+    return "openvino" if runtime == "openvino" else "onnxruntime"
+
+
 def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str) -> dict[str, Any]:
     """Compare the result with its source: labels on held-out images, and latency."""
-    backend = "openvino" if runtime == "openvino" else "onnxruntime"
+    backend = _backend(runtime)
     measured: dict[str, Any] = {"backend": backend}
     some = _stratified(judged, _JUDGED, 0)
     try:
@@ -237,24 +376,28 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
 
 
 def _latencies(before: Runner, after: Runner, images: np.ndarray) -> dict[str, Any]:
-    """Time both in turn, so that what disturbs one disturbs the other: medians, milliseconds."""
-    latency: dict[str, dict[str, float]] = {}
-    slower = []
+    found = _times(before, after, images, _TIMED_SECONDS)
+    latency = {str(size): {"source": round(own, 3), "result": round(made, 3)} for size, (own, made) in found.items()}
+    slower = [size for size, (own, made) in found.items() if made > _MARGIN * own]
+    return {"latency_ms": latency, "slower_at_batch": slower}
+
+
+def _times(before: Runner, after: Runner, images: np.ndarray, seconds: float) -> dict[int, tuple[float, float]]:
+    """Time both in turn, so that what disturbs one disturbs the other: batch -> medians, milliseconds."""
+    found = {}
     for size in _TIMED:
         inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
-        runs: dict[str, list[float]] = {"source": [], "result": []}
+        runs: tuple[list[float], list[float]] = ([], [])
         for runner in (before, after):
             runner(inputs)
-        deadline = time.perf_counter() + _TIMED_SECONDS
-        while time.perf_counter() < deadline or len(runs["source"]) < 5:
-            for name, runner in (("source", before), ("result", after)):
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline or len(runs[0]) < 5:
+            for taken, runner in zip(runs, (before, after), strict=True):
                 started = time.perf_counter()
                 runner(inputs)
-                runs[name].append(1e3 * (time.perf_counter() - started))
-        latency[str(size)] = {name: round(float(np.median(values)), 3) for name, values in runs.items()}
-        if latency[str(size)]["result"] > _MARGIN * latency[str(size)]["source"]:
-            slower.append(size)
-    return {"latency_ms": latency, "slower_at_batch": slower}
+                taken.append(1e3 * (time.perf_counter() - started))
+        found[size] = (float(np.median(runs[0])), float(np.median(runs[1])))
+    return found
 
 
 def _milliseconds(measured: dict[str, Any], size: int) -> str:
