@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tlopt.artifact import Artifact, Card, draft, seal
 from tlopt.backends.onnxruntime import Runner
 from tlopt.environment import cores, processor, versions
-from tlopt.measure.timing import machine_state, quiet, turn, warm
+from tlopt.measure.machine import machine_state
+from tlopt.measure.timing import quiet, turn, warm
 from tlopt.preprocess import Preprocess
 
 SIZE = 56

@@ -35,10 +35,11 @@ from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
 from tlopt.images.pixels import open_pixels
+from tlopt.measure.machine import machine_state
 from tlopt.measure.outputs import answer
 from tlopt.measure.photos import Photos, open_photos
 from tlopt.measure.statistics import paired_drop
-from tlopt.measure.timing import machine_state, side_by_side
+from tlopt.measure.timing import side_by_side
 from tlopt.nn import channels, norms, weights
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.nn.inputs import to_inputs

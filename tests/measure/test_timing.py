@@ -10,14 +10,14 @@ from tlopt.measure.timing import Timing, side_by_side, turn, warm
 
 
 def test_every_run_counts():
-    timing = Timing(rounds=(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 97.0])), warm_up=5)
+    timing = Timing(rounds=(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 97.0])), warm_up=5, walls_s=(0.004, 0.1))
     assert timing.mean_ms == pytest.approx(17)
     assert timing.quantile_ms(1) == 97
     assert list(timing.medians_ms) == [1, 1]
 
 
 def test_the_standard_error_comes_from_the_turns():
-    timing = Timing(rounds=(np.array([1.0, 3.0]), np.array([3.0, 5.0])), warm_up=0)
+    timing = Timing(rounds=(np.array([1.0, 3.0]), np.array([3.0, 5.0])), warm_up=0, walls_s=(0.004, 0.01))
     assert timing.stderr_ms == pytest.approx(np.std([2, 4], ddof=1) / np.sqrt(2))
 
 

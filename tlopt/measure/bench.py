@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import numpy as np
+from typing import Annotated
 
 from tlopt.artifact import Artifact
-from tlopt.backends import Runner
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError
 from tlopt.measure import measurement
-from tlopt.measure.candidates import Candidate, candidates, labels, opened
+from tlopt.measure.baseline import read_baseline, regressions
+from tlopt.measure.callers import Kind
+from tlopt.measure.candidates import candidates, labels, on_gpu
+from tlopt.measure.energy import Meter
 from tlopt.measure.inputs import Inputs
-from tlopt.measure.statistics import mann_whitney
-from tlopt.measure.timing import Timing, machine_state, side_by_side
+from tlopt.measure.lines import measure_memory, open_lines
+from tlopt.measure.loadgen import Scenario, loadgen
+from tlopt.measure.machine import Watch
+from tlopt.measure.nvml import Nvml
+from tlopt.measure.timing import Timed, Timing, in_turns
 from tlopt.progress import bar
 from tlopt.report import Report, Scalar
 from tlopt.settings import Setting
 
 TURNS = 10  # rounds in which the candidates take turns
-SIGNIFICANT = 0.01  # p-value below which a slow-down is no noise
-
-
-@dataclass
-class _Opened:
-    """A candidate ready to run."""
-
-    candidate: Candidate
-    runner: Runner
-    first_ms: float
-    pool: np.ndarray = field(repr=False)
-
-    def call(self, batch: int) -> Callable[[], object]:
-        """Return a call that runs the next batch of the pool, round and round."""
-        count = max(1, len(self.pool) // batch)
-        parts = itertools.cycle([np.ascontiguousarray(self.pool[i * batch : (i + 1) * batch]) for i in range(count)])
-        runner = self.runner
-        return lambda: runner(next(parts))
 
 
 @measurement
@@ -53,158 +36,146 @@ def bench(
     batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 8, 32),
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device; the usual ones if empty.")] = (),
     seconds: Annotated[float, Setting("Measured time per artifact, backend and batch.", minimum=0.01)] = 5.0,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads in one run; 0 for one per core, shared by the streams.", minimum=0)
+    ] = 0,
+    streams: Annotated[tuple[int, ...], Setting("Callers at once, one or several numbers.", minimum=1)] = (1,),
+    callers: Annotated[Kind, Setting("What the callers at once are.")] = "threads",
     images: Annotated[Path | None, Setting("Folder of photos to run; those of the training if not given.")] = None,
     noise: Annotated[bool, Setting("Run noise instead of photos.")] = False,
+    end_to_end: Annotated[bool, Setting("Time the way from the file on disk, too.")] = False,
+    memory: Annotated[bool, Setting("Measure the peak memory, in a process of its own for each.")] = True,
     baseline: Annotated[Path | None, Setting("Earlier results (--json) to hold these against.")] = None,
     max_regression: Annotated[float, Setting("Slow-down against the baseline that is allowed.", minimum=0)] = 0.05,
+    scenario: Annotated[Scenario | None, Setting("Let MLPerf's LoadGen measure, in this scenario.")] = None,
+    target_qps: Annotated[
+        float | None, Setting("LoadGen, server: queries a second; half of what is possible if not given.", minimum=0.01)
+    ] = None,
+    target_latency: Annotated[
+        float | None, Setting("LoadGen, server: milliseconds for 99 % of the queries; its own 10 if not given.")
+    ] = None,
+    logs: Annotated[Path, Setting("LoadGen: folder for its logs.")] = Path("loadgen-logs"),
+    names: Sequence[str] = (),
 ) -> Report:
     """Measure latency and throughput of artifacts side by side.
 
     A run is one call from the input in host memory to the logits in host memory. The candidates
     take turns in short slices, in another order each round, so that whatever disturbs the machine
     disturbs all of them; each is warmed up until its duration no longer falls; no run is left out.
+    With `names`, the artifacts are called so in the table.
 
     Raises:
         ArtifactError: An artifact is damaged.
-        ImagesError: `images` holds no photos.
+        ImagesError: `images` holds no photos, or `end_to_end` finds none.
+        MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
         PluginError: A backend is unknown.
         SettingError: The baseline is no result of a bench.
+        StageError: A runtime failed while running.
     """
-    before = _read_baseline(baseline)
+    before = read_baseline(baseline)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
-    names = dict(zip((artifact.path for artifact in loaded), labels(loaded), strict=True))
+    named = dict(zip((artifact.path for artifact in loaded), names or labels(loaded), strict=True))
     inputs = Inputs(images, noise=noise, largest=max(batch))
+    tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
+    if scenario is not None:
+        if baseline is not None:
+            raise SettingError("A baseline cannot be held against results of LoadGen.", hint="Leave out --scenario.")
+        return loadgen(
+            tried, inputs, scenario=scenario, batch=max(batch), seconds=seconds, threads=threads,
+            target_qps=target_qps, target_latency_ms=target_latency, logs=logs,
+        )  # fmt: skip
+    used = measure_memory([one for _, one in tried], inputs, batch, threads) if memory else {}
+    gpu = Nvml.open() if any(on_gpu(one.backend) for _, one in tried) else None
+    meter, watch = Meter(gpu=gpu), Watch(gpu=gpu if isinstance(gpu, Nvml) else None)
     rows: list[dict[str, Scalar]] = []
-    conditions: dict[str, Any] = {}
     medians: dict[str, list[float]] = {}
-    skipped: list[dict[str, Scalar]] = []
-    started = machine_state()
     with ExitStack() as stack:
-        ready: list[_Opened] = []
-        for candidate in candidates(loaded, backend):
-            label = names[candidate.artifact.path]
-            clock = time.perf_counter()
-            runner = stack.enter_context(opened(candidate, threads=threads))
-            if isinstance(runner, str):
-                skipped.append({**_identity(label, candidate, candidate.backend), "skipped": runner})
-                continue
-            opening = time.perf_counter() - clock
-            pool = inputs.of(candidate.artifact)
-            clock = time.perf_counter()
-            runner(np.ascontiguousarray(pool[:1]))
-            first_ms = (opening + time.perf_counter() - clock) * 1e3
-            ready.append(_Opened(candidate, runner, first_ms, pool))
-            conditions[runner.name] = dict(runner.conditions)
+        lines = open_lines(stack, tried, inputs, streams=streams, callers=callers, threads=threads, memory=used)
+        workers = stack.enter_context(ThreadPoolExecutor(max(2, cores()))) if end_to_end else None
         for size in batch:
-            for one, timing in zip(ready, _timed(ready, size, seconds), strict=True):
-                rows.append(
-                    {
-                        **_identity(names[one.candidate.artifact.path], one.candidate, one.runner.name),
-                        **_figures(one, timing, size),
-                    }
-                )
-                medians[_key(rows[-1])] = timing.medians_ms.tolist()
-    rows.sort(key=lambda row: list(names.values()).index(str(row["artifact"])))
-    finished = machine_state()
-    breaches = _regressions(medians, before, max_regression)
+            whole = [line.from_disk(size, inputs, workers) for line in lines.opened if workers and line.runner]
+            timings = iter(_timed([*(line.at(size) for line in lines.opened), *whole], size, seconds, meter, watch))
+            new = []
+            for line, timing in zip(lines.opened, timings, strict=False):
+                new.append({**line.identity(), "batch": size, **({} if streams == (1,) else {"streams": line.streams})})
+                new[-1] |= _figures(timing, size) | line.once(size) | _energy(timing, size) | line.gpu_ms(size, inputs)
+                medians[_key(new[-1])] = timing.medians_ms.tolist()
+            for line, row in zip(lines.opened, new, strict=True):
+                row |= _whole_way(next(timings), size) if workers and line.runner else {}
+            rows += new
+    watch.close()
+    rows.sort(key=lambda row: list(named.values()).index(str(row["artifact"])))
     return Report(
-        title=f"Latency and throughput, {len(ready)} candidates side by side, {seconds:g} s each",
-        rows=(*rows, *skipped),
+        title=f"Latency and throughput, {len(lines.opened)} candidates side by side, {seconds:g} s each",
+        rows=(*rows, *lines.skipped),
         conditions={
             "processor": processor(),
             "cores": cores(),
             "threads": threads or cores(),
             "batch": list(batch),
+            "streams": list(streams),
+            "callers": callers,
             "seconds": seconds,
             "turns": TURNS,
             "warm_up": "until the medians of two windows of five runs lie within 5 %, 2 s at most",
             "input": inputs.what,
-            "runners": conditions,
-            "machine": {"before": started, "after": finished},
+            "runners": lines.conditions,
+            "machine": watch.to_dict(),
+            "energy_not_read": meter.missing,
             "versions": versions(),
         },
-        notes=tuple(_notes(rows, started, finished)),
-        breaches=tuple(breaches),
+        notes=(*watch.notes(), *_unsteady(rows)),
+        breaches=tuple(regressions(medians, before, max_regression)),
         details={"turn_medians_ms": medians},
     )
 
 
-def _identity(label: str, candidate: Candidate, backend: str) -> dict[str, Scalar]:
-    return {"artifact": label, "precision": candidate.artifact.card.precision, "backend": backend}
-
-
-def _timed(ready: Sequence[_Opened], size: int, seconds: float) -> list[Timing]:
-    if not ready:
+def _timed(timed: Sequence[Timed], size: int, seconds: float, meter: Meter, watch: Watch) -> list[Timing]:
+    if not timed:
         return []
-    with bar(f"Timing batch {size}", TURNS * len(ready)) as shown:
-        return side_by_side(
-            [one.call(size) for one in ready], seconds=seconds, turns=TURNS, after_turn=lambda: shown.advance()
-        )
+    watch.sweep()
+    with bar(f"Timing batch {size}", TURNS * len(timed)) as shown:
+
+        def after_turn() -> None:
+            watch.look()
+            shown.advance()
+
+        return in_turns(timed, seconds=seconds, turns=TURNS, energy=meter.read, after_turn=after_turn)
 
 
-def _figures(one: _Opened, timing: Timing, size: int) -> dict[str, Scalar]:
+def _figures(timing: Timing, size: int) -> dict[str, Scalar]:
     return {
-        "batch": size,
         "p50_ms": timing.quantile_ms(0.5),
         "p90_ms": timing.quantile_ms(0.9),
         "p99_ms": timing.quantile_ms(0.99),
         "mean_ms": timing.mean_ms,
         "stderr_ms": timing.stderr_ms,
         "min_ms": float(timing.runs_ms.min()),
-        "images_per_s": size * 1e3 / timing.mean_ms,
+        "images_per_s": size * timing.runs_per_s,
         "runs": len(timing.runs_ms),
         "warm_up_runs": timing.warm_up,
-        "open_and_first_ms": one.first_ms,
     }
 
 
+def _energy(timing: Timing, size: int) -> dict[str, Scalar]:
+    """Return power and energy per image of each part of the machine that can be read."""
+    found: dict[str, Scalar] = {}
+    for part, joules in timing.spent.joules.items():
+        found[f"{part}_w"] = joules / timing.spent.seconds
+        found[f"{part}_mj_per_image"] = joules * 1e3 / (timing.spent.runs * size)
+    return found
+
+
+def _whole_way(timing: Timing, size: int) -> dict[str, Scalar]:
+    return {"end_to_end_ms": timing.quantile_ms(0.5), "end_to_end_images_per_s": timing.runs_per_s * size}
+
+
 def _key(row: Mapping[str, Scalar]) -> str:
-    return f"{row['artifact']} on {row['backend']}, batch {row['batch']}"
+    at_once = f", {row['streams']} streams" if row.get("streams", 1) != 1 else ""
+    return f"{row['artifact']} on {row['backend']}, batch {row['batch']}{at_once}"
 
 
-def _notes(
-    rows: Sequence[Mapping[str, Scalar]], started: Mapping[str, float | None], finished: Mapping[str, float | None]
-) -> list[str]:
-    notes = []
-    before, after = started["clock_mhz"], finished["clock_mhz"]
-    if before and after and abs(after - before) > 0.1 * before:
-        notes.append(f"The processor's clock moved from {before:.0f} to {after:.0f} MHz while measuring.")
-    stolen = (finished["stolen_s"] or 0) - (started["stolen_s"] or 0)
-    if stolen > 1:
-        notes.append(f"The hypervisor took {stolen:.1f} s from this machine while measuring.")
-    if (started["load_1min"] or 0) > 0.5 * cores():
-        notes.append(f"The machine was busy before: load {started['load_1min']:.1f} on {cores()} cores.")
-    unsteady = [_key(row) for row in rows if float(row["stderr_ms"] or 0) > 0.05 * float(row["mean_ms"] or 1)]
-    if unsteady:
-        few = "; ".join(unsteady) if len(unsteady) <= 3 else f"{len(unsteady)} of {len(rows)} timings"
-        notes.append(f"Unsteady, standard error above 5 %: {few}.")
-    return notes
-
-
-def _read_baseline(path: Path | None) -> Mapping[str, list[float]]:
-    """Return the turn medians of earlier results."""
-    if path is None:
-        return {}
-    try:
-        return dict(Report.from_json(path.read_text(encoding="utf-8")).details["turn_medians_ms"])
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError(
-            f"{path} cannot be used as a baseline: {error}.", hint="Make one with tlopt bench --json > FILE."
-        ) from error
-
-
-def _regressions(now: Mapping[str, list[float]], before: Mapping[str, list[float]], allowed: float) -> list[str]:
-    """Return what is slower than the baseline by more than is allowed, beyond noise.
-
-    The earlier medians, one per turn, are lengthened by what is allowed; the Mann-Whitney test
-    asks whether those of now still tend to be larger.
-    """
-    found = []
-    for key in now.keys() & before.keys():
-        old, new = np.asarray(before[key]), np.asarray(now[key])
-        p = mann_whitney(old * (1 + allowed), new)
-        if p < SIGNIFICANT:
-            slower = float(np.median(new) / np.median(old) - 1)
-            found.append(f"{key} is {slower:.1%} slower than the baseline (allowed {allowed:.0%}, p = {p:.2g}).")
-    return sorted(found)
+def _unsteady(rows: Sequence[Mapping[str, Scalar]]) -> list[str]:
+    found = [_key(row) for row in rows if float(row["stderr_ms"] or 0) > 0.05 * float(row["mean_ms"] or 1)]
+    few = "; ".join(found) if len(found) <= 3 else f"{len(found)} of {len(rows)} timings"
+    return [f"Unsteady, standard error above 5 %: {few}."] if found else []

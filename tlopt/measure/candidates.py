@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, load, open_runner
-from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError, TloptError
 
 # What runs a kind if the user names no backend; one that is not installed is passed over.
 _USUAL = {"torch": ("torch",), "onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
@@ -79,7 +79,7 @@ def candidates(artifacts: Iterable[Artifact], backends: tuple[str, ...] = ()) ->
                 registry.load("backends", spelled)
             except MissingLibraryError as error:
                 if place == 0:
-                    found.append(Candidate(artifact, spelled, _said(error)))
+                    found.append(Candidate(artifact, spelled, said(error)))
             except PluginError as error:
                 found.append(Candidate(artifact, spelled, error.message))
             else:
@@ -97,11 +97,36 @@ def opened(candidate: Candidate, *, threads: int = 0) -> Iterator[Runner | str]:
     try:
         runner = open_runner(candidate.artifact, candidate.backend, threads=threads)
     except (StageError, MissingLibraryError, ArtifactError) as error:
-        yield _said(error)
+        yield said(error)
         return
     with runner:
         yield runner
 
 
-def _said(error: StageError | MissingLibraryError | ArtifactError) -> str:
+@contextmanager
+def running(artifact: Artifact, backend: str) -> Iterator[None]:
+    """Turn whatever a runtime raises while it runs into one error that says what ran where.
+
+    Raises:
+        StageError: The runtime failed.
+    """
+    try:
+        yield
+    except TloptError:
+        raise
+    except Exception as error:  # the runtimes' exception classes share no base but this
+        raise StageError(
+            f"{backend} failed while running {artifact.path}: {str(error).strip().partition(chr(10))[0]}",
+            hint=f"Another backend may run it; a smaller --batch needs less memory. ({type(error).__name__})",
+        ) from error
+
+
+def on_gpu(backend: str) -> bool:
+    """Whether a backend, ``name:device``, computes on an NVIDIA GPU."""
+    name, _, device = backend.partition(":")
+    return name == "tensorrt" or device.startswith(("cuda", "tensorrt"))
+
+
+def said(error: StageError | MissingLibraryError | ArtifactError) -> str:
+    """Return an error as the reason why something did not run."""
     return f"{error.message} {error.hint}".strip()

@@ -69,7 +69,9 @@ def choose(
     if photos is None and (images is not None or artifact.card.images is not None):
         photos = open_photos(artifact, images)
     answers = {} if photos is None else _answers(artifact, _some(photos), tried, threads)
-    timed = bench([artifact], batch=(batch,), backend=tried, seconds=seconds, threads=threads, images=images)
+    timed = bench(
+        [artifact], batch=(batch,), backend=tried, seconds=seconds, threads=threads, images=images, memory=False
+    )
     own = next((row for row in timed.rows if "skipped" not in row), None)
     if own is None:
         raise StageError(f"Nothing here can run {artifact.path}: {timed.rows[0]['skipped']}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
 from tlopt.images import batches, scan
-from tlopt.preprocess import Preprocess
+from tlopt.preprocess import Preprocess, read_image
 
 _POOL = 32  # distinct photos at least that the runs go through
 
@@ -25,12 +28,12 @@ class Inputs:
         self._images, self._noise = images, noise
         self._count = -(-_POOL // largest) * largest
         self._pools: dict[tuple[Preprocess, str], np.ndarray] = {}
+        self._files: dict[tuple[Preprocess, str], list[Path]] = {}
         self.what = ""
 
     def of(self, artifact: Artifact) -> np.ndarray:
         """Return a pool of inputs: photos if there are any, otherwise noise; never zeros."""
-        preprocess, ref = artifact.card.preprocess, artifact.card.images
-        folder = self._images or (Path(ref.path) if ref else None)
+        preprocess, folder = artifact.card.preprocess, self._folder(artifact)
         key = (preprocess, str(folder))
         if key not in self._pools:
             pool = None if self._noise or folder is None else self._photos(folder, preprocess)
@@ -39,6 +42,42 @@ class Inputs:
                 self.what = self.what or "noise of the inputs' mean and spread"
             self._pools[key] = pool
         return self._pools[key]
+
+    def from_disk(self, artifact: Artifact, batch: int, workers: Executor) -> Callable[[], np.ndarray]:
+        """Return a call that reads, decodes and preprocesses the next photos, round and round.
+
+        Args:
+            artifact: What they are for.
+            batch: Photos per call; several are decoded by the workers at once.
+            workers: Threads.
+
+        Raises:
+            ImagesError: There are no photos.
+        """
+        preprocess = artifact.card.preprocess
+        self.of(artifact)
+        files = self._files.get((preprocess, str(self._folder(artifact))))
+        if not files:
+            raise ImagesError(
+                f"There are no photos to measure {artifact.path} with from the file on.",
+                hint="Name a folder with --images, and leave out --noise.",
+            )
+        source = itertools.cycle(files)
+
+        def pixels(file: Path) -> np.ndarray:
+            return preprocess.pixels(read_image(file))
+
+        def read() -> np.ndarray:
+            if batch == 1:
+                return preprocess.normalize(pixels(next(source))[None])
+            chosen = list(itertools.islice(source, batch))
+            return preprocess.normalize(np.stack(list(workers.map(pixels, chosen))))
+
+        return read
+
+    def _folder(self, artifact: Artifact) -> Path | None:
+        ref = artifact.card.images
+        return self._images or (Path(ref.path) if ref else None)
 
     def _photos(self, path: Path, preprocess: Preprocess) -> np.ndarray | None:
         try:
@@ -49,7 +88,9 @@ class Inputs:
             return None  # the training images are gone: noise is as good for the clock
         spread = np.linspace(0, len(folder) - 1, min(self._count, len(folder))).round().astype(int)
         chosen = folder.select(np.unique(spread))
-        pool = np.concatenate([chunk.inputs for chunk in batches(chosen, preprocess, batch=self._count)])
+        chunks = list(batches(chosen, preprocess, batch=self._count))
+        pool = np.concatenate([chunk.inputs for chunk in chunks])
+        self._files[preprocess, str(path)] = [folder.path / file for chunk in chunks for file in chunk.files]
         self.what = f"{len(pool)} photos of {path}, decoded and preprocessed before"
         return np.resize(pool, (self._count, *pool.shape[1:]))
 

@@ -52,7 +52,7 @@ def roofline(
     threads = threads or cores()
     peaks = {name: peak_gmacs_per_s(name, threads) for name in {_computed(a.card.precision) for a in loaded}}
     bandwidth = bandwidth_gb_per_s(threads)
-    timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads)
+    timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads, memory=False)
     rows: list[dict[str, Scalar]] = []
     for row in timed.rows:
         if "skipped" in row:

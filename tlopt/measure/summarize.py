@@ -53,7 +53,10 @@ def summarize(
     photos = open_photos(loaded[0], images, split)
     judged = _evaluations(named, photos, backend, threads)
     quick = [one for one in loaded if backend or not for_tensorrt(one)]
-    timed = bench(quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path)
+    timed = bench(
+        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path, memory=False,
+        names=[name for name, one in named.items() if one in quick],
+    )  # fmt: skip
     times = {
         ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
     }

@@ -8,12 +8,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 WARM_SECONDS = 2.0  # longest warm-up of one call
-_STABLE = 0.05  # two windows of runs this close: warm
+STABLE = 0.05  # two windows of runs this close: warm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What the turns of a call took in energy, their uncounted first runs included.
+
+    Args:
+        joules: Part of the machine ("cpu", "gpu") -> energy; empty where none can be read.
+        seconds: Duration of the turns.
+        runs: Runs made in them.
+    """
+
+    joules: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    runs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +38,14 @@ class Timing:
     Args:
         rounds: One array per turn, float64: each run's duration, milliseconds. No run is dropped.
         warm_up: Runs made before, not counted here.
+        walls_s: Per turn: from the start of its first counted run to the end of its last one.
+        spent: The energy of all turns.
     """
 
     rounds: tuple[np.ndarray, ...] = field(repr=False)
     warm_up: int
+    walls_s: tuple[float, ...] = field(repr=False)
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def runs_ms(self) -> np.ndarray:
@@ -54,6 +73,11 @@ class Timing:
     def medians_ms(self) -> np.ndarray:
         """Median of each turn, milliseconds."""
         return np.array([np.median(turn) for turn in self.rounds])
+
+    @property
+    def runs_per_s(self) -> float:
+        """All runs over the time that all callers together took for them."""
+        return len(self.runs_ms) / sum(self.walls_s)
 
     def quantile_ms(self, share: float) -> float:
         """Return the duration that this share of the runs stays within."""
@@ -93,9 +117,27 @@ def warm(call: Callable[[], object], *, seconds: float = WARM_SECONDS) -> tuple[
             break
         if len(durations) >= 10:
             old, new = np.median(durations[-10:-5]), np.median(durations[-5:])
-            if abs(new - old) <= _STABLE * old:
+            if abs(new - old) <= STABLE * old:
                 break
     return len(durations), float(np.median(durations[-5:])) * 1e3
+
+
+def lap(call: Callable[[], object], runs: int) -> tuple[np.ndarray, float, float]:
+    """Run a call some times.
+
+    Returns:
+        Each run's duration, milliseconds; when the first began and the last ended, by
+        `time.perf_counter`, seconds.
+    """
+    clock = time.perf_counter_ns
+    durations = [0] * runs
+    began = clock()
+    for i in range(runs):
+        started = clock()
+        call()
+        durations[i] = clock() - started
+    ended = clock()
+    return np.array(durations, np.float64) / 1e6, began / 1e9, ended / 1e9
 
 
 def turn(call: Callable[[], object], runs: int) -> np.ndarray:
@@ -104,13 +146,91 @@ def turn(call: Callable[[], object], runs: int) -> np.ndarray:
     One run before is not counted: another candidate has just had the caches.
     """
     call()
-    clock = time.perf_counter_ns
-    durations = [0] * runs
-    for i in range(runs):
-        started = clock()
-        call()
-        durations[i] = clock() - started
-    return np.array(durations, np.float64) / 1e6
+    return lap(call, runs)[0]
+
+
+class Timed(Protocol):
+    """What can be timed in turns."""
+
+    @property
+    def callers(self) -> int:
+        """Callers at once; each makes one uncounted run per turn."""
+
+    def warm(self) -> tuple[int, float]:
+        """Run until the duration no longer falls; see `warm`."""
+
+    def turn(self, runs: int) -> tuple[np.ndarray, float]:
+        """Make some runs per caller; return their durations (ms) and the wall-clock of all (s)."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One caller, one run after the other."""
+
+    call: Callable[[], object]
+    callers: int = 1
+
+    def warm(self) -> tuple[int, float]:
+        """Run until the duration no longer falls."""
+        return warm(self.call)
+
+    def turn(self, runs: int) -> tuple[np.ndarray, float]:
+        """Make some runs, after one that is not counted."""
+        self.call()
+        durations, began, ended = lap(self.call, runs)
+        return durations, ended - began
+
+
+def _unread() -> Mapping[str, float]:
+    return {}
+
+
+def in_turns(
+    timed: Sequence[Timed],
+    *,
+    seconds: float,
+    turns: int = 10,
+    seed: int = 0,
+    energy: Callable[[], Mapping[str, float]] = _unread,
+    after_turn: Callable[[], None] = lambda: None,
+) -> list[Timing]:
+    """Time some things in turns, each round in another order.
+
+    Args:
+        timed: What to time.
+        seconds: Measured time of each.
+        turns: Rounds; each is run for about ``seconds / turns`` in every one. The number of runs is
+            the same in all of them: a turn that stopped at a slow run would weigh it too heavily.
+        seed: Seed of the orders.
+        energy: Reads the energy used so far, joules by part; read before and after each turn.
+        after_turn: Called after each turn, for a progress bar.
+    """
+    shuffled = random.Random(seed)
+    order = list(range(len(timed)))
+    rounds: list[list[np.ndarray]] = [[] for _ in timed]
+    walls: list[list[float]] = [[] for _ in timed]
+    spent = [Spent() for _ in timed]
+    with quiet():
+        warmed = [one.warm() for one in timed]
+        runs = [max(1, round(seconds / turns * 1e3 / typical_ms)) for _, typical_ms in warmed]
+        for _ in range(turns):
+            shuffled.shuffle(order)
+            for i in order:
+                before, began = energy(), time.perf_counter()
+                durations, wall = timed[i].turn(runs[i])
+                elapsed, after = time.perf_counter() - began, energy()
+                rounds[i].append(durations)
+                walls[i].append(wall)
+                spent[i] = Spent(
+                    joules={part: spent[i].joules.get(part, 0.0) + after[part] - before[part] for part in after},
+                    seconds=spent[i].seconds + elapsed,
+                    runs=spent[i].runs + len(durations) + timed[i].callers,
+                )
+                after_turn()
+    return [
+        Timing(rounds=tuple(rounds[i]), warm_up=made, walls_s=tuple(walls[i]), spent=spent[i])
+        for i, (made, _) in enumerate(warmed)
+    ]
 
 
 def side_by_side(
@@ -121,56 +241,5 @@ def side_by_side(
     seed: int = 0,
     after_turn: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Time some calls in turns, each round in another order.
-
-    Args:
-        calls: What to time.
-        seconds: Measured time per call.
-        turns: Rounds; each call runs for about ``seconds / turns`` in each. The number of runs is
-            the same in all of them: a turn that stopped at a slow run would weigh it too heavily.
-        seed: Seed of the orders.
-        after_turn: Called after each turn, for a progress bar.
-    """
-    shuffled = random.Random(seed)
-    order = list(range(len(calls)))
-    rounds: list[list[np.ndarray]] = [[] for _ in calls]
-    with quiet():
-        warmed = [warm(call) for call in calls]
-        runs = [max(1, round(seconds / turns * 1e3 / typical_ms)) for _, typical_ms in warmed]
-        for _ in range(turns):
-            shuffled.shuffle(order)
-            for i in order:
-                rounds[i].append(turn(calls[i], runs[i]))
-                after_turn()
-    return [Timing(rounds=tuple(found), warm_up=made) for found, (made, _) in zip(rounds, warmed, strict=True)]
-
-
-def machine_state() -> Mapping[str, float | None]:
-    """Return what tells whether the machine was left alone: load, clock, stolen time."""
-    return {"load_1min": _load(), "clock_mhz": _clock(), "stolen_s": _stolen()}
-
-
-def _load() -> float | None:
-    try:
-        return float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _clock() -> float | None:
-    """Return the cores' mean clock frequency, MHz."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    except (OSError, ValueError):
-        return None
-    return round(sum(found) / len(found), 1) if found else None
-
-
-def _stolen() -> float | None:
-    """Return the seconds that a hypervisor has given to others since the start of the machine."""
-    try:
-        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-        return int(fields[8]) / 100
-    except (OSError, ValueError, IndexError):
-        return None
+    """Time some calls in turns, one caller each; see `in_turns`."""
+    return in_turns([Alone(call) for call in calls], seconds=seconds, turns=turns, seed=seed, after_turn=after_turn)

@@ -1,0 +1,249 @@
+"""MLPerf's scenarios, driven and judged by its own load generator.
+
+LoadGen issues the queries, takes the time and says whether a run is valid; this module answers the
+queries and reads LoadGen's log. V. J. Reddi et al., "MLPerf Inference Benchmark", arXiv 1911.02549.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tlopt import registry
+from tlopt.backends import Runner
+from tlopt.environment import cores, processor, versions
+from tlopt.measure.candidates import Candidate, opened, running
+from tlopt.measure.inputs import Inputs
+from tlopt.measure.lines import identity
+from tlopt.measure.process import parts
+from tlopt.measure.timing import warm
+from tlopt.progress import track
+from tlopt.report import Report, Scalar
+
+Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
+
+_NAMES = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "offline": "Offline", "server": "Server"}
+_SAMPLES = {"single-stream": 1, "multi-stream": 8}  # per query; LoadGen's mlperf.conf
+_OFFLINE_S = 660  # LoadGen makes the offline query 1.1 times as long as its shortest duration, 600 s
+_SHORTEST_S = 600  # LoadGen's mlperf.conf
+_RULES = {
+    "result_min_duration_met": "min duration",
+    "result_min_queries_met": "min queries",
+    "early_stopping_met": "early stopping",
+    "result_perf_constraints_met": "latency",
+}
+
+
+def loadgen(
+    tried: Sequence[tuple[str, Candidate]], inputs: Inputs, *,
+    scenario: Scenario, batch: int, seconds: float, threads: int,
+    target_qps: float | None, target_latency_ms: float | None, logs: Path,
+) -> Report:  # fmt: skip
+    """Let LoadGen measure candidates one after the other.
+
+    LoadGen's own rules stand as they are, the shortest duration of 600 s among them; what ends
+    earlier is INVALID by its verdict, which is reported as it is.
+
+    Args:
+        tried: Names and what to run.
+        inputs: What the queries are answered with; all in memory before LoadGen starts.
+        scenario: One of MLPerf's.
+        batch: Offline and server: queries answered in one run at most.
+        seconds: When LoadGen is told to stop, or how long the offline query should take.
+        threads: Processor threads inside one run; 0 for one per core.
+        target_qps: Server: queries a second; None for half of what is possible one by one.
+        target_latency_ms: Server: for 99 % of the queries; None for LoadGen's own.
+        logs: Folder for LoadGen's logs; each call makes its own inside.
+
+    Raises:
+        MissingLibraryError: LoadGen is not installed.
+        StageError: A runtime failed while running.
+    """
+    library = registry.require("mlperf_loadgen")
+    logs = logs / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    rows: list[dict[str, Scalar]] = []
+    skipped: list[dict[str, Scalar]] = []
+    found: dict[str, dict[str, Any]] = {}
+    conditions: dict[str, Any] = {}
+    for label, one in track(tried, label=f"LoadGen, {scenario}", total=len(tried)):
+        with opened(one, threads=threads) as runner:
+            if isinstance(runner, str):
+                skipped.append({**identity(label, one, one.backend), "skipped": runner})
+                continue
+            conditions[runner.name] = dict(runner.conditions)
+            size = _SAMPLES.get(scenario, batch)
+            pool = inputs.of(one.artifact)
+            with running(one.artifact, runner.name):
+                source = parts(pool, 1 if scenario == "server" else size)
+                typical_ms = warm(lambda: runner(next(source)))[1]  # noqa: B023 - called at once
+            folder = logs / "-".join((label.replace("/", "-"), runner.name.replace(":", "-"), scenario))
+            folder.mkdir(parents=True)
+            wanted = _wanted(scenario, size, seconds, typical_ms, target_qps, target_latency_ms)
+            (folder / "user.conf").write_text(
+                "".join(f"*.{_NAMES[scenario]}.{key} = {value}\n" for key, value in wanted.items()), encoding="utf-8"
+            )
+            answers = _Answers(library, runner, pool, size)
+            with running(one.artifact, runner.name):
+                _test(library, scenario, folder, answers, len(pool))
+            log = found[folder.name] = read_log(folder / "mlperf_log_detail.txt")
+            rows.append({**identity(label, one, runner.name), "batch": size, **_figures(scenario, log)})
+    return Report(
+        title=f"MLPerf LoadGen, {scenario}, {len(rows)} candidates one after the other",
+        rows=(*rows, *skipped),
+        conditions={
+            "processor": processor(),
+            "cores": cores(),
+            "threads": threads or cores(),
+            "scenario": scenario,
+            "seconds": seconds,
+            "input": inputs.what,
+            "logs": str(logs),
+            "runners": conditions,
+            "versions": versions(),
+        },
+        notes=tuple(_notes(found.values(), logs)) if rows else (),
+        details={"loadgen": found},
+    )
+
+
+def _wanted(
+    scenario: Scenario, size: int, seconds: float, typical_ms: float, qps: float | None, latency_ms: float | None
+) -> dict[str, float]:
+    """Return what LoadGen is told; everything else is its own."""
+    wanted: dict[str, float] = {}
+    if scenario == "offline":
+        # One query that takes as long as wanted: LoadGen sizes it from the rate that it expects.
+        wanted["target_qps"] = size * 1e3 / typical_ms * seconds / _OFFLINE_S
+        return wanted
+    if seconds < _SHORTEST_S:
+        wanted["max_duration"] = max(1, round(seconds * 1e3))
+    if scenario == "server":
+        wanted["target_qps"] = qps or 0.5e3 / typical_ms
+        if latency_ms is not None:
+            wanted["target_latency"] = latency_ms
+    else:
+        wanted["target_latency"] = typical_ms / 2  # from it LoadGen takes how many queries to prepare
+    return wanted
+
+
+class _Answers:
+    """Answers LoadGen's queries with a runner.
+
+    An exception must not fly through LoadGen: it is kept in `failure`, and the queries left are
+    answered with nothing.
+    """
+
+    def __init__(self, library: Any, runner: Runner, pool: np.ndarray, batch: int) -> None:
+        self._library, self._runner, self._pool, self._batch = library, runner, pool, batch
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.failure: Exception | None = None
+
+    def at_once(self, samples: Sequence[Any]) -> None:
+        """Answer the samples of a query."""
+        for first in range(0, len(samples), self._batch):
+            self._answer(samples[first : first + self._batch])
+
+    def later(self, samples: Sequence[Any]) -> None:
+        """Leave the samples to `serve`: LoadGen must not wait here."""
+        for sample in samples:
+            self._waiting.put(sample)
+
+    def serve(self) -> None:
+        """Answer what waits, as many at once as there are up to the batch, until told to stop."""
+        while (sample := self._waiting.get()) is not None:
+            samples = [sample]
+            while len(samples) < self._batch and not self._waiting.empty():
+                samples.append(self._waiting.get())
+            self._answer(samples)
+
+    def stop(self) -> None:
+        """End `serve`; LoadGen has all its answers."""
+        self._waiting.put(None)
+
+    def _answer(self, samples: Sequence[Any]) -> None:
+        if self.failure is None:
+            try:
+                self._runner(self._pool[[sample.index for sample in samples]])
+            except Exception as error:  # noqa: BLE001 - raised again after the test
+                self.failure = error
+        response = self._library.QuerySampleResponse
+        self._library.QuerySamplesComplete([response(sample.id, 0, 0) for sample in samples])
+
+
+def _test(library: Any, scenario: Scenario, folder: Path, answers: _Answers, count: int) -> None:
+    """Run a test; LoadGen writes its logs into the folder."""
+    settings = library.TestSettings()
+    settings.FromConfig(str(folder / "user.conf"), "tlopt", _NAMES[scenario])
+    settings.scenario = getattr(library.TestScenario, _NAMES[scenario])
+    settings.mode = library.TestMode.PerformanceOnly
+    output = library.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    log = library.LogSettings()
+    log.log_output = output
+    log.enable_trace = False
+
+    def nothing(*_: Any) -> None:
+        """Load or flush: the samples lie in memory, and none is held back."""
+
+    server = threading.Thread(target=answers.serve, daemon=True)
+    server.start()
+    system = library.ConstructSUT(answers.later if scenario == "server" else answers.at_once, nothing)
+    samples = library.ConstructQSL(count, count, nothing, nothing)
+    try:
+        library.StartTestWithLogSettings(system, samples, settings, log, str(folder / "audit.config"))
+    finally:
+        answers.stop()
+        server.join()
+        library.DestroyQSL(samples)
+        library.DestroySUT(system)
+    if answers.failure is not None:
+        raise answers.failure
+
+
+def read_log(file: Path) -> dict[str, Any]:
+    """Return the results and effective settings of LoadGen's detail log, key -> value."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith(":::MLLOG "):
+            entry = json.loads(line.removeprefix(":::MLLOG "))
+            if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
+                found[entry["key"]] = entry["value"]
+    return found
+
+
+def _figures(scenario: Scenario, log: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return LoadGen's figures and verdict as columns."""
+    row: dict[str, Scalar] = {}
+    if scenario != "offline":  # there it has one query
+        names = {"p50_ms": "50.00_percentile", "p90_ms": "90.00_percentile", "p99_ms": "99.00_percentile"}
+        for column, name in (names | {"mean_ms": "mean", "min_ms": "min"}).items():
+            row[column] = log[f"result_{name}_latency_ns"] / 1e6
+    rate = next(
+        (log[key] for key in ("result_samples_per_second", "result_completed_samples_per_sec") if key in log), None
+    )
+    if rate is not None:
+        row["images_per_s"] = rate
+    if scenario == "server":
+        row["target_qps"] = log["effective_target_qps"]
+        row["target_latency_ms"] = log["effective_target_latency_ns"] / 1e6
+    row["queries"] = log["result_query_count"]
+    row["verdict"] = log["result_validity"]
+    row["not_met"] = ", ".join(rule for key, rule in _RULES.items() if log.get(key) is False)
+    return row
+
+
+def _notes(found: Iterable[Mapping[str, Any]], logs: Path) -> list[str]:
+    notes = []
+    if short := [log for log in found if log.get("result_min_duration_met") is False]:
+        least = short[0]["effective_min_duration_ms"] / 1e3
+        notes.append(f"LoadGen calls every run below MLPerf's {least:.0f} s INVALID; --seconds {least:.0f} meets it.")
+    notes.append(f"LoadGen's logs: {logs}")
+    return notes
