@@ -84,7 +84,7 @@ def _features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from tlopt import sources
-    from tlopt.nn import head
+    from tlopt.nn import head, memory
 
     network, preprocess = sources.load(model, classes=0)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +92,7 @@ def _features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     unreadable = Unreadable(10 * len(folder) + 10)  # the audit lists them; they stop nothing here
     kept: list[int] = []
     found: list[np.ndarray] = []
-    with torch.inference_mode(), head.features(network) as seen:
+    with torch.inference_mode(), memory.kept(), head.features(network) as seen:
         for batch in batches(folder, preprocess, batch=32, label="Checking labels", unreadable=unreadable):
             network(torch.from_numpy(batch.inputs).contiguous(memory_format=torch.channels_last))
             found.append(seen[0].float().numpy().copy())

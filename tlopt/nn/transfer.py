@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import LARGE, Pixels
-from tlopt.nn import distributed, head, optimizers, probe, selection, sparsity
+from tlopt.nn import distributed, head, memory, optimizers, probe, selection, sparsity
 from tlopt.nn.checkpoint import Checkpoint
 from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.nn.inputs import predict
@@ -46,6 +46,7 @@ class Transfer:
     details: dict[str, Any]
 
 
+@memory.kept()
 def transfer(
     model: nn.Module,
     train_images: Pixels,
