@@ -35,6 +35,9 @@ def folded(model: nn.Module, example: torch.Tensor) -> Iterator[int]:
     Yields:
         The number of batch norms folded.
     """
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        yield 0
+        return
     with _evaluating(model), torch.no_grad():
         pairs = _pairs(model, example)
         before = model(example)
