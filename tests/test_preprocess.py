@@ -218,3 +218,21 @@ def test_fields_survive_a_round_trip():
 def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(SettingError, match=message):
         Preprocess(**fields)
+
+
+def test_views_are_those_of_torchvisions_ten_crop():
+    from tlopt.nn import vision_ops
+
+    vision_ops.declare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchvision = pytest.importorskip("torchvision.transforms")
+    image, preprocess = noise(50, 40), Preprocess(size=24, crop_ratio=0.8)
+    resized = preprocess.resized(image)
+    expected = [np.asarray(crop) for crop in torchvision.TenCrop(24)(resized)]
+    top_left, top_right, bottom_left, bottom_right, center = expected[:5]
+    found = preprocess.views(image, "five")
+    np.testing.assert_array_equal(found, [center, top_left, top_right, bottom_left, bottom_right])
+    np.testing.assert_array_equal(preprocess.views(image, "ten"), [*found, *found[:, :, ::-1]])
+    np.testing.assert_array_equal(preprocess.views(image, "flip"), [center, center[:, ::-1]])
+    np.testing.assert_array_equal(preprocess.views(image)[0], preprocess.pixels(image))

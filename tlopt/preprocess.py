@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Layout = Literal["nchw", "nhwc"]
 Channels = Literal["rgb", "bgr"]
+# What of an image is shown to the network: its center, that and its mirror image, the center and the
+# corners, or all those and their mirror images.
+Views = Literal["center", "flip", "five", "ten"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -116,6 +119,26 @@ class Preprocess:
         # torchvision cuts the fraction of the longer side off, and so do the networks trained with it.
         target = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
         return image if target == image.size else image.resize(target, _RESAMPLING[self.interpolation])
+
+    def views(self, image: Image.Image, which: Views = "center") -> np.ndarray:
+        """Return one or several crops: uint8 (k, size, size, 3), the center's as `pixels` returns it first.
+
+        "five" adds the corners of the resized image in the order top left, top right, bottom left,
+        bottom right; "flip" and "ten" add the mirror images of all (A. Krizhevsky, I. Sutskever,
+        G. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012).
+
+        Raises:
+            ImagesError: The image's mode has no conversion to RGB.
+        """
+        if which in ("center", "flip"):
+            found = self.pixels(image)[None]
+        else:
+            resized, size = self.resized(image), self.size
+            right, bottom = resized.width - size, resized.height - size
+            corners = ((0, 0), (right, 0), (0, bottom), (right, bottom))
+            cut = [np.asarray(resized.crop((x, y, x + size, y + size))) for x, y in corners]
+            found = np.stack([self.crop(resized), *cut])
+        return np.concatenate([found, found[:, :, ::-1]]) if which in ("flip", "ten") else found
 
     def crop(self, image: Image.Image) -> np.ndarray:
         """Return the central crop of a resized image: uint8 (size, size, 3)."""

@@ -146,3 +146,43 @@ def test_photos_too_large_for_the_memory_are_decoded_each_time(tiny):
     first = evaluate(tiny, photos=photos)
     assert not photos.cached(tiny.card.preprocess)
     assert evaluate(tiny, photos=photos).outputs.files == first.outputs.files
+
+
+def test_accuracy_is_reported_per_source_of_a_merged_set(tiny, swatches, tmp_path):
+    folder = scan(swatches)
+    lines = ["path,label,origin"]
+    for i, (file, label) in enumerate(zip(folder.files, folder.labels, strict=True)):
+        lines.append(f"{swatches / file},{folder.classes[label]},{'phone' if i % 3 else 'camera'}")
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("\n".join(lines))
+    result = evaluate(tiny, images=manifest)
+    camera, phone = result.origins
+    assert (camera.origin, camera.images, phone.origin, phone.images) == ("camera", 20, "phone", 40)
+    assert camera.images * camera.top1 + phone.images * phone.top1 == pytest.approx(result.top1 * 60)
+    assert camera.top1 == result.outputs.correct[::3].mean()
+    assert camera.interval[0] < camera.top1 < camera.interval[1]
+    report = result.to_report()
+    assert [one["origin"] for one in report.details["origins"]] == ["camera", "phone"]
+    assert any(note.startswith("By source: camera ") for note in report.notes)
+    assert [row["origin"] for row in result.by_origin().rows] == ["camera", "phone"]
+
+
+def test_photos_of_one_source_are_not_split_by_source(tiny):
+    assert evaluate(tiny).origins == ()
+
+
+@pytest.mark.parametrize("tta", ["flip", "five", "ten"])
+def test_views_are_averaged_and_recorded(tiny, tta):
+    plain, result = evaluate(tiny), evaluate(tiny, tta=tta)
+    assert result.images == plain.images
+    assert result.conditions["views"] == tta
+    if tta == "flip":  # a mean over the image does not see that it is mirrored
+        np.testing.assert_allclose(result.outputs.probabilities, plain.outputs.probabilities, rtol=1e-4)
+    else:
+        assert not np.allclose(result.outputs.probabilities, plain.outputs.probabilities)
+
+
+def test_throughput_includes_decoding_and_is_left_out_where_photos_are_decoded_already(tiny):
+    photos = open_photos(tiny)
+    assert evaluate(tiny, photos=photos).images_per_s > 0
+    assert evaluate(tiny, photos=photos).images_per_s is None

@@ -28,13 +28,15 @@ class Runner(Protocol):
 
     Attributes:
         name: Backend and device, "onnxruntime:cpu".
+        callers: Threads that may call it at once: as many as were asked for, or 1.
         conditions: What decides its speed: threads, providers, versions.
     """
 
     name: str
+    callers: int
     conditions: Mapping[str, Any]
 
-    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None: ...
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1) -> None: ...
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (n, classes), of a batch as `Preprocess.normalize` gives it."""
@@ -46,13 +48,15 @@ class Runner(Protocol):
     ) -> None: ...
 
 
-def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0) -> Runner:
+def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, callers: int = 1) -> Runner:
     """Open an artifact on a backend.
 
     Args:
         artifact: What to run.
         backend: ``name`` or ``name:device`` ("onnxruntime:cuda"); empty for the kind's own.
-        threads: Processor threads inside one run; 0 for one per core.
+        threads: Processor threads of all runs together; 0 for one per core.
+        callers: Threads that would like to call it at once, each with its share of `threads`. The
+            runner's own `callers` says how many may: on a GPU one.
 
     Raises:
         PluginError: The backend or its device is unknown.
@@ -63,7 +67,7 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0) -> R
     name, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(name, device)
     artifact.expect(*module.READS)
-    runner: Runner = module.Runner(artifact, device=device, threads=threads)
+    runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
     return runner
 
 

@@ -34,23 +34,24 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 class Runner:
     """Runs the graph in a session with all graph optimizations, one operator at a time."""
 
-    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1) -> None:
         """Open a session.
 
         Raises:
             StageError: The session cannot be opened, or not with the provider asked for.
         """
         device = device or DEVICES[0]
-        threads = threads or cores()
-        payload = artifact.payload(".onnx")
-        self._session = _session(payload, device, threads)
         self.name = f"onnxruntime:{device}"
+        self.callers = callers if device == "cpu" else 1
+        threads = max(1, (threads or cores()) // self.callers)
+        self._session = _session(artifact.payload(".onnx"), device, threads)
         entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input, self._output = entry.name, result.name
         self._dtype = _DTYPES[entry.type]
         self._cast = result.type != "tensor(float)"
         self.conditions = {
             "threads": threads,
+            "callers": self.callers,
             "providers": self._session.get_providers(),
             "graph_optimization": "all",
             "execution": "sequential",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,26 +20,32 @@ _WARM = 5  # runs of a profile that are not counted
 
 
 class Runner:
-    """Runs the graph compiled for a device, with one request at a time.
+    """Runs the graph compiled for a device, with one request and one stream per caller.
 
     OpenVINO lowers fp32 graphs to bf16 by itself where the processor is faster with it. An fp32 or
     int8 artifact is kept at fp32 instead, so that the precision on the card is the one measured.
     """
 
-    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1) -> None:
         """Read and compile the graph.
 
         Raises:
             StageError: The device is not there, or cannot take the graph.
         """
         device = device or DEVICES[0]
-        self._compiled = _compiled(artifact, device, threads)
         self.name = f"openvino:{device}"
-        self._request = self._compiled.create_infer_request()
+        self.callers = callers if device.startswith("cpu") else 1
+        # Left alone, the hints may choose fewer streams, and callers wait for one another.
+        streams = {"NUM_STREAMS": self.callers} if self.callers > 1 else {}
+        self._compiled = _compiled(artifact, device, threads, **streams)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.callers):
+            self._idle.put(self._compiled.create_infer_request())
         self._output = self._compiled.output(0)
         self._dtype = self._compiled.input(0).get_element_type().to_dtype()
         self.conditions = {
             "threads": _property(self._compiled, "INFERENCE_NUM_THREADS"),
+            "callers": self.callers,
             "streams": _property(self._compiled, "NUM_STREAMS"),
             "devices": [str(item) for item in self._compiled.get_property("EXECUTION_DEVICES")],
             "performance_hint": device.partition("-")[2] or "latency",
@@ -50,9 +57,13 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
-        results = self._request.infer({0: inputs}, share_inputs=True)
-        # A copy: the request writes its next result into the same memory.
-        return np.array(results[self._output], dtype=np.float32)
+        request = self._idle.get()
+        try:
+            results = request.infer({0: inputs}, share_inputs=True)
+            # A copy: the request writes its next result into the same memory.
+            return np.array(results[self._output], dtype=np.float32)
+        finally:
+            self._idle.put(request)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +71,7 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self._request, self._output, self._compiled
+        del self._idle, self._output, self._compiled
 
 
 def profile(

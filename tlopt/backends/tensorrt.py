@@ -41,6 +41,7 @@ class Runner:
         artifact: Of kind "tensorrt".
         device: "cuda", or "cuda-graphs" to launch repeated batches of one size as a CUDA graph.
         threads: Not used: the GPU does the work.
+        callers: Not used: one thread calls a runner, and `stream` keeps the GPU busy.
         streams: Batches that may be on the GPU at once, each with buffers of its own.
 
     Attributes:
@@ -53,10 +54,14 @@ class Runner:
     """
 
     name: str
+    callers: int
     conditions: Mapping[str, Any]
 
-    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, streams: int = 1) -> None:
-        del threads
+    def __init__(
+        self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1, streams: int = 1
+    ) -> None:
+        del threads, callers
+        self.callers = 1
         device = device or DEVICES[0]
         graphs = device == "cuda-graphs"
         self.name = f"tensorrt:{device}"

@@ -29,7 +29,7 @@ class Runner:
     A call copies the batch to the device and the logits back, and waits for them.
     """
 
-    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1) -> None:
         """Rebuild the network and move it to the device.
 
         Raises:
@@ -44,14 +44,17 @@ class Runner:
         self.name = f"torch:{device}"
         self._device = torch.device(processor)
         self._autocast = next((_AUTOCAST[name] for name in manner if name in _AUTOCAST), None)
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(threads or cores())
+        self.callers = callers if processor == "cpu" and "compiled" not in manner else 1
+        self._before = torch.get_num_threads()
+        self._threads = max(1, (threads or cores()) // self.callers)
+        torch.set_num_threads(self._threads)
         module: Any = open_model(artifact)  # torch's stubs do not know that `to` takes a memory format alone
         module = module.to(self._device, memory_format=torch.channels_last)
         self._module = torch.compile(module, dynamic=False) if "compiled" in manner else module
         cudnn: Any = torch.backends.cudnn
         self.conditions = {
             "threads": torch.get_num_threads(),
+            "callers": self.callers,
             "device": torch.cuda.get_device_name() if processor == "cuda" else processor,
             "compiled": "compiled" in manner,
             "autocast": next((name for name in manner if name in _AUTOCAST), ""),
@@ -62,6 +65,8 @@ class Runner:
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (n, classes), of a batch of float32 (n, 3, h, w)."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # the number is each calling thread's own
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
@@ -76,7 +81,7 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._before)
         del self._module
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

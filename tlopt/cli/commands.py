@@ -115,7 +115,15 @@ def _show_report(report: Any, *, as_json: bool, csv: str | None = None) -> None:
 
 
 def _evaluate(function: Function, *, artifact: str, as_json: bool, csv: str | None, **values: Any) -> None:
-    _show_report(function(artifact, **given(values)).to_report(), as_json=as_json, csv=csv)
+    evaluation = function(artifact, **given(values))
+    _show_report(evaluation.to_report(), as_json=as_json, csv=csv)
+    if not as_json and len(evaluation.scores) <= _MOST_CLASSES:
+        click.echo(evaluation.by_class().table(color=terminal.colored()))
+    if not as_json and evaluation.origins:
+        click.echo(evaluation.by_origin().table(color=terminal.colored()))
+
+
+_MOST_CLASSES = 30  # that still make a table to read; --json has all
 
 
 def _compare(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:

@@ -1,6 +1,6 @@
 """Labelled images: scan, split, digest, decode."""
 
-from tlopt.images.decoding import MAX_UNREADABLE, Batch, Unreadable, batches
+from tlopt.images.decoding import MAX_UNREADABLE, Batch, Unreadable, batches, read_batch
 from tlopt.images.folder import SUFFIXES, ImageFolder, reopen, scan
 from tlopt.images.ordered import ordered
 from tlopt.images.parts import SPLITS, Split
@@ -15,6 +15,7 @@ __all__ = [
     "Unreadable",
     "batches",
     "ordered",
+    "read_batch",
     "reopen",
     "scan",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from tlopt.errors import ImagesError
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
-from tlopt.preprocess import Preprocess, read_image
+from tlopt.preprocess import Preprocess, Views, read_image
 from tlopt.progress import track
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,9 @@ class Batch:
 
     Args:
         inputs: What `Preprocess.normalize` returns: float32 (n, 3, h, w) unless the layout or
-            folding says otherwise.
-        labels: int64 (n,).
+            folding says otherwise. With k views of each image n is k times as large, and the views of
+            one image follow one another.
+        labels: int64, one per image.
         files: The images' paths relative to their folder.
     """
 
@@ -66,6 +67,7 @@ def batches(
     batch: int,
     label: str = "",
     unreadable: Unreadable | None = None,
+    views: Views = "center",
 ) -> Iterator[Batch]:
     """Yield all images in order, decoded by threads and preprocessed.
 
@@ -75,24 +77,18 @@ def batches(
         batch: Images per batch; the last may be smaller.
         label: Name of the progress bar; none is shown if empty.
         unreadable: Collects the images left out.
+        views: What is cut out of each image.
 
     Raises:
         ImagesError: More than a tenth of the images are unreadable.
     """
     left_out = unreadable if unreadable is not None else Unreadable(len(folder))
 
-    def pixels(index: int) -> np.ndarray | ImagesError:
-        path = folder.path / folder.files[index]
-        try:
-            image = read_image(path)
-            try:
-                return preprocess.pixels(image)
-            except ImagesError as error:
-                return ImagesError(f"{path}: {error.message}")
-        except ImagesError as error:
-            return error
+    def decode(index: int) -> np.ndarray | ImagesError:
+        return _decoded(folder, preprocess, index, views)
 
-    decoded: Iterator[np.ndarray | ImagesError] = ordered(pixels, range(len(folder)))
+    # So far ahead that whatever takes a batch finds the next one ready.
+    decoded: Iterator[np.ndarray | ImagesError] = ordered(decode, range(len(folder)), ahead=2 * batch)
     if label:
         decoded = track(decoded, label=label, total=len(folder))
     kept: list[int] = []
@@ -110,9 +106,43 @@ def batches(
         yield _batch(folder, preprocess, kept, stack)
 
 
+def read_batch(
+    folder: ImageFolder, preprocess: Preprocess, indices: Sequence[int], *, views: Views = "center"
+) -> tuple[Batch | None, dict[str, str]]:
+    """Decode some images in the calling thread.
+
+    Returns:
+        The batch, None if nothing in it can be read, and file -> reason of what cannot.
+    """
+    kept: list[int] = []
+    stack: list[np.ndarray] = []
+    reasons: dict[str, str] = {}
+    for index in indices:
+        result = _decoded(folder, preprocess, index, views)
+        if isinstance(result, ImagesError):
+            reasons[folder.files[index]] = result.message
+        else:
+            kept.append(index)
+            stack.append(result)
+    return _batch(folder, preprocess, kept, stack) if kept else None, reasons
+
+
+def _decoded(folder: ImageFolder, preprocess: Preprocess, index: int, views: Views) -> np.ndarray | ImagesError:
+    """Return one image's views: uint8 (k, size, size, 3); or why it cannot be read."""
+    path = folder.path / folder.files[index]
+    try:
+        image = read_image(path)
+        try:
+            return preprocess.views(image, views)
+        except ImagesError as error:
+            return ImagesError(f"{path}: {error.message}")
+    except ImagesError as error:
+        return error
+
+
 def _batch(folder: ImageFolder, preprocess: Preprocess, kept: list[int], stack: list[np.ndarray]) -> Batch:
     return Batch(
-        inputs=preprocess.normalize(np.stack(stack)),
+        inputs=preprocess.normalize(np.concatenate(stack)),
         labels=folder.labels[kept],
         files=tuple(folder.files[i] for i in kept),
     )

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def ordered(
-    function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None, chunk: int = 1
+    function: Callable[[T], R], items: Sequence[T], *, workers: int | None = None, chunk: int = 1, ahead: int = 0
 ) -> Iterator[R]:
     """Yield ``function(item)`` in order, computed by threads a bounded number of items ahead.
 
@@ -25,18 +25,21 @@ def ordered(
         workers: Number of threads; None for one per core.
         chunk: Items that a thread takes at a time. Handing an item over costs some 30 microseconds,
             which is much for work that takes less.
+        ahead: Items computed before they are asked for, at least four for each thread.
     """
     workers = workers or max(2, cores())
     if chunk > 1:
         chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
-        yield from chain.from_iterable(ordered(lambda part: [function(item) for item in part], chunks, workers=workers))
+        work = ordered(lambda part: [function(item) for item in part], chunks, workers=workers, ahead=ahead // chunk)
+        yield from chain.from_iterable(work)
         return
+    ahead = max(ahead, 4 * workers)
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) >= 4 * workers:
+                if len(pending) >= ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -17,6 +17,7 @@ from tlopt.measure.choose import choose
 from tlopt.measure.outputs import Outputs, answer
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.statistics import calibration_error, wilson
+from tlopt.preprocess import Views
 from tlopt.report import Report, Scalar
 from tlopt.settings import Setting
 
@@ -41,6 +42,23 @@ class ClassScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OriginScore:
+    """How the photos of one source of a merged set fare.
+
+    Args:
+        origin: The source, as the set's manifest names it.
+        images: Photos from it.
+        top1: Share whose top class is right.
+        interval: The 95 % interval of `top1`.
+    """
+
+    origin: str
+    images: int
+    top1: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How right an artifact is.
 
@@ -56,6 +74,7 @@ class Evaluation:
         calibration_error: Expected calibration error, 0..1.
         majority: Share of the most frequent class: the accuracy of always answering it.
         scores: Per class, in the order of the logits.
+        origins: Per source, by name; empty if the photos come from one or the set does not say.
         confusion: int64 (classes, classes): row the true class, column the answer.
         unreadable: File -> reason, of the photos left out.
         images_per_s: From file to answer, decoding included; None if they were decoded before.
@@ -74,6 +93,7 @@ class Evaluation:
     calibration_error: float
     majority: float
     scores: tuple[ClassScore, ...]
+    origins: tuple[OriginScore, ...]
     confusion: np.ndarray = field(repr=False)
     unreadable: Mapping[str, str] = field(repr=False)
     images_per_s: float | None
@@ -96,6 +116,9 @@ class Evaluation:
             "images_per_s": self.images_per_s,
         }
         notes = [f"Always answering the most frequent class would be right for {self.majority:.1%}."]
+        if self.origins:
+            shares = (f"{one.origin} {one.top1:.1%} of {one.images}" for one in self.origins)
+            notes.insert(0, f"By source: {', '.join(shares)}.")
         if self.unreadable:
             notes.insert(0, f"{len(self.unreadable)} unreadable photos were left out: {', '.join(self.unreadable)}.")
         return Report(
@@ -106,6 +129,7 @@ class Evaluation:
             conditions=self.conditions,
             details={
                 "classes": [vars(score) for score in self.scores],
+                "origins": [vars(score) for score in self.origins],
                 "confusion": self.confusion.tolist(),
                 "unreadable": dict(self.unreadable),
             },
@@ -114,6 +138,20 @@ class Evaluation:
     def by_class(self) -> Report:
         """Return one row per class."""
         return Report(title="By class", rows=tuple(vars(score) for score in self.scores))
+
+    def by_origin(self) -> Report:
+        """Return one row per source of a merged set."""
+        rows: tuple[dict[str, Scalar], ...] = tuple(
+            {
+                "origin": one.origin,
+                "images": one.images,
+                "accuracy": one.top1,
+                "low": one.interval[0],
+                "high": one.interval[1],
+            }
+            for one in self.origins
+        )
+        return Report(title="By source", rows=rows)
 
 
 @measurement
@@ -125,8 +163,11 @@ def evaluate(
     backend: Annotated[
         str, Setting("Backend, or backend:device; auto for the fastest that agrees; the kind's own if empty.")
     ] = "",
-    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    batch: Annotated[int, Setting("Most photos per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads; 0 for one per core.", minimum=0)] = 0,
+    tta: Annotated[
+        Views, Setting("Views to average of each photo: its center, that mirrored too, center and corners, all those.")
+    ] = "center",
     reference: Annotated[Path | None, Setting("Artifact to count agreeing answers with.")] = None,
     photos: Photos | None = None,
     reference_outputs: Outputs | None = None,
@@ -135,6 +176,9 @@ def evaluate(
 
     With `photos`, those are used instead of opening `images`, and kept decoded for the next call.
     `reference_outputs` are the reference's answers on the same photos, if they are there already.
+    With `tta` (test-time augmentation) other than "center", the probabilities of 2, 5 or 10 views
+    of each photo are averaged: "flip" adds the mirror image, "five" the corners, "ten" the mirror
+    images of those.
 
     Raises:
         ImagesError: The photos cannot be used, or their classes are not the artifact's.
@@ -149,10 +193,10 @@ def evaluate(
     photos.expect(artifact)
     if backend == "auto":
         backend = choose(artifact, photos=photos, batch=batch, threads=threads).backend
-    outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep)
+    outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep, views=tta)
     if other is not None and reference_outputs is None:
-        reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True)
-    return _judged(artifact, photos, outputs, reference_outputs, batch)
+        reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True, views=tta)
+    return _judged(artifact, photos, outputs, reference_outputs, {"batch": batch, "views": tta})
 
 
 def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
@@ -170,7 +214,9 @@ def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
     return other
 
 
-def _judged(artifact: Artifact, photos: Photos, outputs: Outputs, reference: Outputs | None, batch: int) -> Evaluation:
+def _judged(
+    artifact: Artifact, photos: Photos, outputs: Outputs, reference: Outputs | None, how: Mapping[str, Any]
+) -> Evaluation:
     count, classes = len(outputs.labels), len(artifact.card.classes)
     if count == 0:
         raise ImagesError(f"None of the {len(photos)} photos in {photos.folder.path} can be read.")
@@ -194,6 +240,7 @@ def _judged(artifact: Artifact, photos: Photos, outputs: Outputs, reference: Out
         calibration_error=calibration_error(outputs.probabilities.max(axis=1), correct),
         majority=float(confusion.sum(axis=1).max() / count),
         scores=scores,
+        origins=_origins(photos, outputs),
         confusion=confusion,
         unreadable=dict(photos.unreadable),
         images_per_s=outputs.images_per_s,
@@ -201,13 +248,27 @@ def _judged(artifact: Artifact, photos: Photos, outputs: Outputs, reference: Out
         conditions={
             "images": str(photos.folder.path),
             "split": photos.part,
-            "batch": batch,
+            **how,
             "processor": processor(),
             "cores": cores(),
             "runner": dict(outputs.conditions),
             "versions": versions(),
         },
     )
+
+
+def _origins(photos: Photos, outputs: Outputs) -> tuple[OriginScore, ...]:
+    folder = photos.folder
+    known = dict(zip(folder.files, folder.origins, strict=True)) if folder.origins else {}
+    if len(set(known.values())) < 2:
+        return ()
+    of = np.array([known[file] or "unknown" for file in outputs.files])
+    scores = []
+    for origin in sorted(set(of.tolist())):
+        correct = outputs.correct[of == origin]
+        hits, images = int(correct.sum()), len(correct)
+        scores.append(OriginScore(origin=origin, images=images, top1=hits / images, interval=wilson(hits, images)))
+    return tuple(scores)
 
 
 def _scores(names: tuple[str, ...], confusion: np.ndarray) -> tuple[ClassScore, ...]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.backends import open_runner
+from tlopt.backends import Runner, open_runner
+from tlopt.images import Unreadable
+from tlopt.measure.answers import Answers, answers, callers, softmax
 from tlopt.measure.photos import Photos
+from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import bar
 
 
@@ -51,14 +54,18 @@ class Outputs:
     @property
     def probabilities(self) -> np.ndarray:
         """The softmax of the logits, float64 (n, classes)."""
-        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
-        powers = np.exp(shifted)
-        result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-        return result
+        return softmax(self.logits)
 
 
 def answer(
-    artifact: Artifact, photos: Photos, *, backend: str = "", batch: int = 32, threads: int = 0, keep: bool = False
+    artifact: Artifact,
+    photos: Photos,
+    *,
+    backend: str = "",
+    batch: int = 32,
+    threads: int = 0,
+    keep: bool = False,
+    views: Views = "center",
 ) -> Outputs:
     """Run an artifact over photos.
 
@@ -66,30 +73,44 @@ def answer(
         artifact: What to run.
         photos: What to run it on.
         backend: ``name`` or ``name:device``; empty for the kind's own.
-        batch: Images per run.
-        threads: Processor threads inside one run; 0 for one per core.
+        batch: Most images per run.
+        threads: Processor threads; 0 for one per core.
         keep: Keep the decoded photos for the next artifact.
+        views: What is shown of each photo; the probabilities of several views are averaged, and
+            nothing is kept.
     """
     preprocess = artifact.card.preprocess
     order = np.array([artifact.card.classes.index(name) for name in photos.folder.classes], dtype=np.int64)
-    logits: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    files: list[str] = []
-    with open_runner(artifact, backend, threads=threads) as runner:
-        decoded = photos.cached(preprocess)
+    decoded = views == "center" and photos.cached(preprocess)
+    at_once = 1 if decoded or (keep and views == "center") else callers(len(photos), threads)
+    found: list[Answers] = []
+    with open_runner(artifact, backend, threads=threads, callers=at_once) as runner:
         started = time.perf_counter()
         with bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
-            for chunk in photos.batches(preprocess, batch=batch, keep=keep):
-                logits.append(runner(chunk.inputs))
-                labels.append(order[chunk.labels])
-                files += chunk.files
+            for chunk in _answers(runner, photos, preprocess, batch, keep, views):
+                found.append(chunk)
                 shown.advance(len(chunk.files))
         seconds = time.perf_counter() - started
+        count = sum(len(chunk.files) for chunk in found)
         return Outputs(
             runner=runner.name,
-            logits=np.concatenate(logits) if logits else np.zeros((0, len(order)), np.float32),
-            labels=np.concatenate(labels) if labels else np.zeros(0, np.int64),
-            files=tuple(files),
-            images_per_s=None if decoded else len(files) / seconds,
+            logits=np.concatenate([chunk.logits for chunk in found])
+            if found
+            else np.zeros((0, len(order)), np.float32),
+            labels=order[np.concatenate([chunk.labels for chunk in found])] if found else np.zeros(0, np.int64),
+            files=tuple(file for chunk in found for file in chunk.files),
+            images_per_s=None if decoded else count / seconds,
             conditions=runner.conditions,
         )
+
+
+def _answers(
+    runner: Runner, photos: Photos, preprocess: Preprocess, batch: int, keep: bool, views: Views
+) -> Iterator[Answers]:
+    if views == "center" and (keep or photos.cached(preprocess)):
+        for chunk in photos.batches(preprocess, batch=batch, keep=keep):
+            yield Answers(files=chunk.files, labels=chunk.labels, logits=runner(chunk.inputs))
+        return
+    unreadable = Unreadable(len(photos))
+    yield from answers(runner, photos.folder, preprocess, batch=batch, unreadable=unreadable, views=views)
+    photos.unreadable = unreadable.reasons

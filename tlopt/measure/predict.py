@@ -12,9 +12,11 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.errors import ImagesError
-from tlopt.images import SUFFIXES, ImageFolder, Unreadable, batches
+from tlopt.images import SUFFIXES, ImageFolder, Unreadable
 from tlopt.measure import measurement
+from tlopt.measure.answers import answers, callers, softmax
 from tlopt.measure.choose import choose
+from tlopt.progress import bar
 from tlopt.settings import Setting
 
 
@@ -50,13 +52,14 @@ def predict(
     *,
     top: Annotated[int, Setting("Classes to name per image.", minimum=1)] = 5,
     backend: Annotated[str, Setting("Backend, backend:device, or auto for the fastest; the kind's own if empty.")] = "",
-    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    batch: Annotated[int, Setting("Most images per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads; 0 for one per core.", minimum=0)] = 0,
 ) -> Iterator[Prediction]:
     """Classify an image, or every image below a folder.
 
     Answers come in the order of the file names, as soon as their batch is done; an image that
-    cannot be read is left out and reported.
+    cannot be read is left out and reported. On the processor, each core decodes and classifies
+    batches of its own; for a GPU, all cores decode.
 
     Raises:
         ImagesError: There is no image, or more than a tenth cannot be read.
@@ -72,15 +75,16 @@ def predict(
 def _answers(
     artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int
 ) -> Iterator[Prediction]:
-    unreadable = Unreadable(len(folder))
-    label = "Classifying" if len(folder) > batch else ""
-    with open_runner(artifact, backend, threads=threads) as runner:
-        for chunk in batches(folder, artifact.card.preprocess, batch=batch, label=label, unreadable=unreadable):
-            logits = runner(chunk.inputs).astype(np.float64)
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities = powers / powers.sum(axis=1, keepdims=True)
+    unreadable, show = Unreadable(len(folder)), bar("Classifying", len(folder))
+    with (
+        open_runner(artifact, backend, threads=threads, callers=callers(len(folder), threads)) as runner,
+        show as shown,
+    ):
+        for found in answers(runner, folder, artifact.card.preprocess, batch=batch, unreadable=unreadable):
+            probabilities = softmax(found.logits)
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-            for file, row, order in zip(chunk.files, probabilities, best, strict=True):
+            shown.advance(len(found.files))
+            for file, row, order in zip(found.files, probabilities, best, strict=True):
                 yield Prediction(
                     file=str(folder.path / file),
                     classes=tuple(artifact.card.classes[i] for i in order),
