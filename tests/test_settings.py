@@ -85,3 +85,10 @@ def test_an_unknown_name_gets_its_close_match():
 def test_a_required_setting_must_be_given():
     with pytest.raises(SettingError, match="required needs a value for classes"):
         check(required, {})
+
+
+def test_no_values_are_taken_where_that_is_the_default():
+    def run(*, names: Annotated[tuple[str, ...], Setting("Names.")] = ()) -> None: ...
+
+    assert check(run, {"names": []}) == {"names": ()}
+    assert check(run, {"names": ""}) == {"names": ()}

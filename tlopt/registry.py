@@ -9,7 +9,8 @@ from types import ModuleType
 
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 
-GROUPS = ("sources", "criteria", "quantizers", "backends")
+# Folder -> what one plugin in it is called.
+GROUPS = {"sources": "source", "criteria": "criterion", "quantizers": "quantizer", "backends": "backend"}
 
 # Top-level package that is missing -> what to install. `python -m pip install` takes each as it is.
 _INSTALL = {
@@ -50,7 +51,7 @@ def load(group: str, name: str) -> ModuleType:
         MissingLibraryError: A library that it needs is not installed.
     """
     if name not in names(group):
-        raise PluginError(f"Unknown {group.rstrip('s')}: {name!r}.", hint=suggestion(name, names(group)))
+        raise PluginError(f"Unknown {GROUPS[group]}: {name!r}.", hint=suggestion(name, names(group)))
     return require(f"tlopt.{group}.{name}")
 
 

@@ -165,6 +165,8 @@ def _checked(parameter: Parameter, value: Any) -> Any:
         elif not isinstance(value, list | tuple):
             value = [value]
         if not value:
+            if parameter.default == ():
+                return ()
             raise SettingError(f"{parameter.name} needs at least one value.", hint=parameter.setting.help)
         return tuple(_scalar(parameter, parameter.item, item) for item in value)
     return _scalar(parameter, parameter.kind, value)

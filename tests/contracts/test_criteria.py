@@ -90,6 +90,6 @@ def test_scoring_changes_no_weight(ranking):
 
 
 def test_an_unknown_criterion_gets_the_close_match():
-    with pytest.raises(PluginError, match="Unknown criteria: 'magnitud'") as caught:
+    with pytest.raises(PluginError, match="Unknown criterion: 'magnitud'") as caught:
         criteria.load("magnitud")
     assert "magnitude" in caught.value.hint
