@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tlopt import artifact
 from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, seal
 from tlopt.errors import ArtifactError, OutputExistsError
 from tlopt.preprocess import Preprocess
@@ -145,10 +146,18 @@ def test_a_killed_process_leaves_the_old_artifact_and_the_next_one_cleans_up(tmp
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_the_scratch_folder_of_another_machine_is_left_alone(tmp_path):
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    other = tmp_path / f".a.{int(process.stdout)}@elsewhere.x"
+    other.mkdir()
+    make(tmp_path / "a")
+    assert other.exists()
+
+
 def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
     folder = make(tmp_path / "a")
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    aside = tmp_path / f".a.{int(process.stdout)}.x"
+    aside = tmp_path / f".a.{int(process.stdout)}@{artifact._node()}.x"
     aside.mkdir()
     os.rename(folder, aside / "old")
     with pytest.raises(OutputExistsError), draft(folder):

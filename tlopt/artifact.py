@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -239,7 +240,7 @@ def draft(out: str | Path, *, force: bool = False) -> Iterator[Path]:
     _sweep(out)
     if not force:
         refuse_existing(out)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}@{_node()}.", dir=out.parent))
     try:
         yield scratch
         _publish(scratch, out)
@@ -265,7 +266,7 @@ def _publish(scratch: Path, out: Path) -> None:
                 os.fsync(handle.fileno())
     if out.exists() or out.is_symlink():
         # A folder cannot be replaced in one step: the old one is set aside first, then dropped.
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}.", dir=out.parent))
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}@{_node()}.", dir=out.parent))
         out.rename(old / "old")
         scratch.rename(out)
         shutil.rmtree(old, ignore_errors=True)
@@ -276,12 +277,17 @@ def _publish(scratch: Path, out: Path) -> None:
 def _sweep(out: Path) -> None:
     """Remove scratch folders of this output whose process is gone; bring back what one set aside."""
     for scratch in out.parent.glob(f".{out.name}.*.*"):
-        owner = scratch.name.removeprefix(f".{out.name}.").partition(".")[0]
-        if not owner.isdigit() or _alive(int(owner)):
+        owner, _, node = scratch.name.removeprefix(f".{out.name}.").partition(".")[0].partition("@")
+        if not owner.isdigit() or node != _node() or _alive(int(owner)):
             continue
         if (scratch / "old").exists() and not out.exists():
             (scratch / "old").rename(out)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _node() -> str:
+    """Return this machine's name: several may share a file system, and each knows its own processes only."""
+    return platform.node().replace(".", "-")
 
 
 def _alive(process: int) -> bool:

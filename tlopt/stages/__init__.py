@@ -120,7 +120,7 @@ def checkpoint_folder(scratch: Path) -> Path:
     Args:
         scratch: The folder that the stage's function writes its payload into.
     """
-    found = re.fullmatch(r"\.(.+)\.\d+\.[^.]+", scratch.name)
+    found = re.fullmatch(r"\.(.+)\.\d+@[^.]*\.[^.]+", scratch.name)
     return _checkpoints(found[1] if found else scratch.name, scratch.parent)
 
 
