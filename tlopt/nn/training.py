@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from tlopt.progress import Bar, bar
 log = logging.getLogger(__name__)
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
+# Each process keeps its own batch-norm statistics; torch 2.13 renamed the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
 
 
@@ -193,7 +197,7 @@ class Run:
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # Made anew each epoch: the set of layers that train may have grown.
-            forward = nn.parallel.DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False)
+            forward = nn.parallel.DistributedDataParallel(forward, device_ids=ids, **_OWN_BUFFERS)
         called: Callable[[torch.Tensor], torch.Tensor] = forward
         return called
 
