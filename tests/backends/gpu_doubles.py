@@ -122,7 +122,9 @@ class GraphDriverDouble(types.ModuleType):
 
 
 class ContextDouble:
-    """Test double of `IExecutionContext`."""
+    """Test double of `IExecutionContext`; under a profiler, its only layers take 0.25 and 0.5 ms."""
+
+    profiler, enqueue_emits_profile = None, False
 
     def __init__(self, engine):
         self.engine, self.addresses, self.shape = engine, {}, None
@@ -140,6 +142,9 @@ class ContextDouble:
     def execute_async_v3(self, _stream):
         if self.engine.broken:
             return False
+        if self.profiler is not None and self.enqueue_emits_profile:
+            self.profiler.report_layer_time("conv", 0.25)
+            self.profiler.report_layer_time("pool", 0.5)
         count = int(np.prod(self.shape))
         inputs = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses["images"]))
         logits = mean_logits(inputs.reshape(self.shape))
@@ -188,7 +193,7 @@ class LoggerDouble:
 class API:
     """Test double of the library's module."""
 
-    Runtime, ILogger = RuntimeDouble, LoggerDouble
+    Runtime, ILogger, IProfiler = RuntimeDouble, LoggerDouble, object
 
     @staticmethod
     def nptype(kind):

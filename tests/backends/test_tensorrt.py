@@ -1,5 +1,7 @@
 """The runner over the doubles of gpu_doubles.py: buffers, streams, graphs and refusals, without a GPU."""
 
+import json
+
 import numpy as np
 import pytest
 from gpu_doubles import API, ContextDouble, DriverDouble, EngineDouble, GraphDriverDouble, RuntimeDouble, mean_logits
@@ -11,6 +13,7 @@ from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour
 from tlopt.engine.gpu import Gpu
+from tlopt.engine.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.preprocess import Preprocess
 
@@ -254,6 +257,25 @@ def test_pycuda_missing_names_the_extra(engine, driver, monkeypatch):
     monkeypatch.setattr(registry, "require", require)
     with pytest.raises(MissingLibraryError, match=r"tlopt\[gpu\]"):
         tensorrt.Runner(engine())
+
+
+def test_the_librarys_own_profiler_tells_the_time_of_each_layer(engine, driver):
+    artifact = engine()
+    rows = [{"name": "conv", "type": "Convolution"}, {"name": "never run", "type": "Shuffle"}]
+    (artifact.path / "layers.json").write_text(json.dumps({"source": "inspector", "layers": rows}))
+    assert tensorrt.profile(artifact, batch(3), runs=4) == [("conv", "Convolution", 0.25), ("pool", "?", 0.5)]
+    assert not driver.alive
+
+
+@pytest.mark.skipif(bool(flavour.problem("rtx")), reason="TensorRT for RTX is not installed")
+def test_the_real_library_takes_the_profiler_and_its_context_has_the_switches():
+    api = flavour.load("rtx").api
+    times = LayerTimes(api)
+    assert isinstance(times.profiler, api.IProfiler)
+    times.profiler.report_layer_time("conv", 0.25)
+    times.profiler.report_layer_time("conv", 0.25)
+    assert times.taken == {"conv": 0.5}
+    assert {"profiler", "enqueue_emits_profile"} <= set(dir(api.IExecutionContext))
 
 
 @pytest.mark.skipif(gpus.gpu() is not None, reason="there is a GPU here")

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tlopt.errors import PluginError
+from tlopt.artifact import draft, seal
+from tlopt.engine.gpu import gpu
+from tlopt.errors import PluginError, StageError
 from tlopt.measure.profile import profile
 
 
@@ -33,3 +37,22 @@ def test_a_backend_without_profiler_says_which_have_one(tiny, monkeypatch):
     monkeypatch.delattr(onnxruntime, "profile")
     with pytest.raises(PluginError, match="onnxruntime has no profiler"):
         profile(tiny)
+
+
+def test_the_picture_shows_layers_and_operators(tiny, tmp_path):
+    report = profile(tiny, backend="onnxruntime", runs=2, picture=tmp_path / "new" / "layers.svg")
+    text = (tmp_path / "new" / "layers.svg").read_text()
+    assert text.startswith("<?xml")
+    for row in report.rows:
+        assert str(row["layer"])[-20:] in text
+        assert str(row["op"]) in text
+
+
+def test_a_tensorrt_engine_is_profiled_only_where_there_is_a_gpu(card, tmp_path):
+    if gpu() is not None:
+        pytest.skip("there is a GPU here")
+    with draft(tmp_path / "engine") as scratch:
+        (scratch / "model.engine").write_bytes(b"a plan")
+        seal(scratch, replace(card, kind="tensorrt"))
+    with pytest.raises(StageError, match="tensorrt cannot run here: There is no NVIDIA driver"):
+        profile(tmp_path / "engine")

@@ -114,6 +114,12 @@ class Lane:
         self._events[3].synchronize()
         return np.array(self._host_out[: self._wanted], dtype=np.float32)
 
+    def profile(self, profiler: Any) -> None:
+        """Let the library tell the time of each layer of every batch from now on; it waits for each batch then."""
+        self._drop_graph()
+        self._context.enqueue_emits_profile = True
+        self._context.profiler = profiler
+
     def run_at(self, batch: int, source: int, target: int) -> None:
         """Queue a batch that lies on the GPU already.
 

@@ -15,8 +15,10 @@ from tlopt.measure import measurement
 from tlopt.measure.inputs import Inputs
 from tlopt.measure.timing import side_by_side
 from tlopt.measure.work import layers
-from tlopt.report import Report, Scalar
+from tlopt.report import Report, Scalar, bars, write
 from tlopt.settings import Setting
+
+_DRAWN = 40  # bars that fit a picture
 
 
 @measurement
@@ -28,6 +30,7 @@ def profile(
     runs: Annotated[int, Setting("Runs to average over.", minimum=1)] = 30,
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     top: Annotated[int, Setting("Layers in the table, slowest first; 0 for all.", minimum=0)] = 20,
+    picture: Annotated[Path | None, Setting("SVG file to draw the layers and operators of the table into.")] = None,
 ) -> Report:
     """Measure how long each layer takes, with the runtime's own profiler.
 
@@ -41,7 +44,7 @@ def profile(
     module = load(spelled, device)
     artifact.expect(*module.READS)
     if not hasattr(module, "profile"):
-        raise PluginError(f"The backend {spelled} has no profiler.", hint="Choose torch, onnxruntime or openvino.")
+        raise PluginError(f"The backend {spelled} has no profiler.", hint="Choose another with --backend.")
     if reason := module.problem(device):
         raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what can.")
     pool = Inputs(None, noise=False, largest=batch)
@@ -64,9 +67,13 @@ def profile(
         by_op[op] = by_op.get(op, 0.0) + taken
     leading = sorted(by_op.items(), key=lambda item: -item[1])[:5]
     shown = rows[: top or None]
+    title = f"{artifact.name} on {where}, batch {batch}"
+    if picture is not None:
+        slowest = sorted(timed, key=lambda one: -one[2])[: min(top or _DRAWN, _DRAWN)]
+        write(picture, bars(slowest, by_op, title=title))
     median_ms = whole.quantile_ms(0.5)
     return Report(
-        title=f"{artifact.name} on {where}, batch {batch}: {median_ms:.2f} ms a run, {len(timed)} layers",
+        title=f"{title}: {median_ms:.2f} ms a run, {len(timed)} layers",
         rows=tuple(shown),
         notes=(
             f"By operator: {', '.join(f'{op} {taken / total:.0%}' for op, taken in leading)}.",
