@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tlopt.errors import CheckError
+from tlopt.errors import ArtifactError, CheckError
 from tlopt.measure.compare import compare
 
 
@@ -44,3 +44,27 @@ def test_the_page_shows_the_photos_that_flipped(tiny, biased, tmp_path):
     assert html.count("data:image/jpeg;base64,") == len(result.flips)
     assert result.flips[0].file in html
     assert "broken" in html
+
+
+def test_the_layer_where_the_error_starts_is_told_on_request(tiny, biased, swatches):
+    result = compare(tiny, biased, layers=True)
+    assert [row["op"] for row in result.layers.rows] == ["Conv", "GlobalAveragePool"]
+    report = result.to_report()
+    assert any("It grows most at mix (Conv" in note for note in report.notes)
+    assert report.details["layers"][0]["layer"] == "mix"
+    assert compare(tiny, biased).layers is None
+
+
+def test_layers_are_refused_before_any_work_where_an_artifact_has_none(tuned, photos, tmp_path):
+    with pytest.raises(ArtifactError, match="torch"):
+        compare(tuned, tuned, layers=True, images=tmp_path / "none")
+
+
+def test_a_class_that_lost_too_much_breaches_its_gate(tiny, biased):
+    lost = compare(tiny, biased).recall_change
+    worst = next(iter(lost))
+    result = compare(tiny, biased, max_class_drop=-lost[worst] - 0.01)
+    assert len(result.breaches) == 1
+    with pytest.raises(CheckError, match=f"The recall of {worst} fell by"):
+        result.check()
+    assert compare(tiny, tiny, max_class_drop=0).breaches == ()

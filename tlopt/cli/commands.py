@@ -127,7 +127,10 @@ _MOST_CLASSES = 30  # that still make a table to read; --json has all
 
 
 def _compare(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:
-    _show_report(function(reference, candidate, **given(values)).to_report(), as_json=as_json)
+    comparison = function(reference, candidate, **given(values))
+    if comparison.layers is not None and not as_json:
+        click.echo(comparison.layers.table(color=terminal.colored()))
+    _show_report(comparison.to_report(), as_json=as_json)
 
 
 def _bench(function: Function, *, artifacts: tuple[str, ...], as_json: bool, csv: str | None, **values: Any) -> None:

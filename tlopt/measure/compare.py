@@ -11,6 +11,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.measure import measurement
+from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.photos import Part, Photos, open_photos
 from tlopt.measure.statistics import mcnemar, paired_drop
@@ -59,6 +60,7 @@ class Comparison:
         recall_change: Class -> change of its recall, worst first.
         breaches: The gates breached, one sentence each.
         folder: What the flips' files are relative to.
+        layers: The error layer by layer, if it was asked for.
     """
 
     reference: Evaluation
@@ -76,6 +78,7 @@ class Comparison:
     recall_change: Mapping[str, float] = field(repr=False)
     breaches: tuple[str, ...]
     folder: Path
+    layers: Report | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Fail if a gate was breached.
@@ -128,6 +131,8 @@ class Comparison:
         worse = [f"{name} {change:+.1%}" for name, change in self.recall_change.items() if change < 0]
         if worse:
             notes.append(f"Recall fell for {', '.join(worse[:8])}{' …' * (len(worse) > 8)}.")
+        if self.layers is not None:
+            notes += [f"Layer by layer: {note}" for note in self.layers.notes]
         return Report(
             title=f"{self.candidate.artifact} against {self.reference.artifact} on {self.images} photos",
             rows=rows,
@@ -145,6 +150,7 @@ class Comparison:
                 "relative_error": self.relative_error,
                 "recall_change": dict(self.recall_change),
                 "flips": [vars(flip) for flip in self.flips],
+                **({"layers": [dict(row) for row in self.layers.rows]} if self.layers is not None else {}),
             },
         )
 
@@ -168,6 +174,10 @@ def compare(
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     max_drop: Annotated[float | None, Setting("Largest accuracy drop allowed.", minimum=0, maximum=1)] = None,
     min_agreement: Annotated[float | None, Setting("Smallest agreement allowed.", minimum=0, maximum=1)] = None,
+    max_class_drop: Annotated[
+        float | None, Setting("Largest drop allowed of any class's recall.", minimum=0, maximum=1)
+    ] = None,
+    layers: Annotated[bool, Setting("Say layer by layer where the error starts; both must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Write a page with the photos answered differently.")] = None,
     photos: Photos | None = None,
 ) -> Comparison:
@@ -183,6 +193,9 @@ def compare(
     """
     first = Artifact.load(reference)
     second = same_classes(first, Artifact.load(candidate))
+    if layers:
+        first.expect("onnx")
+        second.expect("onnx")
     if photos is None:
         photos = open_photos(first, images, split)
     before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, photos=photos)
@@ -195,6 +208,8 @@ def compare(
     drop = before.top1 - after.top1
     agreement = float((was.predicted == now.predicted).mean())
     difference = now.logits.astype(np.float64) - was.logits
+    changes = ((new.name, new.recall - old.recall) for old, new in zip(before.scores, after.scores, strict=True))
+    recall_change = dict(sorted(changes, key=lambda item: item[1]))
     comparison = Comparison(
         reference=before,
         candidate=after,
@@ -208,14 +223,13 @@ def compare(
         max_error=float(np.abs(difference).max()),
         relative_error=float(np.sqrt((difference**2).mean() / max(1e-12, float((was.logits**2).mean())))),
         flips=_flips(before, after, first.card.classes),
-        recall_change=dict(
-            sorted(
-                ((new.name, new.recall - old.recall) for old, new in zip(before.scores, after.scores, strict=True)),
-                key=lambda item: item[1],
-            )
+        recall_change=recall_change,
+        breaches=(
+            *_breaches(drop, agreement, max_drop, min_agreement),
+            *_regressions(recall_change, max_class_drop),
         ),
-        breaches=tuple(_breaches(drop, agreement, max_drop, min_agreement)),
         folder=photos.folder.path,
+        layers=drift(first, second, images=photos.folder.source) if layers else None,
     )
     if html is not None:
         write(html, comparison.to_page())
@@ -247,3 +261,13 @@ def _breaches(drop: float, agreement: float, max_drop: float | None, min_agreeme
     if min_agreement is not None and agreement < min_agreement - 1e-12:
         found.append(f"The agreement is {agreement:.2%}, less than the {min_agreement:.2%} required.")
     return found
+
+
+def _regressions(recall_change: Mapping[str, float], most: float | None) -> list[str]:
+    if most is None:
+        return []
+    return [
+        f"The recall of {name} fell by {-change:.2%}, more than the {most:.2%} allowed."
+        for name, change in recall_change.items()
+        if -change > most + 1e-12
+    ]
