@@ -44,8 +44,16 @@ def test_metrics_are_those_of_scikit_learn(answers):
     low, high = found["accuracy_interval"]
     assert low < found["accuracy"] < high
     assert found["top5"] == 1
+    assert found["top5_interval"] == [1, 1]
+    for row in found["per_class"].values():
+        for name in ("precision", "recall"):
+            low, high = row[f"{name}_interval"]
+            assert low < row[name] < high
+            # 1,333 images a class: the standard error of a share of about 0.7 is 0.0125.
+            assert 0.03 < high - low < 0.08
 
 
 def test_a_class_that_never_occurs_scores_zero_and_not_nothing():
     found = metrics.summary(np.eye(3, dtype=np.float32)[[0, 1, 0]], np.array([0, 1, 1]), ("a", "b", "c"))
-    assert found["per_class"]["c"] == {"images": 0, "precision": 0.0, "recall": 0.0}
+    nothing = {"precision": 0.0, "precision_interval": [0, 0], "recall": 0.0, "recall_interval": [0, 0]}
+    assert found["per_class"]["c"] == {"images": 0, **nothing}

@@ -79,7 +79,8 @@ def set_mode(model: nn.Module, *, below: int, frozen_norm: bool) -> None:
     Args:
         model: The network.
         below: Index of the first stage that trains; batch norms under it keep their statistics.
-        frozen_norm: Keep the statistics of all batch norms.
+        frozen_norm: Keep the statistics of all batch norms: those of a small set are worse than the pretrained
+            ones (as Keras' guide "Transfer learning & fine-tuning" advises).
     """
     model.train()
     for index, modules in enumerate(stages(model)):

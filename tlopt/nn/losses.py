@@ -18,6 +18,9 @@ _BETA = 0.999  # of the effective number of samples; the middle of the range the
 def make(settings: Hyperparameters, counts: Sequence[int], device: torch.device) -> Loss:
     """Return the loss that the settings name, without label smoothing (see `smooth`).
 
+    "logit-adjusted" adds the logarithm of each class's share to its logit, in training only, so that the network
+    itself need not learn that common classes are common (arXiv 2007.07314).
+
     Args:
         settings: Of the training run.
         counts: Training images of each class.

@@ -9,6 +9,7 @@ import numpy as np
 from tlopt.nn import calibration
 
 _RESAMPLES = 1000
+_MATRICES = 200  # resampled confusion matrices: enough for two digits of an interval, and quick for many classes
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -27,6 +28,10 @@ def macro_f1(matrix: np.ndarray) -> float:
 def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return the metrics of answers as JSON types, with 95 % intervals from the bootstrap.
 
+    Images are drawn anew with replacement, and an interval holds the middle 95 % of what each draw gives
+    (percentile bootstrap, Efron 1979, doi 10.1214/aos/1176344552). Precision, recall and F1 are defined as in
+    scikit-learn; what would be 0 / 0 is 0.
+
     Args:
         logits: float32 (n, classes).
         labels: int64 (n,).
@@ -34,29 +39,46 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
     """
     matrix = confusion(logits, labels)
     top5 = np.argsort(-logits, axis=1)[:, :5]
-    right = matrix.diagonal()
-    with np.errstate(invalid="ignore"):
-        precision, recall = (np.nan_to_num(right / matrix.sum(axis)) for axis in (0, 1))
+    precision, recall = _precision_recall(matrix)
     chance = np.random.default_rng(0)
     draws = chance.integers(len(labels), size=(_RESAMPLES, len(labels)))
-    correct = logits.argmax(1) == labels
-    scores = [macro_f1(confusion(logits[draw], labels[draw])) for draw in draws[:200]]
+    correct, among = logits.argmax(1) == labels, (top5 == labels[:, None]).any(1)
+    scores, ratios = [], []
+    for draw in draws[:_MATRICES]:
+        drawn = confusion(logits[draw], labels[draw])
+        scores.append(macro_f1(drawn))
+        ratios.append(_precision_recall(drawn))
+    low, high = np.quantile(np.array(ratios), (0.025, 0.975), axis=0).round(4).tolist()  # each (2, classes)
     temperature = calibration.temperature(logits, labels)
     return {
         "images": len(labels),
         "accuracy": float(correct.mean()),
         "accuracy_interval": _interval(correct[draws].mean(1)),
-        "top5": float((top5 == labels[:, None]).any(1).mean()),
+        "top5": float(among.mean()),
+        "top5_interval": _interval(among[draws].mean(1)),
         "macro_f1": macro_f1(matrix),
         "macro_f1_interval": _interval(np.array(scores)),
         "per_class": {
-            name: {"images": int(n), "precision": round(float(p), 4), "recall": round(float(r), 4)}
-            for name, n, p, r in zip(classes, matrix.sum(1), precision, recall, strict=True)
+            name: {
+                "images": int(images),
+                "precision": round(float(precision[k]), 4),
+                "precision_interval": [low[0][k], high[0][k]],
+                "recall": round(float(recall[k]), 4),
+                "recall_interval": [low[1][k], high[1][k]],
+            }
+            for k, (name, images) in enumerate(zip(classes, matrix.sum(1), strict=True))
         },
         "temperature": temperature,
         "calibration_error": calibration.calibration_error(logits, labels),
         "calibration_error_at_temperature": calibration.calibration_error(logits / temperature, labels),
     }
+
+
+def _precision_recall(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision and recall of each class, float64 (classes,)."""
+    right = matrix.diagonal()
+    precision, recall = (right / np.maximum(1, matrix.sum(axis)) for axis in (0, 1))
+    return precision, recall
 
 
 def _interval(values: np.ndarray) -> list[float]:

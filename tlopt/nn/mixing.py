@@ -1,4 +1,4 @@
-"""Blended images: mixup and CutMix.
+"""Blended images: mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899).
 
 timm's `Mixup` draws from NumPy's global generator; here each step has its own, so that a resumed run
 and a run in several processes see the same blends.

@@ -18,8 +18,9 @@ def make(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
     """Return the optimizer of a network.
 
     Stage k of the backbone, counted down from the classifier's neighbour at 0, learns at
-    ``lr * backbone_lr * layer_decay ** k``; the classifier at ``lr``. Norms, biases and other vectors have no
-    weight decay. Each group has an "lr_scale" that `set_rate` reads.
+    ``lr * backbone_lr * layer_decay ** k``; the classifier at ``lr`` (discriminative rates, arXiv 1801.06146).
+    Norms, biases and other vectors have no weight decay (arXiv 1812.01187), which AdamW keeps apart from the
+    gradient (arXiv 1711.05101). Each group has an "lr_scale" that `set_rate` reads.
 
     Raises:
         PluginError: No optimizer goes by this name.
@@ -78,7 +79,7 @@ def _timm(described: list[dict[str, object]], settings: Hyperparameters) -> torc
 
 
 def rate(settings: Hyperparameters, step: int, steps: int) -> float:
-    """Return the classifier's learning rate at a step.
+    """Return the classifier's learning rate at a step: warm-up (arXiv 1706.02677), then a cosine (1608.03983).
 
     Args:
         settings: Of the training run.

@@ -33,7 +33,7 @@ class Arithmetic:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer, *, clip: float) -> None:
-        """Move the weights, with the gradient's norm cut to `clip` unless that is 0."""
+        """Move the weights, with the gradient's norm cut to `clip` (arXiv 1211.5063) unless that is 0."""
         if clip:
             self._scaler.unscale_(optimizer)
             parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
