@@ -8,7 +8,7 @@ of it; an image is suspected if they and the set's own confusions speak against 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,11 +54,27 @@ def suspects(folder: ImageFolder, groups: np.ndarray, *, model: str, seed: int) 
         ImagesError: A class has fewer than two different images.
     """
     registry.require("cleanlab")
+    kept, values = features(folder, model)
+    found = judge(folder.labels[kept], values, groups[kept], classes=len(folder.classes), seed=seed)
+    return [replace(suspect, index=int(kept[suspect.index])) for suspect in found]
+
+
+def judge(labels: np.ndarray, values: np.ndarray, groups: np.ndarray, *, classes: int, seed: int) -> list[Suspect]:
+    """Return the rows whose labels are probably wrong, the most suspect first.
+
+    Args:
+        labels: int64 (n,).
+        values: float32 (n, features).
+        groups: int64 (n,); rows of one number never lie on both sides of a fold.
+        classes: Number of classes.
+        seed: Seed of the folds.
+
+    Raises:
+        ImagesError: A class has fewer than two different images.
+    """
     from cleanlab.filter import find_label_issues
 
-    kept, features = _features(folder, model)
-    labels = folder.labels[kept]
-    probabilities = _out_of_fold(features, labels, groups[kept], len(folder.classes), seed)
+    probabilities = out_of_fold(values, labels, groups, classes, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cleanlab's hints are meant for its own users
         found = find_label_issues(
@@ -68,18 +84,12 @@ def suspects(folder: ImageFolder, groups: np.ndarray, *, model: str, seed: int) 
     for i in found.tolist():
         best = int(probabilities[i].argmax())
         if best != labels[i]:
-            result.append(
-                Suspect(
-                    index=int(kept[i]),
-                    suggestion=best,
-                    given=float(probabilities[i, labels[i]]),
-                    suggested=float(probabilities[i, best]),
-                )
-            )
+            given, suggested = float(probabilities[i, labels[i]]), float(probabilities[i, best])
+            result.append(Suspect(index=i, suggestion=best, given=given, suggested=suggested))
     return result
 
 
-def _features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
+def features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the readable images and their features, float32 (n, features)."""
     import torch
 
@@ -100,7 +110,7 @@ def _features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(kept, dtype=np.int64), np.concatenate(found)
 
 
-def _out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
+def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """Return class probabilities of each image from the folds without it: float64 (n, classes)."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
