@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.metadata
+import importlib.util
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from tlopt import registry, settings
@@ -23,14 +28,16 @@ def doctor(
 ) -> Report:
     """Show what can be used here and what is missing for the rest, by trying each.
 
-    Every backend runs a small graph on each of its devices; every engine target is asked of the
-    builder. With `require`, the report carries a breach for each name that cannot be used.
+    The driver is asked for its GPU and for memory, every backend runs a small graph on each of its
+    devices, each TensorRT builds a small engine, and every engine target is asked of the builder.
+    What cannot be used stands beside the command that mends it. With `require`, the report carries
+    a breach for each name that cannot be used.
 
     Raises:
         PluginError: A required name is unknown.
     """
     wanted = settings.check(doctor, {"require": require})["require"] or ()
-    rows = [*_backends(), *_targets()]
+    rows = [*_cuda(), *_backends(), *_builds(), *_targets(), *_versions()]
     usable = {str(row["part"]): row for row in rows}
     for row in rows:  # a backend's plain name stands for its default device
         usable.setdefault(str(row["part"]).partition(":")[0], row)
@@ -44,18 +51,53 @@ def doctor(
         title="What can be used here",
         rows=tuple(rows),
         conditions={"processor": processor(), "cores": cores(), "gpu": _gpu(), "versions": versions()},
-        notes=(*_disagreements(), *breaches),
+        notes=breaches,
         breaches=breaches,
     )
 
 
-def _row(part: str, problem: str, *, fix: str = "", detail: str = "") -> dict[str, Scalar]:
+def _row(part: str, problem: str, *, mend: str = "", detail: str = "") -> dict[str, Scalar]:
     return {
         "part": part,
         "usable": "no" if problem else "yes",
-        "detail": problem or detail,
-        "mend": fix if problem else "",
+        "detail": problem.rstrip(".") or detail,
+        "mend": mend if problem else "",
     }
+
+
+_DRIVER = "sudo ubuntu-drivers install, on a machine with an NVIDIA GPU"
+_GPU_EXTRA = "python -m pip uninstall -y onnxruntime && python -m pip install 'tlopt[gpu]'"
+_OLDEST_CUDNN = 9  # what ONNX Runtime 1.20 and newer, and torch 2.6 and newer, are built with
+
+
+def _cuda() -> Iterator[dict[str, Scalar]]:
+    """Yield the driver, memory on the GPU, and cuDNN."""
+    from tlopt.engine.gpu import allocation_problem, gpu, gpu_problem
+
+    here = gpu()
+    about = f"{here.name}, {here.capability}, up to CUDA {here.driver_cuda}" if here else ""
+    yield _row("driver", gpu_problem(), detail=about, mend=_DRIVER)
+    problem = allocation_problem()
+    busy = "free memory on the GPU: nvidia-smi shows who holds it"
+    yield _row("cuda", problem, detail="1 MiB allocated on the GPU and freed", mend=busy if here else _DRIVER)
+    version, problem = _cudnn()
+    package = f"nvidia-cudnn-cu{here.driver_cuda.partition('.')[0]}" if here else "nvidia-cudnn-cu13"
+    yield _row("cudnn", problem, detail=version, mend=f"python -m pip install '{package}>={_OLDEST_CUDNN}'")
+
+
+def _cudnn() -> tuple[str, str]:
+    """Return the version of cuDNN that loads here, and why none does."""
+    names = [f"libcudnn.so.{_OLDEST_CUDNN}"]
+    packages = importlib.util.find_spec("nvidia")
+    for folder in (packages.submodule_search_locations or ()) if packages else ():
+        names += [str(file) for file in sorted(Path(folder).glob("*/lib/libcudnn.so.*"))]
+    for name in names:
+        try:
+            number = int(ctypes.CDLL(name).cudnnGetVersion())
+        except (OSError, AttributeError):
+            continue
+        return f"cuDNN {number // 10000}.{number // 100 % 100}.{number % 100}", ""
+    return "", f"libcudnn.so.{_OLDEST_CUDNN} does not load, neither from the system nor from a package"
 
 
 def _backends() -> Iterator[dict[str, Scalar]]:
@@ -63,30 +105,51 @@ def _backends() -> Iterator[dict[str, Scalar]]:
         try:
             module = registry.load("backends", name)
         except MissingLibraryError as error:
-            yield _row(name, error.message, fix=error.hint)
+            yield _row(name, error.message, mend=error.hint)
             continue
         for device in module.DEVICES:
-            problem = module.problem(device).partition("\n")
-            yield _row(f"{name}:{device}", problem[0].rstrip("."), fix=problem[2] or _FIXES.get(f"{name}:{device}", ""))
+            problem, _, hint = module.problem(device).partition("\n")
+            yield _row(f"{name}:{device}", problem, mend=hint or _mend(name, device, problem))
 
 
-# What brings a backend's device, where the backend itself works.
-_FIXES = {
-    "onnxruntime:cuda": "python -m pip install 'tlopt[gpu]', on a machine with a GPU",
-    "onnxruntime:tensorrt": "python -m pip install 'tlopt[gpu]', on a machine with a GPU",
-    "onnxruntime:openvino": "python -m pip install onnxruntime-openvino, in place of onnxruntime",
-    "torch:cuda": "install a CUDA build of torch, on a machine with a GPU",
-    "tensorrt:cuda-graphs": "use a machine with an NVIDIA GPU and its driver",
-    "tensorrt:cuda": "use a machine with an NVIDIA GPU and its driver; engines can be built here all the same",
-}
+def _mend(backend: str, device: str, problem: str) -> str:
+    """Return the command that brings a backend's device, where the backend itself works."""
+    driverless = "driver" in problem
+    if backend == "onnxruntime" and device == "openvino":
+        return "python -m pip uninstall -y onnxruntime && python -m pip install onnxruntime-openvino"
+    if backend == "onnxruntime":
+        return _DRIVER if driverless else _GPU_EXTRA
+    if backend == "openvino":
+        npu = "install Intel's NPU driver, on a machine with an NPU"
+        return (
+            npu if device.startswith("npu") else "sudo apt-get install intel-opencl-icd, on a machine with an Intel GPU"
+        )
+    if backend == "torch" and "without CUDA" in problem:
+        return "python -m pip install --force-reinstall torch (a build with CUDA)"
+    return _DRIVER
+
+
+def _builds() -> Iterator[dict[str, Scalar]]:
+    """Yield what each kind of TensorRT says to building a small network."""
+    from tlopt.engine.trial import try_build
+
+    for name, extra in (("tensorrt", "gpu"), ("rtx", "rtx")):
+        built, problem = try_build("rtx" if name == "rtx" else "tensorrt")
+        problem, _, hint = problem.partition("\n")
+        if "driver" in problem:
+            hint = _DRIVER
+        yield _row(f"build:{name}", problem, detail=built, mend=hint or f"python -m pip install 'tlopt[{extra}]'")
 
 
 def _targets() -> Iterator[dict[str, Scalar]]:
+    from tlopt.engine.flavour import installed
     from tlopt.engine.targets import states
 
+    elsewhere = "tlopt build ARTIFACT -o OUT --target current, on a machine with that GPU"
     for state in states():
         detail = f"{state.about}; by {', '.join(state.flavours)}"
-        yield _row(f"target {state.name}", state.problem.partition("\n")[0], detail=detail)
+        mend = elsewhere if state.name == "current" or installed("rtx") else "python -m pip install 'tlopt[rtx]'"
+        yield _row(f"target {state.name}", state.problem.partition("\n")[0], detail=detail, mend=mend)
 
 
 def _gpu() -> str:
@@ -101,11 +164,81 @@ def _gpu() -> str:
     return found.stdout.strip().replace("\n", "; ")
 
 
-def _disagreements() -> Iterator[str]:
-    """Yield the combinations of installed libraries that are known not to work together."""
-    found = versions()
-    if "onnxruntime" in found and "onnxruntime-gpu" in found:
+def _versions() -> Iterator[dict[str, Scalar]]:
+    """Yield each combination of installed libraries that does not fit together, or one row if all do."""
+    found = [*_overwriting(), *_too_old(), *_apart(), *_newer_than_the_driver()]
+    if not found:
+        yield _row("versions", "", detail="the installed libraries fit together")
+    for number, (problem, mend) in enumerate(found):
+        yield _row("versions" if number == 0 else f"versions:{number + 1}", problem, mend=mend)
+
+
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+
+
+def _overwriting() -> Iterator[tuple[str, str]]:
+    both = [name for name in _RUNTIMES if _version(name)]
+    if len(both) > 1:
+        keep = both[1]
         yield (
-            "onnxruntime and onnxruntime-gpu are both installed; they overwrite one another. "
-            "Remove both, then install one: python -m pip uninstall -y onnxruntime onnxruntime-gpu"
+            f"{' and '.join(both)} are installed together; they overwrite one another's files",
+            f"python -m pip uninstall -y {' '.join(both)} && python -m pip install {keep}",
         )
+
+
+def _too_old() -> Iterator[tuple[str, str]]:
+    """Yield the libraries outside of the ranges that this package declares, its extras' included."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = importlib.metadata.requires("tlopt") or []
+    except importlib.metadata.PackageNotFoundError:
+        return  # run from a source tree that is not installed
+    for text in declared:
+        requirement = Requirement(text)
+        version = _version(requirement.name)
+        if version and not requirement.specifier.contains(version, prereleases=True):
+            wanted = f"{requirement.name}{requirement.specifier}"
+            yield (
+                f"{requirement.name} {version} is installed; tlopt needs {wanted}",
+                f"python -m pip install '{wanted}'",
+            )
+
+
+def _apart() -> Iterator[tuple[str, str]]:
+    """Yield the parts of TensorRT whose versions differ: bindings load only the libraries of their own."""
+    parts: dict[str, dict[str, str]] = {}
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if found := re.fullmatch(r"(tensorrt(?:-rtx)?(?:-cu\d+)?)(?:-(?:bindings|libs))?", name):
+            parts.setdefault(found[1], {})[name] = distribution.version
+    for family, members in parts.items():
+        if len(set(members.values())) > 1:
+            listed = ", ".join(f"{name} {version}" for name, version in sorted(members.items()))
+            newest = max(members.values(), key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+            install = " ".join(f"{name}=={newest}" for name in sorted(members))
+            yield f"the parts of {family} are of different versions: {listed}", f"python -m pip install {install}"
+
+
+def _newer_than_the_driver() -> Iterator[tuple[str, str]]:
+    """Yield the libraries built for a CUDA that the driver is too old for (a newer minor version is not)."""
+    from tlopt.engine import flavour
+    from tlopt.engine.gpu import gpu
+
+    here = gpu()
+    if here is None:
+        return
+    import torch
+
+    built = {"torch": torch.version.cuda or ""}
+    built |= {flavour.TITLES[name]: flavour.load(name).cuda for name in ("tensorrt", "rtx") if flavour.installed(name)}
+    for name, cuda in built.items():
+        if cuda and int(cuda.partition(".")[0]) > int(here.driver_cuda.partition(".")[0]):
+            yield f"{name} is built for CUDA {cuda}; the driver knows CUDA up to {here.driver_cuda}", _DRIVER
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

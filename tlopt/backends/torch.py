@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from types import TracebackType
 from typing import Any, Self
 
@@ -134,6 +136,8 @@ def problem(device: str = "") -> str:
         return f"this torch ({torch.__version__}) was built without CUDA"
     if processor == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA device"
+    if device == "cpu-compiled" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "torch.compile needs a C++ compiler and finds no g++\nsudo apt-get install g++"
     try:
         with torch.inference_mode():
             image: Any = torch.ones(1, 3, 8, 8, device=processor)

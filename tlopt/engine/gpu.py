@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}, cuda.h
@@ -47,7 +48,30 @@ def gpu_problem() -> str:
     return ""
 
 
-def _ask() -> Gpu:
+def allocation_problem() -> str:
+    """Return why no memory can be had on the GPU, found by allocating 1 MiB; empty if it can."""
+    try:
+        call = _driver()
+        device, context, memory = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
+        call("cuInit", 0)
+        call("cuDeviceGet", ctypes.byref(device), 0)
+        call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        try:
+            call("cuCtxPushCurrent_v2", context)
+            try:
+                call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(1 << 20))
+                call("cuMemFree_v2", memory)
+            finally:
+                call("cuCtxPopCurrent_v2", ctypes.byref(context))
+        finally:
+            call("cuDevicePrimaryCtxRelease_v2", device)
+    except _DriverError as error:
+        return str(error)
+    return ""
+
+
+def _driver() -> Callable[..., None]:
+    """Return what calls a function of the driver and raises its refusal."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -61,6 +85,11 @@ def _ask() -> Gpu:
             reason = text.value.decode() if text.value else f"error {code}"
             raise _DriverError(f"The NVIDIA driver refuses {function}: {reason}.")
 
+    return call
+
+
+def _ask() -> Gpu:
+    call = _driver()
     call("cuInit", 0)
     count, version, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     call("cuDeviceGetCount", ctypes.byref(count))
