@@ -23,8 +23,7 @@ def bars(layers: Sequence[tuple[str, str, float]], by_op: Mapping[str, float], *
     from matplotlib.figure import Figure
 
     operators = sorted(by_op, key=lambda op: -by_op[op])
-    palette = matplotlib.colormaps["tab10"].colors
-    color = {op: palette[min(place, len(palette) - 1)] for place, op in enumerate(operators)}
+    color = {op: f"C{min(place, 9)}" for place, op in enumerate(operators)}
     style = {"svg.fonttype": "none", "svg.hashsalt": "tlopt", "font.size": 8}
     with matplotlib.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 1.3 + 0.2 * max(len(layers), len(operators))), layout="constrained")
