@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
     "imbalance": Kind(
         title="Imbalance",
         severity="warning",
-        meaning="Rare classes are learned worse. See the losses and samplers for imbalance.",
+        meaning="Rare classes are learned worse; --loss class-balanced or logit-adjusted makes up for some of it.",
     ),
     "rotated": Kind(
         title="EXIF rotation",
