@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
 import logging
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -110,12 +107,13 @@ def _export(
     """Write the ONNX file and compare it with the torch model."""
     import onnx
 
+    from tlopt.nn.tracing import trace
     from tlopt.sources import open_model
 
     model = open_model(source)
     preprocess = replace(source.card.preprocess, folded=input_ == "uint8")
     with bar("Exporting", 1) as shown:
-        proto = _trace(model, source.card.preprocess.size, opset)
+        proto, _ = trace(model, source.card.preprocess.size, opset)
         shown.advance()
     if preprocess.folded:
         _fold(proto, source.card.preprocess)
@@ -123,53 +121,12 @@ def _export(
     file = out / FILE
     onnx.save(proto, file)
     parity = _compare(model, file, source, replace(source.card, preprocess=preprocess))
-    return replace(
-        source.card, preprocess=preprocess, details={**source.card.details, "opset": opset, "parity": parity}
-    )
-
-
-def _trace(model: nn.Module, size: int, opset: int) -> onnx.ModelProto:
-    """Return the model as ONNX, images -> logits, both with a dynamic batch axis."""
-    import torch
-
-    for module in model.modules():
-        # Conv and batch norm fuse only in plain memory order; forward hooks would be traced.
-        module.eval()
-    example = torch.zeros(2, 3, size, size)
-    noise = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (example,),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65535)},),
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    log.debug("%s", noise.getvalue())
-    proto: onnx.ModelProto = program.model_proto
-    _strip(proto)
-    return proto
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about Python source lines: machine paths have no place in a model."""
-    del proto.metadata_props[:]
-    proto.graph.doc_string = proto.doc_string = ""
-    del proto.graph.metadata_props[:]
-    for node in proto.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in itertools.chain(proto.graph.value_info, proto.graph.input, proto.graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for tensor in proto.graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
+    details = {**source.card.details, "opset": opset, "parity": parity}
+    if preprocess.folded and "qat" in details:
+        # The scale of the input is that of the first tensor in its place.
+        scales = {"preprocess.normalized" if k == "images" else k: v for k, v in details["qat"]["scales"].items()}
+        details["qat"] = {**details["qat"], "scales": scales}
+    return replace(source.card, preprocess=preprocess, details=details)
 
 
 def _fold(proto: onnx.ModelProto, preprocess: Any) -> None:

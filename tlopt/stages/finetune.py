@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+
 from tlopt.artifact import Artifact, Card, ImagesRef
 from tlopt.errors import ArtifactError, ImagesError, SettingError
-from tlopt.images import SPLITS, ImageFolder, Split, reopen
+from tlopt.images import SPLITS, ImageFolder, Split, batches, reopen
 from tlopt.images.pixels import default_cache, open_pixels
 from tlopt.nn.hyperparameters import Flip, Hyperparameters, Loss, Policy, Precision, Schedule
+from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import checkpoint_folder, stage
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from tlopt.images.pixels import Pixels
+    from tlopt.nn.qat import Steps
     from tlopt.nn.teacher import Teacher
     from tlopt.nn.transfer import Transfer
     from tlopt.preprocess import Preprocess
@@ -30,6 +35,8 @@ log = logging.getLogger(__name__)
 
 Method = Literal["lp-ft", "full", "gradual", "head"]
 _DEFAULT = Hyperparameters()
+_CALIBRATED = 256  # training images from which scales to be trained begin
+_OPSET = 18  # of the graph that shows where to round; any that export knows has the same tensors
 
 
 @stage(reads=("images", "torch"), writes="torch")
@@ -119,6 +126,12 @@ def finetune(
     teacher_features: Annotated[
         float, Setting("Weight of the distance to the teacher's features; 0 for none.", minimum=0)
     ] = _DEFAULT.teacher_features,
+    qat: Annotated[
+        bool, Setting("Train an artifact quantized: with the rounding to int8 that quantize will do, scales included.")
+    ] = False,
+    for_: Annotated[
+        Literal["onnxruntime", "openvino", "tensorrt"], Setting("With --qat: the runtime it will be quantized for.")
+    ] = "onnxruntime",
     precision: Annotated[
         Precision, Setting("Of the arithmetic; auto takes what is fastest here.")
     ] = _DEFAULT.precision,
@@ -128,10 +141,24 @@ def finetune(
     cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0)] = 20.0,
     tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.")] = False,
 ) -> Card:
-    """Fine-tune a pretrained network on labelled images."""
+    """Fine-tune a pretrained network on labelled images.
+
+    With `qat` a torch artifact is trained as it will compute in int8 (quantization-aware training): export
+    and quantize take the trained scales over, and the metrics are those of the rounded network.
+
+    Of several processes that torchrun started, the first makes the artifact and goes on alone.
+
+    Raises:
+        SettingError: A setting does not fit, or the batch cannot be shared among the processes.
+        ImagesError: The images cannot be used, or none is left for validation.
+        StageError: The loss is no number or explodes, or the disk is full; the last checkpoint stands.
+        SystemExit: With code 0, in every process but the first, when training is over.
+    """
     given = dict(locals())
     names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"compile", "moves"}
     settings = Hyperparameters(**{name: given[name] for name in names}, compile=compile_)
+    if qat:
+        method, settings = _quantized(source, method, settings)
     ref, parts = _images(source, images, val=val, test=test, seed=seed)
     from tlopt.nn import distributed
 
@@ -142,6 +169,7 @@ def finetune(
             settings=settings,
             method=method,
             fresh=isinstance(source, ImageFolder),
+            qat=for_ if qat else None,
             sparse=_inherited(source).get("pruned", {}).get("sparsity") == "2:4",
             teacher=teacher,
             cache=cache_dir or default_cache(),
@@ -149,14 +177,15 @@ def finetune(
         )
         # Of several processes only the leader shows its progress: in an empty context bars are silent.
         context = contextvars.copy_context() if distributed.rank() == 0 else contextvars.Context()
-        outcome, unreadable = context.run(run.train, checkpoint_folder(out), resume=resume)
+        outcome, unreadable, trained = context.run(run.train, checkpoint_folder(out), resume=resume)
     if distributed.rank() > 0:
-        # The leader alone makes the artifact.
+        # The leader alone makes the artifact. Were the others to return, what the caller's script does next, they
+        # would all do at once, to the same files.
         raise SystemExit(0)
     from tlopt.nn import records
     from tlopt.nn.weights import save
 
-    details = {**_inherited(source), **save(run.network.module, out)}
+    details = {**_inherited(source), **save(run.network.module, out), **trained}
     details["metrics"] = records.write(out, outcome, parts["train"].classes, tensorboard=tensorboard)
     return Card(
         kind="torch",
@@ -167,6 +196,33 @@ def finetune(
         images=ref,
         details={**details, "unreadable": unreadable},
     )
+
+
+def _quantized(
+    source: ImageFolder | Artifact, method: Method, settings: Hyperparameters
+) -> tuple[Method, Hyperparameters]:
+    """Return the method and settings of quantization-aware training.
+
+    Raises:
+        SettingError: The source, or a setting, does not go with it.
+    """
+    if not isinstance(source, Artifact):
+        raise SettingError(
+            f"qat goes on from a trained artifact, got the folder of images {source.path}.",
+            hint="Run tlopt finetune IMAGES -o TUNED first, then tlopt finetune TUNED --qat.",
+        )
+    wrong = {
+        f"method {method}": method not in ("lp-ft", "full"),
+        f"precision {settings.precision}": settings.precision not in ("auto", "fp32"),
+        "compile": settings.compile,
+        "teacher_features": settings.teacher_features > 0,
+    }
+    if found := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise SettingError(
+            f"qat trains all layers in fp32, as the exported graph computes them; it does not go with {found[0]}.",
+            hint="Leave one of them out.",
+        )
+    return "full", dataclasses.replace(settings, precision="fp32")
 
 
 def _inherited(source: ImageFolder | Artifact) -> dict[str, Any]:
@@ -246,12 +302,13 @@ class _Run:
     method: Method
     fresh: bool
     sparse: bool
+    qat: Literal["onnxruntime", "openvino", "tensorrt"] | None
     teacher: Path | None
     cache: Path
     cache_gb: float
 
-    def train(self, checkpoints: Path, *, resume: bool) -> tuple[Transfer, dict[str, str]]:
-        """Train the network, and return the outcome and the images left out."""
+    def train(self, checkpoints: Path, *, resume: bool) -> tuple[Transfer, dict[str, str], dict[str, Any]]:
+        """Train the network; return the outcome, the images left out, and what the card says of trained scales."""
         from tlopt.nn import distributed
         from tlopt.nn.checkpoint import Checkpoint
         from tlopt.nn.transfer import transfer
@@ -266,6 +323,7 @@ class _Run:
                 train.filled(label="Decoding images")
                 val.filled()
         with contextlib.closing(train), contextlib.closing(val), contextlib.ExitStack() as stack:
+            steps = stack.enter_context(self._rounded(train)) if self.qat is not None else None
             outcome = transfer(
                 self.network.module,
                 train,
@@ -279,7 +337,48 @@ class _Run:
                 cache=self.cache / "features" if self.cache_gb > 0 else None,
             )
             # Threads find them in any order.
-            return outcome, dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
+            unreadable = dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
+            trained = {} if steps is None else {"qat": {"runtime": self.qat, "scales": steps.scales()}}
+            return outcome, unreadable, trained
+
+    def _rounded(self, images: Pixels) -> contextlib.AbstractContextManager[Steps]:
+        """Round the network where its exported graph will be, to scales calibrated on training images."""
+        require("onnxruntime")
+        from tlopt.graph.calibration import observe
+        from tlopt.graph.cleaning import clean
+        from tlopt.graph.placement import place
+        from tlopt.graph.scales import fit_scales
+        from tlopt.graph.view import View
+        from tlopt.nn import qat, tracing
+        from tlopt.quantizers import mse
+
+        assert self.qat is not None
+        preprocess = self.network.preprocess
+        proto, program = tracing.trace(self.network.module, preprocess.size, _OPSET)
+        graph = clean(proto)
+        placement = place(graph, self.qat)
+        chosen = np.random.default_rng(self.settings.seed).permutation(len(images.folder))[:_CALIBRATED]
+        crops = batches(images.folder.select(chosen), preprocess, batch=8, label="Calibrating")
+        scales = fit_scales(placement, observe(graph, placement.edges, (part.inputs for part in crops)), mse.choose)
+        results = {node.name: node.output[0] for node in View(graph).nodes}
+        integers = np.iinfo(placement.grid.dtype)
+        places = qat.Places(
+            low=int(integers.min),
+            high=int(integers.max),
+            tensors={
+                tensor: qat.Place(
+                    scale=scales[tensor].scale,
+                    zero=scales[tensor].zero,
+                    leader=placement.root(tensor),
+                    readers=frozenset(results[name] for name in readers),
+                )
+                for tensor, readers in placement.edges.items()
+            },
+            weights=frozenset(results[name] for name in placement.weights),
+            names=frozenset([*results.values(), graph.graph.input[0].name]),
+        )
+        # The runtime is part of the name, so that a checkpoint is resumed for the same one only.
+        return qat.rounded(self.network.module, program, places, f"scales_for_{self.qat}")
 
     def _open_teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
         """Open the teacher: a torch artifact as a network, which also shows its features, others as runners."""

@@ -1,0 +1,69 @@
+"""Networks as graphs: the ONNX file of one, and the torch program that it was made from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+log = logging.getLogger(__name__)
+
+INPUT, OUTPUT = "images", "logits"
+
+
+def trace(model: nn.Module, size: int, opset: int) -> tuple[onnx.ModelProto, ExportedProgram]:
+    """Return a network as ONNX, images -> logits, both with a dynamic batch axis, and as torch operators.
+
+    Tensors of the ONNX graph have the names of the program's nodes.
+
+    Args:
+        model: Put into evaluation mode, on the processor.
+        size: Side of the square input, pixels.
+        opset: Version of the ONNX operators.
+    """
+    for module in model.modules():
+        # Conv and batch norm fuse only in plain memory order; forward hooks would be traced.
+        module.eval()
+    example = torch.zeros(2, 3, size, size)
+    noise = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65535)},),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    log.debug("%s", noise.getvalue())
+    proto: onnx.ModelProto = program.model_proto
+    _strip(proto)
+    assert program.exported_program is not None
+    return proto, program.exported_program
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about Python source lines: machine paths have no place in a model."""
+    del proto.metadata_props[:]
+    proto.graph.doc_string = proto.doc_string = ""
+    del proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in itertools.chain(proto.graph.value_info, proto.graph.input, proto.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for tensor in proto.graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
