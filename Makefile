@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := cpu,rtx,demo,audit,parquet,dev
+EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,dev
 
 .PHONY: setup demo test check docs clean
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
-from tlopt.errors import CheckError, SettingError
+from tlopt.errors import CheckError, ImagesError, SettingError, StageError
 from tlopt.measure import inputs
 from tlopt.measure.bench import bench as _bench
+from tlopt.measure.energy import Meter
 from tlopt.report import Report
 
 bench = functools.partial(_bench, memory=False)  # what opens a process of its own is tested once
@@ -86,3 +88,69 @@ def test_a_baseline_that_is_none_is_refused_before_measuring(tiny, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(SettingError, match="cannot be used as a baseline"):
         bench([tiny], baseline=tmp_path / "other.json")
+
+
+def test_callers_at_once_get_rows_of_their_own(tiny):
+    report = bench([tiny], batch=(2,), backend=("onnxruntime",), seconds=0.02, streams=(1, 2))
+    one, two = report.rows
+    assert (one["streams"], two["streams"]) == (1, 2)
+    assert two["runs"] % 2 == 0
+    assert "open_and_first_ms" not in two
+    assert set(report.details["turn_medians_ms"]) == {
+        "tiny on onnxruntime:cpu, batch 2", "tiny on onnxruntime:cpu, batch 2, 2 streams",
+    }  # fmt: skip
+
+
+def test_the_way_from_the_file_takes_longer_than_the_run_alone(tiny):
+    report = bench([tiny], batch=(1, 4), backend=("onnxruntime",), seconds=0.02, end_to_end=True)
+    for row in report.rows:
+        assert row["end_to_end_ms"] > row["min_ms"]
+        assert row["end_to_end_images_per_s"] > 0
+
+
+def test_the_way_from_the_file_needs_photos(tiny):
+    with pytest.raises(ImagesError, match="no photos to measure"):
+        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, end_to_end=True, noise=True)
+
+
+def test_memory_gets_a_column_for_each_batch(tiny):
+    report = _bench([tiny], batch=(1, 4), backend=("onnxruntime",), seconds=0.01)
+    assert all(row["host_mb"] > 0 for row in report.rows)
+    assert "device_mb" not in report.columns
+
+
+def test_energy_is_that_of_all_runs_per_image(tiny, monkeypatch):
+    joules = itertools.count(step=2)  # two joules from reading to reading
+    monkeypatch.setattr(Meter, "read", lambda _: {"cpu": float(next(joules))})
+    (row,) = bench([tiny], batch=(4,), backend=("onnxruntime",), seconds=0.02).rows
+    images = (row["runs"] + 10) * 4  # each of the ten turns has a run that is not timed
+    assert row["cpu_mj_per_image"] == pytest.approx(10 * 2 * 1e3 / images)
+    assert row["cpu_w"] > 0
+
+
+def test_energy_that_cannot_be_read_is_left_out_and_the_reason_kept(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("tlopt.measure.bench.Meter", lambda gpu: Meter(root=tmp_path, gpu=gpu))
+    report = bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01)
+    assert "cpu_w" not in report.columns
+    assert "no RAPL counter" in report.conditions["energy_not_read"]["cpu"]
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_runner_that_fails_while_running_is_one_clear_error(tiny, monkeypatch, streams):
+    from tlopt.backends.onnxruntime import Runner
+
+    calls = []
+
+    def breaking(self, inputs):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("the device is gone\nstack")
+        return inputs
+
+    monkeypatch.setattr(Runner, "__call__", breaking)
+    with pytest.raises(StageError, match=r"onnxruntime:cpu failed while running .*tiny: the device is gone"):
+        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, streams=(streams,))
+
+
+def test_names_are_those_given(tiny):
+    assert bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, names=["x"]).rows[0]["artifact"] == "x"

@@ -59,3 +59,13 @@ def test_artifacts_of_different_classes_are_refused(tiny, tmp_path, card):
     with pytest.raises(ImagesError, match="different classes"):
         summarize([tiny, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_artifacts_keep_their_names_where_only_some_are_timed(card, tmp_path):
+    plain, other = (write_onnx(tmp_path / folder / "model", card, RIGHT) for folder in ("a", "b"))
+    half = write_onnx(tmp_path / "c" / "model", replace(card, precision="fp16"), RIGHT)  # made for TensorRT
+    for artifacts in ([plain, half], [plain, half, other]):
+        report = summarize(artifacts, tmp_path / "out", batch=(1,), backend=(), seconds=0.01)
+        named = {row["artifact"] for row in report.rows}
+        assert named == {f"{one.path.parent.name}/model" for one in artifacts}
+        assert all(row["latency_ms_batch_1"] > 0 for row in report.rows if row["artifact"] != "c/model")

@@ -49,10 +49,14 @@ def bench(
     max_regression: Annotated[float, Setting("Slow-down against the baseline that is allowed.", minimum=0)] = 0.05,
     scenario: Annotated[Scenario | None, Setting("Let MLPerf's LoadGen measure, in this scenario.")] = None,
     target_qps: Annotated[
-        float | None, Setting("LoadGen, server: queries a second; half of what is possible if not given.", minimum=0.01)
+        float | None,
+        Setting(
+            "LoadGen, server: queries a second; half of what is possible, 500 at most, if not given.", minimum=0.01
+        ),
     ] = None,
     target_latency: Annotated[
-        float | None, Setting("LoadGen, server: milliseconds for 99 % of the queries; its own 10 if not given.")
+        float | None,
+        Setting("LoadGen, server: milliseconds for 99 % of the queries; its own 10 if not given.", minimum=0.001),
     ] = None,
     logs: Annotated[Path, Setting("LoadGen: folder for its logs.")] = Path("loadgen-logs"),
     names: Sequence[str] = (),
@@ -89,6 +93,7 @@ def bench(
     meter, watch = Meter(gpu=gpu), Watch(gpu=gpu if isinstance(gpu, Nvml) else None)
     rows: list[dict[str, Scalar]] = []
     medians: dict[str, list[float]] = {}
+    warm_up: dict[str, int] = {}
     with ExitStack() as stack:
         lines = open_lines(stack, tried, inputs, streams=streams, callers=callers, threads=threads, memory=used)
         workers = stack.enter_context(ThreadPoolExecutor(max(2, cores()))) if end_to_end else None
@@ -100,6 +105,7 @@ def bench(
                 new.append({**line.identity(), "batch": size, **({} if streams == (1,) else {"streams": line.streams})})
                 new[-1] |= _figures(timing, size) | line.once(size) | _energy(timing, size) | line.gpu_ms(size, inputs)
                 medians[_key(new[-1])] = timing.medians_ms.tolist()
+                warm_up[_key(new[-1])] = timing.warm_up
             for line, row in zip(lines.opened, new, strict=True):
                 row |= _whole_way(next(timings), size) if workers and line.runner else {}
             rows += new
@@ -126,7 +132,7 @@ def bench(
         },
         notes=(*watch.notes(), *_unsteady(rows)),
         breaches=tuple(regressions(medians, before, max_regression)),
-        details={"turn_medians_ms": medians},
+        details={"turn_medians_ms": medians, "warm_up_runs": warm_up},
     )
 
 
@@ -153,7 +159,6 @@ def _figures(timing: Timing, size: int) -> dict[str, Scalar]:
         "min_ms": float(timing.runs_ms.min()),
         "images_per_s": size * timing.runs_per_s,
         "runs": len(timing.runs_ms),
-        "warm_up_runs": timing.warm_up,
     }
 
 

@@ -50,7 +50,7 @@ class _Thread:
     def __init__(self, opening: Callable[[], AbstractContextManager[Run]], pool: np.ndarray) -> None:
         self._jobs: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[np.ndarray, float, float] | BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, args=(opening, pool), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(opening, pool), name="caller", daemon=True)
         self._thread.start()
         self._next()
 

@@ -33,6 +33,8 @@ _NAMES = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "offli
 _SAMPLES = {"single-stream": 1, "multi-stream": 8}  # per query; LoadGen's mlperf.conf
 _OFFLINE_S = 660  # LoadGen makes the offline query 1.1 times as long as its shortest duration, 600 s
 _SHORTEST_S = 600  # LoadGen's mlperf.conf
+# LoadGen 6.0.17 prepares the server's queries for 600 s beforehand, at 0.5 kB and 7 microseconds each.
+_PREPARED_QPS = 500.0
 _RULES = {
     "result_min_duration_met": "min duration",
     "result_min_queries_met": "min queries",
@@ -58,7 +60,8 @@ def loadgen(
         batch: Offline and server: queries answered in one run at most.
         seconds: When LoadGen is told to stop, or how long the offline query should take.
         threads: Processor threads inside one run; 0 for one per core.
-        target_qps: Server: queries a second; None for half of what is possible one by one.
+        target_qps: Server: queries a second; None for half of what is possible one by one, at
+            most 500.
         target_latency_ms: Server: for 99 % of the queries; None for LoadGen's own.
         logs: Folder for LoadGen's logs; each call makes its own inside.
 
@@ -125,11 +128,12 @@ def _wanted(
     if seconds < _SHORTEST_S:
         wanted["max_duration"] = max(1, round(seconds * 1e3))
     if scenario == "server":
-        wanted["target_qps"] = qps or 0.5e3 / typical_ms
+        wanted["target_qps"] = qps or min(0.5e3 / typical_ms, _PREPARED_QPS)
         if latency_ms is not None:
             wanted["target_latency"] = latency_ms
     else:
-        wanted["target_latency"] = typical_ms / 2  # from it LoadGen takes how many queries to prepare
+        # LoadGen prepares as many queries as fit into its shortest duration at this latency.
+        wanted["target_latency"] = typical_ms / 2 * max(1.0, _SHORTEST_S / seconds)
     return wanted
 
 
@@ -180,7 +184,9 @@ class _Answers:
 def _test(library: Any, scenario: Scenario, folder: Path, answers: _Answers, count: int) -> None:
     """Run a test; LoadGen writes its logs into the folder."""
     settings = library.TestSettings()
-    settings.FromConfig(str(folder / "user.conf"), "tlopt", _NAMES[scenario])
+    # Type 0 is its own rules. LoadGen 6.0.17 adds them by itself only to the first settings of a process.
+    settings.FromConfig("", "tlopt", _NAMES[scenario], 0)
+    settings.FromConfig(str(folder / "user.conf"), "tlopt", _NAMES[scenario], 1)
     settings.scenario = getattr(library.TestScenario, _NAMES[scenario])
     settings.mode = library.TestMode.PerformanceOnly
     output = library.LogOutputSettings()

@@ -13,6 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
 from tlopt.images import Unreadable
 from tlopt.measure.answers import Answers, answers, callers, softmax
+from tlopt.measure.candidates import running
 from tlopt.measure.photos import Photos
 from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import bar
@@ -86,7 +87,7 @@ def answer(
     found: list[Answers] = []
     with open_runner(artifact, backend, threads=threads, callers=at_once) as runner:
         started = time.perf_counter()
-        with bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
+        with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
             for chunk in _answers(runner, photos, preprocess, batch, keep, views):
                 found.append(chunk)
                 shown.advance(len(chunk.files))
