@@ -119,6 +119,11 @@ def test_merge_keeps_parts_and_never_leaves_a_test_picture_in_training(tmp_path)
     assert "test/a/16-2.png" in made.images.files
 
 
+def test_merge_takes_the_map_as_the_command_line_gives_it(animals, tmp_path):
+    made = merge([animals], tmp_path / "out", map="cat=feline,dog=canine")
+    assert set(made.images.counts) == {"canine", "feline"}
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [(("cats=x",), "no source has"), (("cat",), "takes old=new"), (("cat=x", "cat=y"), "two names")],

@@ -52,13 +52,13 @@ def merge(
         ImagesError: A source cannot be used, or nothing of a class remains.
         OutputExistsError: `out` exists and `force` is not set.
     """
-    settings.check(merge, {"map": map, "similarity": similarity, "files": files})
+    chosen = settings.check(merge, {"map": map, "similarity": similarity, "files": files})
     if not sources:
         raise SettingError("merge needs at least one source.")
     if not force:
         refuse_existing(Path(out))
     folders = [scan(source) for source in sources]
-    renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
+    renamed = _renamed(chosen["map"] or (), sorted({name for folder in folders for name in folder.classes}))
     origins = _names(folders)
     parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)
     notes = []
