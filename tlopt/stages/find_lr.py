@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tlopt import settings
 from tlopt.environment import cores, processor, versions
+from tlopt.errors import SettingError
 from tlopt.images import scan
 from tlopt.images.pixels import LARGE, default_cache, open_pixels
 from tlopt.nn.hyperparameters import Hyperparameters
@@ -51,6 +52,11 @@ def find_lr(
         ImagesError: The folder of images cannot be used.
     """
     settings.check(find_lr, {name: value for name, value in locals().items() if name != "source"})
+    if lowest >= highest:
+        raise SettingError(
+            f"The rate rises from lowest to highest, got {lowest:g} and {highest:g}.",
+            hint="Give a --lowest below --highest.",
+        )
     folder = scan(source)
     images = folder.split(val=val, test=test, seed=seed)["train"]
     with wrapping("find-lr"):

@@ -159,6 +159,8 @@ def finetune(
     settings = Hyperparameters(**{name: given[name] for name in names}, compile=compile_)
     if qat:
         method, settings = _quantized(source, method, settings)
+    if teacher is not None:
+        Artifact.load(teacher)  # a wrong one is told before images are decoded
     ref, parts = _images(source, images, val=val, test=test, seed=seed)
     from tlopt.nn import distributed
 
