@@ -1,6 +1,6 @@
 """Images per second of `tlopt predict` over a folder beside timm's pieces and a plain torchvision loop, in one run.
 
-    python benchmarks/predict.py [--images ../shared/data/clothing10] [--number 600] [--rounds 3] [--artifacts DIR]
+    python benchmarks/predict.py [--images ../shared/data/clothing10] [--number 400] [--rounds 2] [--artifacts DIR]
 
 Every contestant classifies the same photos on disk with EfficientNet-Lite0, its ImageNet weights and its ImageNet
 classifier, at 224 px, and names the five most probable classes of each. tlopt runs what `import`, `export` and
@@ -52,6 +52,7 @@ def make(images: Path, folder: Path) -> None:
     steps: list[tuple[str, Callable[[Path], object]]] = [
         ("torch", lambda out: tlopt.import_model(None, out, model=MODEL)),
         ("fp32", lambda out: tlopt.export(folder / "torch", out)),
+        ("uint8", lambda out: tlopt.export(folder / "torch", out, input_="uint8")),
         ("int8-onnxruntime", lambda out: tlopt.quantize(folder / "fp32", out, for_="onnxruntime", images=images)),
         ("int8-openvino", lambda out: tlopt.quantize(folder / "fp32", out, for_="openvino", images=images)),
     ]
@@ -159,6 +160,38 @@ def compete(name: str, root: Path, artifacts: Path) -> dict[str, Any]:
     }
 
 
+def quantized(artifacts: Path) -> dict[str, str]:
+    """Return how the int8 artifacts were made."""
+    return {
+        name: "rounding {rounding}, {samples} images".format_map(
+            Artifact.load(artifacts / name).card.lineage[-1].settings
+        )
+        for name in ("int8-openvino", "int8-onnxruntime")
+    }
+
+
+def parity(root: Path, artifacts: Path) -> dict[str, float]:
+    """Hold the graph that takes raw RGB bytes against the one that Python preprocesses for, on all photos."""
+    from tlopt.images import SUFFIXES
+    from tlopt.preprocess import read_image
+
+    plain, raw = (Artifact.load(artifacts / name) for name in ("fp32", "uint8"))
+    largest, spread, same, count = 0.0, [], 0, 0
+    with tlopt.open_runner(plain) as first, tlopt.open_runner(raw) as second:
+        for file in sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES):
+            pixels = plain.card.preprocess.pixels(read_image(file))[None]
+            was, now = first(plain.card.preprocess.normalize(pixels)), second(pixels)
+            largest = max(largest, float(np.abs(now - was).max()))
+            spread.append(float(was.std()))
+            same, count = same + int(was.argmax() == now.argmax()), count + 1
+    return {
+        "photos": count,
+        "same_label": same / count,
+        "largest_difference": largest,
+        "spread": np.mean(spread).item(),
+    }
+
+
 def subset(images: str, number: int, target: Path) -> Path:
     """Link photos, spread over all of them, into one class folder, the same order for every contestant."""
     if images == "elpv":
@@ -179,8 +212,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default=str(SHARED), help="folder of photos, or elpv")
     parser.add_argument("--calibration", type=Path, default=SHARED, help="labelled photos that int8 is calibrated on")
-    parser.add_argument("--number", type=int, default=600, help="photos classified")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--number", type=int, default=400, help="photos classified")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--artifacts", type=Path, help="folder that keeps the artifacts for the next run")
     parser.add_argument("--only", help="contestants whose names start so")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -208,6 +241,7 @@ def main() -> None:
                 shown = {key: round(value, 2) for key, value in found[name][-1].items() if key != "labels"}
                 print(turn, name, shown, file=sys.stderr, flush=True)
         loads.append(os.getloadavg()[0])
+        raw, made = parity(root, artifacts), quantized(artifacts)
     labels = {name: np.array(runs[0].pop("labels")) for name, runs in found.items()}
     for runs in found.values():
         for run in runs:
@@ -223,10 +257,11 @@ def main() -> None:
     ]
     result = {
         "what": "images per second from files to the five best classes, medians over rounds",
-        "command": " ".join(["python", "benchmarks/predict.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/predict.py --number {options.number} --rounds {options.rounds}",
         "device": processor(), "cores": cores(), "versions": versions(), "model": MODEL, "batch": BATCH,
         "images": count, "photos": Path(options.images).name, "rounds": options.rounds, "load": loads,
-        "ratio": _ratio(rows), "rows": rows, "runs": found,
+        "ratio": _ratio(rows), "quantized": made, "uint8_parity": raw, "rows": rows,
+        "runs": found,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / ("predict" if Path(options.images) == SHARED else f"predict-{Path(options.images).name}")
@@ -256,6 +291,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['what']}; {result['photos']}, {result['rounds']} rounds.", "",
         f"{result['device']}, {result['cores']} cores; torch {result['versions']['torch']}, timm "
         f"{result['versions']['timm']}, Pillow {result['versions']['pillow']}. `{result['command']}`", "",
+        f"Load of the machine before and after: {result['load'][0]:.1f} and {result['load'][1]:.1f}; above the cores, "
+        "other work ran beside this. Processor time includes what torch's threads spend waiting for one another.", "",
+        "int8: " + "; ".join(f"{name} {settings}" for name, settings in result["quantized"].items()) + ".", "",
         "| contestant | images/s | seconds | processor ms per image | same label as timm |",
         "|---|---:|---:|---:|---:|",
         *(
@@ -270,6 +308,13 @@ def markdown(result: dict[str, Any]) -> str:
             f"The faster int8 artifact does {ratio['images_per_s']:.2f} times the images per second of the fastest "
             f"peer, and takes 1/{ratio['processor_time']:.2f} of its processor time.",
         ]
+    raw = result["uint8_parity"]
+    lines += [
+        "",
+        f"`tlopt export --input uint8`, fed raw RGB bytes, beside the graph that Python preprocesses for, on "
+        f"{raw['photos']} photos: {raw['same_label']:.2%} same labels, logits differ by "
+        f"{raw['largest_difference']:.2g} at most (their spread is {raw['spread']:.2g}).",
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.report import Report, Scalar
 
@@ -31,6 +32,7 @@ def show(artifact: str | Path | Artifact) -> Report:
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
+    notes += _engine(card.details) if card.kind == "tensorrt" else []
     notes += _floats(card.details.get("sensitivity"))
     notes.append("Digest: " + artifact.digest[:12])
     rows: tuple[dict[str, Scalar], ...] = tuple(
@@ -59,6 +61,24 @@ def _floats(found: Mapping[str, Any] | None) -> list[str]:
         what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else "all in integers"
         lines.append(f"Trade-off: {what}: drop {row['drop']:g}, {row['snr_db']:g} dB{latency}")
     return lines
+
+
+def _engine(details: Mapping[str, Any]) -> list[str]:
+    """Return what an engine was built with and for, and what the inspector found in it."""
+    profile, inside, gpu = details["profile"], details["inspector"], details.get("gpu")
+    batches = f"{profile['min_batch']} to {profile['max_batch']}, tuned for {profile['opt_batch']}"
+    built = f"on {gpu['name']}" if gpu else "ahead of time"
+    lines = [
+        f"Engine: {TITLES[details['flavour']]} {details['version']}, CUDA {details['cuda'] or 'unknown'}, "
+        f"built {built} for {', '.join(details['targets'])}; batches {batches}",
+        f"Built from: {details['onnx']['path']}, sha256 {details['onnx']['sha256'][:12]}",
+    ]
+    chosen = {name: value for name, value in details["options"].items() if value not in (None, False, "no", "")}
+    lines.append("Options: " + ", ".join(f"{name}={value}" for name, value in chosen.items()))
+    for name in ("types", "inputs", "outputs"):
+        counts = ", ".join(f"{kind} {count}" for kind, count in inside[name].items())
+        lines.append(f"Layers' {name}: {counts}")
+    return [*lines, f"Layers: {inside['layers']}, from the {inside['source']}"]
 
 
 def list_names(what: str, pattern: str = "*") -> list[str]:

@@ -101,3 +101,18 @@ def test_fp16_inputs_and_outputs_are_cast(exported, tmp_path):
         logits = runner(inputs)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, inputs.mean((2, 3)), atol=2e-3)
+
+
+def test_bound_inputs_give_the_same_logits_and_their_memory_is_kept(exported):
+    with open_runner(exported, "onnxruntime") as runner:
+        assert runner.conditions["io_binding"] is False  # binding is for GPUs; here its path runs on the processor
+        random = np.random.default_rng(0)
+        batches = [random.standard_normal((n, *exported.card.preprocess.input_shape), np.float32) for n in (2, 2, 3)]
+        expected = [runner(batch) for batch in batches]
+        runner._place = "cpu"
+        found = [runner(batch) for batch in batches]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        kept = runner._value
+        runner(batches[2])
+        assert runner._value is kept

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tlopt.engine import gpu as gpus
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
 from tlopt.settings import parameters
+from tlopt.show import show
 from tlopt.stages.build import build
 
 if flavour.problem("rtx"):
@@ -120,6 +122,17 @@ def test_the_layer_listing_names_the_onnx_nodes_and_shows_the_precision(onnx_art
     assert {"conv", "gemm"} <= {node for layer in listing["layers"] for node in layer["onnx"]}
     assert made.card.details["inspector"]["layers"] == len(listing["layers"]) > 2
     assert "Half" in made.card.details["inspector"]["outputs"]
+
+
+def test_show_tells_what_is_in_an_engine(onnx_artifact, tmp_path):
+    made = build(onnx_artifact("fp16"), tmp_path / "engine", target=("sm86", "sm89"), max_batch=4)
+    notes = "\n".join(show(made).notes)
+    assert re.search(
+        r"Engine: TensorRT for RTX [\d.]+, CUDA 13, built ahead of time for sm86, sm89; batches 1 to 4", notes
+    )
+    assert "optimization_level=3" in notes
+    assert f"Layers: {made.card.details['inspector']['layers']}, from the builder log" in notes
+    assert "Half" in notes
 
 
 def test_an_int8_engine_without_a_layer_in_int8_is_made_with_a_warning(onnx_artifact, tmp_path, caplog):

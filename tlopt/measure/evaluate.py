@@ -116,6 +116,8 @@ class Evaluation:
             "images_per_s": self.images_per_s,
         }
         notes = [f"Always answering the most frequent class would be right for {self.majority:.1%}."]
+        if "auto" in self.conditions:
+            notes.insert(0, self.conditions["auto"])
         if self.origins:
             shares = (f"{one.origin} {one.top1:.1%} of {one.images}" for one in self.origins)
             notes.insert(0, f"By source: {', '.join(shares)}.")
@@ -191,12 +193,14 @@ def evaluate(
     if photos is None:
         photos = open_photos(artifact, images, split)
     photos.expect(artifact)
+    how: dict[str, Any] = {"batch": batch, "views": tta}
     if backend == "auto":
-        backend = choose(artifact, photos=photos, batch=batch, threads=threads).backend
+        choice = choose(artifact, photos=photos, batch=batch, threads=threads)
+        backend, how["auto"] = choice.backend, choice.report.notes[0]
     outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep, views=tta)
     if other is not None and reference_outputs is None:
         reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True, views=tta)
-    return _judged(artifact, photos, outputs, reference_outputs, {"batch": batch, "views": tta})
+    return _judged(artifact, photos, outputs, reference_outputs, how)
 
 
 def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
