@@ -1,13 +1,16 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tlopt import progress, sources
 from tlopt.artifact import Artifact
@@ -229,22 +232,41 @@ def test_every_setting_has_help_and_a_default():
         assert not parameter.required, parameter.name
 
 
-SCRIPT = """
-import sys
-from tlopt.stages.finetune import finetune
-
-finetune(sys.argv[1], sys.argv[2], model=sys.argv[3], weights=sys.argv[4], image_size=32, epochs=2, batch=8,
-         cache_dir=sys.argv[5])
-"""
-
-
 @pytest.mark.slow
-def test_torchrun_makes_one_artifact(colors, settings, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    arguments = [str(script), str(colors), str(tmp_path / "out"), MODEL, str(settings["weights"]), str(tmp_path / "c")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tmp_path):
+    options = {**settings, "epochs": 4, "cache_dir": tmp_path / "cache"}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run(command, check=True, timeout=120, env=environment, capture_output=True)
-    assert Artifact.load(tmp_path / "out").card.details["metrics"]["validation"]["accuracy"] > 0.6
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "out", "script.py"]
+
+    def command(out, *more):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        return [*torchrun, "-m", "tlopt", "finetune", str(colors), "--out", str(tmp_path / out), *words, *more]
+
+    one = finetune(colors, tmp_path / "one", **options)
+    subprocess.run(command("two"), check=True, timeout=120, env=environment, capture_output=True)
+    two = Artifact.load(tmp_path / "two")
+    assert [step.stage for step in two.card.lineage] == ["finetune"]
+    # Each half of a batch is summed up on its own; what the probe and the selection do is exactly the same.
+    metrics = [artifact.card.details["metrics"] for artifact in (one, two)]
+    assert metrics[0]["probe"] == metrics[1]["probe"]
+    assert metrics[0]["fine_tuned_share"] == metrics[1]["fine_tuned_share"]
+    first, second = (load_file(artifact.payload(".safetensors")) for artifact in (one, two))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+    launcher = subprocess.Popen(command("three"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / ".three.checkpoint" / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert launcher.poll() is None
+        time.sleep(0.01)
+    # The launcher first, or it would report the end of its workers; these lead sessions of their own.
+    workers = [int(number) for file in Path(f"/proc/{launcher.pid}/task").glob("*/children") for number in
+               file.read_text().split()]  # fmt: skip
+    for process in (launcher.pid, *workers):
+        os.kill(process, signal.SIGKILL)
+    launcher.wait()
+    assert len(workers) == 2
+    assert not (tmp_path / "three").exists()
+    subprocess.run(command("three", "--resume"), check=True, timeout=120, env=environment, capture_output=True)
+    assert payload(Artifact.load(tmp_path / "three")) == payload(two)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "one", "three", "two"]
