@@ -338,7 +338,13 @@ class Run:
                 f"The checkpoint {self.checkpoints.file} is of a run with another {', '.join(differ)}.",
                 hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
             )
-        self.model.load_state_dict(state.take("model"))
+        weights = state.take("model")
+        if weights.keys() != self.model.state_dict().keys():
+            raise SettingError(
+                f"The checkpoint {self.checkpoints.file} is of another network, or a run with another --qat or --for.",
+                hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
+            )
+        self.model.load_state_dict(weights)
         self.best = {name: tensor.to(self.device) for name, tensor in state.take("best").items()}
         if self.average is not None:
             self.average.restore(state.take("average"), state.record["average_steps"])

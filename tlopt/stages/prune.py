@@ -124,8 +124,10 @@ def prune(
     pruned: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "recovery": recovery}
     if speedup is not None:
         pruned["speedup"] = _verified(whole, model, speedup, speedup_batch, size)
+    # Trained scales are those of the whole network.
+    kept_details = {name: value for name, value in source.card.details.items() if name != "qat"}
     details = {
-        **source.card.details,
+        **kept_details,
         **weights.save(model, out),
         "macs": {"before": before, "after": after},
         "pruned": pruned,

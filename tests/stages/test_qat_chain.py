@@ -1,0 +1,138 @@
+"""From finetune --qat to an int8 file: the scales that were trained are the ones that ship."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import tlopt
+import tlopt.stages.quantize
+from tlopt import progress
+from tlopt.errors import SettingError
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_TIMED_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    return {"qat": True, "epochs": 2, "batch": 8, "lr": 1e-3, "cache_dir": tmp_path_factory.mktemp("cache")}
+
+
+@pytest.fixture(scope="module")
+def trained(tuned, options, tmp_path_factory):
+    return tlopt.finetune(tuned, tmp_path_factory.mktemp("qat") / "trained", **options)
+
+
+@pytest.fixture(scope="module")
+def exported_trained(trained, tmp_path_factory):
+    return tlopt.export(trained, tmp_path_factory.mktemp("qat") / "fp32")
+
+
+def constants(artifact):
+    return {i.name: numpy_helper.to_array(i) for i in onnx.load(artifact.payload(".onnx")).graph.initializer}
+
+
+def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_trained, tmp_path):
+    made = tlopt.quantize(exported_trained, tmp_path / "int8")
+    about = trained.card.details["qat"]
+    assert about["runtime"] == "onnxruntime"
+    found = constants(made)
+    for tensor, (scale, zero) in about["scales"].items():
+        assert found[f"{tensor}_scale"] == np.float32(scale)
+        assert found[f"{tensor}_zero"] == zero
+    # Weights go to the nearest of the integers that they were trained with.
+    name = next(name for name in found if name.endswith("_weight_quantized"))
+    real = found[name] * found[name.replace("_quantized", "_scale")].reshape(-1, *[1] * (found[name].ndim - 1))
+    floats = [values for values in constants(exported_trained).values() if values.shape == real.shape]
+    step = found[name.replace("_quantized", "_scale")].max()
+    assert min(np.abs(values - real).max() for values in floats) <= 0.51 * step
+    assert made.card.details["quantizer"] == "trained"
+    assert made.card.details["measured"]["agreement"] >= 0.9
+
+
+def test_the_metrics_are_those_of_the_rounded_network(trained, exported_trained, tmp_path):
+    made = tlopt.quantize(exported_trained, tmp_path / "int8")
+    rounded = trained.card.details["metrics"]["validation"]["accuracy"]
+    # Seven or eight photos: a tie that falls to the other side is one label at most.
+    assert abs(made.card.details["measured"]["accuracy"]["result"] - rounded) <= 1 / 7
+
+
+def test_raw_bytes_in_front_take_the_scale_of_the_input(trained, tmp_path):
+    exported = tlopt.export(trained, tmp_path / "fp32", input_="uint8")
+    made = tlopt.quantize(exported, tmp_path / "int8")
+    scale = trained.card.details["qat"]["scales"]["images"][0]
+    assert constants(made)["preprocess.normalized_scale"] == np.float32(scale)
+
+
+def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, tmp_path):
+    with pytest.raises(SettingError, match="was trained to be quantized for onnxruntime, not for openvino"):
+        tlopt.quantize(exported_trained, tmp_path / "int8", for_="openvino")
+    with pytest.raises(SettingError, match="trained with the scales of its weights as they are"):
+        tlopt.quantize(exported_trained, tmp_path / "int8", equalization=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_training_in_float_again_and_pruning_drop_the_scales(trained, options, tmp_path):
+    again = tlopt.finetune(trained, tmp_path / "again", **{**options, "qat": False, "epochs": 1})
+    pruned = tlopt.prune(trained, tmp_path / "pruned", ratio=0, epochs=0, criterion="magnitude")
+    assert "qat" not in again.card.details
+    assert "qat" not in pruned.card.details
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "head"}, "does not go with method head"),
+        ({"precision": "bf16"}, "does not go with precision bf16"),
+        ({"compile": True}, "does not go with compile"),
+        ({"teacher_features": 1.0}, "does not go with teacher_features"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(tuned, options, tmp_path, changes, message):
+    with pytest.raises(SettingError, match=message):
+        tlopt.finetune(tuned, tmp_path / "out", **options, **changes)
+
+
+def test_a_folder_of_images_has_to_be_trained_on_first(photos, options, tmp_path):
+    with pytest.raises(SettingError, match="goes on from a trained artifact") as caught:
+        tlopt.finetune(photos, tmp_path / "out", model="tiny_models:cnn", **options)
+    assert "tlopt finetune TUNED --qat" in caught.value.hint
+
+
+def interrupt_after(steps):
+    class Bar:
+        def __init__(self, counts):
+            self.left = steps if counts else 10**9
+
+        def advance(self, steps=1, note=""):  # noqa: ARG002 - part of the protocol
+            self.left -= steps
+            if self.left <= 0:
+                raise KeyboardInterrupt
+
+    @contextmanager
+    def display(label, total):
+        yield Bar(label == "Training")
+
+    return display
+
+
+def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):
+    token = progress.display.set(interrupt_after(7))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tlopt.finetune(tuned, tmp_path / "out", **options)
+    finally:
+        progress.display.reset(token)
+    with pytest.raises(SettingError, match="with another --qat or --for"):
+        tlopt.finetune(tuned, tmp_path / "out", resume=True, **{**options, "for": "tensorrt"})
+    resumed = tlopt.finetune(tuned, tmp_path / "out", resume=True, **options)
+    assert resumed.card.details["qat"] == trained.card.details["qat"]
+    assert resumed.payload(".safetensors").read_bytes() == trained.payload(".safetensors").read_bytes()
