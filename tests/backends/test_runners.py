@@ -116,3 +116,19 @@ def test_bound_inputs_give_the_same_logits_and_their_memory_is_kept(exported):
         kept = runner._value
         runner(batches[2])
         assert runner._value is kept
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, tmp_path, backend):
+    model = onnx.load(exported.payload(".onnx"))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    del model.graph.value_info[:]
+    with draft(tmp_path / "fixed") as scratch:
+        onnx.save(model, scratch / "model.onnx")
+        seal(scratch, replace(exported.card, details={"batch": [2, 2]}))
+    fixed = Artifact.load(tmp_path / "fixed")
+    inputs = np.random.default_rng(0).standard_normal((5, *exported.card.preprocess.input_shape), dtype=np.float32)
+    with open_runner(exported, backend) as any_batch, open_runner(fixed, backend) as two:
+        np.testing.assert_allclose(two(inputs), any_batch(inputs), atol=1e-4)
+        np.testing.assert_allclose(two(inputs[:1]), any_batch(inputs[:1]), atol=1e-4)

@@ -13,6 +13,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from tlopt.artifact import Artifact
+from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
 
@@ -50,7 +51,7 @@ class Runner:
         self._session = _session(artifact.payload(".onnx"), device, threads)
         entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input, self._output = entry.name, result.name
-        self._dtype = _DTYPES[entry.type]
+        self._dtype, self._batch = _DTYPES[entry.type], fixed_batch(artifact)
         self._place = "cuda" if device in ("cuda", "tensorrt") else ""
         self._value: Any = None
         self._cast = result.type != "tensor(float)"
@@ -68,11 +69,14 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
-        if self._place:
-            logits = self._run_bound(np.ascontiguousarray(inputs))
-        else:
-            logits = self._session.run([self._output], {self._input: inputs})[0]
+        logits = in_parts(self._run, inputs, self._batch)
         return logits.astype(np.float32) if self._cast else logits
+
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
+        if self._place:
+            return self._run_bound(np.ascontiguousarray(inputs))
+        logits: np.ndarray = self._session.run([self._output], {self._input: inputs})[0]
+        return logits
 
     def _run_bound(self, inputs: np.ndarray) -> np.ndarray:
         if self._value is not None and tuple(self._value.shape()) == inputs.shape:

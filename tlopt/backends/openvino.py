@@ -10,6 +10,7 @@ import numpy as np
 import openvino
 
 from tlopt.artifact import Artifact
+from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
 
@@ -43,6 +44,7 @@ class Runner:
             self._idle.put(self._compiled.create_infer_request())
         self._output = self._compiled.output(0)
         self._dtype = self._compiled.input(0).get_element_type().to_dtype()
+        self._batch = fixed_batch(artifact)
         self.conditions = {
             "threads": _property(self._compiled, "INFERENCE_NUM_THREADS"),
             "callers": self.callers,
@@ -57,6 +59,9 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
+        return in_parts(self._run, inputs, self._batch)
+
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
         request = self._idle.get()
         try:
             results = request.infer({0: inputs}, share_inputs=True)
