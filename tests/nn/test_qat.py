@@ -70,7 +70,7 @@ def signal_to_noise(expected, found):
     return 10 * np.log10(np.square(expected).sum() / (np.square(expected - found).sum() + 1e-20))
 
 
-def agrees_with_its_graph(name, size, runtime):
+def agrees_with_its_graph(name, size, runtime, *, margin_db):
     """Train a step with rounding, then compare with the graph that is quantized with the trained scales."""
     model, inputs = network(name, size), images(size)
     before = list(model.state_dict())
@@ -97,23 +97,24 @@ def agrees_with_its_graph(name, size, runtime):
     found = session(quantized).run(None, {"images": inputs})[0]
     with torch.no_grad():
         float_ = model(given).numpy()
-    # The same arithmetic but for sums in another order, which may put a value on the other side of a tie, and for
-    # biases of 32 bits: far less than what rounding itself does.
-    assert signal_to_noise(rounded, found) > signal_to_noise(float_, found) + 6
+    # The same arithmetic but for sums in another order, which puts a value on the other side of a tie now and then.
+    assert signal_to_noise(rounded, found) > signal_to_noise(float_, found) + margin_db
     assert not np.allclose(plain, float_)
     return rounded, found
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_trained_network_computes_what_its_integers_compute(runtime):
-    rounded, found = agrees_with_its_graph("tiny_models:cnn", 32, runtime)
+    rounded, found = agrees_with_its_graph("tiny_models:cnn", 32, runtime, margin_db=6)
     assert signal_to_noise(rounded, found) > 30
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_network_computes_what_its_integers_compute(name):
-    rounded, found = agrees_with_its_graph(name, 64, "onnxruntime")
+    # Fifty layers of random weights multiply the ties that fall to the other side: ONNX Runtime's integer kernels
+    # and the same file without its optimizations differ by as much. What counts is which network the graph is closer to.
+    rounded, found = agrees_with_its_graph(name, 64, "onnxruntime", margin_db=0)
     assert (rounded.argmax(1) == found.argmax(1)).mean() >= 7 / 8
 
 

@@ -54,9 +54,19 @@ def select(
     for share in track(shares, label="Comparing weights", total=len(shares)):
         model.load_state_dict(_mean(start, tuned, share))
         tried.append(candidate(share, *predict(model.to(device), images, device=device)))
-    best = max(tried, key=lambda c: (c.accuracy, -c.loss))
+    best = _best(tried, len(images))
     model.load_state_dict(_mean(start, tuned, best.share))
     return best, tried
+
+
+def _best(tried: list[Candidate], images: int) -> Candidate:
+    """Return the candidate of the least loss among those whose accuracy is the highest but for chance.
+
+    One photo more or less says little: what lies within one standard error counts as the same.
+    """
+    most = max(c.accuracy for c in tried)
+    chance = (most * (1 - most) / images) ** 0.5
+    return min((c for c in tried if c.accuracy >= most - chance), key=lambda c: c.loss)
 
 
 def candidate(share: float, logits: np.ndarray, labels: np.ndarray) -> Candidate:
