@@ -113,7 +113,7 @@ def test_the_trained_network_computes_what_its_integers_compute(runtime):
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_network_computes_what_its_integers_compute(name):
     # Fifty layers of random weights multiply the ties that fall to the other side: ONNX Runtime's integer kernels
-    # and the same file without its optimizations differ by as much. What counts is which network the graph is closer to.
+    # and the same file without its optimizations differ by as much. What counts is which network it is nearer to.
     rounded, found = agrees_with_its_graph(name, 64, "onnxruntime", margin_db=0)
     assert (rounded.argmax(1) == found.argmax(1)).mean() >= 7 / 8
 

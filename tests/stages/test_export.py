@@ -9,6 +9,7 @@ import torch
 import tlopt
 from tlopt.errors import ArtifactError, CheckError, OutputExistsError, SettingError
 from tlopt.images import batches, reopen
+from tlopt.nn import tracing
 from tlopt.stages import export as export_module
 
 
@@ -54,17 +55,17 @@ def test_raw_bytes_give_the_same_logits_as_normalized_floats(tuned, exported, tm
 
 
 def test_a_graph_that_computes_something_else_is_refused(tuned, tmp_path, monkeypatch):
-    trace = export_module._trace
+    trace = tracing.trace
 
     def wrong(model, size, opset):
-        proto = trace(model, size, opset)
+        proto, program = trace(model, size, opset)
         for tensor in proto.graph.initializer:
             if "classifier" in tensor.name and "weight" in tensor.name:
                 values = onnx.numpy_helper.to_array(tensor) * 1.5
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        return proto
+        return proto, program
 
-    monkeypatch.setattr(export_module, "_trace", wrong)
+    monkeypatch.setattr(tracing, "trace", wrong)
     with pytest.raises(CheckError, match="differs from the torch model"):
         tlopt.export(tuned, tmp_path / "wrong")
     assert list(tmp_path.iterdir()) == []
