@@ -156,17 +156,23 @@ def test_2_4_sparsity_outlives_the_recovery(artifact, cache, tmp_path):
 
 
 def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache, tmp_path, monkeypatch):
-    # Times are the multiply-adds: real ones of so small a network would not be the same twice.
+    # Times are the multiply-adds: real ones of so small a network would not be the same twice. The table's are
+    # off by a power, as a table of layers timed one by one is, so the first widths chosen by it are wrong.
     def times(models, size, batches, **_):
         return [dict.fromkeys(batches, channels.analyze(model, size).macs() / 1e6) for model in models]
 
+    class Table:
+        def cost(self, layer, removed):
+            return layer.macs(removed) ** 0.5
+
     monkeypatch.setattr(latency, "compare", times)
+    monkeypatch.setattr(latency, "measure", lambda *_: Table())
     pruned = prune(
         artifact, tmp_path / "a", speedup=1.5, epochs=0, samples=16, multiple=4, cache_dir=cache, speedup_batch=(2,)
     )
     found = pruned.card.details["pruned"]["speedup"]
     assert found["asked"] == 1.5
-    assert 1.5 <= found["measured"]["2"] < 2
+    assert 1.5 <= found["measured"]["2"] < 1.8
     assert macs(pruned) <= macs(artifact) / 1.5
 
 

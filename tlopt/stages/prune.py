@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,6 +204,7 @@ def _faster(
     if already >= wanted:
         return {}
     aim, best, fastest = wanted / already, None, already
+    low, high = 1.0, math.inf  # aims that were too slow and fast enough
     for _ in range(_TRIES):
         total = sum(table.cost(layer, {}) for layer in network.layers)
         kept = widths.choose(network, scores, table.cost, total / aim, multiple=goal.multiple, even=goal.even)
@@ -215,7 +217,10 @@ def _faster(
             best = found, kept
         if best is not None and best[0] < wanted * 1.05:
             break
+        low, high = (low, min(high, aim)) if found >= wanted else (max(low, aim), high)
         aim *= wanted / found
+        if not low < aim < high and low < high < math.inf:
+            aim = math.sqrt(low * high)
     if best is None:
         raise StageError(
             f"The network cannot be made {goal.speedup:g} x as fast in ONNX Runtime: with the fewest channels "
