@@ -1,7 +1,8 @@
 """Test accuracy of the fine-tuning methods beside timm and fastai, and what each regularizer brings, over seeds.
 
     python benchmarks/accuracy.py [--sets clothing10,elpv,signdigits6] [--models lite0,resnet18,mobilenetv2]
-        [--arms methods,peers,regularizers] [--seeds 0,1,2] [--size 128] [--python PYTHON] [--weights DIR]
+        [--arms methods,peers,regularizers,distillation] [--seeds 0,1,2] [--size 128] [--python PYTHON]
+        [--weights DIR] [--teacher DIR]
 
 Each run is a process of its own, tied to one core with one thread; as many run at once as there are cores. What a
 run cost is counted in processor seconds (its own and its loader's), which other work on the machine changes
@@ -10,7 +11,9 @@ named. `peers` are given as many epochs as fit into the time of tlopt's default 
 fastai's `vision_learner` with `fine_tune` as its documentation uses it (presizing, `aug_transforms`, its default
 learning rate), and a loop of timm's own loader, augmentation, optimizer, schedule and label smoothing with the
 defaults of its train.py but for AdamW and the learning rate. Everything is judged on the test split, with the
-central crop, by what the run ends with, or, for tlopt, what it keeps on validation.
+central crop, by what the run ends with, or, for tlopt, what it keeps on validation. `distillation` is the default
+with a ResNet-50 as teacher, which is fine-tuned first, with the defaults and on all cores, where --teacher does not
+hold it yet; its own time is not counted.
 
 A seed decides the split, too, where the set brings none. "clothing10-40" is clothing10 with 40 training photos a
 class. Runs that the result file holds already are not repeated. clothing10 and signdigits6 are read from
@@ -39,6 +42,7 @@ import numpy as np
 import torch
 
 from tlopt import sources
+from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.images import reopen, scan
 from tlopt.images.pixels import open_pixels
@@ -55,6 +59,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     # name: source, weights, the name that timm (and so fastai) has for it
     "lite0": ("pip:efficientnet_lite0", "", "tf_efficientnet_lite0"),
     "resnet18": ("timm:resnet18", "resnet18.ktb.safetensors", "resnet18"),
+    "resnet50": ("timm:resnet50", "resnet50.pqf.safetensors", "resnet50"),
     "mobilenetv2": ("timm:mobilenetv2_100?pad_type=same", "mobilenetv2_100.coral.safetensors", "mobilenetv2_100"),
 }
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
@@ -73,6 +78,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
         "batch norms trained": {"frozen_norm": False},
         "no weight decay": {"weight_decay": 0.0},
         "first 3 stages frozen": {"frozen_stages": 3},
+    },
+    "distillation": {
+        "teacher": {"teacher_weight": 0.5},
+        "teacher and features": {"teacher_weight": 0.5, "teacher_features": 1.0},
     },
 }
 Run = dict[str, Any]
@@ -292,6 +301,22 @@ def linked(part: Any, target: Path) -> Path:
     return target
 
 
+def taught(name: str, folder: Path, weights: Path, size: int, out: Path) -> dict[str, Any]:
+    """Make the teacher of a set if there is none yet, and return its accuracy on the test split.
+
+    Raises:
+        ValueError: The set is split by the seed, so that a teacher would have seen test photos of another.
+    """
+    images = opened(name, folder)
+    if not (images / "test").is_dir():
+        raise ValueError(f"{name} brings no test split, which one teacher for all seeds needs")
+    if not out.exists():
+        source, file, _ = MODELS["resnet50"]
+        finetune(images, out, model=source, weights=weights / file, image_size=size)
+    teacher = Artifact.load(out)
+    return judged(sources.open_model(teacher), images, 0, teacher.card.preprocess)
+
+
 def one(key: Run, folder: Path, weights: Path, settings: dict[str, Any], budget: float) -> dict[str, Any]:
     """Do one run in this process."""
     torch.set_num_threads(1)
@@ -321,6 +346,10 @@ class Results:
         """Return the run of a key, if it was done."""
         with self.lock:
             return next((run for run in self.record["runs"] if run["key"] == key), None)
+
+    def note(self, found: dict[str, Any]) -> None:
+        """Keep something beside the runs; it is written with the next."""
+        self.record |= found
 
     def add(self, run: Run) -> None:
         """Write a run down."""
@@ -359,6 +388,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--weights", type=Path, default=Path())
+    parser.add_argument("--teacher", type=Path, default=Path("runs/benchmark-teacher"), help="made if missing")
     parser.add_argument("--python", default=sys.executable, help="interpreter that may have fastai")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -370,13 +400,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sets.split(","):
             opened(name, Path(folder))
+        groups = set() if options.arms.startswith("{") else {*options.arms.split(",")}
+        teachers = {name: options.teacher / f"{name}-{options.size}" for name in options.sets.split(",")}
+        for name, out in teachers.items() if "distillation" in groups else ():
+            found = taught(name, Path(folder), options.weights, options.size, out)
+            results.note({"teacher": {"model": "resnet50", "set": name, "size": options.size, **found}})
         left: queue.Queue[tuple[Run, dict[str, Any]]] = queue.Queue()
         for pair in wanted(options):
             if results.find(pair[0]) is None:
                 left.put(pair)
         cores = sorted(os.sched_getaffinity(0))
         threads = [
-            threading.Thread(target=work, args=(core, left, results, Path(folder), options)) for core in cores
+            threading.Thread(target=work, args=(core, left, results, Path(folder), teachers, options)) for core in cores
         ]  # fmt: skip
         for thread in threads:
             thread.start()
@@ -385,7 +420,10 @@ def main() -> None:
     print(results.file.with_suffix(".md").read_text(encoding="utf-8"))
 
 
-def work(core: int, left: queue.Queue[Any], results: Results, folder: Path, options: argparse.Namespace) -> None:
+def work(
+    core: int, left: queue.Queue[Any], results: Results, folder: Path, teachers: dict[str, Path],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
     """Do runs on one core until none is left."""
     while True:
         try:
@@ -399,7 +437,8 @@ def work(core: int, left: queue.Queue[Any], results: Results, folder: Path, opti
                 print(key, "waits for tlopt's own run; run the methods first", file=sys.stderr)
                 continue
             budget = own["seconds"]
-        given = {"key": key, "settings": settings, "budget": budget}
+        teacher = {"teacher": str(teachers[key["set"]])} if key["arm"] in ARMS["distillation"] else {}
+        given = {"key": key, "settings": {**settings, **teacher}, "budget": budget}
         command = [
             options.python, __file__, "--one", json.dumps(given), "--out", str(folder), "--weights",
             str(options.weights),
@@ -427,7 +466,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['device']}, one core and thread a run; torch {result['versions']['torch']}, timm "
         f"{result['versions']['timm']}. `{result['command']}`. Spread: standard deviation over the seeds. Seconds of "
         "processor time, decoding included. Over head: mean over the seeds of the difference to the logistic "
-        "regression of the same seed, points.", "",
+        "regression of the same seed, points."
+        + (" Teacher: {model}, {set}, {size} px, {test_accuracy:.3f}.".format(**result["teacher"])
+           if "teacher" in result else ""), "",
         "| set | model | px | arm | seeds | test accuracy | spread | over head | epochs | seconds |",
         "|---|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip

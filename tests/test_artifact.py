@@ -110,6 +110,14 @@ def test_a_draft_does_not_replace_without_force(tmp_path):
     assert Artifact.load(folder)
 
 
+def test_a_draft_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(OutputExistsError, match="is, or lies below, a file"), draft(place):
+            pytest.fail("the block must not run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_forced_draft_that_fails_keeps_the_old_artifact(tmp_path):
     folder = make(tmp_path / "a")
     with pytest.raises(RuntimeError), draft(folder, force=True):

@@ -233,10 +233,15 @@ def draft(out: str | Path, *, force: bool = False) -> Iterator[Path]:
         force: Replace what is there.
 
     Raises:
-        OutputExistsError: `out` exists and `force` is not set.
+        OutputExistsError: `out` exists and `force` is not set, or a file is where its folder would be.
     """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OutputExistsError(
+            f"{out} cannot be made: {out.parent} is, or lies below, a file.", hint="Choose another --out."
+        ) from None
     _sweep(out)
     if not force:
         refuse_existing(out)

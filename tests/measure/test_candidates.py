@@ -6,6 +6,8 @@ from tlopt.errors import StageError
 from tlopt.measure.candidates import on_gpu
 from tlopt.measure.compare import compare
 from tlopt.measure.evaluate import evaluate
+from tlopt.measure.predict import predict
+from tlopt.measure.profile import profile
 
 
 def _break(self, inputs):
@@ -16,7 +18,13 @@ def test_a_runtime_that_fails_while_evaluating_is_one_clear_error(tiny, biased, 
     from tlopt.backends.onnxruntime import Runner
 
     monkeypatch.setattr(Runner, "__call__", _break)
-    for call in (lambda: evaluate(tiny), lambda: compare(tiny, biased)):
+    calls = (
+        lambda: evaluate(tiny),
+        lambda: compare(tiny, biased),
+        lambda: list(predict(tiny, tiny.card.images.path)),
+        lambda: profile(tiny),
+    )
+    for call in calls:
         with pytest.raises(
             StageError, match=r"onnxruntime:cpu failed while running .*tiny: the device is gone"
         ) as error:

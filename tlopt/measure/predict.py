@@ -15,6 +15,7 @@ from tlopt.errors import ImagesError
 from tlopt.images import SUFFIXES, ImageFolder, Unreadable
 from tlopt.measure import measurement
 from tlopt.measure.answers import answers, callers, softmax
+from tlopt.measure.candidates import running
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.settings import Setting
@@ -64,7 +65,7 @@ def predict(
     Raises:
         ImagesError: There is no image, or more than a tenth cannot be read.
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
-        StageError: The backend cannot run it here.
+        StageError: The backend cannot run it here, or failed while running.
     """
     loaded, folder = Artifact.load(artifact), _find(Path(images))
     if backend == "auto":
@@ -79,6 +80,7 @@ def _answers(
     with (
         open_runner(artifact, backend, threads=threads, callers=callers(len(folder), threads)) as runner,
         show as shown,
+        running(artifact, runner.name),
     ):
         for found in answers(runner, folder, artifact.card.preprocess, batch=batch, unreadable=unreadable):
             probabilities = softmax(found.logits)

@@ -12,6 +12,7 @@ from tlopt.backends import DEFAULT, load, open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import PluginError, StageError
 from tlopt.measure import measurement
+from tlopt.measure.candidates import running
 from tlopt.measure.inputs import Inputs
 from tlopt.measure.timing import side_by_side
 from tlopt.measure.work import layers
@@ -37,7 +38,7 @@ def profile(
     Raises:
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
         PluginError: The backend is unknown or has no profiler.
-        StageError: The backend cannot run it here.
+        StageError: The backend cannot run it here, or failed while running.
     """
     artifact = Artifact.load(artifact)
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
@@ -49,10 +50,13 @@ def profile(
         raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what can.")
     pool = Inputs(None, noise=False, largest=batch)
     inputs = np.ascontiguousarray(pool.of(artifact)[:batch])
-    with open_runner(artifact, backend, threads=threads) as runner:
+    with open_runner(artifact, backend, threads=threads) as runner, running(artifact, runner.name):
         (whole,) = side_by_side([lambda: runner(inputs)], seconds=1.0)
         where, conditions = runner.name, runner.conditions
-    timed: list[tuple[str, str, float]] = module.profile(artifact, inputs, device=device, threads=threads, runs=runs)
+    with running(artifact, where):
+        timed: list[tuple[str, str, float]] = module.profile(
+            artifact, inputs, device=device, threads=threads, runs=runs
+        )
     total = sum(taken for _, _, taken in timed)
     macs: dict[str, float] = {}
     if artifact.card.kind == "onnx":

@@ -63,6 +63,7 @@ def prune(
     samples: Annotated[int, Setting("Training images that channels are ranked on.", minimum=8)] = 256,
     images: Annotated[Path | None, Setting("Images for ranking and recovery, if not the training images.")] = None,
     cache_dir: Annotated[Path | None, Setting("Folder for decoded images; by default ~/.cache/tlopt.")] = None,
+    cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0)] = 20.0,
     seed: Annotated[int, Setting("Seed of everything random.", minimum=0)] = 0,
 ) -> Card:
     """Remove the least important channels of a torch artifact and train the rest to make up for them.
@@ -88,7 +89,8 @@ def prune(
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
-    data = _open(source, images, seed, cache_dir, needed=epochs > 0 or bool(ranking.NEEDS))
+    needed = epochs > 0 or bool(ranking.NEEDS)
+    data = _open(source, images, seed, cache_dir, cache_gb, needed=needed)
     settings = Hyperparameters(
         epochs=epochs, lr=lr, batch=batch, seed=seed, teacher_weight=teacher_weight, backbone_lr=1.0, layer_decay=1.0,
         frozen_norm=True,
@@ -260,7 +262,7 @@ def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[i
 
 
 def _open(
-    source: Artifact, images: Path | None, seed: int, cache: Path | None, *, needed: bool
+    source: Artifact, images: Path | None, seed: int, cache: Path | None, cache_gb: float, *, needed: bool
 ) -> tuple[Pixels, Pixels] | None:
     """Return the decoded training and validation images, or None if there are none and none are needed.
 
@@ -284,7 +286,8 @@ def _open(
         parts = reopen(ref)
     train, val = parts["train"], parts["val"] if len(parts["val"]) else parts["train"]
     opened = [
-        open_pixels(part, source.card.preprocess, cache=cache).filled(label="Reading images") for part in (train, val)
+        open_pixels(part, source.card.preprocess, cache=cache, cache_gb=cache_gb).filled(label="Reading images")
+        for part in (train, val)
     ]
     return opened[0], opened[1]
 
