@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -230,16 +231,31 @@ def main() -> None:
     ]
     result = {
         "what": "images per second of full fine-tuning, one warm epoch, medians over rounds",
-        "command": " ".join(["python", "benchmarks/finetune.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/finetune.py --images {os.path.relpath(options.images)} --rounds {options.rounds} --python PYTHON",
         "device": processor(), "cores": cores(), "versions": versions(), "model": MODEL, "size": options.size,
         "batch": BATCH, "images": count, "rounds": options.rounds, "precision": "fp32", "rows": rows,
         "runs": found, "skipped": skipped,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "finetune-speed"
+    file = options.out / f"finetune-speed-{options.images.name}"
     file.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
     print(file.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def ratios(rows: list[dict[str, Any]]) -> str:
+    """Return tlopt's speed over the fastest of the others, as their users run them and tuned."""
+    own = {row["contestant"]: row for row in rows if row["contestant"].startswith("tlopt")}
+    full = next(row for name, row in own.items() if name.startswith("tlopt full"))
+    head = next(row for name, row in own.items() if name.startswith("tlopt head"))
+    parts = []
+    for kind in ("default", "tuned"):
+        best = max((r for r in rows if r["contestant"].endswith(kind)), key=lambda r: r["images_per_s"])
+        parts.append(
+            f"{full['images_per_s'] / best['images_per_s']:.2f} x the fastest {kind} peer ({best['contestant']}); "
+            f"five of its epochs take {5 * best['seconds'] / head['seconds']:.0f} x as long as all of tlopt's head"
+        )
+    return f"{full['contestant']}: {'. It is '.join(parts)}."
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -254,7 +270,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {row['contestant']} | {row['images_per_s']:.1f} | {row['seconds']:.1f} | {row['peak_mb']:.0f} |"
             for row in result["rows"]
         ),
-        "", *(f"Not run: {name}: {reason}" for name, reason in result["skipped"].items()),
+        "", ratios(result["rows"]), "", *(f"Not run: {name}: {reason}" for name, reason in result["skipped"].items()),
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
 

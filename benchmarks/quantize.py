@@ -1,11 +1,15 @@
 """Compare int8 quantization with ONNX Runtime's quantize_static and NNCF, on the same calibration images.
 
     python benchmarks/quantize.py --model tf_efficientnet_lite0 --images ../shared/data/clothing10
+    python benchmarks/quantize.py --model resnet18-clothing10 --tuned RUN --images ../shared/data/clothing10
 
 Needs `python -m pip install nncf` and, for all models but EfficientNet-Lite0, the weights in
-../shared/weights. The networks keep their ImageNet heads. What is counted is how often the label of a
-photo differs from fp32's, so that the photos need not show ImageNet's classes. Calibration takes images of
-the training part, judging the whole test part. Latency: all rows take turns, medians.
+../shared/weights. The networks keep their ImageNet heads, unless --tuned names a fine-tuned torch artifact of
+the images' own classes; --model then only names the results. What is counted is how often the label of a photo
+differs from fp32's, so that the photos need not show ImageNet's classes. Few of some hundred photos do, which is a
+noisy count; beside it stands how far int8 moves the margin between fp32's first and second class (root mean square,
+relative to the median margin), which every photo tells. Calibration takes images of the training part, judging the
+whole test part. Latency: all rows take turns, medians.
 """
 
 from __future__ import annotations
@@ -40,8 +44,10 @@ BATCHES = (1, 32)
 Call = Callable[[np.ndarray], np.ndarray]
 
 
-def source(name: str, folder: Path) -> Artifact:
-    """Export a model with its ImageNet weights and classifier to ONNX."""
+def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
+    """Export a model with its ImageNet weights and classifier, or a fine-tuned one, to ONNX."""
+    if tuned:
+        return tlopt.export(tuned, folder / "fp32")
     model, file = MODELS[name]
     classes = folder / "classes.txt"
     classes.write_text("\n".join(f"class {i:03}" for i in range(1000)))
@@ -141,6 +147,14 @@ def ours(fp32: Artifact, images: Path, samples: int, folder: Path) -> dict[str, 
     return made
 
 
+def margins(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return by how much the reference's first class is ahead of its second, float32 (n,)."""
+    order = np.argsort(reference, axis=1)
+    rows = np.arange(len(logits))
+    difference: np.ndarray = logits[rows, order[:, -1]] - logits[rows, order[:, -2]]
+    return difference
+
+
 def latencies(
     calls: dict[tuple[str, str], Call], images: np.ndarray, rounds: int
 ) -> dict[tuple[str, str], dict[int, float]]:
@@ -165,23 +179,29 @@ def latencies(
 def main() -> None:
     """Measure one model and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", required=True, help=f"{', '.join(MODELS)}, or any name with --tuned")
+    parser.add_argument("--tuned", type=Path, help="fine-tuned artifact")
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7, help="turns of the latency measurement")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--work", type=Path, help="folder that keeps what the peers made, for another run")
     given = parser.parse_args()
+    if not given.tuned and given.model not in MODELS:
+        parser.error(f"--model must be one of {', '.join(MODELS)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        fp32 = Artifact.load(folder / "fp32") if (folder / "fp32").exists() else source(given.model, folder)
+        fp32 = (
+            Artifact.load(folder / "fp32") if (folder / "fp32").exists() else source(given.model, given.tuned, folder)
+        )
         parts = scan(given.images).split(val=0.1, test=0.1, seed=0)
         preprocess = fp32.card.preprocess
         random = np.random.default_rng(0)
         chosen = parts["train"].select(np.sort(random.permutation(len(parts["train"]))[: given.samples]))
         calibration = [b.inputs for b in batches(chosen, preprocess, batch=8)]
-        test = np.concatenate([b.inputs for b in batches(parts["test"], preprocess, batch=64)])
+        judged = list(batches(parts["test"], preprocess, batch=64))
+        test, labels = np.concatenate([b.inputs for b in judged]), np.concatenate([b.labels for b in judged])
         reference_call = ort(fp32.payload(".onnx"))
         reference = np.concatenate([reference_call(test[i : i + 32]) for i in range(0, len(test), 32)])
         files: dict[str, tuple[Path, float]] = {"fp32": (fp32.payload(".onnx"), 0.0)}
@@ -197,10 +217,14 @@ def main() -> None:
                 calls[name, runtime] = call = opened(path)
                 logits = np.concatenate([call(test[i : i + 32]) for i in range(0, len(test), 32)])
                 error = np.square(logits - reference).sum()
+                moved = margins(logits, reference) - margins(reference, reference)
+                typical = np.median(margins(reference, reference))
                 rows.append({
                     "name": name, "runtime": runtime, "seconds": round(seconds, 1),
                     "flips": round(float((logits.argmax(1) != reference.argmax(1)).mean()), 4),
                     "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / max(error, 1e-9))), 2),
+                    "margin_error": round(float(np.sqrt(np.square(moved).mean()) / typical), 4),
+                    **({"accuracy": round(float((logits.argmax(1) == labels).mean()), 4)} if given.tuned else {}),
                 })  # fmt: skip
                 print(rows[-1], flush=True)
         timed = latencies(calls, test, given.rounds)
@@ -209,6 +233,8 @@ def main() -> None:
     import nncf
 
     command = f"python benchmarks/quantize.py --model {given.model} --images {given.images} --samples {given.samples}"
+    if given.tuned:
+        command += " --tuned RUN"
     result = {
         "command": command,
         "model": given.model, "images": str(given.images), "judged": len(test), "calibrated": len(chosen),
@@ -233,6 +259,7 @@ def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], folder: Pa
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the rows as a table, with the conditions."""
+    tuned = "accuracy" in result["rows"][0]
     lines = [
         f"# int8 quantization of {result['model']}",
         "",
@@ -241,13 +268,19 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['processor']}, {result['threads']} threads; {result['calibrated']} images to calibrate, "
         f"{result['judged']} others to judge; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".",
         "",
-        "| quantized by | run by | labels changed | SQNR dB | " + " | ".join(f"ms, batch {b}" for b in BATCHES) + " |",
-        "|---|---|--:|--:|" + "--:|" * len(BATCHES),
+        f"| quantized by | run by | labels changed | margin error | SQNR dB |{' accuracy |' if tuned else ''} "
+        + " | ".join(f"ms, batch {b}" for b in BATCHES)
+        + " |",
+        f"|---|---|--:|--:|--:|{'--:|' * tuned}" + "--:|" * len(BATCHES),
     ]
     for row in result["rows"]:
         times = " | ".join(f"{row['latency_ms'][str(b)]:.2f}" for b in BATCHES)
         sqnr = "" if row["name"] == "fp32" else f"{row['sqnr_db']:.1f}"
-        lines.append(f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % | {sqnr} | {times} |")
+        accuracy = f" {row['accuracy']:.3f} |" if tuned else ""
+        lines.append(
+            f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % | {100 * row['margin_error']:.0f} % "
+            f"| {sqnr} |{accuracy} {times} |"
+        )
     return "\n".join(lines) + "\n"
 
 
