@@ -231,7 +231,8 @@ def main() -> None:
     ]
     result = {
         "what": "images per second of full fine-tuning, one warm epoch, medians over rounds",
-        "command": f"python benchmarks/finetune.py --images {os.path.relpath(options.images)} --rounds {options.rounds} --python PYTHON",
+        "command": f"python benchmarks/finetune.py --images {os.path.relpath(options.images)} "
+        f"--rounds {options.rounds} --python PYTHON",
         "device": processor(), "cores": cores(), "versions": versions(), "model": MODEL, "size": options.size,
         "batch": BATCH, "images": count, "rounds": options.rounds, "precision": "fp32", "rows": rows,
         "runs": found, "skipped": skipped,
