@@ -151,6 +151,7 @@ def tlopt_run(
         "val_accuracy": metrics["validation"]["accuracy"],
         "probe_val_accuracy": metrics.get("probe", {}).get("accuracy"),
         "fine_tuned_share": metrics.get("fine_tuned_share"),
+        "candidates": metrics.get("candidates"),
         "epochs": len(metrics.get("epochs", [])) or None,
         "seconds": round(seconds, 1),
         "test_images": len(labels),

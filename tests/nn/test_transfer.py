@@ -10,6 +10,7 @@ from tlopt.images import scan
 from tlopt.images.pixels import open_pixels
 from tlopt.nn import transfer
 from tlopt.nn.hyperparameters import Hyperparameters
+from tlopt.nn.inputs import predict
 from tlopt.preprocess import Preprocess
 
 SETTINGS = Hyperparameters(epochs=1, batch=8, lr=0.02)
@@ -53,6 +54,22 @@ def test_the_probe_alone_sees_all_images_of_a_large_set(net, photos, monkeypatch
     outcome = transfer.transfer(net, *parts, SETTINGS, method="head")
     np.testing.assert_array_equal(outcome.logits, expected.logits)
     assert outcome.details["probe"]["images"] == 36
+
+
+def test_fine_tuning_starts_from_the_probes_answers_with_less_confidence(net, photos, monkeypatch):
+    parts = opened(folders(photos))
+    probe = copy.deepcopy(net)
+    sure = transfer.transfer(probe, *parts, SETTINGS, method="head")
+    started = []
+
+    def look(model, images, val_images, *arguments, **more):
+        started.append(predict(copy.deepcopy(model).eval(), val_images, device=torch.device("cpu"))[0])
+        return train(model, images, val_images, *arguments, **more)
+
+    train = transfer.train
+    monkeypatch.setattr(transfer, "train", look)
+    transfer.transfer(net, *parts, SETTINGS, method="lp-ft")
+    np.testing.assert_allclose(started[0], 0.1 * sure.logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # Images of a large set that the start of fine-tuning is fitted to and judged on, so that it begins within a minute.
 _START, _JUDGED = 1000, 250
 
+_SOFT = 0.1  # of the probe's logits remains when "lp-ft" starts; see benchmarks/accuracy.py
+
 Method = Literal["lp-ft", "full", "gradual", "head"]
 
 
@@ -63,10 +65,11 @@ def transfer(
 ) -> Transfer:
     """Train a network for labelled images, in place.
 
-    "head" is logistic regression on the frozen network's features. "lp-ft" starts from it, trains all
-    layers, and keeps what does best on validation: the probe, the fine-tuned weights, or a mean of
-    the two (arXiv 2202.10054, 2109.01903). "gradual" does the same but frees stage by stage from the top
-    (arXiv 1801.06146). "full" trains all layers from a classifier with random weights.
+    "head" is logistic regression on the frozen network's features. "lp-ft" starts from it, made less sure
+    of itself, trains all layers, and keeps what does best on validation: the probe, the fine-tuned
+    weights, or a mean of the two (arXiv 2202.10054, 2109.01903). "gradual" does the same, from the
+    probe as it is, but frees stage by stage from the top (arXiv 1801.06146). "full" trains all layers
+    from a classifier with random weights.
 
     Of more than `tlopt.images.pixels.LARGE` training images, the regression that "lp-ft" and "gradual"
     start from sees a thousand or four of each class, and images are decoded when they are needed.
@@ -100,6 +103,8 @@ def transfer(
     history = History()
     if method != "head":
         start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        if method == "lp-ft" and fresh:
+            _soften(model)
         moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"
         settings = dataclasses.replace(settings, moves=moves)
         with sparsity.held(model) if sparse else contextlib.nullcontext():
@@ -117,6 +122,19 @@ def transfer(
     logits, labels = predict(model.to(device), val_images, device=device)
     model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return Transfer(logits=logits, labels=labels, history=history, details=details)
+
+
+def _soften(model: nn.Module) -> None:
+    """Scale the classifier down: the same answers, with less confidence.
+
+    A probe fits its training images all but perfectly, so that the loss has little left to teach the
+    layers below it. Less sure of the same classes, it has more.
+    """
+    layer = head.find(model)[1]
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                parameter.mul_(_SOFT)
 
 
 def _probe(
