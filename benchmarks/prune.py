@@ -6,7 +6,8 @@
 Each network is fine-tuned on clothing10 at 128 px, pruned by ``tlopt prune --speedup``, and cut to the
 same multiply-adds by ``torch_pruning.pruner.MagnitudePruner``; both recover in the same way from the
 same unpruned network. Accuracy is that of the exported ONNX file on the 372 test photos, time that of
-the same file in ONNX Runtime. Needs ../shared (photos, ImageNet weights) and, for EfficientNet-Lite0,
+the same file in ONNX Runtime; the pruned network is then quantized to int8 and runs in ONNX Runtime and OpenVINO
+against the same unpruned fp32 file. Needs ../shared (photos, ImageNet weights) and, for EfficientNet-Lite0,
 the demo extra. Finished artifacts in the work folder are used again; rows already in the results file
 stay, so that models and seeds can be added one by one. With ``--criteria`` it compares the criteria
 instead: accuracy right after a cut of the same multiply-adds, without any recovery.
@@ -48,6 +49,7 @@ from tlopt.sources import open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.export import export
 from tlopt.stages.finetune import finetune
+from tlopt.stages.quantize import quantize
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESULTS = Path(__file__).parent / "results"
@@ -96,11 +98,16 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
     peer = finished(work / "peer") or torch_pruning_s(whole, work / "peer", macs, seed, options)
     artifacts = {"unpruned": whole, "tlopt": ours, "torch-pruning": peer}
     exported = {key: finished(work / f"{key}-onnx") or export(a, work / f"{key}-onnx") for key, a in artifacts.items()}
+    runs = {key: (artifact, "onnxruntime") for key, artifact in exported.items()}
+    for runtime in ("onnxruntime", "openvino"):
+        out = work / f"int8-{runtime}"
+        runs[f"tlopt, int8, {runtime}"] = finished(out) or quantize(exported["tlopt"], out, for_=runtime), runtime
     photos = open_photos(whole)
-    answers = {key: answer(artifact, photos, keep=True) for key, artifact in exported.items()}
-    times = timed(exported)
+    answers = {key: answer(artifact, photos, backend=where, keep=True) for key, (artifact, where) in runs.items()}
+    times = timed(runs)
     rows = []
-    for key, artifact in artifacts.items():
+    for key in runs:
+        artifact = artifacts[key.partition(",")[0]]
         right, reference = answers[key].correct, answers["unpruned"].correct
         low, high = paired_drop(int((reference & ~right).sum()), int((right & ~reference).sum()), len(right))
         row: dict[str, Any] = {
@@ -196,14 +203,14 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
     return Artifact.load(out)
 
 
-def timed(artifacts: dict[str, Artifact]) -> dict[str, dict[int, float]]:
+def timed(runs: dict[str, tuple[Artifact, str]]) -> dict[str, dict[int, float]]:
     """Return the median time per run, milliseconds, of networks that take turns."""
-    found: dict[str, dict[int, float]] = {key: {} for key in artifacts}
+    found: dict[str, dict[int, float]] = {key: {} for key in runs}
     for batch in BATCHES:
         images = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
-        runners = {key: open_runner(artifact) for key, artifact in artifacts.items()}
+        runners = {key: open_runner(artifact, backend) for key, (artifact, backend) in runs.items()}
         calls = [functools.partial(runner, images) for runner in runners.values()]
-        for key, timing in zip(artifacts, side_by_side(calls, seconds=4), strict=True):
+        for key, timing in zip(runs, side_by_side(calls, seconds=4), strict=True):
             found[key][batch] = timing.quantile_ms(0.5)
     return found
 
