@@ -27,6 +27,7 @@ from tlopt.progress import track
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width, at which it is timed
 _CHUNK = 24  # layers timed in one graph: bounds the memory
 _REPEATS = 7
+_TURN_S = 0.05  # one network's turn; at least one run
 _FAST = 0.2  # quantile of repeated timings that counts
 _IR_VERSION, _OPSET = 8, 17  # the oldest that the supported versions of ONNX Runtime share
 
@@ -118,7 +119,9 @@ def compare(
     """Return each network's time per run in ONNX Runtime for each batch size, milliseconds.
 
     The networks take turns, so that what disturbs the machine disturbs all of them, and the fastest
-    fifth of the turns decides: whatever else runs there only ever adds time.
+    fifth of the runs decides: whatever else runs there only ever adds time. The first run of a turn is
+    not counted: it competes with the threads of the network before, which spin for a while when they
+    have nothing to do.
 
     Args:
         models: The networks.
@@ -132,16 +135,16 @@ def compare(
     random = np.random.default_rng(0)
     for batch in batches:
         images = {"images": random.standard_normal((batch, 3, size, size), dtype=np.float32)}
-        turns: list[list[float]] = [[] for _ in sessions]
-        for session in sessions:
-            session.run(None, images)
+        runs: list[list[float]] = [[] for _ in sessions]
         began = time.perf_counter()
-        while len(turns[0]) < 5 or time.perf_counter() - began < seconds * len(sessions):
-            for session, durations in zip(sessions, turns, strict=True):
-                started = time.perf_counter()
+        while len(runs[0]) < 5 or time.perf_counter() - began < seconds * len(sessions):
+            for session, durations in zip(sessions, runs, strict=True):
                 session.run(None, images)
-                durations.append((time.perf_counter() - started) * 1e3)
-        for entry, durations in zip(result, turns, strict=True):
+                turn = time.perf_counter()
+                while (started := time.perf_counter()) - turn < _TURN_S:
+                    session.run(None, images)
+                    durations.append((time.perf_counter() - started) * 1e3)
+        for entry, durations in zip(result, runs, strict=True):
             entry[batch] = float(np.quantile(durations, _FAST))
     return result
 
