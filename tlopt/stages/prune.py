@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _TRIES = 6  # of widths, until the measured speed-up is the one asked for
 _MARGIN = 1.02  # of the speed-up aimed at: two timings of the same network differ by about this much
+_CLOSE = 1.05  # times the speed-up aimed at is close enough
 
 
 @stage(reads="torch", writes="torch")
@@ -215,12 +216,12 @@ def _faster(
         found = _measured(whole, trial, goal)
         log.info("widths for %.2f x by the table run %.2f x as fast", aim * already, found)
         fastest = max(fastest, found)
-        if found >= wanted and (best is None or found < best[0]):
+        if found >= goal.speedup and (best is None or found < best[0]):
             best = found, kept
-        if best is not None and best[0] < wanted * 1.05:
+        if wanted <= found < wanted * _CLOSE:
             break
         low, high = (low, min(high, aim)) if found >= wanted else (max(low, aim), high)
-        aim *= wanted / found
+        aim *= wanted * (1 + _CLOSE) / 2 / found
         if not low < aim < high and low < high < math.inf:
             aim = math.sqrt(low * high)
     if best is None:
