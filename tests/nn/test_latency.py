@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -66,6 +67,13 @@ def test_the_exported_network_answers_as_the_torch_one(model):
     session = onnxruntime.InferenceSession(latency.to_onnx(model, SIZE), providers=["CPUExecutionProvider"])
     found = session.run(None, {"images": images.numpy()})[0]
     np.testing.assert_allclose(found, model(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_that_export_folds_into_convolutions_is_not_timed_beside_them():
+    model = sources.build("timm:mobilenetv2_035?pad_type=same", classes=4, size=SIZE).train()
+    graph = onnx.load_from_string(latency.to_onnx(model, SIZE)).graph
+    assert "Pad" not in {node.op_type for node in graph.node}
+    assert model.training
 
 
 def test_networks_are_timed_side_by_side(model):

@@ -22,6 +22,7 @@ from torch import nn
 
 from tlopt.environment import cores
 from tlopt.nn.channels import Layer, Network
+from tlopt.nn.tracing import trace
 from tlopt.progress import track
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width, at which it is timed
@@ -29,6 +30,7 @@ _CHUNK = 24  # layers timed in one graph: bounds the memory
 _REPEATS = 7
 _TURN_S = 0.05  # one network's turn; at least one run
 _FAST = 0.2  # quantile of repeated timings that counts
+_EXPORTED_OPSET = 18  # the oldest that the newer exporter writes
 _IR_VERSION, _OPSET = 8, 17  # the oldest that the supported versions of ONNX Runtime share
 
 # What decides a layer's time besides its widths: kind, kernel, stride, padding, dilation, groups, input size.
@@ -152,8 +154,9 @@ def compare(
 def to_onnx(model: nn.Module, size: int) -> bytes:
     """Return a network as ONNX, images -> logits, with a dynamic batch axis.
 
-    The tracing exporter takes a second where the newer one takes ten; ONNX Runtime makes the same
-    kernels of both.
+    The tracing exporter takes a second where the newer one, which `tlopt export` uses, takes ten; ONNX
+    Runtime makes the same kernels of both. Not so where padding depends on the input's size (TensorFlow's
+    "same"): the tracing exporter leaves it beside the convolutions, which costs as much as they do.
     """
     target = io.BytesIO()
     mode, device = model.training, next(model.parameters()).device
@@ -170,6 +173,8 @@ def to_onnx(model: nn.Module, size: int) -> bytes:
                 opset_version=_OPSET,
                 dynamo=False,
             )
+        if any(node.op_type == "Pad" for node in onnx.load_from_string(target.getvalue()).graph.node):
+            return bytes(trace(model, size, _EXPORTED_OPSET)[0].SerializeToString())
     finally:
         model.train(mode).to(device)
     return target.getvalue()
