@@ -15,9 +15,9 @@ from tlopt.graph.cleaning import clean
 from tlopt.graph.placement import place
 from tlopt.graph.qdq import insert
 from tlopt.graph.scales import fit_scales, given_scales
-from tlopt.graph.view import View
 from tlopt.nn import qat, tracing
 from tlopt.quantizers import minmax
+from tlopt.stages.finetune import rounding_places
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
@@ -26,23 +26,7 @@ REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
 def places_of(graph, runtime, inputs):
     placement = place(graph, runtime)
     scales = fit_scales(placement, observe(graph, placement.edges, [inputs]), minmax.choose)
-    results = {node.name: node.output[0] for node in View(graph).nodes}
-    integers = np.iinfo(placement.grid.dtype)
-    return qat.Places(
-        low=int(integers.min),
-        high=int(integers.max),
-        tensors={
-            tensor: qat.Place(
-                scale=scales[tensor].scale,
-                zero=scales[tensor].zero,
-                leader=placement.root(tensor),
-                readers=frozenset(results[name] for name in readers),
-            )
-            for tensor, readers in placement.edges.items()
-        },
-        weights=frozenset(results[name] for name in placement.weights),
-        names=frozenset([*results.values(), "images"]),
-    )
+    return rounding_places(graph, placement, scales)
 
 
 def network(name, size):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interruptions import interrupt_after
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -149,25 +150,6 @@ def test_a_teacher_of_other_classes_is_refused(tuned, settings, tmp_path, colors
 def test_dropout_and_drop_path_reach_the_network(colors, settings, tmp_path):
     made = finetune(colors, tmp_path / "out", dropout=0.3, drop_path=0.1, **settings)
     assert sources.open_model(made)
-
-
-def interrupt_after(steps):
-    class Bar:
-        def __init__(self, counts):
-            self.left = steps if counts else 10**9
-
-        def advance(self, steps=1, note=""):  # noqa: ARG002 - part of the protocol
-            self.left -= steps
-            if self.left <= 0:
-                raise KeyboardInterrupt
-
-    from contextlib import contextmanager
-
-    @contextmanager
-    def display(label, total):
-        yield Bar(label == "Training")
-
-    return display
 
 
 def test_a_resumed_run_makes_the_same_artifact(colors, settings, tmp_path):

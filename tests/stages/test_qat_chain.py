@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import onnx
 import pytest
+from interruptions import interrupt_after
 from onnx import numpy_helper
 
 import tlopt
@@ -105,23 +105,6 @@ def test_a_folder_of_images_has_to_be_trained_on_first(photos, options, tmp_path
     with pytest.raises(SettingError, match="goes on from a trained artifact") as caught:
         tlopt.finetune(photos, tmp_path / "out", model="tiny_models:cnn", **options)
     assert "tlopt finetune TUNED --qat" in caught.value.hint
-
-
-def interrupt_after(steps):
-    class Bar:
-        def __init__(self, counts):
-            self.left = steps if counts else 10**9
-
-        def advance(self, steps=1, note=""):  # noqa: ARG002 - part of the protocol
-            self.left -= steps
-            if self.left <= 0:
-                raise KeyboardInterrupt
-
-    @contextmanager
-    def display(label, total):
-        yield Bar(label == "Training")
-
-    return display
 
 
 def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):

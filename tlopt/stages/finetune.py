@@ -23,10 +23,13 @@ from tlopt.settings import Setting
 from tlopt.stages import checkpoint_folder, stage
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
+    from tlopt.graph.grid import Scale
+    from tlopt.graph.placement import Placement
     from tlopt.images.pixels import Pixels
-    from tlopt.nn.qat import Steps
+    from tlopt.nn.qat import Places, Steps
     from tlopt.nn.teacher import Teacher
     from tlopt.nn.transfer import Transfer
     from tlopt.preprocess import Preprocess
@@ -350,7 +353,6 @@ class _Run:
         from tlopt.graph.cleaning import clean
         from tlopt.graph.placement import place
         from tlopt.graph.scales import fit_scales
-        from tlopt.graph.view import View
         from tlopt.nn import qat, tracing
         from tlopt.quantizers import mse
 
@@ -362,23 +364,7 @@ class _Run:
         chosen = np.random.default_rng(self.settings.seed).permutation(len(images.folder))[:_CALIBRATED]
         crops = batches(images.folder.select(chosen), preprocess, batch=8, label="Calibrating")
         scales = fit_scales(placement, observe(graph, placement.edges, (part.inputs for part in crops)), mse.choose)
-        results = {node.name: node.output[0] for node in View(graph).nodes}
-        integers = np.iinfo(placement.grid.dtype)
-        places = qat.Places(
-            low=int(integers.min),
-            high=int(integers.max),
-            tensors={
-                tensor: qat.Place(
-                    scale=scales[tensor].scale,
-                    zero=scales[tensor].zero,
-                    leader=placement.root(tensor),
-                    readers=frozenset(results[name] for name in readers),
-                )
-                for tensor, readers in placement.edges.items()
-            },
-            weights=frozenset(results[name] for name in placement.weights),
-            names=frozenset([*results.values(), graph.graph.input[0].name]),
-        )
+        places = rounding_places(graph, placement, scales)
         # The runtime is part of the name, so that a checkpoint is resumed for the same one only.
         return qat.rounded(self.network.module, program, places, f"scales_for_{self.qat}")
 
@@ -405,3 +391,33 @@ class _Run:
             )
         answer = open_model(artifact) if card.kind == "torch" else stack.enter_context(open_runner(artifact))
         return Teacher(answer, own=card.preprocess, student=self.network.preprocess)
+
+
+def rounding_places(graph: onnx.ModelProto, placement: Placement, scales: Mapping[str, Scale]) -> Places:
+    """Return where training rounds a network, by the names that its graph has.
+
+    Args:
+        graph: Exported and cleaned.
+        placement: Where the graph will be rounded.
+        scales: Tensor -> the scale that it begins with.
+    """
+    from tlopt.graph.view import View
+    from tlopt.nn.qat import Place, Places
+
+    results = {node.name: node.output[0] for node in View(graph).nodes}
+    integers = np.iinfo(placement.grid.dtype)
+    return Places(
+        low=int(integers.min),
+        high=int(integers.max),
+        tensors={
+            tensor: Place(
+                scale=scales[tensor].scale,
+                zero=scales[tensor].zero,
+                leader=placement.root(tensor),
+                readers=frozenset(results[name] for name in readers),
+            )
+            for tensor, readers in placement.edges.items()
+        },
+        weights=frozenset(results[name] for name in placement.weights),
+        names=frozenset([*results.values(), graph.graph.input[0].name]),
+    )
