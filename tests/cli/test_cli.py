@@ -170,6 +170,24 @@ def test_a_closed_pipe_is_no_error():
 
 
 @pytest.mark.slow
+def test_a_report_is_written_as_csv_and_as_markdown(capsys, exported, tmp_path):
+    files = {kind: tmp_path / f"rows.{kind}" for kind in ("csv", "markdown")}
+    options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+    code, _, _ = called(capsys, "bench", exported.path, "--batch", 1, "--seconds", 0.01, "--no-memory", *options)
+    assert code == 0
+    assert files["csv"].read_text(encoding="utf-8").startswith("artifact,")
+    assert files["markdown"].read_text(encoding="utf-8").startswith("| artifact |")
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exported, tmp_path):
+    code, _, error = called(capsys, "bench", exported.path, "--csv", tmp_path / "none" / "rows.csv")
+    assert code == 2
+    assert "there is no folder" in error
+    code, _, error = called(capsys, "bench", exported.path, "--markdown", tmp_path)
+    assert code == 2
+    assert "is a folder" in error
+
+
 def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
     command = [sys.executable, "-m", "tlopt", "finetune", str(photos), "-o", str(tmp_path / "out"),
                "--model", "tiny_models:cnn", "--epochs", "5000", "--cache-gb", "0"]  # fmt: skip

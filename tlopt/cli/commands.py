@@ -106,43 +106,56 @@ def _make_folder(function: Function, *, out: str, force: bool, source: Any, **va
     click.echo(out)
 
 
-def _show_report(report: Any, *, as_json: bool, csv: str | None = None) -> None:
-    """Show a report; then fail if it carries a breached gate."""
+def _show_report(report: Any, *, as_json: bool, csv: str | None, markdown: str | None) -> None:
+    """Show a report and write it where asked; then fail if it carries a breached gate."""
+    click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
     if csv:
         Path(csv).write_text(report.to_csv(), encoding="utf-8")
-    click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
+    if markdown:
+        Path(markdown).write_text(report.to_markdown(), encoding="utf-8")
     report.check()
 
 
-def _evaluate(function: Function, *, artifact: str, as_json: bool, csv: str | None, **values: Any) -> None:
-    evaluation = function(artifact, **given(values))
-    _show_report(evaluation.to_report(), as_json=as_json, csv=csv)
-    if not as_json and len(evaluation.scores) <= _MOST_CLASSES:
+def _apart(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how to show a report, and the settings of the function that makes it."""
+    shown = {option.name: values.pop(option.name) for option in _REPORT if option.name}
+    return shown, given(values)
+
+
+def _evaluate(function: Function, *, artifact: str, **values: Any) -> None:
+    shown, settings = _apart(values)
+    evaluation = function(artifact, **settings)
+    _show_report(evaluation.to_report(), **shown)
+    if not shown["as_json"] and len(evaluation.scores) <= _MOST_CLASSES:
         click.echo(evaluation.by_class().table(color=terminal.colored()))
-    if not as_json and evaluation.origins:
+    if not shown["as_json"] and evaluation.origins:
         click.echo(evaluation.by_origin().table(color=terminal.colored()))
 
 
 _MOST_CLASSES = 30  # that still make a table to read; --json has all
 
 
-def _compare(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:
-    comparison = function(reference, candidate, **given(values))
-    if comparison.layers is not None and not as_json:
+def _compare(function: Function, *, reference: str, candidate: str, **values: Any) -> None:
+    shown, settings = _apart(values)
+    comparison = function(reference, candidate, **settings)
+    if comparison.layers is not None and not shown["as_json"]:
         click.echo(comparison.layers.table(color=terminal.colored()))
-    _show_report(comparison.to_report(), as_json=as_json)
+    _show_report(comparison.to_report(), **shown)
 
 
-def _bench(function: Function, *, artifacts: tuple[str, ...], as_json: bool, csv: str | None, **values: Any) -> None:
-    _show_report(function(artifacts, **given(values)), as_json=as_json, csv=csv)
+def _bench(function: Function, *, artifacts: tuple[str, ...], **values: Any) -> None:
+    shown, settings = _apart(values)
+    _show_report(function(artifacts, **settings), **shown)
 
 
-def _measure(function: Function, *, artifact: str, as_json: bool, **values: Any) -> None:
-    _show_report(function(artifact, **given(values)), as_json=as_json)
+def _measure(function: Function, *, artifact: str, **values: Any) -> None:
+    shown, settings = _apart(values)
+    _show_report(function(artifact, **settings), **shown)
 
 
-def _drift(function: Function, *, reference: str, candidate: str, as_json: bool, **values: Any) -> None:
-    _show_report(function(reference, candidate, **given(values)), as_json=as_json)
+def _drift(function: Function, *, reference: str, candidate: str, **values: Any) -> None:
+    shown, settings = _apart(values)
+    _show_report(function(reference, candidate, **settings), **shown)
 
 
 def _choose(function: Function, *, artifact: str, as_json: bool, **values: Any) -> None:
@@ -198,7 +211,22 @@ def _argument(name: str, metavar: str = "", *, required: bool = True, many: bool
 _OUT = click.Option(["out", "-o", "--out"], required=True, metavar="DIR", help="Folder to make.")
 _FORCE = click.Option(["--force"], is_flag=True, help="Replace what is at --out.")
 _JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print JSON.")
-_CSV = click.Option(["--csv"], metavar="FILE", help="Write the rows to a CSV file, too.")
+
+
+def _in_a_folder(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse a file that could not be written, before anything is measured."""
+    if value and Path(value).is_dir():
+        raise click.BadParameter(f"{value} is a folder: name a file in it", context, parameter)
+    if value and not Path(value).parent.is_dir():
+        raise click.BadParameter(f"there is no folder {Path(value).parent}: make it first", context, parameter)
+    return value
+
+
+_REPORT = (
+    _JSON,
+    click.Option(["--csv"], metavar="FILE", callback=_in_a_folder, help="Write the rows to a CSV file, too."),
+    click.Option(["--markdown"], metavar="FILE", callback=_in_a_folder, help="Write the rows to a Markdown file, too."),
+)
 _WRITES = (_OUT, _FORCE)
 
 _stage = functools.partial(Entry, body=_make_artifact, options=_WRITES)
@@ -237,21 +265,21 @@ TABLE: dict[str, Entry] = {
         example="tlopt evaluate runs/int8",
         body=_evaluate,
         arguments=(_argument("artifact"),),
-        options=(_JSON, _CSV),
+        options=_REPORT,
     ),
     "compare": Entry(
         at="measure.compare:compare",
         example="tlopt compare runs/fp32 runs/int8 --max-drop 0.5",
         body=_compare,
         arguments=(_argument("reference"), _argument("candidate")),
-        options=(_JSON,),
+        options=_REPORT,
     ),
     "bench": Entry(
         at="measure.bench:bench",
         example="tlopt bench runs/fp32 runs/int8 --batch 1,8 --seconds 0.2",
         body=_bench,
         arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
-        options=(_JSON, _CSV),
+        options=_REPORT,
     ),
     "choose": Entry(
         at="measure.choose:choose",
@@ -265,21 +293,21 @@ TABLE: dict[str, Entry] = {
         example="tlopt profile runs/int8 --runs 2",
         body=_measure,
         arguments=(_argument("artifact"),),
-        options=(_JSON,),
+        options=_REPORT,
     ),
     "roofline": Entry(
         at="measure.roofline:roofline",
         example="tlopt roofline runs/fp32 --batch 1 --seconds 0.1",
         body=_bench,
         arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
-        options=(_JSON, _CSV),
+        options=_REPORT,
     ),
     "drift": Entry(
         at="measure.drift:drift",
         example="tlopt drift runs/fp32 runs/int8",
         body=_drift,
         arguments=(_argument("reference"), _argument("candidate")),
-        options=(_JSON,),
+        options=_REPORT,
     ),
     "report": Entry(
         at="measure.summarize:summarize",
