@@ -106,7 +106,7 @@ def _make_folder(function: Function, *, out: str, force: bool, source: Any, **va
     click.echo(out)
 
 
-def _show_report(report: Any, *, as_json: bool, csv: str | None, markdown: str | None) -> None:
+def _show_report(report: Any, *, as_json: bool, csv: str | None = None, markdown: str | None = None) -> None:
     """Show a report and write it where asked; then fail if it carries a breached gate."""
     click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
     if csv:
