@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shlex
@@ -193,10 +194,17 @@ def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
                "--model", "tiny_models:cnn", "--epochs", "5000", "--cache-gb", "0"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(8)
-        process.send_signal(sign)
-        _, err = process.communicate(timeout=60)
+        # What a shell starts in the background ignores Ctrl-C, and hands that down.
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        ) as process:
+            time.sleep(8)
+            process.send_signal(sign)
+            try:
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
         assert process.returncode == code
         assert "Traceback" not in err
         assert not (tmp_path / "out").exists()
