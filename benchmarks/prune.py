@@ -111,7 +111,8 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
         right, reference = answers[key].correct, answers["unpruned"].correct
         low, high = paired_drop(int((reference & ~right).sum()), int((right & ~reference).sum()), len(right))
         row: dict[str, Any] = {
-            "model": name, "seed": seed, "pruned_by": key, "accuracy": round(float(right.mean()), 4),
+            "model": name, "seed": seed, "pruned_by": key, "recovery_epochs": options.epochs,
+            "accuracy": round(float(right.mean()), 4),
             "accuracy_lost": round(float(reference.mean() - right.mean()), 4),
             "accuracy_lost_95": [round(low, 4), round(high, 4)],
             "macs_m": round(channels.analyze(open_model(artifact), SIZE).macs() / 1e6, 1),
@@ -218,7 +219,7 @@ def timed(runs: dict[str, tuple[Artifact, str]]) -> dict[str, dict[int, float]]:
 def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str, Any]]) -> None:
     old = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     kept = [row for row in old if (row["model"], row["seed"]) != (name, seed)]
-    epochs = "--criteria" if options.criteria else f"--epochs {options.epochs} --lr {options.lr:g}"
+    epochs = "--criteria" if options.criteria else f"--epochs ... --lr {options.lr:g}"
     record = {
         "command": "python benchmarks/prune.py --models ... --seeds ... "
         f"--tuning-epochs {options.tuning_epochs} {epochs}",
@@ -259,6 +260,7 @@ def markdown(record: dict[str, Any]) -> str:
         "model",
         "seed",
         "pruned by",
+        "epochs of recovery",
         "accuracy",
         "points lost",
         "M multiply-adds",
@@ -282,7 +284,7 @@ def markdown(record: dict[str, Any]) -> str:
         low, high = (100 * value for value in row["accuracy_lost_95"])
         asked = f"{row['asked_speedup']:g} x, {'yes' if row['met'] else 'no'}" if "met" in row else ""
         cells = (
-            row["model"], row["seed"], row["pruned_by"], f"{row['accuracy']:.3f}",
+            row["model"], row["seed"], row["pruned_by"], row["recovery_epochs"], f"{row['accuracy']:.3f}",
             f"{100 * row['accuracy_lost']:.1f} ({low:.1f} to {high:.1f})", row["macs_m"], *speed, asked,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -28,8 +28,8 @@ from tlopt.progress import track
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width, at which it is timed
 _CHUNK = 24  # layers timed in one graph: bounds the memory
 _REPEATS = 7
-_TURN_S = 0.05  # one network's turn; at least one run
-_FAST = 0.2  # quantile of repeated timings that counts
+_TURN_S = 0.3  # one network's turn; at least one run
+_FAST = 0.2  # quantile of a layer's timings that counts
 _EXPORTED_OPSET = 18  # the oldest that the newer exporter writes
 _IR_VERSION, _OPSET = 8, 17  # the oldest that the supported versions of ONNX Runtime share
 
@@ -120,10 +120,10 @@ def compare(
 ) -> list[dict[int, float]]:
     """Return each network's time per run in ONNX Runtime for each batch size, milliseconds.
 
-    The networks take turns, so that what disturbs the machine disturbs all of them, and the fastest
-    fifth of the runs decides: whatever else runs there only ever adds time. The first run of a turn is
-    not counted: it competes with the threads of the network before, which spin for a while when they
-    have nothing to do.
+    The networks take turns, so that what disturbs the machine disturbs all of them, and the median
+    counts, as in `tlopt bench`. The first runs of a turn compete with the threads of the network before,
+    which spin for a while when they have nothing to do, and the larger network suffers more from it:
+    hence the uncounted first run, and turns no shorter than they are.
 
     Args:
         models: The networks.
@@ -147,7 +147,7 @@ def compare(
                     session.run(None, images)
                     durations.append((time.perf_counter() - started) * 1e3)
         for entry, durations in zip(result, runs, strict=True):
-            entry[batch] = float(np.quantile(durations, _FAST))
+            entry[batch] = float(np.median(durations))
     return result
 
 
