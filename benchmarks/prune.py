@@ -20,6 +20,7 @@ import copy
 import functools
 import gzip
 import json
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -171,10 +172,10 @@ def finished(path: Path) -> Artifact | None:
 
 
 def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options: argparse.Namespace) -> Artifact:
-    """Cut by Torch-Pruning's group magnitude, the same share of every layer, to at most these multiply-adds."""
+    """Cut by Torch-Pruning's group magnitude, the same share of every layer, as near to these multiply-adds as it gets."""
     original = open_model(whole)
     low, high = 0.0, 0.9
-    best = None
+    best, nearest = original, math.inf
     for _ in range(10):
         ratio = (low + high) / 2
         candidate = copy.deepcopy(original)
@@ -183,11 +184,10 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
             candidate, torch.zeros(1, 3, SIZE, SIZE), torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=ratio, round_to=8, ignored_layers=[head],
         ).step()  # fmt: skip
-        if channels.analyze(candidate, SIZE).macs() <= macs:
-            best, high = candidate, ratio
-        else:
-            low = ratio
-    assert best is not None
+        found = channels.analyze(candidate, SIZE).macs()
+        if abs(found - macs) < nearest:
+            best, nearest = candidate, abs(found - macs)
+        low, high = (low, ratio) if found <= macs else (ratio, high)
     parts = reopen(whole.card.images)
     pixels, val = (open_pixels(parts[part], whole.card.preprocess).filled() for part in ("train", "val"))
     # Like ours, it starts from batch-norm statistics measured after the cut.
