@@ -172,7 +172,7 @@ def finished(path: Path) -> Artifact | None:
 
 
 def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options: argparse.Namespace) -> Artifact:
-    """Cut by Torch-Pruning's group magnitude, the same share of every layer, as near to these multiply-adds as it gets."""
+    """Cut by Torch-Pruning's group magnitude, the same share of every layer, as near to `macs` as it gets."""
     original = open_model(whole)
     low, high = 0.0, 0.9
     best, nearest = original, math.inf

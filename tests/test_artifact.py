@@ -154,6 +154,15 @@ def test_a_killed_process_leaves_the_old_artifact_and_the_next_one_cleans_up(tmp
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_the_scratch_folder_of_a_killed_process_nobody_waited_for_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "a")])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert list(tmp_path.glob(f".a.{process.pid}@*"))
+    with draft(tmp_path / "a"):
+        assert not list(tmp_path.glob(f".a.{process.pid}@*"))
+    process.wait()
+
+
 def test_the_scratch_folder_of_another_machine_is_left_alone(tmp_path):
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     other = tmp_path / f".a.{int(process.stdout)}@elsewhere.x"

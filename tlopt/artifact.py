@@ -302,7 +302,12 @@ def _alive(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    # A killed process answers until its parent has asked for its exit status; in a container, that may be never.
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state != "Z"
 
 
 def seal(folder: Path, card: Card) -> Card:
