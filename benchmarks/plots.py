@@ -73,7 +73,7 @@ def quantized(result: dict[str, Any]) -> Figure:
         )
         axes.set_title(f"batch {batch}")
         axes.set_xlabel("milliseconds (median)")
-        axes.set_xscale("log")
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("labels changed against fp32, %")
     figure.axes[0].legend(fontsize=7)
