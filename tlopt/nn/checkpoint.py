@@ -127,11 +127,18 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer the state that `optimizer_state` returned."""
+    """Give an optimizer the state that `optimizer_state` returned.
+
+    Tensors of a parameter's shape take its memory order, which files do not keep: a sum over them in
+    another order is another number in its last bit.
+    """
     state: dict[int, dict[str, Any]] = {}
     groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in [*tensors.items(), *values.items()]:
         where, _, key = name.partition("/")
+        if isinstance(value, torch.Tensor) and where.isdecimal() and value.shape == parameters[int(where)].shape:
+            value = torch.empty_like(parameters[int(where)], dtype=value.dtype, device=value.device).copy_(value)
         entries = groups[int(where.removeprefix("group "))] if "group" in where else state.setdefault(int(where), {})
         # JSON has no tuples, which the momenta of some optimizers are.
         entries[key] = tuple(value) if isinstance(value, list) else value
