@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tlopt.backends import reduced_range
 from tlopt.graph.calibration import observe, session
 from tlopt.graph.placement import place
 from tlopt.graph.qdq import insert
@@ -20,8 +21,11 @@ from tlopt.quantizers import minmax
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 
 
-def quantized(model: onnx.ModelProto, runtime: str, inputs: np.ndarray, *, rounding: bool = True) -> onnx.ModelProto:
-    placement = place(model, runtime)
+def quantized(
+    model: onnx.ModelProto, runtime: str, inputs: np.ndarray, *, rounding: bool = True, reduced: bool | None = None
+) -> onnx.ModelProto:
+    reduced = reduced_range(runtime, "auto") if reduced is None else reduced
+    placement = place(model, runtime, reduced=reduced)
     scales = fit_scales(placement, observe(model, placement.edges, [inputs]), minmax.choose)
     weights = round_weights(model, placement, scales, lambda: [inputs], seed=0) if rounding else None
     return insert(model, placement, scales, weights)
@@ -84,10 +88,13 @@ def test_onnx_runtime_leaves_only_hard_swish_of_a_squeeze_network_in_float(build
     assert kinds["Mul"] == 1  # ONNX Runtime writes HardSwish as HardSigmoid and Mul
 
 
-def test_an_integer_convolution_in_numpy_confirms_the_scales(build, photos_like):
+@pytest.mark.parametrize("reduced", [True, False])
+def test_an_integer_convolution_in_numpy_confirms_the_scales(build, photos_like, reduced):
     """The first convolution, in integers: (x - zero) * w summed in int32, times the two scales."""
+    if not reduced and reduced_range("onnxruntime", "auto"):
+        pytest.skip("ONNX Runtime's kernels saturate on this processor with weights of the whole range.")
     model = build("mobile")
-    made = quantized(model, "onnxruntime", photos_like, rounding=False)
+    made = quantized(model, "onnxruntime", photos_like, rounding=False, reduced=reduced)
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in made.graph.initializer}
     first = next(node for node in made.graph.node if node.op_type == "Conv")
     x_scale, x_zero = constants["images_scale"], constants["images_zero"].astype(np.int32)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tlopt.backends import reduced_range
 from tlopt.graph.calibration import observe, session
 from tlopt.graph.cleaning import clean
 from tlopt.graph.placement import place
@@ -64,9 +65,10 @@ def chain(b, *, bad: int, length: int = 4) -> onnx.ModelProto:
 def trials(model, runtime, inputs):
     nodes = {block.name: block.nodes for block in blocks(model)}
     histograms = observe(model, place(model, runtime).edges, [inputs])
+    reduced = reduced_range(runtime, "auto")
 
     def opened(floats):
-        placement = place(model, runtime, floats=[node for name in floats for node in nodes[name]])
+        placement = place(model, runtime, floats=[node for name in floats for node in nodes[name]], reduced=reduced)
         scales = fit_scales(placement, histograms, minmax.choose)
         runner = session(insert(model, placement, scales))
         return contextlib.nullcontext(lambda x: runner.run(None, {"images": x})[0])

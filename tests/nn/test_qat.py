@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tlopt import sources
+from tlopt.backends import reduced_range
 from tlopt.errors import StageError
 from tlopt.graph.calibration import observe, session
 from tlopt.graph.cleaning import clean
@@ -24,7 +25,7 @@ REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
 
 
 def places_of(graph, runtime, inputs):
-    placement = place(graph, runtime)
+    placement = place(graph, runtime, reduced=reduced_range(runtime, "auto"))
     scales = fit_scales(placement, observe(graph, placement.edges, [inputs]), minmax.choose)
     return rounding_places(graph, placement, scales)
 
@@ -76,7 +77,7 @@ def agrees_with_its_graph(name, size, runtime, *, margin_db):
     assert list(model.state_dict()) == before
     assert all(trained[tensor][0] != start[tensor][0] for tensor in start)
     graph = clean(tracing.trace(model, size, 18)[0])
-    placement = place(graph, runtime)
+    placement = place(graph, runtime, reduced=reduced_range(runtime, "auto"))
     quantized = insert(graph, placement, given_scales(placement, trained))
     found = session(quantized).run(None, {"images": inputs})[0]
     with torch.no_grad():
@@ -127,7 +128,7 @@ def test_tensors_that_share_a_scale_train_it_together():
             low=-128,
             high=127,
             tensors={"a": qat.Place(scale=0.5, leader="a", **place_), "b": qat.Place(scale=0.5, leader="a", **place_)},
-            weights=frozenset(),
+            weights={},
             names=frozenset(),
         )
     )
@@ -143,7 +144,7 @@ def test_a_place_that_the_program_does_not_know_is_refused():
     proto, program = tracing.trace(model, 32, 18)
     places = places_of(clean(proto), "onnxruntime", images(32))
     wrong = qat.Places(
-        low=places.low, high=places.high, tensors=places.tensors, weights=frozenset({"nowhere"}), names=places.names
+        low=places.low, high=places.high, tensors=places.tensors, weights={"nowhere": 127}, names=places.names
     )
     with (
         pytest.raises(StageError, match="its tensor nowhere is not in the traced program"),

@@ -75,6 +75,9 @@ def test_raw_bytes_in_front_take_the_scale_of_the_input(trained, tmp_path):
 def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, tmp_path):
     with pytest.raises(SettingError, match="was trained to be quantized for onnxruntime, not for openvino"):
         tlopt.quantize(exported_trained, tmp_path / "int8", for_="openvino")
+    wrong = "off" if exported_trained.card.details["qat"]["reduce_range"] else "on"
+    with pytest.raises(SettingError, match=r"was trained with weights of (half|all) the int8 range"):
+        tlopt.quantize(exported_trained, tmp_path / "int8", reduce_range=wrong)
     with pytest.raises(SettingError, match="trained with the scales of its weights as they are"):
         tlopt.quantize(exported_trained, tmp_path / "int8", equalization=True)
     assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import tlopt
@@ -49,6 +50,35 @@ def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runt
     # precision. 8 bits then leave an error of about 1 % of the spread, half precision one of 0.1 %.
     tolerance = {"int8": 0.04, "fp16": 0.005}[precision] * np.ptp(expected)
     np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(("choice", "largest"), [("on", 64), ("off", 127)])
+def test_weights_keep_to_half_the_range_where_asked(exported, tmp_path, choice, largest):
+    made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest", reduce_range=choice)
+    weights = [
+        onnx.numpy_helper.to_array(i)
+        for i in onnx.load(made.payload(".onnx")).graph.initializer
+        if i.name.endswith("_weight_quantized")
+    ]
+    # The tiny network has no depthwise layers.
+    assert max(int(np.abs(values.astype(int)).max()) for values in weights) == largest
+    assert made.card.details["reduce_range"] is (choice == "on")
+
+
+def test_half_the_range_is_for_int8(exported, tmp_path):
+    with pytest.raises(SettingError, match="reduce_range is for int8, got precision fp16"):
+        tlopt.quantize(exported, tmp_path / "q", precision="fp16", reduce_range="on")
+
+
+def test_a_graph_for_tensorrt_computes_here_as_an_engine_does(exported, held_out, tmp_path):
+    """In float between its Q/DQ pairs, whatever this processor's own integer kernels do."""
+    made = tlopt.quantize(exported, tmp_path / "q", for_="tensorrt", samples=16)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(made.payload(".onnx"), options, providers=["CPUExecutionProvider"])
+    expected = plain.run(None, {"images": held_out})[0]
+    # A tie that falls to the other side after sums in another order.
+    np.testing.assert_allclose(logits(made, held_out), expected, atol=0.01 * np.ptp(expected))
 
 
 def test_equalization_is_an_option(exported, held_out, tmp_path):

@@ -6,10 +6,13 @@ A backend module defines
     DEVICES: tuple[str, ...]        the devices it knows by name, its default first
     class Runner                    see the protocol below
     def problem(device) -> str      why it cannot run here, found by trying; empty if it can
+    def saturates() -> bool         whether its integer kernels saturate on this processor; of runtimes that int8
+                                    graphs are made for
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, Self
@@ -18,7 +21,9 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.artifact import Artifact
-from tlopt.errors import PluginError, suggestion
+from tlopt.errors import MissingLibraryError, PluginError, suggestion
+
+log = logging.getLogger(__name__)
 
 DEFAULT = {"torch": "torch", "onnx": "onnxruntime", "tensorrt": "tensorrt"}
 
@@ -69,6 +74,25 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     artifact.expect(*module.READS)
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
     return runner
+
+
+def reduced_range(name: str, choice: str) -> bool:
+    """Whether weights made for a backend have to keep to half the int8 range.
+
+    Args:
+        name: Of the backend.
+        choice: "on", "off", or "auto": if its integer kernels saturate on this processor.
+    """
+    if choice != "auto" or name == "tensorrt":  # a GPU adds up products of 8-bit integers in 32 bits
+        return choice == "on"
+    try:
+        found = bool(load(name).saturates())
+    except MissingLibraryError:
+        log.info("%s is not installed here: weights take the whole int8 range", name)
+        return False
+    if found:
+        log.info("integer kernels of %s saturate on this processor: weights take half the int8 range", name)
+    return found
 
 
 def load(name: str, device: str = "") -> ModuleType:

@@ -16,6 +16,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
+from tlopt.graph import saturation
 
 READS = ("onnx",)
 DEVICES = ("cpu", "cuda", "tensorrt", "openvino")
@@ -48,7 +49,9 @@ class Runner:
         self.name = f"onnxruntime:{device}"
         self.callers = callers if device == "cpu" else 1
         threads = max(1, (threads or cores()) // self.callers)
-        self._session = _session(artifact.payload(".onnx"), device, threads)
+        # Its own integer kernels are not what a graph for TensorRT was made for, and may saturate.
+        integers = artifact.card.details.get("runtime") != "tensorrt"
+        self._session = _session(artifact.payload(".onnx"), device, threads, integers=integers)
         entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input, self._output = entry.name, result.name
         self._dtype, self._batch = _DTYPES[entry.type], fixed_batch(artifact)
@@ -122,8 +125,8 @@ def profile(
     return [(name, op, float(np.mean(taken[_WARM:]))) for (name, op), taken in found.items()]
 
 
-def _session(model: Path | bytes, device: str, threads: int, *, profile: str = "") -> Any:
-    """Open a session whose first provider is the device's own."""
+def _session(model: Path | bytes, device: str, threads: int, *, integers: bool = True, profile: str = "") -> Any:
+    """Open a session whose first provider is the device's own; without `integers`, Q/DQ graphs compute in float."""
     wanted = _PROVIDERS[device]
     where = model if isinstance(model, Path) else "a test graph"
     available = onnxruntime.get_available_providers()
@@ -135,6 +138,8 @@ def _session(model: Path | bytes, device: str, threads: int, *, profile: str = "
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not integers and device == "cpu":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
@@ -168,6 +173,12 @@ def problem(device: str = "") -> str:
     except Exception as error:  # noqa: BLE001 - its exception classes share no base but Exception
         return str(error).partition("\n")[0]
     return ""
+
+
+def saturates() -> bool:
+    """Whether the processor provider's integer kernels saturate (see `tlopt.graph.saturation`)."""
+    session = _session(saturation.test_graph(), DEVICES[0], 1)
+    return saturation.saturated(session.run(None, {"images": saturation.INPUTS})[0])
 
 
 def _test_graph() -> bytes:

@@ -13,6 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
+from tlopt.graph import saturation
 
 READS = ("onnx",)
 # A name is a device, with the latency hint unless it says otherwise.
@@ -161,3 +162,11 @@ def problem(device: str = "") -> str:
     except RuntimeError as error:
         return _reason(error)
     return ""
+
+
+def saturates() -> bool:
+    """Whether the processor plugin's integer kernels saturate (see `tlopt.graph.saturation`)."""
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(saturation.test_graph()), "CPU", settings)
+    return saturation.saturated(compiled({0: saturation.INPUTS})[0])

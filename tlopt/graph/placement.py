@@ -10,6 +10,7 @@ import onnx
 
 from tlopt.graph.grid import FP8, INT8, UINT8, Grid
 from tlopt.graph.view import MOVES, WEIGHTED, View, fused_activation
+from tlopt.graph.weights import LIMIT, REDUCED
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 
@@ -25,6 +26,7 @@ class Placement:
     Attributes:
         runtime: The runtime whose pattern this is.
         float8: Quantize to E4M3 instead of integers.
+        reduced: Keep weights to half their range, for integer kernels that saturate (`tlopt.graph.saturation`).
         edges: Tensor -> names of the nodes that read its quantized form.
         weights: Names of the nodes whose constant weight is quantized.
         leader: Tensor -> the tensor whose scale it uses.
@@ -32,6 +34,7 @@ class Placement:
 
     runtime: Runtime
     float8: bool = False
+    reduced: bool = False
     edges: dict[str, set[str]] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
     leader: dict[str, str] = field(default_factory=dict)
@@ -51,6 +54,13 @@ class Placement:
         """
         return self.runtime == "onnxruntime"
 
+    def limit(self, view: View, node: onnx.NodeProto) -> int:
+        """Return the largest magnitude of a weight's integers.
+
+        Depthwise kernels add one product at a time, in 32 bits: their weights keep the whole range.
+        """
+        return REDUCED if self.reduced and not view.is_depthwise(node) else LIMIT
+
     def root(self, tensor: str) -> str:
         """Return the tensor whose scale a tensor uses."""
         while (up := self.leader.get(tensor, tensor)) != tensor:
@@ -62,7 +72,14 @@ class Placement:
         self.leader[self.root(second)] = self.root(first)
 
 
-def place(model: onnx.ModelProto, runtime: Runtime, *, floats: Collection[str] = (), float8: bool = False) -> Placement:
+def place(
+    model: onnx.ModelProto,
+    runtime: Runtime,
+    *,
+    floats: Collection[str] = (),
+    float8: bool = False,
+    reduced: bool = False,
+) -> Placement:
     """Choose the tensors and weights to quantize.
 
     Args:
@@ -70,11 +87,12 @@ def place(model: onnx.ModelProto, runtime: Runtime, *, floats: Collection[str] =
         runtime: Where it will run.
         floats: Names of the nodes that stay float.
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
+        reduced: Keep weights to half their range.
     """
     view = View(model)
     assert runtime == "tensorrt" or not float8
     placement = _around(view, floats) if runtime == "onnxruntime" else _before(view, runtime, floats)
-    placement.float8 = float8
+    placement.float8, placement.reduced = float8, reduced
     return placement
 
 

@@ -138,7 +138,8 @@ class _Writer:
         quantized = self.weights.get(node.name)
         if quantized is None:
             floor = smallest_scale(bias, activation) if whole_bias and bias is not None else None
-            quantized = quantize_weight(weight, axis, channel_scale(weight, axis, floor))
+            limit = self.placement.limit(self.view, node)
+            quantized = quantize_weight(weight, axis, channel_scale(weight, axis, floor, limit), limit)
         node.input[1] = self._dequantized(f"{node.name}_weight", quantized.values, quantized.scale, axis)
         if bias is None:
             return

@@ -58,8 +58,9 @@ def round_weights(
                 floor = smallest_scale(bias, scale) if placement.integer_bias and bias is not None else None
                 # A value rounded to a grid is off by a uniform amount of variance step^2 / 12.
                 found = round_weight(
-                    node, weight, moments.pop(node.name), noise=scale**2 / 12, floor=floor, nearest=nearest
-                )
+                    node, weight, moments.pop(node.name),
+                    noise=scale**2 / 12, floor=floor, limit=placement.limit(view, node), nearest=nearest,
+                )  # fmt: skip
                 rounded[node.name] = found if bias_correction else replace(found, shift=None)
                 shown.advance()
     return rounded
@@ -87,6 +88,7 @@ def round_weight(
     *,
     noise: float,
     floor: np.ndarray | None = None,
+    limit: int = LIMIT,
     nearest: bool = False,
 ) -> QuantizedWeight:
     """Return the integers of a weight that change the layer's output least on average.
@@ -102,6 +104,7 @@ def round_weight(
         moments: Of its input.
         noise: Variance that the rounding of the input itself adds.
         floor: Smallest scale of each output channel, float32 (channels,).
+        limit: Largest magnitude of an integer.
         nearest: Round each weight to the nearest integer, of the scale that spans them all.
     """
     across = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
@@ -111,14 +114,14 @@ def round_weight(
     covariance = moments.covariance
     variance = np.einsum("gii->gi", covariance).copy()
     covariance[:, range(length), range(length)] += noise + DAMPING * variance.mean() + 1e-12
-    widest = channel_scale(flat.reshape(-1, length), 0).reshape(groups, -1)
+    widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:
         scale = np.maximum(widest, least)
         levels = np.round(flat / scale[:, :, None])
     else:
-        scale = _scales(flat, variance, widest, least)
-        levels = _rounded(flat.copy(), covariance, scale)
+        scale = _scales(flat, variance, widest, least, limit)
+        levels = _rounded(flat.copy(), covariance, scale, limit)
     real = levels * scale[:, :, None].astype(np.float64)
     shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
     values = levels.reshape(rows.shape).astype(np.int8)
@@ -130,14 +133,14 @@ def round_weight(
     )
 
 
-def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: np.ndarray) -> np.ndarray:
+def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
     """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
     best = np.full(widest.shape, np.inf)
     chosen = np.maximum(widest, least)
     for share in _SHARES:
         scale = np.maximum(widest * np.float32(share), least).astype(np.float32)
         wide = scale[:, :, None]
-        error = flat - np.clip(np.round(flat / wide), -LIMIT, LIMIT) * wide
+        error = flat - np.clip(np.round(flat / wide), -limit, limit) * wide
         cost = np.einsum("god,gd->go", np.square(error), variance)
         better = cost < best
         best[better], chosen[better] = cost[better], scale[better]
@@ -145,7 +148,7 @@ def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: n
     return single
 
 
-def _rounded(flat: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _rounded(flat: np.ndarray, covariance: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
     """Return the integers, float64 (groups, o, d); `flat` is used up."""
     groups, channels, length = flat.shape
     order = np.argsort(-np.einsum("gii->gi", covariance).sum(0))  # the inputs that matter most first
@@ -160,7 +163,7 @@ def _rounded(flat: np.ndarray, covariance: np.ndarray, scale: np.ndarray) -> np.
         end = min(start + BLOCK, length)
         errors = np.empty((groups, channels, end - start))
         for i in range(start, end):
-            levels[:, :, i] = np.clip(np.round(flat[:, :, i] / wide), -LIMIT, LIMIT)
+            levels[:, :, i] = np.clip(np.round(flat[:, :, i] / wide), -limit, limit)
             error = (flat[:, :, i] - levels[:, :, i] * wide) / upper[:, None, i, i]
             errors[:, :, i - start] = error
             flat[:, :, i + 1 : end] -= error[:, :, None] * upper[:, None, i, i + 1 : end]

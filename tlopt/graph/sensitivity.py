@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from tlopt.graph.view import View, attribute
+from tlopt.graph.view import View
 from tlopt.progress import bar
 
 log = logging.getLogger(__name__)
@@ -238,8 +238,7 @@ def _kind(view: View, segment: list[onnx.NodeProto]) -> str:
         return "pooled" if segment[0].op_type == "GlobalAveragePool" else "whole"
     if weighted[0].op_type != "Conv":
         return "whole"
-    shape = view.initializers[weighted[0].input[1]].dims
-    return "depthwise" if attribute(weighted[0], "group", 1) == shape[0] > 1 == shape[1] else "lone"
+    return "depthwise" if view.is_depthwise(weighted[0]) else "lone"
 
 
 def _parts(view: View, block: list[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:

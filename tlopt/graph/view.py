@@ -70,6 +70,13 @@ class View:
             return ""
         return str(node.input[1])
 
+    def is_depthwise(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a convolution of each channel by itself, with a constant weight."""
+        if node.op_type != "Conv" or not self.weight(node):
+            return False
+        shape = self.initializers[node.input[1]].dims
+        return bool(attribute(node, "group", 1) == shape[0] > 1 == shape[1])
+
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Return the value of a node's attribute, or the default if it is not set."""

@@ -9,6 +9,7 @@ import numpy as np
 from tlopt.graph.grid import TINY
 
 LIMIT = 127  # -128 is left out, so that the range is the same on both sides
+REDUCED = 64  # two products of it with 255 still fit into int16
 INT32 = 2.0**30  # largest magnitude of an int32 bias, with room to add products to it
 
 
@@ -39,19 +40,21 @@ def along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def channel_scale(weight: np.ndarray, axis: int, floor: np.ndarray | None = None) -> np.ndarray:
-    """Return the scale that spans each channel's largest magnitude, at least `floor`: float32 (channels,)."""
+def channel_scale(weight: np.ndarray, axis: int, floor: np.ndarray | None = None, limit: int = LIMIT) -> np.ndarray:
+    """Return the scale by which each channel's largest magnitude is `limit`, at least `floor`: float32 (channels,)."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale: np.ndarray = np.maximum(np.abs(weight).max(axis=others) / LIMIT, TINY if floor is None else floor)
+    scale: np.ndarray = np.maximum(np.abs(weight).max(axis=others) / limit, TINY if floor is None else floor)
     clamped: np.ndarray = np.maximum(scale, TINY).astype(np.float32)
     return clamped
 
 
-def quantize_weight(weight: np.ndarray, axis: int, scale: np.ndarray | None = None) -> QuantizedWeight:
-    """Round a weight to the nearest integers of its channels' scales."""
-    scale = channel_scale(weight, axis) if scale is None else scale
+def quantize_weight(
+    weight: np.ndarray, axis: int, scale: np.ndarray | None = None, limit: int = LIMIT
+) -> QuantizedWeight:
+    """Round a weight to the nearest integers of its channels' scales, none larger than `limit`."""
+    scale = channel_scale(weight, axis, limit=limit) if scale is None else scale
     levels = np.round(weight / along(scale, axis, weight.ndim))
-    return QuantizedWeight(values=np.clip(levels, -LIMIT, LIMIT).astype(np.int8), scale=scale, axis=axis)
+    return QuantizedWeight(values=np.clip(levels, -limit, limit).astype(np.int8), scale=scale, axis=axis)
 
 
 def smallest_scale(bias: np.ndarray, activation_scale: float) -> np.ndarray:

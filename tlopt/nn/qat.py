@@ -22,7 +22,6 @@ from torch.export import ExportedProgram
 from tlopt.errors import StageError
 from tlopt.nn.tracing import INPUT, OUTPUT
 
-_LIMIT = 127  # of a weight's integers
 _TINY = 1e-12
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = (_ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default)
@@ -55,14 +54,14 @@ class Places:
         low: Smallest integer of an activation.
         high: Largest.
         tensors: Tensor -> how it is rounded.
-        weights: Outputs of the nodes whose weights are rounded.
+        weights: Output of each node whose weight is rounded -> largest magnitude of its integers.
         names: All tensors that the ONNX graph computes.
     """
 
     low: int
     high: int
     tensors: Mapping[str, Place]
-    weights: frozenset[str]
+    weights: Mapping[str, int]
     names: frozenset[str]
 
 
@@ -145,8 +144,8 @@ def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str,
     nodes[OUTPUT] = next(node for node in graph.nodes if node.op == "output").args[0][0]
     with graph.inserting_before(next(iter(graph.nodes))):
         logarithm = graph.placeholder("logarithm")
-    for name in sorted(places.weights):
-        nodes[name] = _round_weight(graph, _need(nodes, name), name)
+    for name, limit in sorted(places.weights.items()):
+        nodes[name] = _round_weight(graph, _need(nodes, name), name, limit)
     names = {node: name for name, node in nodes.items() if name in places.names}
     for name, place in places.tensors.items():
         node = _need(nodes, name)
@@ -186,13 +185,14 @@ def _unknown(name: str) -> StageError:
     )
 
 
-def _round_weight(graph: fx.Graph, node: fx.Node, name: str) -> fx.Node:
+def _round_weight(graph: fx.Graph, node: fx.Node, name: str, limit: int) -> fx.Node:
     """Round the weight of a layer, with the batch norm that follows folded in, and return the layer.
 
     Args:
         graph: Changed in place.
         node: The layer, or the batch norm's result.
         name: Of the tensor in the ONNX graph.
+        limit: Largest magnitude of the weight's integers.
     """
     norm = None
     layer: Any = node
@@ -210,7 +210,7 @@ def _round_weight(graph: fx.Graph, node: fx.Node, name: str) -> fx.Node:
             pair = graph.call_function(fold, (weight, bias, *norm.args[1:5], norm.args[_NORMS[norm.target]]))
             weight = graph.call_function(operator.getitem, (pair, 0))
             bias = graph.call_function(operator.getitem, (pair, 1))
-        layer.args = (inputs, graph.call_function(round_weight, (weight,)), bias, *rest)
+        layer.args = (inputs, graph.call_function(round_weight, (weight, limit)), bias, *rest)
     if norm is not None:
         node.replace_all_uses_with(layer)
     found: fx.Node = layer
@@ -236,12 +236,12 @@ def fold(
     return weight * factor[:, None, None, None], offset
 
 
-def round_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight (outputs, …) as its 8-bit integers show it; the gradient passes through."""
+def round_weight(weight: torch.Tensor, limit: int) -> torch.Tensor:
+    """Return a weight (outputs, …) as its integers, up to ``limit``, show it; the gradient passes through."""
     largest = weight.detach().abs().flatten(1).amax(1)
-    scale = (largest / _LIMIT).clamp_(min=_TINY)
+    scale = (largest / limit).clamp_(min=_TINY)
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -_LIMIT, _LIMIT)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -limit, limit)
 
 
 def round_activation(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.artifact import Artifact, Card, ImagesRef
+from tlopt.backends import reduced_range
 from tlopt.errors import ArtifactError, ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, Split, batches, reopen
 from tlopt.images.pixels import default_cache, open_pixels
@@ -135,6 +136,10 @@ def finetune(
     for_: Annotated[
         Literal["onnxruntime", "openvino", "tensorrt"], Setting("With --qat: the runtime it will be quantized for.")
     ] = "onnxruntime",
+    reduce_range: Annotated[
+        Literal["auto", "on", "off"],
+        Setting("With --qat: weights of half the int8 range; auto where integer sums saturate on this processor."),
+    ] = "auto",
     precision: Annotated[
         Precision, Setting("Of the arithmetic; auto takes what is fastest here.")
     ] = _DEFAULT.precision,
@@ -175,6 +180,7 @@ def finetune(
             method=method,
             fresh=isinstance(source, ImageFolder),
             qat=for_ if qat else None,
+            reduced=qat and reduced_range(for_, reduce_range),
             sparse=_inherited(source).get("pruned", {}).get("sparsity") == "2:4",
             teacher=teacher,
             cache=cache_dir or default_cache(),
@@ -308,6 +314,7 @@ class _Run:
     fresh: bool
     sparse: bool
     qat: Literal["onnxruntime", "openvino", "tensorrt"] | None
+    reduced: bool
     teacher: Path | None
     cache: Path
     cache_gb: float
@@ -343,8 +350,8 @@ class _Run:
             )
             # Threads find them in any order.
             unreadable = dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
-            trained = {} if steps is None else {"qat": {"runtime": self.qat, "scales": steps.scales()}}
-            return outcome, unreadable, trained
+            trained = {"runtime": self.qat, "reduce_range": self.reduced, "scales": steps.scales()} if steps else {}
+            return outcome, unreadable, {"qat": trained} if trained else {}
 
     def _rounded(self, images: Pixels) -> contextlib.AbstractContextManager[Steps]:
         """Round the network where its exported graph will be, to scales calibrated on training images."""
@@ -360,7 +367,7 @@ class _Run:
         preprocess = self.network.preprocess
         proto, program = tracing.trace(self.network.module, preprocess.size, _OPSET)
         graph = clean(proto)
-        placement = place(graph, self.qat)
+        placement = place(graph, self.qat, reduced=self.reduced)
         chosen = np.random.default_rng(self.settings.seed).permutation(len(images.folder))[:_CALIBRATED]
         crops = batches(images.folder.select(chosen), preprocess, batch=8, label="Calibrating")
         scales = fit_scales(placement, observe(graph, placement.edges, (part.inputs for part in crops)), mse.choose)
@@ -404,7 +411,8 @@ def rounding_places(graph: onnx.ModelProto, placement: Placement, scales: Mappin
     from tlopt.graph.view import View
     from tlopt.nn.qat import Place, Places
 
-    results = {node.name: node.output[0] for node in View(graph).nodes}
+    view = View(graph)
+    results = {node.name: node.output[0] for node in view.nodes}
     integers = np.iinfo(placement.grid.dtype)
     return Places(
         low=int(integers.min),
@@ -418,6 +426,6 @@ def rounding_places(graph: onnx.ModelProto, placement: Placement, scales: Mappin
             )
             for tensor, readers in placement.edges.items()
         },
-        weights=frozenset(results[name] for name in placement.weights),
+        weights={node.output[0]: placement.limit(view, node) for node in view.nodes if node.name in placement.weights},
         names=frozenset([*results.values(), graph.graph.input[0].name]),
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.artifact import Artifact, Card
-from tlopt.backends import Runner, open_runner
+from tlopt.backends import Runner, open_runner, reduced_range
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
@@ -56,6 +56,10 @@ def quantize(
     ] = "gptq",
     bias_correction: Annotated[bool, Setting("Let biases make up for mean errors.")] = True,
     equalization: Annotated[bool, Setting("Scale channels to like ranges first, where that changes nothing.")] = False,
+    reduce_range: Annotated[
+        Literal["auto", "on", "off"],
+        Setting("Weights of half the range, for processors whose integer sums saturate; auto tries it on this one."),
+    ] = "auto",
     max_drop: Annotated[
         float | None,
         Setting("Loss of accuracy up to which blocks are in int8; the fewest others stay float.", minimum=0, maximum=1),
@@ -75,24 +79,17 @@ def quantize(
     accuracy stay float: chosen by what they do to answers and latency, on training images that were
     not calibrated on. An artifact from finetune --qat keeps the scales that it was trained with.
 
+    Integer kernels of processors without VNNI saturate with weights of the whole int8 range; with
+    `reduce_range` weights of all layers but depthwise ones are at most 64 (half of 127), which cannot.
+
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
-        SettingError: The runtime does not know the precision, or is not the one trained for.
+        SettingError: A setting does not fit the precision, or what the network was trained for.
         ImagesError: There are no images to calibrate on.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
-    if source.card.precision != "fp32":
-        raise ArtifactError(
-            f"{source.path} is in {source.card.precision} already; quantize takes an fp32 artifact.",
-            hint="Quantize the artifact that tlopt export made.",
-        )
-    if precision == "fp8" and for_ != "tensorrt":
-        raise SettingError(
-            f"{for_} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
-        )
-    if max_drop is not None and precision != "int8":
-        raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
-    trained = _trained(source, for_, equalization) if precision == "int8" else None
+    _check(source, precision, for_, max_drop, reduce_range)
+    trained = _trained(source, for_, equalization, reduce_range) if precision == "int8" else None
     parts = _open_images(source, images, seed)
     chosen, unseen = _divided(parts["train"], samples, max_drop, seed)
     require("onnxruntime")
@@ -112,9 +109,13 @@ def quantize(
         if equalization:
             model = require("tlopt.graph.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
         recipe = _Recipe(
-            for_, load("quantizers", quantizer).choose, rounding, bias_correction, seed, precision == "fp8", trained
-        )
+            runtime=for_, choose=load("quantizers", quantizer).choose, rounding=rounding,
+            bias_correction=bias_correction, seed=seed, float8=precision == "fp8",
+            reduced=trained.reduced if trained else precision == "int8" and reduced_range(for_, reduce_range),
+            trained=trained,
+        )  # fmt: skip
         write = _eight_bits(model, recipe, inputs)
+        details["reduce_range"] = recipe.reduced
         notes: dict[str, Any] = {"quantizer": "trained" if trained else quantizer}
         if max_drop is None:
             result = write(())
@@ -142,7 +143,29 @@ def quantize(
     return replace(card, details={**card.details, "measured": measured})
 
 
-@dataclass(frozen=True)
+def _check(source: Artifact, precision: str, runtime: str, max_drop: float | None, reduce_range: str) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        ArtifactError: The source is quantized already.
+        SettingError: A setting does not fit the precision.
+    """
+    if source.card.precision != "fp32":
+        raise ArtifactError(
+            f"{source.path} is in {source.card.precision} already; quantize takes an fp32 artifact.",
+            hint="Quantize the artifact that tlopt export made.",
+        )
+    if precision == "fp8" and runtime != "tensorrt":
+        raise SettingError(
+            f"{runtime} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
+        )
+    if max_drop is not None and precision != "int8":
+        raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
+    if reduce_range == "on" and precision != "int8":
+        raise SettingError(f"reduce_range is for int8, got precision {precision}.", hint="Leave --reduce-range out.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """How to go to 8 bits; weights in fp8, and those of trained scales, are rounded to nearest."""
 
@@ -152,7 +175,16 @@ class _Recipe:
     bias_correction: bool
     seed: int
     float8: bool
-    trained: Mapping[str, tuple[float, int]] | None
+    reduced: bool
+    trained: _Trained | None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a network was trained with: tensor -> scale and zero point, and whether weights have half the range."""
+
+    scales: Mapping[str, tuple[float, int]]
+    reduced: bool
 
 
 def _eight_bits(
@@ -165,12 +197,12 @@ def _eight_bits(
     from tlopt.graph.rounding import round_weights
     from tlopt.graph.scales import fit_scales, given_scales
 
-    placement = place(model, recipe.runtime, float8=recipe.float8)
+    placement = place(model, recipe.runtime, float8=recipe.float8, reduced=recipe.reduced)
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
     fitted: Callable[[Any], dict[str, Scale]]
     if recipe.trained is not None:
-        given = recipe.trained
+        given = recipe.trained.scales
         fitted = lambda part: given_scales(part, given)  # noqa: E731
     else:
         histograms = observe(model, placement.edges, inputs("Calibrating"))
@@ -193,17 +225,17 @@ def _eight_bits(
     def write(floats: Collection[str]) -> onnx.ModelProto:
         if not floats:
             return insert(model, placement, scales, weights)
-        part = place(model, recipe.runtime, floats=floats, float8=recipe.float8)
+        part = place(model, recipe.runtime, floats=floats, float8=recipe.float8, reduced=recipe.reduced)
         return insert(model, part, fitted(part), weights)
 
     return write
 
 
-def _trained(source: Artifact, runtime: str, equalization: bool) -> dict[str, tuple[float, int]] | None:
+def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: str) -> _Trained | None:
     """Return the scales that the network was trained with, None if it was trained in float.
 
     Raises:
-        SettingError: They are for another runtime, or weights are to be changed.
+        SettingError: They are for another runtime or range, or weights are to be changed.
     """
     found = source.card.details.get("qat")
     if found is None:
@@ -217,7 +249,13 @@ def _trained(source: Artifact, runtime: str, equalization: bool) -> dict[str, tu
         raise SettingError(
             f"{source.path} was trained with the scales of its weights as they are.", hint="Leave --equalization out."
         )
-    return {tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}
+    reduced = found.get("reduce_range", False)
+    if reduce_range not in ("auto", "on" if reduced else "off"):
+        raise SettingError(
+            f"{source.path} was trained with weights of {'half' if reduced else 'all'} the int8 range.",
+            hint=f"Leave --reduce-range out, or train with finetune --qat --reduce-range {reduce_range}.",
+        )
+    return _Trained({tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}, reduced)
 
 
 def _within(
@@ -249,7 +287,7 @@ def _within(
         def opened(graph: onnx.ModelProto) -> Runner:
             file = Path(tempfile.mkdtemp(dir=folder)) / FILE
             file.write_bytes(graph.SerializeToString())
-            card = replace(source.card, precision="int8", files={FILE: ""})
+            card = replace(source.card, precision="int8", files={FILE: ""}, details={"runtime": runtime})
             return open_runner(Artifact(path=file.parent, card=card), backend)
 
         trials = Trials(
