@@ -392,12 +392,13 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=Path("runs/benchmark-teacher"), help="made if missing")
     parser.add_argument("--python", default=sys.executable, help="interpreter that may have fastai")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", default="finetune-accuracy", help="of the result files, without their ending")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(**json.loads(options.one), folder=options.out, weights=options.weights)))
         return
-    results = Results(options.out / "finetune-accuracy.json")
+    results = Results(options.out / f"{options.name}.json")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sets.split(","):
             opened(name, Path(folder))

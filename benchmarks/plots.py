@@ -2,7 +2,7 @@
 
     python benchmarks/plots.py
 
-Reads prune-cpu.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
+Reads prune-cpu*.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PEERS = {"ORT quantize_static": "tab:orange", "NNCF": "tab:green", "tlopt": "tab
 
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "tlopt"  # the same file from the same figures
-    file = RESULTS / "prune-cpu.json"
-    save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
-    for file in sorted(RESULTS.glob("quantize-*.json")):
+    for file in sorted(RESULTS.glob("prune-cpu*.json")):
+        save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
+    for file in sorted(set(RESULTS.glob("quantize-*.json")) - set(RESULTS.glob("quantize-memory-*.json"))):
         save(quantized(json.loads(file.read_text(encoding="utf-8"))), file)
 
 
@@ -63,6 +63,7 @@ def quantized(result: dict[str, Any]) -> Figure:
         for peer, color in PEERS.items():
             for runtime, marker in (("onnxruntime", "^"), ("openvino", "s")):
                 rows = [r for r in result["rows"] if r["name"].startswith(peer) and r["runtime"] == runtime]
+                rows = [r for r in rows if r["latency_ms"]]
                 if rows:
                     axes.scatter(
                         [row["latency_ms"][batch] for row in rows], [100 * row["flips"] for row in rows],

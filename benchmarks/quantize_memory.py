@@ -1,0 +1,68 @@
+"""Peak memory of int8 quantization: does it stay the same however many images calibrate?
+
+    python benchmarks/quantize_memory.py --images ../shared/data/clothing10
+
+Runs `tlopt quantize` on ResNet-50 at 224 px as a process of its own, once for each number of calibration images, and
+takes the largest resident memory that the system counted for it: calibration, rounding of the weights, and the
+measurement of both networks at the end are in it. Needs the weights in ../shared/weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from quantize import RESULTS, source
+
+from tlopt.environment import cores, processor, versions
+
+SAMPLES = (128, 512)
+
+
+def peak_mb(command: list[str]) -> tuple[float, float]:
+    """Run a command and return its peak resident memory, MB, and its seconds.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    started = time.perf_counter()
+    child = os.posix_spawn(command[0], command, os.environ)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024, time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--samples", default=",".join(map(str, SAMPLES)))
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        fp32 = source(given.model, None, folder)
+        for samples in map(int, given.samples.split(",")):
+            command = [
+                sys.executable, "-m", "tlopt", "quantize", str(fp32.path), "-o", str(folder / f"int8-{samples}"),
+                "--images", str(given.images), "--samples", str(samples), "--quiet",
+            ]  # fmt: skip
+            peak, seconds = peak_mb(command)
+            rows.append({"samples": samples, "peak_mb": round(peak), "seconds": round(seconds, 1)})
+            print(rows[-1], flush=True)
+    result = {
+        "command": f"python benchmarks/quantize_memory.py --images {given.images} --model {given.model}",
+        "model": given.model, "size": fp32.card.preprocess.size, "processor": processor(), "threads": cores(),
+        "versions": versions(), "rows": rows,
+    }  # fmt: skip
+    (RESULTS / f"quantize-memory-{given.model}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
