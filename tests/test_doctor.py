@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tlopt.backends import onnxruntime as onnxruntime_backend
 from tlopt.backends import torch as torch_backend
 from tlopt.cli import main
 from tlopt.doctor import _versions, doctor
@@ -142,3 +143,11 @@ def test_memory_is_tried_on_the_gpu_and_everything_given_back(monkeypatch, faili
     held = failing != "cuDevicePrimaryCtxRetain"
     assert ("cuDevicePrimaryCtxRelease_v2" in driver.log) == held
     assert driver.log.count("cuCtxPushCurrent_v2") == driver.log.count("cuCtxPopCurrent_v2") == held
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_integer_kernels_that_saturate_are_told(monkeypatch, saturates):
+    monkeypatch.setattr(onnxruntime_backend, "saturates", lambda: saturates)
+    row = part(doctor(), "onnxruntime:cpu")
+    assert row["usable"] == "yes"
+    assert ("half the range" in row["detail"]) is saturates

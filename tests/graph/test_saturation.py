@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import tlopt
 from tlopt import backends
 from tlopt.backends import reduced_range
 from tlopt.errors import MissingLibraryError
@@ -57,6 +58,18 @@ def test_a_runtime_that_is_not_here_gets_the_whole_range(monkeypatch):
 
     monkeypatch.setattr(backends, "load", missing)
     assert not reduced_range("openvino", "auto")
+
+
+@pytest.mark.parametrize(("saturates", "reduce_range"), [(True, "off"), (True, "on"), (False, "off")])
+def test_a_graph_that_saturates_where_it_is_opened_is_told(
+    exported, tmp_path, monkeypatch, caplog, saturates, reduce_range
+):
+    made = tlopt.quantize(exported, tmp_path / "int8", samples=8, rounding="nearest", reduce_range=reduce_range)
+    monkeypatch.setattr(backends.load("onnxruntime"), "saturates", lambda: saturates)
+    caplog.clear()
+    with backends.open_runner(made):
+        pass
+    assert ("answers wrongly here" in caplog.text) is (saturates and reduce_range == "off")
 
 
 @pytest.mark.parametrize("rounding", [True, False])

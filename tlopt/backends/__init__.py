@@ -73,7 +73,19 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     module = load(name, device)
     artifact.expect(*module.READS)
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
+    if artifact.card.details.get("reduce_range") is False and device.partition("-")[0] in ("", "cpu"):
+        _warn_of_saturation(artifact, name, module)
     return runner
+
+
+def _warn_of_saturation(artifact: Artifact, name: str, module: ModuleType) -> None:
+    """Say so if an int8 graph's weights take more of the range than the kernels that run it here can add up."""
+    int8 = artifact.card.precision == "int8" and artifact.card.details.get("runtime") != "tensorrt"
+    if int8 and hasattr(module, "saturates") and module.saturates():
+        log.warning(
+            "%s answers wrongly here: its weights take the whole int8 range, and the integer kernels of %s saturate on "
+            "this processor. Quantize with --reduce-range on.", artifact.path, name,
+        )  # fmt: skip
 
 
 def reduced_range(name: str, choice: str) -> bool:
