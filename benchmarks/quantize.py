@@ -130,6 +130,7 @@ def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, 
         )  # fmt: skip
     import nncf
 
+    saturates = reduced_range("openvino", "auto")
     fix = nncf.quantization.advanced_parameters.OverflowFix
     for preset, fast, reduced in (
         ("PERFORMANCE", True, saturates), ("MIXED", True, saturates), ("MIXED", False, saturates),
@@ -162,9 +163,9 @@ def ours(fp32: Artifact, images: Path, samples: int, folder: Path, tuned: Path |
         "tlopt, nearest rounding": {"rounding": "nearest"},
         "tlopt, nearest rounding, no bias correction": {"rounding": "nearest", "bias_correction": False},
     }
-    if reduced_range("onnxruntime", "auto"):
-        variants[f"tlopt --for onnxruntime{WHOLE}"] = {"reduce_range": "off"}
-        variants[f"tlopt --for openvino{WHOLE}"] = {"for": "openvino", "reduce_range": "off"}
+    for runtime in ("onnxruntime", "openvino"):
+        if reduced_range(runtime, "auto"):
+            variants[f"tlopt --for {runtime}{WHOLE}"] = {"for": runtime, "reduce_range": "off"}
     if tuned:
         # Its own training photos: some hundred that it was not calibrated on choose the blocks.
         variants["tlopt --for onnxruntime --max-drop 0.005"] = {"max_drop": 0.005, "images": None}
@@ -300,13 +301,14 @@ def main() -> None:
 
 
 def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], folder: Path) -> Path:
-    """Return a folder of links to the calibration images and the val part."""
+    """Return a folder of links to the calibration images, as its train part, and to the val part."""
     out = folder / "images"
-    for file in (*train, *val):
-        link = out / file
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to((root / file).resolve())
+    for part, files in (("train", train), ("val", val)):
+        for file in files:
+            link = out / file if Path(file).parts[0] == part else out / part / file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to((root / file).resolve())
     return out
 
 

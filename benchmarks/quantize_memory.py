@@ -3,7 +3,7 @@
     python benchmarks/quantize_memory.py --images ../shared/data/clothing10
 
 Runs `tlopt quantize` on ResNet-50 at 224 px as a process of its own, once for each number of calibration images, and
-takes the largest resident memory that the system counted for it: calibration, rounding of the weights, and the
+takes the largest resident memory that the system counted for it (VmHWM): calibration, rounding of the weights, and the
 measurement of both networks at the end are in it. Needs the weights in ../shared/weights.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,15 +28,22 @@ SAMPLES = (128, 512)
 def peak_mb(command: list[str]) -> tuple[float, float]:
     """Run a command and return its peak resident memory, MB, and its seconds.
 
+    The system keeps the peak (VmHWM) while the process lives; it is read until the end. What `wait4` gives instead
+    includes the peak of this process, from which the other one is forked.
+
     Raises:
         RuntimeError: It failed.
     """
-    started = time.perf_counter()
-    child = os.posix_spawn(command[0], command, os.environ)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss / 1024, time.perf_counter() - started
+    started, peak = time.perf_counter(), 0.0
+    with subprocess.Popen(command) as child:
+        while child.poll() is None:
+            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+            if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                peak = float(found[1]) / 1024
+            time.sleep(0.05)
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}")
+    return peak, time.perf_counter() - started
 
 
 def main() -> None:
@@ -57,7 +65,8 @@ def main() -> None:
             rows.append({"samples": samples, "peak_mb": round(peak), "seconds": round(seconds, 1)})
             print(rows[-1], flush=True)
     result = {
-        "command": f"python benchmarks/quantize_memory.py --images {given.images} --model {given.model}",
+        "command": f"python benchmarks/quantize_memory.py --images {given.images} --model {given.model} "
+        f"--samples {given.samples}",
         "model": given.model, "size": fp32.card.preprocess.size, "processor": processor(), "threads": cores(),
         "versions": versions(), "rows": rows,
     }  # fmt: skip

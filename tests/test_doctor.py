@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tlopt.backends import onnxruntime as onnxruntime_backend
+from tlopt import backends
 from tlopt.backends import torch as torch_backend
 from tlopt.cli import main
 from tlopt.doctor import _versions, doctor
@@ -147,7 +147,7 @@ def test_memory_is_tried_on_the_gpu_and_everything_given_back(monkeypatch, faili
 
 @pytest.mark.parametrize("saturates", [True, False])
 def test_integer_kernels_that_saturate_are_told(monkeypatch, saturates):
-    monkeypatch.setattr(onnxruntime_backend, "saturates", lambda: saturates)
+    monkeypatch.setattr(backends, "saturates", lambda _: saturates)
     row = part(doctor(), "onnxruntime:cpu")
     assert row["usable"] == "yes"
     assert ("half the range" in row["detail"]) is saturates

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from tlopt import registry, settings
+from tlopt import backends, registry, settings
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.report import Report, Scalar
@@ -109,7 +109,7 @@ def _backends() -> Iterator[dict[str, Scalar]]:
             continue
         for device in module.DEVICES:
             problem, _, hint = module.problem(device).partition("\n")
-            narrow = not problem and device == "cpu" and hasattr(module, "saturates") and module.saturates()
+            narrow = not problem and device == "cpu" and backends.saturates(name)
             detail = "int8 sums saturate on this processor: quantize keeps weights to half the range" if narrow else ""
             yield _row(f"{name}:{device}", problem, mend=hint or _mend(name, device, problem), detail=detail)
 

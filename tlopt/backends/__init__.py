@@ -12,6 +12,7 @@ A backend module defines
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from types import ModuleType, TracebackType
@@ -72,20 +73,44 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     name, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(name, device)
     artifact.expect(*module.READS)
+    if overflows(artifact, name, device):
+        # A stage opens what it is making in a hidden folder, whose name tells nobody anything.
+        which = "" if artifact.path.name.startswith(".") else f" in {artifact.path}"
+        mend = "Train it anew with finetune --qat" if "qat" in artifact.card.details else "Quantize its source"
+        log.warning(
+            "The int8 graph%s answers wrongly here: its weights take the whole range, and the integer kernels of %s "
+            "saturate on this processor. %s --reduce-range on.", which, name, mend,
+        )  # fmt: skip
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
-    if artifact.card.details.get("reduce_range") is False and device.partition("-")[0] in ("", "cpu"):
-        _warn_of_saturation(artifact, name, module)
     return runner
 
 
-def _warn_of_saturation(artifact: Artifact, name: str, module: ModuleType) -> None:
-    """Say so if an int8 graph's weights take more of the range than the kernels that run it here can add up."""
-    int8 = artifact.card.precision == "int8" and artifact.card.details.get("runtime") != "tensorrt"
-    if int8 and hasattr(module, "saturates") and module.saturates():
-        log.warning(
-            "%s answers wrongly here: its weights take the whole int8 range, and the integer kernels of %s saturate on "
-            "this processor. Quantize with --reduce-range on.", artifact.path, name,
-        )  # fmt: skip
+def overflows(artifact: Artifact, name: str, device: str = "") -> bool:
+    """Whether an int8 graph that tlopt made asks more of a backend's kernels on this processor than they can add up.
+
+    Raises:
+        MissingLibraryError: The backend's library is not installed.
+        StageError: It cannot run here.
+    """
+    details = artifact.card.details
+    if artifact.card.precision != "int8" or details.get("reduce_range") or "runtime" not in details:
+        return False
+    in_float = name == "onnxruntime" and details["runtime"] == "tensorrt"
+    here = device in ("", "cpu", "cpu-throughput", "openvino")
+    return here and not in_float and saturates(name)
+
+
+@functools.cache
+def saturates(name: str) -> bool:
+    """Whether a backend's integer kernels saturate on this processor, found by running one.
+
+    Raises:
+        MissingLibraryError: Its library is not installed.
+        StageError: It cannot run here.
+    """
+    # Those that say nothing of it run on GPUs, which add up products of 8-bit integers in 32 bits.
+    module = load(name)
+    return hasattr(module, "saturates") and bool(module.saturates())
 
 
 def reduced_range(name: str, choice: str) -> bool:
@@ -94,13 +119,16 @@ def reduced_range(name: str, choice: str) -> bool:
     Args:
         name: Of the backend.
         choice: "on", "off", or "auto": if its integer kernels saturate on this processor.
+
+    Raises:
+        StageError: The backend cannot run here, so that "auto" finds nothing out.
     """
-    if choice != "auto" or name == "tensorrt":  # a GPU adds up products of 8-bit integers in 32 bits
+    if choice != "auto" or name == "tensorrt":
         return choice == "on"
     try:
-        found = bool(load(name).saturates())
+        found = saturates(name)
     except MissingLibraryError:
-        log.info("%s is not installed here: weights take the whole int8 range", name)
+        log.warning("%s is not installed here: weights take the whole int8 range; see --reduce-range", name)
         return False
     if found:
         log.info("integer kernels of %s saturate on this processor: weights take half the int8 range", name)

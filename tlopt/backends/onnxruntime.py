@@ -49,8 +49,7 @@ class Runner:
         self.name = f"onnxruntime:{device}"
         self.callers = callers if device == "cpu" else 1
         threads = max(1, (threads or cores()) // self.callers)
-        # Its own integer kernels are not what a graph for TensorRT was made for, and may saturate.
-        integers = artifact.card.details.get("runtime") != "tensorrt"
+        integers = _in_integers(artifact)
         self._session = _session(artifact.payload(".onnx"), device, threads, integers=integers)
         entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input, self._output = entry.name, result.name
@@ -65,6 +64,7 @@ class Runner:
             "graph_optimization": "all",
             "execution": "sequential",
             "io_binding": bool(self._place),
+            **({} if integers else {"integer_kernels": False}),
             "onnxruntime": onnxruntime.__version__,
         }
 
@@ -111,7 +111,10 @@ def profile(
     """
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
-        session = _session(artifact.payload(".onnx"), device or DEVICES[0], threads or cores(), profile=prefix)
+        session = _session(
+            artifact.payload(".onnx"), device or DEVICES[0], threads or cores(),
+            integers=_in_integers(artifact), profile=prefix,
+        )  # fmt: skip
         entry = session.get_inputs()[0]
         feed = {entry.name: inputs.astype(_DTYPES[entry.type], copy=False)}
         for _ in range(_WARM + runs):
@@ -123,6 +126,11 @@ def profile(
             key = (event["name"].removesuffix("_kernel_time"), event["args"]["op_name"])
             found.setdefault(key, []).append(event["dur"] / 1e3)
     return [(name, op, float(np.mean(taken[_WARM:]))) for (name, op), taken in found.items()]
+
+
+def _in_integers(artifact: Artifact) -> bool:
+    """Whether Q/DQ pairs are fused into integer kernels; those here are not what a graph for TensorRT was made for."""
+    return artifact.card.details.get("runtime") != "tensorrt"
 
 
 def _session(model: Path | bytes, device: str, threads: int, *, integers: bool = True, profile: str = "") -> Any:

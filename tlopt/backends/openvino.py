@@ -168,5 +168,10 @@ def saturates() -> bool:
     """Whether the processor plugin's integer kernels saturate (see `tlopt.graph.saturation`)."""
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = core.compile_model(core.read_model(saturation.test_graph()), "CPU", settings)
+    try:
+        compiled = core.compile_model(core.read_model(saturation.test_graph()), "CPU", settings)
+    except RuntimeError as error:
+        raise StageError(
+            f"OpenVINO cannot run int8 here: {_reason(error)}", hint="tlopt doctor lists what runs here."
+        ) from error
     return saturation.saturated(compiled({0: saturation.INPUTS})[0])

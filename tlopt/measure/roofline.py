@@ -50,7 +50,7 @@ def roofline(
         raise StageError(f"The peaks measured are the processor's; {', '.join(other)} runs elsewhere.")
     work = {(name, b): layers(artifact, batch=b) for name, artifact in named.items() for b in batch}
     threads = threads or cores()
-    peaks = {name: peak_gmacs_per_s(name, threads) for name in {_computed(a.card.precision) for a in loaded}}
+    peaks = {name: peak_gmacs_per_s(name, threads) for name in {_computed(artifact) for artifact in loaded}}
     bandwidth = bandwidth_gb_per_s(threads)
     timed = bench(loaded, batch=batch, backend=backend, seconds=seconds, threads=threads, memory=False)
     rows: list[dict[str, Scalar]] = []
@@ -60,7 +60,7 @@ def roofline(
             continue
         counted = work[str(row["artifact"]), int(row["batch"] or 1)]
         gmacs, gbytes = sum(layer.macs for layer in counted) / 1e9, sum(layer.moved for layer in counted) / 1e9
-        peak = peaks[_computed(named[str(row["artifact"])].card.precision)]
+        peak = peaks[_computed(named[str(row["artifact"])])]
         computing, moving = gmacs / peak, gbytes / bandwidth
         taken = float(row["p50_ms"] or 0) / 1e3
         rows.append(
@@ -91,9 +91,10 @@ def roofline(
     )
 
 
-def _computed(precision: str) -> str:
-    """Return the precision that a processor computes in: fp16 graphs run in fp32 on most."""
-    return "int8" if precision == "int8" else "fp32"
+def _computed(artifact: Artifact) -> str:
+    """Return the precision that a processor computes in: fp16 graphs run in fp32 on most, those for TensorRT too."""
+    card = artifact.card
+    return "int8" if card.precision == "int8" and card.details.get("runtime") != "tensorrt" else "fp32"
 
 
 def peak_gmacs_per_s(precision: str, threads: int) -> float:

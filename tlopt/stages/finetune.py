@@ -167,6 +167,10 @@ def finetune(
     settings = Hyperparameters(**{name: given[name] for name in names}, compile=compile_)
     if qat:
         method, settings = _quantized(source, method, settings)
+    elif reduce_range != "auto":
+        raise SettingError(
+            f"reduce_range is for quantization-aware training, got {reduce_range}.", hint="Add --qat, or leave it out."
+        )
     if teacher is not None:
         Artifact.load(teacher)  # a wrong one is told before images are decoded
     ref, parts = _images(source, images, val=val, test=test, seed=seed)
@@ -372,8 +376,9 @@ class _Run:
         crops = batches(images.folder.select(chosen), preprocess, batch=8, label="Calibrating")
         scales = fit_scales(placement, observe(graph, placement.edges, (part.inputs for part in crops)), mse.choose)
         places = rounding_places(graph, placement, scales)
-        # The runtime is part of the name, so that a checkpoint is resumed for the same one only.
-        return qat.rounded(self.network.module, program, places, f"scales_for_{self.qat}")
+        # The runtime and the range are part of the name, so that a checkpoint is resumed for the same one only.
+        name = f"scales_for_{self.qat}{'_reduced' * self.reduced}"
+        return qat.rounded(self.network.module, program, places, name)
 
     def _open_teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
         """Open the teacher: a torch artifact as a network, which also shows its features, others as runners."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.artifact import Artifact, Card
-from tlopt.backends import Runner, open_runner, reduced_range
+from tlopt.backends import Runner, open_runner, overflows, reduced_range
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
@@ -120,7 +120,7 @@ def quantize(
         if max_drop is None:
             result = write(())
         else:
-            result, notes["sensitivity"] = _within(source, model, write, unseen, for_, max_drop)
+            result, notes["sensitivity"] = _within(source, model, write, unseen, details, max_drop)
     else:
         result, notes = _half(model, precision, inputs("Calibrating"))
     onnx.checker.check_model(result, full_check=True)
@@ -161,8 +161,13 @@ def _check(source: Artifact, precision: str, runtime: str, max_drop: float | Non
         )
     if max_drop is not None and precision != "int8":
         raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
-    if reduce_range == "on" and precision != "int8":
+    if reduce_range != "auto" and precision != "int8":
         raise SettingError(f"reduce_range is for int8, got precision {precision}.", hint="Leave --reduce-range out.")
+    if max_drop is not None and reduce_range == "off" and reduced_range(runtime, "auto"):
+        raise SettingError(
+            f"max_drop chooses by answers measured here, where the integer kernels of {runtime} saturate.",
+            hint="Leave --reduce-range out, or quantize on the processor that it will run on.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +184,7 @@ class _Recipe:
     trained: _Trained | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Trained:
     """What a network was trained with: tensor -> scale and zero point, and whether weights have half the range."""
 
@@ -255,7 +260,8 @@ def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: s
             f"{source.path} was trained with weights of {'half' if reduced else 'all'} the int8 range.",
             hint=f"Leave --reduce-range out, or train with finetune --qat --reduce-range {reduce_range}.",
         )
-    return _Trained({tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}, reduced)
+    scales = {tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}
+    return _Trained(scales=scales, reduced=reduced)
 
 
 def _within(
@@ -263,10 +269,19 @@ def _within(
     model: onnx.ModelProto,
     write: Callable[[Collection[str]], onnx.ModelProto],
     unseen: ImageFolder,
-    runtime: str,
+    about: Mapping[str, Any],
     max_drop: float,
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Leave the fewest blocks float that keep the loss of accuracy within a limit, and say which and why."""
+    """Leave the fewest blocks float that keep the loss of accuracy within a limit, and say which and why.
+
+    Args:
+        source: The float artifact.
+        model: Its graph.
+        write: Names of float nodes -> the graph with all others in integers.
+        unseen: Images to choose by.
+        about: The result's card will say so, the runtime among it.
+        max_drop: Largest loss.
+    """
     from tlopt.graph.sensitivity import blocks, search
     from tlopt.graph.trials import Trials
 
@@ -280,6 +295,7 @@ def _within(
     raw = replace(source.card.preprocess, folded=True)
     seen = list(batches(unseen, raw, batch=_TIMED[-1], label="Reading images"))
     labels = np.concatenate([part.labels for part in seen]) if unseen.classes == source.card.classes else None
+    runtime = about["runtime"]
     backend = _backend(runtime)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -287,7 +303,7 @@ def _within(
         def opened(graph: onnx.ModelProto) -> Runner:
             file = Path(tempfile.mkdtemp(dir=folder)) / FILE
             file.write_bytes(graph.SerializeToString())
-            card = replace(source.card, precision="int8", files={FILE: ""}, details={"runtime": runtime})
+            card = replace(source.card, precision="int8", files={FILE: ""}, details={**source.card.details, **about})
             return open_runner(Artifact(path=file.parent, card=card), backend)
 
         trials = Trials(
@@ -397,6 +413,8 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
                 right_after += int((labels == found.labels).sum())
                 total += len(labels)
             measured |= {"images": total, "agreement": round(agree / total, 4)}
+            if overflows(made, backend):
+                measured["saturated"] = True
             if judged.classes == source.card.classes:
                 measured["accuracy"] = {
                     "source": round(right_before / total, 4),
