@@ -178,13 +178,12 @@ def ours(fp32: Artifact, images: Path, samples: int, folder: Path, tuned: Path |
         if blocks := found.card.details.get("sensitivity", {}).get("float_blocks"):
             print(blocks, flush=True)
         print(name, made[name][1], found.card.details["measured"], flush=True)
-    for runtime in ("onnxruntime", "openvino") if tuned else ():
-        options = {"qat": True, "epochs": 2, "lr": 2e-4, "for": runtime}
-        trained = tlopt.finetune(tuned, folder / f"qat-{runtime}", force=True, **options)
-        exported = tlopt.export(trained, folder / f"qat-{runtime}-fp32", force=True)
-        found = tlopt.quantize(exported, folder / f"qat-{runtime}-int8", for_=runtime, force=True)
+    if tuned:
+        trained = tlopt.finetune(tuned, folder / "qat", force=True, qat=True, epochs=2, lr=2e-4)
+        exported = tlopt.export(trained, folder / "qat-fp32", force=True)
+        found = tlopt.quantize(exported, folder / "qat-int8", force=True)
         seconds = trained.card.lineage[-1].seconds + found.card.lineage[-1].seconds
-        made[f"tlopt --for {runtime}, finetune --qat"] = (found.payload(".onnx"), seconds)
+        made["tlopt --for onnxruntime, finetune --qat"] = (found.payload(".onnx"), seconds)
     return made
 
 

@@ -104,6 +104,11 @@ def test_what_does_not_go_with_it_is_refused(tuned, options, tmp_path, changes, 
         tlopt.finetune(tuned, tmp_path / "out", **options, **changes)
 
 
+def test_the_range_of_weights_is_for_training_quantized(tuned, options, tmp_path):
+    with pytest.raises(SettingError, match="reduce_range is for quantization-aware training, got on"):
+        tlopt.finetune(tuned, tmp_path / "out", **{**options, "qat": False}, reduce_range="on")
+
+
 def test_a_folder_of_images_has_to_be_trained_on_first(photos, options, tmp_path):
     with pytest.raises(SettingError, match="goes on from a trained artifact") as caught:
         tlopt.finetune(photos, tmp_path / "out", model="tiny_models:cnn", **options)
@@ -117,8 +122,10 @@ def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):
             tlopt.finetune(tuned, tmp_path / "out", **options)
     finally:
         progress.display.reset(token)
-    with pytest.raises(SettingError, match="with another --qat or --for"):
-        tlopt.finetune(tuned, tmp_path / "out", resume=True, **{**options, "for": "tensorrt"})
+    other = "off" if trained.card.details["qat"]["reduce_range"] else "on"
+    for change in ({"for": "tensorrt"}, {"reduce_range": other}):
+        with pytest.raises(SettingError, match="with another --qat, --for or --reduce-range"):
+            tlopt.finetune(tuned, tmp_path / "out", resume=True, **{**options, **change})
     resumed = tlopt.finetune(tuned, tmp_path / "out", resume=True, **options)
     assert resumed.card.details["qat"] == trained.card.details["qat"]
     assert resumed.payload(".safetensors").read_bytes() == trained.payload(".safetensors").read_bytes()

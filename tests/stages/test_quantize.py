@@ -14,6 +14,7 @@ import pytest
 
 import tlopt
 import tlopt.stages.quantize
+from tlopt import backends
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
@@ -68,6 +69,14 @@ def test_weights_keep_to_half_the_range_where_asked(exported, tmp_path, choice, 
 def test_half_the_range_is_for_int8(exported, tmp_path):
     with pytest.raises(SettingError, match="reduce_range is for int8, got precision fp16"):
         tlopt.quantize(exported, tmp_path / "q", precision="fp16", reduce_range="on")
+
+
+def test_blocks_are_not_chosen_by_answers_that_saturate(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "saturates", lambda _: True)
+    with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
+        tlopt.quantize(exported, tmp_path / "q", reduce_range="off", max_drop=0.01)
+    made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest", reduce_range="off")
+    assert made.card.details["measured"]["saturated"] is True
 
 
 def test_a_graph_for_tensorrt_computes_here_as_an_engine_does(exported, held_out, tmp_path):
@@ -186,6 +195,17 @@ def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
     assert not made.card.details["sensitivity"]["met"]
     assert "best found" in caplog.text
+
+
+def test_max_drop_takes_graphs_with_a_fixed_batch(exported, tmp_path):
+    model = onnx.load(exported.payload(".onnx"))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    with draft(tmp_path / "fixed") as folder:
+        onnx.save(model, folder / "model.onnx")
+        seal(folder, replace(exported.card, details={**exported.card.details, "batch": [2, 2]}))
+    made = tlopt.quantize(tmp_path / "fixed", tmp_path / "q", samples=8, batch=2, max_drop=0.5)
+    assert made.card.details["sensitivity"]["met"]
 
 
 def test_max_drop_is_for_int8(exported, tmp_path):
