@@ -17,6 +17,7 @@ def session(model: onnx.ModelProto, *, threads: int = 0) -> onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # it keeps what the largest batch took until the session ends
     # Threads that spin between two batches would take the processor from the work on what was gathered.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -58,4 +59,5 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[np
                 histogram.add(found[name])
             except ValueError as error:
                 raise StageError(f"The tensor {name} takes values that are not finite on these images.") from error
+        found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return histograms

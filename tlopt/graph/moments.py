@@ -113,6 +113,7 @@ def gather(
         for node in chosen:
             patches = _patches(view, node, found[node.input[0]], random)
             moments[node.name].add(patches, scales[node.input[0]])
+        found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return moments
 
 
