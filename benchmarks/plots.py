@@ -2,7 +2,7 @@
 
     python benchmarks/plots.py
 
-Reads prune-cpu*.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
+Reads prune-cpu.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PEERS = {"ORT quantize_static": "tab:orange", "NNCF": "tab:green", "tlopt": "tab
 
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "tlopt"  # the same file from the same figures
-    for file in sorted(RESULTS.glob("prune-cpu*.json")):
-        save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
+    file = RESULTS / "prune-cpu.json"
+    save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
     for file in sorted(set(RESULTS.glob("quantize-*.json")) - set(RESULTS.glob("quantize-memory-*.json"))):
         save(quantized(json.loads(file.read_text(encoding="utf-8"))), file)
 

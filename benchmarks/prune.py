@@ -74,7 +74,6 @@ def main() -> None:
     parser.add_argument("--tuning-epochs", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=4, help="of recovery, ours and Torch-Pruning's")
     parser.add_argument("--lr", type=float, default=2e-4, help="of recovery, ours and Torch-Pruning's")
-    parser.add_argument("--without-peer", action="store_true")
     parser.add_argument("--criteria", action="store_true", help="compare the criteria without recovery")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")
     options = parser.parse_args()
@@ -96,11 +95,9 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
     ours = finished(work / "ours") or stage.prune(
         whole, work / "ours", speedup=speedup, epochs=options.epochs, lr=options.lr, seed=seed
     )
-    artifacts = {"unpruned": whole, "tlopt": ours}
-    if not options.without_peer:
-        macs = ours.card.details["macs"]["after"]
-        peer = finished(work / "peer") or torch_pruning_s(whole, work / "peer", macs, seed, options)
-        artifacts["torch-pruning"] = peer
+    macs = ours.card.details["macs"]["after"]
+    peer = finished(work / "peer") or torch_pruning_s(whole, work / "peer", macs, seed, options)
+    artifacts = {"unpruned": whole, "tlopt": ours, "torch-pruning": peer}
     exported = {key: finished(work / f"{key}-onnx") or export(a, work / f"{key}-onnx") for key, a in artifacts.items()}
     runs = {key: (artifact, "onnxruntime") for key, artifact in exported.items()}
     for runtime in ("onnxruntime", "openvino"):
