@@ -142,13 +142,9 @@ def test_all_weights_but_depthwise_ones_keep_to_half_the_range(build, photos_lik
     weights = round_weights(model, placement, scales, lambda: [photos_like], seed=0) if rounding else None
     made = insert(model, placement, scales, weights)
     constants = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
-    largest = {
-        (len(values.shape), values.shape[1] == 1): 0
-        for name, values in constants.items()
-        if name.endswith("_weight_quantized")
-    }
+    largest: dict[tuple[int, bool], int] = {}
     for name, values in constants.items():
         if name.endswith("_weight_quantized"):
             key = (values.ndim, values.shape[1] == 1)
-            largest[key] = max(largest[key], int(np.abs(values.astype(int)).max()))
+            largest[key] = max(largest.get(key, 0), int(np.abs(values.astype(int)).max()))
     assert largest == {(4, False): 64, (4, True): 127, (2, False): 64}
