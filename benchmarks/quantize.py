@@ -8,13 +8,15 @@ Needs `python -m pip install nncf` and, for all models but EfficientNet-Lite0, t
 the images' own classes; --model then only names the results. What is counted is how often the label of a photo
 differs from fp32's, so that the photos need not show ImageNet's classes. That is a noisy count: its 95 % interval
 (Wilson) stands beside it, and how far int8 moves the margin between fp32's first and second class (root mean square,
-relative to the median margin), which every photo tells. Calibration takes images of the training part. All other
-photos judge, or, where the network was trained on them, the test part. Latency: all rows take turns, medians.
+relative to the median margin), which every photo tells. Calibration takes images of the training part, --max-drop
+others of it. All other photos judge, or, where the network was trained on them, the test part. Latency: all rows take
+turns, medians.
 
 Where integer kernels saturate on this processor, the peers are given what they have against it, `reduce_range` and
 NNCF's overflow fix. The rows "whole range" show what comes of leaving that out, and, run by "exact", what a processor
-with VNNI would make of it: ONNX Runtime in float between the Q/DQ pairs, not timed. A fine-tuned network is also
-quantized with --max-drop, on its own training photos, and after two epochs of quantization-aware training.
+with VNNI would make of it: ONNX Runtime in float between the Q/DQ pairs, not timed. Each network is also quantized with
+--max-drop, which takes 0.5 points of a fine-tuned network's accuracy, or 3 % of the labels of one that knows other
+classes. A fine-tuned one also goes through two epochs of quantization-aware training.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,17 @@ MODELS = {
     "resnet18": ("timm:resnet18", "resnet18.ktb"),
 }
 BATCHES = (1, 32)
+CHOOSING = 512  # photos that --max-drop chooses by, where the network was not trained on any
 Call = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized network, the seconds that it took, and what --max-drop said of its blocks."""
+
+    path: Path
+    seconds: float = 0.0
+    sensitivity: dict[str, Any] = field(default_factory=dict)
 
 
 def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
@@ -155,8 +168,19 @@ def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, 
     return made
 
 
-def ours(fp32: Artifact, images: Path, samples: int, folder: Path, tuned: Path | None) -> dict[str, tuple[Path, float]]:
-    """Quantize with tlopt: the default for either runtime, and what each method adds."""
+def ours(
+    fp32: Artifact, images: Path, wider: Path | None, samples: int, folder: Path, tuned: Path | None
+) -> dict[str, Made]:
+    """Quantize with tlopt: the default for either runtime, and what each method adds.
+
+    Args:
+        fp32: The float network.
+        images: Those that all are calibrated on.
+        wider: These and others, for --max-drop to choose by; None for the network's own training photos.
+        samples: How many to calibrate on.
+        folder: Where to.
+        tuned: The torch artifact that was fine-tuned.
+    """
     variants: dict[str, dict[str, Any]] = {
         "tlopt --for onnxruntime": {},
         "tlopt --for openvino": {"for": "openvino"},
@@ -166,24 +190,22 @@ def ours(fp32: Artifact, images: Path, samples: int, folder: Path, tuned: Path |
     for runtime in ("onnxruntime", "openvino"):
         if reduced_range(runtime, "auto"):
             variants[f"tlopt --for {runtime}{WHOLE}"] = {"for": runtime, "reduce_range": "off"}
-    if tuned:
-        # Its own training photos: some hundred that it was not calibrated on choose the blocks.
-        variants["tlopt --for onnxruntime --max-drop 0.005"] = {"max_drop": 0.005, "images": None}
-        variants["tlopt --for openvino --max-drop 0.005"] = {"for": "openvino", "max_drop": 0.005, "images": None}
+    limit = 0.005 if tuned else 0.03
+    for runtime in ("onnxruntime", "openvino"):
+        variants[f"tlopt --for {runtime} --max-drop {limit}"] = {"for": runtime, "max_drop": limit, "images": wider}
     made = {}
     for i, (name, options) in enumerate(variants.items()):
         settings = {"images": images, "samples": samples, "force": True, **options}
         found = tlopt.quantize(fp32, folder / f"tlopt-{i}", **settings)
-        made[name] = (found.payload(".onnx"), found.card.lineage[-1].seconds)
-        if blocks := found.card.details.get("sensitivity", {}).get("float_blocks"):
-            print(blocks, flush=True)
-        print(name, made[name][1], found.card.details["measured"], flush=True)
+        sensitivity = found.card.details.get("sensitivity", {})
+        made[name] = Made(found.payload(".onnx"), found.card.lineage[-1].seconds, sensitivity)
+        print(name, made[name].seconds, found.card.details["measured"], sensitivity, flush=True)
     if tuned:
         trained = tlopt.finetune(tuned, folder / "qat", force=True, qat=True, epochs=2, lr=2e-4)
         exported = tlopt.export(trained, folder / "qat-fp32", force=True)
         found = tlopt.quantize(exported, folder / "qat-int8", force=True)
         seconds = trained.card.lineage[-1].seconds + found.card.lineage[-1].seconds
-        made["tlopt --for onnxruntime, finetune --qat"] = (found.payload(".onnx"), seconds)
+        made["tlopt --for onnxruntime, finetune --qat"] = Made(found.payload(".onnx"), seconds)
     return made
 
 
@@ -239,22 +261,28 @@ def main() -> None:
         parts = scan(given.images).split(val=0.1, test=0.1, seed=0)
         preprocess = fp32.card.preprocess
         random = np.random.default_rng(0)
-        chosen = parts["train"].select(np.sort(random.permutation(len(parts["train"]))[: given.samples]))
+        shuffled = random.permutation(len(parts["train"]))
+        chosen = parts["train"].select(np.sort(shuffled[: given.samples]))
+        known = chosen if given.tuned else parts["train"].select(np.sort(shuffled[: given.samples + CHOOSING]))
         calibration = [b.inputs for b in batches(chosen, preprocess, batch=8)]
         others = parts["test"] if given.tuned else scan(given.images)
-        others = others.select(np.flatnonzero(~np.isin(others.files, chosen.files)))
+        others = others.select(np.flatnonzero(~np.isin(others.files, known.files)))
         judged = list(batches(others, preprocess, batch=64))
         test, labels = np.concatenate([b.inputs for b in judged]), np.concatenate([b.labels for b in judged])
         reference_call = ort(fp32.payload(".onnx"))
         reference = np.concatenate([reference_call(test[i : i + 32]) for i in range(0, len(test), 32)])
-        files: dict[str, tuple[Path, float]] = {"fp32": (fp32.payload(".onnx"), 0.0)}
+        files = {"fp32": Made(fp32.payload(".onnx"))}
         if not given.without_peers:
-            files |= {name: (path, 0.0) for name, path in peers(fp32.payload(".onnx"), calibration, folder).items()}
+            files |= {name: Made(path) for name, path in peers(fp32.payload(".onnx"), calibration, folder).items()}
         # tlopt takes the same images: a folder that holds only them, and the val part as the stage's own judge.
-        own = _linked(given.images, chosen.files, parts["val"].files, folder)
-        files |= ours(fp32, own, given.samples, folder, given.tuned)
+        own, wider = (
+            _linked(given.images, some.files, parts["val"].files, folder / f"images-{len(some)}")
+            for some in (chosen, known)
+        )
+        files |= ours(fp32, own, None if given.tuned else wider, given.samples, folder, given.tuned)
         rows, calls = [], {}
-        for name, (path, seconds) in files.items():
+        for name, made in files.items():
+            path = made.path
             for runtime, opened in RUNTIMES.items():
                 if path.suffix == ".xml" and runtime != "openvino":
                     continue
@@ -267,14 +295,15 @@ def main() -> None:
                 typical = np.median(margins(reference, reference))
                 changed = int((logits.argmax(1) != reference.argmax(1)).sum())
                 rows.append({
-                    "name": name, "runtime": runtime, "seconds": round(seconds, 1),
+                    "name": name, "runtime": runtime, "seconds": round(made.seconds, 1),
                     "flips": round(changed / len(logits), 4),
                     "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
                     "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / max(error, 1e-9))), 2),
                     "margin_error": round(float(np.sqrt(np.square(moved).mean()) / typical), 4),
                     **({"accuracy": round(float((logits.argmax(1) == labels).mean()), 4)} if given.tuned else {}),
+                    **({"sensitivity": made.sensitivity} if made.sensitivity else {}),
                 })  # fmt: skip
-                print(rows[-1], flush=True)
+                print({key: value for key, value in rows[-1].items() if key != "sensitivity"}, flush=True)
         print("timing", flush=True)
         timed = latencies({key: call for key, call in calls.items() if key[1] != "exact"}, test, given.rounds)
         for row in rows:
@@ -299,9 +328,8 @@ def main() -> None:
     (RESULTS / f"{name}.md").write_text(markdown(result))
 
 
-def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], folder: Path) -> Path:
-    """Return a folder of links to the calibration images, as its train part, and to the val part."""
-    out = folder / "images"
+def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) -> Path:
+    """Make a folder of links to some images, as its train part, and to the val part."""
     for part, files in (("train", train), ("val", val)):
         for file in files:
             link = out / file if Path(file).parts[0] == part else out / part / file
@@ -335,7 +363,32 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % {_interval(row)}"
             f"| {100 * row['margin_error']:.0f} % | {sqnr} |{accuracy} {times} |"
         )
+    for row in result["rows"]:
+        if "sensitivity" in row and row["runtime"] in row["name"]:
+            lines += ["", *_trade_off(row)]
     return "\n".join(lines) + "\n"
+
+
+def _trade_off(row: dict[str, Any]) -> list[str]:
+    """Return what each number of float blocks was found to do, on the photos that chose them."""
+    found = row["sensitivity"]
+    kept = ", ".join(found["float_blocks"]) or "none"
+    lines = [
+        f"## {row['name']}",
+        "",
+        f"Chosen by {found['images']} photos; drop of {found['drop_of']}. Float blocks kept: {kept}"
+        f"{'' if found['met'] else ' (the limit was not met)'}. The best of each number of float blocks:",
+        "",
+        "| float blocks | drop | labels changed | SQNR dB | " + " | ".join(f"ms, batch {b}" for b in BATCHES) + " |",
+        "|--:|--:|--:|--:|" + "--:|" * len(BATCHES),
+    ]
+    for trial in found["trade_off"]:
+        times = " | ".join(f"{trial['latency_ms'][str(b)]:.2f}" for b in BATCHES)
+        lines.append(
+            f"| {len(trial['float_blocks'])} | {trial['drop']:.4f} | {100 * trial['flips']:.1f} % "
+            f"| {trial['snr_db']:.1f} | {times} |"
+        )
+    return lines
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -71,5 +71,5 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     outputs = session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
     expected = outputs.mean((0, 2, 3))
     np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
-    variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.covariance[0], weight.reshape(8, 27))
+    variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.covariance()[0], weight.reshape(8, 27))
     np.testing.assert_allclose(variance, outputs.var((0, 2, 3)), rtol=1e-3)

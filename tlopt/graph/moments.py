@@ -54,10 +54,11 @@ class Moments:
         """Mean patch after rounding, float64 (groups, d)."""
         return self.rounded / self.count
 
-    @property
     def covariance(self) -> np.ndarray:
-        """Covariance, float64 (groups, d, d)."""
-        covariance: np.ndarray = self.product / self.count - self.mean[:, :, None] * self.mean[:, None, :]
+        """Return the covariance, float64 (groups, d, d); it takes the place of the products in memory."""
+        covariance, self.product = self.product, np.empty((0, 0, 0))
+        covariance /= self.count
+        covariance -= self.mean[:, :, None] * self.mean[:, None, :]
         return covariance
 
 

@@ -111,7 +111,7 @@ def round_weight(
     rows = (weight.T if across else weight).astype(np.float64)
     groups, length = moments.mean.shape
     flat = rows.reshape(groups, -1, length)
-    covariance = moments.covariance
+    covariance = moments.covariance()
     variance = np.einsum("gii->gi", covariance).copy()
     covariance[:, range(length), range(length)] += noise + DAMPING * variance.mean() + 1e-12
     widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
@@ -121,7 +121,10 @@ def round_weight(
         levels = np.round(flat / scale[:, :, None])
     else:
         scale = _scales(flat, variance, widest, least, limit)
-        levels = _rounded(flat.copy(), covariance, scale, limit)
+        order = np.argsort(-np.einsum("gii->gi", covariance).sum(0))  # the inputs that matter most first
+        factor = _factor(covariance[:, order[:, None], order])
+        levels = np.empty_like(flat)
+        levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
     real = levels * scale[:, :, None].astype(np.float64)
     shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
     values = levels.reshape(rows.shape).astype(np.int8)
@@ -148,15 +151,19 @@ def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: n
     return single
 
 
-def _rounded(flat: np.ndarray, covariance: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """Return the upper factor of the inverse: row i tells how columns after i make up for an error in i."""
+    matrix = torch.from_numpy(covariance)
+    del covariance  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
+    matrix = torch.linalg.cholesky(matrix)
+    matrix = torch.cholesky_inverse(matrix)
+    upper: np.ndarray = torch.linalg.cholesky(matrix).mT.numpy()
+    return upper
+
+
+def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
     """Return the integers, float64 (groups, o, d); `flat` is used up."""
     groups, channels, length = flat.shape
-    order = np.argsort(-np.einsum("gii->gi", covariance).sum(0))  # the inputs that matter most first
-    flat = np.ascontiguousarray(flat[:, :, order])
-    covariance = np.ascontiguousarray(covariance[:, order][:, :, order])
-    # Row i of the upper factor of the inverse: how columns after i make up for an error in i.
-    lower = torch.linalg.cholesky(torch.from_numpy(covariance))
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower)).transpose(1, 2).contiguous().numpy()
     wide = scale.astype(np.float64)
     levels = np.empty_like(flat)
     for start in range(0, length, BLOCK):
@@ -168,6 +175,4 @@ def _rounded(flat: np.ndarray, covariance: np.ndarray, scale: np.ndarray, limit:
             errors[:, :, i - start] = error
             flat[:, :, i + 1 : end] -= error[:, :, None] * upper[:, None, i, i + 1 : end]
         flat[:, :, end:] -= errors @ upper[:, start:end, end:]
-    restored = np.empty_like(levels)
-    restored[:, :, order] = levels
-    return restored
+    return levels
