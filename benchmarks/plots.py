@@ -2,7 +2,7 @@
 
     python benchmarks/plots.py
 
-Reads prune-cpu.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
+Reads prune-cpu*.json and quantize-*.json in benchmarks/results; writes an SVG beside each.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PEERS = {"ORT quantize_static": "tab:orange", "NNCF": "tab:green", "tlopt": "tab
 
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "tlopt"  # the same file from the same figures
-    file = RESULTS / "prune-cpu.json"
-    save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
+    for file in sorted(RESULTS.glob("prune-cpu*.json")):
+        save(pruned(json.loads(file.read_text(encoding="utf-8"))), file)
     for file in sorted(set(RESULTS.glob("quantize-*.json")) - set(RESULTS.glob("quantize-memory-*.json"))):
         save(quantized(json.loads(file.read_text(encoding="utf-8"))), file)
 
@@ -51,6 +51,7 @@ def pruned(result: dict[str, Any]) -> Figure:
         axes.set_yscale("symlog", linthresh=2)
         axes.set_yticks([-2, -1, 0, 1, 2, 5, 10, 20, 40], labels=["-2", "-1", "0", "1", "2", "5", "10", "20", "40"])
     figure.axes[0].set_ylabel("points of test accuracy lost")
+    figure.suptitle(f"Pruned, {result['device']}")
     figure.legend(loc="outside right upper", fontsize=7)
     return figure
 

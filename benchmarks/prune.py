@@ -220,6 +220,8 @@ def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str
     old = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     kept = [row for row in old if (row["model"], row["seed"]) != (name, seed)]
     epochs = "--criteria" if options.criteria else f"--epochs ... --lr {options.lr:g}"
+    if options.out.name not in ("prune-cpu.json", "prune-criteria.json"):
+        epochs += f" --out {options.out}"
     record = {
         "command": "python benchmarks/prune.py --models ... --seeds ... "
         f"--tuning-epochs {options.tuning_epochs} {epochs}",
