@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tlopt.backends import reduced_range
 from tlopt.graph.calibration import observe, session
+from tlopt.graph.cleaning import clean
 from tlopt.graph.placement import place
 from tlopt.graph.qdq import insert
 from tlopt.graph.rounding import round_weights
@@ -71,6 +72,63 @@ def test_onnx_runtime_computes_all_of_a_mobile_network_in_integers(build, photos
     assert kinds == {
         "QuantizeLinear": 1, "QLinearConv": 4, "QLinearAdd": 1, "QLinearGlobalAveragePool": 1, "Reshape": 1, "QGemm": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["pool", "softmax", "sum"])
+def test_logits_stay_float_whatever_follows(builder, photos_like, ending):
+    """A tensor that the output is but a form of has no Q/DQ pair."""
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 8))
+    x = b.node("Relu", b.conv(x, 8, 5))
+    shape = b.constant(np.array([0, -1], np.int64))
+    last = b.node("Reshape", b.node("GlobalAveragePool", x), shape)
+    if ending != "pool":
+        weight = b.constant(b.random.normal(0, 1, (5, 5)).astype(np.float32))
+        last = b.node("MatMul", last, weight)
+    if ending == "sum":
+        last = b.node("Add", last, b.constant(np.ones(5, np.float32)))
+    if ending == "softmax":
+        last = b.node("Softmax", last, axis=1)
+    made = quantized(clean(b.model(last)), "onnxruntime", photos_like)
+    producer = {name: node for node in made.graph.node for name in node.output}
+    node = producer["logits"]
+    while node.op_type not in ("GlobalAveragePool", "MatMul"):
+        node = producer[node.input[0]]
+        assert node.op_type != "DequantizeLinear"
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_grouped_transposed_convolution_keeps_a_float_bias(builder, photos_like, channels):
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 8))
+    weight = b.constant(b.random.normal(0, 0.3, (8, channels, 2, 2)).astype(np.float32))
+    bias = b.constant(b.random.normal(0, 0.1, 2 * channels).astype(np.float32))
+    x = b.node("ConvTranspose", x, weight, bias, strides=[2, 2], group=2)
+    model = clean(b.model(b.head(x, 2 * channels)))
+    made = quantized(model, "onnxruntime", photos_like)
+    onnx.checker.check_model(made, full_check=True)
+    expected, found = run(model, photos_like), run(made, photos_like)
+    assert 10 * np.log10(np.square(expected).sum() / np.square(expected - found).sum()) > 25
+
+
+def test_older_files_whose_weights_are_inputs_go_to_int8(builder, photos_like):
+    b = builder
+    b.opset = 11
+    x = b.node("Relu", b.conv("images", 3, 8))
+    x = b.node("Flatten", b.node("GlobalAveragePool", x))
+    weight, bias = b.constant(np.ones((8, 5), np.float32)), b.constant(np.ones(5, np.float32))
+    last = b.node("Gemm", x, weight, bias)
+    old = b.model(last)
+    old.ir_version = 3
+    old.graph.input.extend(
+        onnx.helper.make_tensor_value_info(i.name, i.data_type, list(i.dims)) for i in old.graph.initializer
+    )
+    model = clean(old)
+    assert [entry.name for entry in model.graph.input] == ["images"]
+    made = quantized(model, "onnxruntime", photos_like)
+    onnx.checker.check_model(made, full_check=True)
+    expected, found = run(model, photos_like), run(made, photos_like)
+    np.testing.assert_allclose(found, expected, atol=0.03 * np.ptp(expected))
 
 
 def test_onnx_runtime_computes_all_of_a_residual_network_in_integers(build, photos_like, tmp_path):

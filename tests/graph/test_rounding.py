@@ -50,6 +50,22 @@ def test_a_large_weight_on_a_dead_input_does_not_stretch_the_scale():
     assert np.abs(error).max() < 0.5
 
 
+@pytest.mark.parametrize("nearest", [False, True])
+def test_without_a_bias_to_undo_it_the_mean_counts(nearest):
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (1000, 8)).astype(np.float32)
+    inputs[:, 3] = 5  # it never varies
+    weight = random.normal(0, 1, (4, 8)).astype(np.float32)
+    weight[:, 3] = 90
+    moments = Moments.empty(1, 8)
+    moments.add(inputs[None], FINE)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    found = round_weight(node, weight.T.copy(), moments, noise=1e-6, nearest=nearest, shifted=False)
+    assert found.shift is None
+    error = inputs @ weight.T - inputs @ found.real()
+    assert np.abs(error).max() < 0.05 * 90 / 2
+
+
 def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like):
     model = build("mobile")
     view = View(model)
@@ -71,5 +87,5 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     outputs = session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
     expected = outputs.mean((0, 2, 3))
     np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
-    variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.covariance()[0], weight.reshape(8, 27))
+    variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.second(centered=True)[0], weight.reshape(8, 27))
     np.testing.assert_allclose(variance, outputs.var((0, 2, 3)), rtol=1e-3)

@@ -38,6 +38,28 @@ def test_unevenly_padded_convolutions_are_timed():
     assert all(ms > 0 for ms in latency._profile([(layer, 1, *layer.widths({})) for layer in layers[:2]], 1))
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_given_by_name_is_timed(padding):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, (5, 3), dilation=(1, 2), padding=padding), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+    network = channels.analyze(model, SIZE)
+    node, shape, weight = latency._node(0, network.layers[0], 1, 3, 8)
+    graph = onnx.helper.make_graph(
+        [node], "g", [onnx.helper.make_tensor_value_info("x0", 1, shape),
+                      onnx.helper.make_tensor_value_info("w0", 1, weight)],
+        [onnx.helper.make_tensor_value_info("y0", 1, None)],
+    )  # fmt: skip
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = session.run(None, {"x0": inputs, "w0": model[0].weight.detach().numpy()})[0]
+    with torch.inference_mode():
+        expected = model[0](torch.from_numpy(inputs)) - model[0].bias.view(-1, 1, 1)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
 def test_times_between_measured_widths_are_interpolated():
     times = np.array([[1.0, 2.0], [3.0, 4.0]])
     rows, columns = np.array([8, 16]), np.array([10, 20])

@@ -62,6 +62,13 @@ def test_a_tenth_of_each_group_stays_whatever_the_budget():
     assert {name: int(stays.sum()) for name, stays in kept.items()} == {"0": 6, "1": 3}
 
 
+def test_what_always_stays_may_be_told():
+    network = two_layers()
+    scores = {"0": torch.ones(64), "1": torch.ones(32)}
+    kept = widths.choose(network, scores, macs, 0, multiple=1, least={"0": 32, "1": 1})
+    assert {name: int(stays.sum()) for name, stays in kept.items()} == {"0": 32, "1": 1}
+
+
 def test_nothing_goes_when_the_budget_is_met_already():
     network = two_layers()
     scores = {"0": torch.ones(64), "1": torch.ones(32)}

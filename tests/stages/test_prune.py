@@ -137,6 +137,14 @@ def test_a_network_too_narrow_for_the_multiple_is_refused(artifact, cache, tmp_p
         prune(artifact, tmp_path / "a", multiple=4096, epochs=0, samples=16, cache_dir=cache)
 
 
+def test_a_step_that_finds_nothing_more_to_cut_keeps_those_before_it(artifact, cache, tmp_path, caplog):
+    options = {"ratio": 0.9, "multiple": 32, "epochs": 1, "samples": 8, "cache_dir": cache}
+    once = prune(artifact, tmp_path / "once", **options)
+    twice = prune(artifact, tmp_path / "twice", steps=2, **options)
+    assert macs(twice) == macs(once)
+    assert "The result is that of 1 of the 2 steps. No group of channels is wide enough" in caplog.text
+
+
 def test_a_ratio_out_of_range_is_refused(artifact, tmp_path):
     with pytest.raises(SettingError, match=r"ratio must be between 0 and 0\.95, got 2"):
         prune(artifact, tmp_path / "a", ratio=2)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 import tlopt
 import tlopt.stages.quantize
-from tlopt import progress
+from tlopt import backends, progress
 from tlopt.errors import SettingError
 
 
@@ -81,6 +81,14 @@ def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, t
     with pytest.raises(SettingError, match="trained with the scales of its weights as they are"):
         tlopt.quantize(exported_trained, tmp_path / "int8", equalization=True)
     assert not any(tmp_path.iterdir())
+
+
+def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path, monkeypatch):
+    trained = tlopt.finetune(tuned, tmp_path / "qat", **{**options, "epochs": 1}, reduce_range="off")
+    exported = tlopt.export(trained, tmp_path / "fp32")
+    monkeypatch.setattr(backends, "saturates", lambda _: True)
+    with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
+        tlopt.quantize(exported, tmp_path / "int8", max_drop=0.01)
 
 
 def test_training_in_float_again_and_pruning_drop_the_scales(trained, options, tmp_path):

@@ -121,6 +121,21 @@ def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_pat
     assert made.card.details["calibration_images"] == 8
 
 
+def test_one_image_of_each_class_is_enough_to_calibrate_on(exported, photos, tmp_path):
+    few = tmp_path / "few"
+    for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
+        first = min(folder.iterdir())
+        (few / folder.name).mkdir(parents=True)
+        (few / folder.name / first.name).write_bytes(first.read_bytes())
+    made = tlopt.quantize(exported, tmp_path / "q", images=few)
+    assert made.card.details["calibration_images"] == len(exported.card.classes)
+
+
+def test_equalization_is_for_eight_bits(exported, tmp_path):
+    with pytest.raises(SettingError, match="equalization is for int8 and fp8, got precision fp16"):
+        tlopt.quantize(exported, tmp_path / "q", precision="fp16", equalization=True)
+
+
 def test_quantize_names_the_known_quantizers(exported, tmp_path):
     with pytest.raises(SettingError, match="minmax"):
         tlopt.quantize(exported, tmp_path / "out", quantizer="minmix")
@@ -197,14 +212,27 @@ def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path
     assert "best found" in caplog.text
 
 
-def test_max_drop_takes_graphs_with_a_fixed_batch(exported, tmp_path):
+def with_fixed_batch(exported, out):
     model = onnx.load(exported.payload(".onnx"))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 2
-    with draft(tmp_path / "fixed") as folder:
+    with draft(out) as folder:
         onnx.save(model, folder / "model.onnx")
         seal(folder, replace(exported.card, details={**exported.card.details, "batch": [2, 2]}))
-    made = tlopt.quantize(tmp_path / "fixed", tmp_path / "q", samples=8, batch=2, max_drop=0.5)
+    return out
+
+
+def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, held_out, tmp_path):
+    fixed = with_fixed_batch(exported, tmp_path / "fixed")
+    made = tlopt.quantize(fixed, tmp_path / "q", samples=9)
+    expected = logits(exported, held_out)
+    np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
+    halved = tlopt.quantize(fixed, tmp_path / "half", precision="fp16", samples=9)
+    assert halved.card.precision == "fp16"
+
+
+def test_max_drop_takes_graphs_with_a_fixed_batch(exported, tmp_path):
+    made = tlopt.quantize(with_fixed_batch(exported, tmp_path / "fixed"), tmp_path / "q", samples=8, max_drop=0.5)
     assert made.card.details["sensitivity"]["met"]
 
 

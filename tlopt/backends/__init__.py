@@ -22,6 +22,7 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.backends._batching import fixed_batch as fixed_batch
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 
 log = logging.getLogger(__name__)

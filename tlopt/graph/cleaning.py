@@ -6,23 +6,27 @@ import copy
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference, version_converter
 
 from tlopt.errors import ArtifactError
 from tlopt.graph.view import View, attribute
+
+OPSET = 13  # QuantizeLinear knows channels from here on
+IR = 7  # of the same release
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equal graph in plain form, with the shapes of all tensors.
 
-    Constant nodes become initializers, Identity nodes go, a mean over the image plane becomes
-    GlobalAveragePool (which has an integer kernel; ReduceMean has none), every node has a name of
-    its own, and what the exporter noted for itself goes.
+    Older operators are brought to opset 13, initializers are no longer inputs, Constant nodes become
+    initializers, Identity nodes go, a mean over the image plane becomes GlobalAveragePool (which has
+    an integer kernel; ReduceMean has none), every node has a name of its own, and what the exporter
+    noted for itself goes.
 
     Raises:
-        ArtifactError: The graph holds control flow.
+        ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
     """
-    model = copy.deepcopy(model)
+    model = _modern(copy.deepcopy(model))
     graph = model.graph
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
         raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
@@ -50,6 +54,27 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
     return infer(model)
+
+
+def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring an older file to the form that Q/DQ nodes need; the model is changed.
+
+    Raises:
+        ArtifactError: It has an operator that cannot be brought there.
+    """
+    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if version < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except RuntimeError as error:  # the converter is C++: it raises nothing finer
+            raise ArtifactError(
+                f"The graph's opset is {version}, and it cannot be brought to {OPSET}, which int8 needs: {error}",
+                hint="Export the network anew, with a newer opset.",
+            ) from error
+    model.ir_version = max(model.ir_version, IR)
+    constants = {initializer.name for initializer in model.graph.initializer}
+    _replace(model.graph.input, [entry for entry in model.graph.input if entry.name not in constants])
+    return model
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:

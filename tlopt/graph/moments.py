@@ -54,12 +54,16 @@ class Moments:
         """Mean patch after rounding, float64 (groups, d)."""
         return self.rounded / self.count
 
-    def covariance(self) -> np.ndarray:
-        """Return the covariance, float64 (groups, d, d); it takes the place of the products in memory."""
-        covariance, self.product = self.product, np.empty((0, 0, 0))
-        covariance /= self.count
-        covariance -= self.mean[:, :, None] * self.mean[:, None, :]
-        return covariance
+    def second(self, *, centered: bool) -> np.ndarray:
+        """Return the covariance, or the second moment about zero: float64 (groups, d, d).
+
+        It takes the place of the products in memory.
+        """
+        second, self.product = self.product, np.empty((0, 0, 0))
+        second /= self.count
+        if centered:
+            second -= self.mean[:, :, None] * self.mean[:, None, :]
+        return second
 
 
 def supported(view: View, node: onnx.NodeProto) -> bool:

@@ -126,10 +126,27 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         wanted.update(inputs)
         result = node.output[0]
         wanted.add(fused_activation(view, result) if node.op_type in WEIGHTED | {"Add"} else result)
-    for tensor in wanted - set(view.outputs):
+    for tensor in wanted - _logits(view):
         if readers := {node.name for node in view.readers(tensor)}:
             placement.edges[tensor] = readers
     return placement
+
+
+def _logits(view: View) -> set[str]:
+    """Return the outputs, and the tensors that they are but a reshaped, shifted or normalized form of."""
+    found: set[str] = set()
+    waiting = list(view.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        found.add(tensor)
+        node = view.producer.get(tensor)
+        if node is None:
+            continue
+        computed = [name for name in node.input if name and name not in view.initializers]
+        shifts = node.op_type == "Add" and len(computed) == 1
+        if shifts or node.op_type in MOVES - {"MaxPool"} or node.op_type in ("Softmax", "LogSoftmax"):
+            waiting.append(computed[0])
+    return found
 
 
 def _before(view: View, runtime: Runtime, floats: Collection[str]) -> Placement:

@@ -134,7 +134,9 @@ class _Writer:
             return
         activation = self.scales[node.input[0]].scale
         bias = own_bias(self.view, node)
-        whole_bias = self.placement.integer_bias and bias is not None
+        # A grouped ConvTranspose has one weight scale for an output channel of every group: none for each bias.
+        fits = bias is not None and len(bias) == weight.shape[axis]
+        whole_bias = self.placement.integer_bias and fits
         quantized = self.weights.get(node.name)
         if quantized is None:
             floor = smallest_scale(bias, activation) if whole_bias and bias is not None else None

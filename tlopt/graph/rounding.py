@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,7 +15,7 @@ from tlopt.graph.view import View, attribute, own_bias
 from tlopt.graph.weights import LIMIT, QuantizedWeight, channel_scale, smallest_scale
 from tlopt.progress import bar
 
-MEMORY = 400e6  # bytes of covariances held at once
+MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
 # Shares of a channel's largest weight that its scale may span: a weight on an input that hardly
@@ -57,17 +56,17 @@ def round_weights(
                 scale = scales[node.input[0]].scale
                 floor = smallest_scale(bias, scale) if placement.integer_bias and bias is not None else None
                 # A value rounded to a grid is off by a uniform amount of variance step^2 / 12.
-                found = round_weight(
+                rounded[node.name] = round_weight(
                     node, weight, moments.pop(node.name),
                     noise=scale**2 / 12, floor=floor, limit=placement.limit(view, node), nearest=nearest,
+                    shifted=bias_correction and bias is not None,
                 )  # fmt: skip
-                rounded[node.name] = found if bias_correction else replace(found, shift=None)
                 shown.advance()
     return rounded
 
 
 def _parts(view: View, nodes: list[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
-    """Split the nodes so that the covariances of each part fit into `MEMORY`."""
+    """Split the nodes so that the second moments of each part fit into `MEMORY`."""
     parts: list[list[onnx.NodeProto]] = []
     room = 0.0
     for node in nodes:
@@ -90,13 +89,15 @@ def round_weight(
     floor: np.ndarray | None = None,
     limit: int = LIMIT,
     nearest: bool = False,
+    shifted: bool = True,
 ) -> QuantizedWeight:
     """Return the integers of a weight that change the layer's output least on average.
 
     Columns are rounded one after the other, and what each rounding changes is made up for by the
-    columns still to come: GPTQ, Frantar et al., arXiv:2210.17323. The covariance takes the place of
-    the second moment, since a change of the mean, that of the rounded and clipped input included, is
-    undone by the bias (bias correction, Nagel et al., arXiv:1906.04721); it is returned as `shift`.
+    columns still to come: GPTQ, Frantar et al., arXiv:2210.17323. Where a bias undoes a change of the
+    mean, that of the rounded and clipped input included (bias correction, Nagel et al.,
+    arXiv:1906.04721), the covariance takes the place of the second moment, and what the bias has to
+    add is returned as `shift`.
 
     Args:
         node: Conv, Gemm or MatMul.
@@ -106,37 +107,41 @@ def round_weight(
         floor: Smallest scale of each output channel, float32 (channels,).
         limit: Largest magnitude of an integer.
         nearest: Round each weight to the nearest integer, of the scale that spans them all.
+        shifted: There is a bias that undoes a change of the mean.
     """
     across = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
     rows = (weight.T if across else weight).astype(np.float64)
     groups, length = moments.mean.shape
     flat = rows.reshape(groups, -1, length)
-    covariance = moments.covariance()
-    variance = np.einsum("gii->gi", covariance).copy()
-    covariance[:, range(length), range(length)] += noise + DAMPING * variance.mean() + 1e-12
+    second = moments.second(centered=shifted)
+    power = np.einsum("gii->gi", second).copy()
+    second[:, range(length), range(length)] += noise + DAMPING * power.mean() + 1e-12
     widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:
         scale = np.maximum(widest, least)
         levels = np.round(flat / scale[:, :, None])
     else:
-        scale = _scales(flat, variance, widest, least, limit)
-        order = np.argsort(-np.einsum("gii->gi", covariance).sum(0))  # the inputs that matter most first
-        factor = _factor(covariance[:, order[:, None], order])
+        scale = _scales(flat, power, widest, least, limit)
+        order = np.argsort(-np.einsum("gii->gi", second).sum(0))  # the inputs that matter most first
+        factor = _factor(second[:, order[:, None], order])
         levels = np.empty_like(flat)
         levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
-    real = levels * scale[:, :, None].astype(np.float64)
-    shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
+    shift = None
+    if shifted:
+        real = levels * scale[:, :, None].astype(np.float64)
+        shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
+        shift = shift.reshape(-1).astype(np.float32)
     values = levels.reshape(rows.shape).astype(np.int8)
     return QuantizedWeight(
         values=np.ascontiguousarray(values.T) if across else values,
         scale=scale.reshape(-1),
         axis=1 if across else 0,
-        shift=shift.reshape(-1).astype(np.float32),
+        shift=shift,
     )
 
 
-def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
+def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
     """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
     best = np.full(widest.shape, np.inf)
     chosen = np.maximum(widest, least)
@@ -144,17 +149,17 @@ def _scales(flat: np.ndarray, variance: np.ndarray, widest: np.ndarray, least: n
         scale = np.maximum(widest * np.float32(share), least).astype(np.float32)
         wide = scale[:, :, None]
         error = flat - np.clip(np.round(flat / wide), -limit, limit) * wide
-        cost = np.einsum("god,gd->go", np.square(error), variance)
+        cost = np.einsum("god,gd->go", np.square(error), power)
         better = cost < best
         best[better], chosen[better] = cost[better], scale[better]
     single: np.ndarray = chosen.astype(np.float32)
     return single
 
 
-def _factor(covariance: np.ndarray) -> np.ndarray:
+def _factor(second: np.ndarray) -> np.ndarray:
     """Return the upper factor of the inverse: row i tells how columns after i make up for an error in i."""
-    matrix = torch.from_numpy(covariance)
-    del covariance  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
+    matrix = torch.from_numpy(second)
+    del second  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
     matrix = torch.linalg.cholesky(matrix)
     matrix = torch.cholesky_inverse(matrix)
     upper: np.ndarray = torch.linalg.cholesky(matrix).mT.numpy()

@@ -260,6 +260,16 @@ def _kernels(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, float]]
             yield int(match[1]), float(event["dur"])
 
 
+def _padding(module: nn.Conv2d) -> list[tuple[int, int]]:
+    """Return the pixels that a convolution adds before and after the rows, and the columns."""
+    if module.padding == "valid":
+        return [(0, 0), (0, 0)]
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(int(pixels), int(pixels)) for pixels in module.padding]
+
+
 def _node(
     index: int, layer: Layer, batch: int, inputs: int, outputs: int
 ) -> tuple[onnx.NodeProto, tuple[int, ...], tuple[int, ...]]:
@@ -271,8 +281,7 @@ def _node(
     groups = outputs if layer.is_depthwise else module.groups
     left, right, top, bottom = getattr(module, "widths", (0, 0, 0, 0))
     if not any((left, right, top, bottom)):
-        assert not isinstance(module.padding, str)
-        (top, left), (bottom, right) = module.padding, module.padding
+        (top, bottom), (left, right) = _padding(module)
     node = helper.make_node(
         "Conv",
         ends,

@@ -22,6 +22,7 @@ def choose(
     *,
     multiple: int,
     even: bool = False,
+    least: Mapping[str, int] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return for each group which of its units stay, so that the cost falls to the budget.
 
@@ -37,11 +38,12 @@ def choose(
         budget: What the layers may cost together.
         multiple: Channels of each group stay a multiple of this.
         even: Take about the same share from every group, and let the scores rank within groups only.
+        least: Group name -> units that always stay; by default those of `floors`.
 
     Returns:
         Group name -> bool (units,), for groups that lose units.
     """
-    search = _Search(network, scores, cost, multiple, even)
+    search = _Search(network, scores, cost, multiple, even, floors(network) if least is None else least)
     while search.total > budget:
         options = {name: option for name, option in search.options.items() if option is not None}
         if not options:
@@ -56,6 +58,11 @@ def choose(
     return kept
 
 
+def floors(network: Network) -> dict[str, int]:
+    """Return how many units of each group always stay."""
+    return {group.name: max(1, round(LEAST * group.units)) for group in network.groups}
+
+
 class _Search:
     """The widths reached so far and each group's best next step.
 
@@ -68,7 +75,13 @@ class _Search:
     """
 
     def __init__(
-        self, network: Network, scores: Mapping[str, torch.Tensor], cost: Cost, multiple: int, even: bool
+        self,
+        network: Network,
+        scores: Mapping[str, torch.Tensor],
+        cost: Cost,
+        multiple: int,
+        even: bool,
+        least: Mapping[str, int],
     ) -> None:
         self._cost, self._even = cost, even
         self._touched: dict[str, list[Layer]] = {group.name: [] for group in network.groups}
@@ -79,7 +92,7 @@ class _Search:
         self._harm = {
             name: [0.0, *torch.cumsum(score[self.order[name]].double(), 0).tolist()] for name, score in scores.items()
         }
-        self._steps = {group.name: _steps(group, multiple) for group in network.groups}
+        self._steps = {group.name: _steps(group, multiple, least[group.name]) for group in network.groups}
         self.removed = dict.fromkeys(self._steps, 0)
         self._costs = {layer.name: cost(layer, self.removed) for layer in network.layers}
         self.total = sum(self._costs.values())
@@ -108,9 +121,8 @@ class _Search:
         return best
 
 
-def _steps(group: ChannelGroup, multiple: int) -> list[int]:
+def _steps(group: ChannelGroup, multiple: int, least: int) -> list[int]:
     """Return the numbers of units whose removal leaves a multiple of channels, ascending."""
-    least = max(1, round(LEAST * group.units))
     return [
         count
         for count in range(1, group.units - least + 1)

@@ -79,7 +79,7 @@ def prune(
             as much faster as asked.
     """
     from tlopt import criteria
-    from tlopt.nn import channels, norms, weights
+    from tlopt.nn import channels, norms, weights, widths
     from tlopt.nn import sparsity as two_of_four
     from tlopt.nn.training import train
     from tlopt.sources import open_model
@@ -96,20 +96,24 @@ def prune(
         epochs=epochs, lr=lr, batch=batch, seed=seed, teacher_weight=teacher_weight, backbone_lr=1.0, layer_decay=1.0,
         frozen_norm=True,
     )  # fmt: skip
-    before = channels.analyze(model, size).macs()
+    network = channels.analyze(model, size)
+    before = network.macs()
+    limits = _Limits(multiple=multiple, even=not ranking.COMPARABLE, least=widths.floors(network))
     recovery: list[dict[str, float]] = []
     for step in range(1, steps + 1):
         network, scores = _ranked(model, size, ranking, data, samples, seed)
         # Equal factors: each cut takes the same share of what the one before it left.
-        if speedup is None:
-            budget = before * (1 - ratio) ** (step / steps)
-            kept = _fewer(network, scores, budget, multiple, even=not ranking.COMPARABLE)
-        else:
-            goal = _Goal(
-                speedup=speedup ** (step / steps), batches=speedup_batch, size=size, multiple=multiple,
-                even=not ranking.COMPARABLE,
-            )  # fmt: skip
-            kept = _faster(model, whole, network, scores, goal)
+        try:
+            if speedup is None:
+                kept = _fewer(network, scores, before * (1 - ratio) ** (step / steps), limits)
+            else:
+                goal = _Goal(speedup=speedup ** (step / steps), batches=speedup_batch, size=size, limits=limits)
+                kept = _faster(model, whole, network, scores, goal)
+        except StageError as error:
+            if step == 1:
+                raise
+            log.warning("The result is that of %d of the %d steps. %s", step - 1, steps, error.message)
+            break
         channels.cut(network.groups, kept, model)
         if sparsity == "2:4":
             two_of_four.apply(model)
@@ -155,8 +159,17 @@ def _ranked(
     return network, {group.name: ranking.score(group) for group in groups}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """What the widths must be: multiples, all groups cut alike or not, and the units of each that stay."""
+
+    multiple: int
+    even: bool
+    least: Mapping[str, int]
+
+
 def _fewer(
-    network: Network, scores: Mapping[str, torch.Tensor], budget: float, multiple: int, *, even: bool
+    network: Network, scores: Mapping[str, torch.Tensor], budget: float, limits: _Limits
 ) -> dict[str, torch.Tensor]:
     """Return which units stay, so that the multiply-adds fall to the budget.
 
@@ -166,11 +179,12 @@ def _fewer(
     from tlopt.nn import widths
 
     kept = widths.choose(
-        network, scores, lambda layer, removed: layer.macs(removed), budget, multiple=multiple, even=even
-    )
+        network, scores, lambda layer, removed: layer.macs(removed), budget,
+        multiple=limits.multiple, even=limits.even, least=limits.least,
+    )  # fmt: skip
     if not kept and network.macs() > budget:
         raise StageError(
-            f"No group of channels is wide enough to be cut to a smaller multiple of {multiple}.",
+            f"No group of channels is wide enough to be cut to a smaller multiple of {limits.multiple}.",
             hint="Try a smaller --multiple.",
         )
     return kept
@@ -183,8 +197,7 @@ class _Goal:
     speedup: float
     batches: tuple[int, ...]
     size: int
-    multiple: int
-    even: bool
+    limits: _Limits
 
 
 def _faster(
@@ -201,6 +214,7 @@ def _faster(
     """
     from tlopt.nn import channels, latency, widths
 
+    limits = goal.limits
     table = latency.measure(model, network, goal.size, goal.batches)
     wanted = goal.speedup * _MARGIN
     already = _measured(whole, model, goal)
@@ -210,7 +224,9 @@ def _faster(
     low, high = 1.0, math.inf  # aims that were too slow and fast enough
     for _ in range(_TRIES):
         total = sum(table.cost(layer, {}) for layer in network.layers)
-        kept = widths.choose(network, scores, table.cost, total / aim, multiple=goal.multiple, even=goal.even)
+        kept = widths.choose(
+            network, scores, table.cost, total / aim, multiple=limits.multiple, even=limits.even, least=limits.least
+        )
         trial = copy.deepcopy(model)
         channels.cut(network.groups, kept, trial)
         found = _measured(whole, trial, goal)

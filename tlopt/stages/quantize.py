@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.artifact import Artifact, Card
-from tlopt.backends import Runner, open_runner, overflows, reduced_range
+from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
@@ -66,7 +66,7 @@ def quantize(
     ] = None,
     images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
-    batch: Annotated[int, Setting("Images run at once.", minimum=1, maximum=256)] = 8,
+    batch: Annotated[int, Setting("Images run at once, where the graph takes any number.", minimum=1, maximum=256)] = 8,
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0)] = 0,
     require_faster: Annotated[bool, Setting("Fail if the result is slower than its source.")] = False,
 ) -> Card:
@@ -88,8 +88,14 @@ def quantize(
         ImagesError: There are no images to calibrate on.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
-    _check(source, precision, for_, max_drop, reduce_range)
+    _check(source, precision, for_, max_drop, equalization, reduce_range)
     trained = _trained(source, for_, equalization, reduce_range) if precision == "int8" else None
+    whole = reduce_range == "off" or (trained is not None and not trained.reduced)
+    if max_drop is not None and whole and reduced_range(for_, "auto"):
+        raise SettingError(
+            f"max_drop chooses by answers measured here, where the integer kernels of {for_} saturate.",
+            hint="Leave --reduce-range out, or quantize on the processor that it will run on.",
+        )
     parts = _open_images(source, images, seed)
     chosen, unseen = _divided(parts["train"], samples, max_drop, seed)
     require("onnxruntime")
@@ -98,11 +104,13 @@ def quantize(
     from tlopt.graph.cleaning import clean
 
     model = clean(onnx.load(source.payload(".onnx")))
+    fixed = fixed_batch(source)
 
     def inputs(label: str = "", images: int = samples) -> Iterator[np.ndarray]:
         some = chosen.select(range(min(images, len(chosen))))
-        for found in batches(some, source.card.preprocess, batch=batch, label=label):
-            yield found.inputs
+        for found in batches(some, source.card.preprocess, batch=fixed or batch, label=label):
+            # A graph of a fixed batch takes no fewer: the last one goes on with its first images again.
+            yield np.resize(found.inputs, (fixed, *found.inputs.shape[1:])) if fixed else found.inputs
 
     details: dict[str, Any] = {"runtime": for_, "calibration_images": 0 if trained else len(chosen)}
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
@@ -143,7 +151,9 @@ def quantize(
     return replace(card, details={**card.details, "measured": measured})
 
 
-def _check(source: Artifact, precision: str, runtime: str, max_drop: float | None, reduce_range: str) -> None:
+def _check(
+    source: Artifact, precision: str, runtime: str, max_drop: float | None, equalization: bool, reduce_range: str
+) -> None:
     """Refuse what does not go together.
 
     Raises:
@@ -163,10 +173,9 @@ def _check(source: Artifact, precision: str, runtime: str, max_drop: float | Non
         raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
     if reduce_range != "auto" and precision != "int8":
         raise SettingError(f"reduce_range is for int8, got precision {precision}.", hint="Leave --reduce-range out.")
-    if max_drop is not None and reduce_range == "off" and reduced_range(runtime, "auto"):
+    if equalization and precision not in ("int8", "fp8"):
         raise SettingError(
-            f"max_drop chooses by answers measured here, where the integer kernels of {runtime} saturate.",
-            hint="Leave --reduce-range out, or quantize on the processor that it will run on.",
+            f"equalization is for int8 and fp8, got precision {precision}.", hint="Leave --equalization out."
         )
 
 
@@ -353,7 +362,10 @@ def _open_images(source: Artifact, images: Path | None, seed: int) -> dict[Any, 
         folder = scan(images)
         if ref is not None and folder.digest == ref.digest:
             return reopen(ref, images)
-        return folder.split(val=0.2, test=0.0, seed=seed)
+        try:
+            return folder.split(val=0.2, test=0.0, seed=seed)
+        except SettingError:  # too few for two parts: an image of each class, say, which is enough to calibrate on
+            return {"train": folder, "val": folder.select(range(0))}
     if ref is None:
         raise ImagesError(
             f"{source.path} has no training images; quantize calibrates on images.",
