@@ -191,7 +191,7 @@ def ours(
         if reduced_range(runtime, "auto"):
             variants[f"tlopt --for {runtime}{WHOLE}"] = {"for": runtime, "reduce_range": "off"}
     limit = 0.005 if tuned else 0.03
-    for runtime in ("onnxruntime", "openvino"):
+    for runtime in ("onnxruntime", "openvino") if tuned else ("onnxruntime",):  # the search takes long
         variants[f"tlopt --for {runtime} --max-drop {limit}"] = {"for": runtime, "max_drop": limit, "images": wider}
     made = {}
     for i, (name, options) in enumerate(variants.items()):
