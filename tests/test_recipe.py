@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 
-from tlopt.errors import SettingError
-from tlopt.recipe import Recipe, run
+from tlopt.artifact import Artifact
+from tlopt.errors import OutputExistsError, SettingError
+from tlopt.recipe import Recipe, _identity, _key, run
 
 GOOD = """
 out = "{out}"
@@ -39,6 +42,46 @@ def test_a_recipe_makes_its_steps_and_keeps_what_is_unchanged(recipe, tmp_path):
     assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
     (tmp_path / "runs" / "fp32" / "model.onnx").write_bytes(b"damaged")
     assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
+
+
+def test_a_setting_whose_name_is_pythons_own_is_passed_on(recipe, tmp_path):
+    recipe.write_text(recipe.read_text() + 'input = "uint8"\n')
+    assert states(recipe) == [("tuned", "made"), ("fp32", "made")]
+    assert Artifact.load(tmp_path / "runs" / "fp32").card.preprocess.folded
+
+
+def test_whatever_a_step_reads_makes_it_anew_when_it_changes(recipe, photos, tmp_path):
+    """Photos beside a JSON file, photos of a manifest, and what a setting names."""
+    copied = tmp_path / "copied"
+    shutil.copytree(photos, copied)
+    (copied / "notes.json").write_text("{}")
+    files = sorted(file for file in copied.rglob("*.png"))
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+    known = [_identity(path) for path in (copied, table)]
+    assert all(known)
+    files[0].write_bytes(files[-1].read_bytes() + b"\0")
+    assert all(before != _identity(path) for before, path in zip(known, (copied, table), strict=True))
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"one")
+    recipe.write_text(recipe.read_text().replace("epochs = 1", f'epochs = 1\nweights = "{weights}"'))
+    loaded = Recipe.read(recipe)
+    before = _key(loaded, loaded.steps[0])
+    assert _key(loaded, loaded.steps[0]) == before
+    weights.write_bytes(b"two")
+    assert _key(loaded, loaded.steps[0]) != before
+
+
+def test_what_no_recipe_made_is_not_replaced(recipe, tmp_path):
+    place = tmp_path / "runs" / "fp32"
+    place.mkdir(parents=True)
+    (place / "mine.txt").write_text("kept")
+    for dry_run in (True, False):
+        with pytest.raises(OutputExistsError, match="no run of this recipe made it"):
+            states(recipe, dry_run=dry_run)
+    assert not (tmp_path / "runs" / "tuned").exists()
+    assert states(recipe, dry_run=True, force_from="tuned") == [("tuned", "to make"), ("fp32", "to make")]
+    assert (place / "mine.txt").read_text() == "kept"
 
 
 @pytest.mark.parametrize(

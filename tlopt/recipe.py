@@ -29,14 +29,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt import __version__, settings
-from tlopt.artifact import CARD_NAME, Artifact, sha256
-from tlopt.errors import ArtifactError, ImagesError, SettingError, suggestion
+from tlopt.artifact import CARD_NAME, Artifact, refuse_existing, sha256
+from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, suggestion
 from tlopt.images import scan
+from tlopt.images.manifest import is_manifest
 from tlopt.settings import Setting
 
 log = logging.getLogger(__name__)
 
 _STATE = ".steps.json"
+_READ = frozenset({"images", "teacher", "weights", "classes"})  # settings that name what a step reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +190,28 @@ def run(
 
     Raises:
         SettingError: The recipe does not fit, or has no step called `force_from`.
+        OutputExistsError: There is something that no run of a recipe made where a step's result goes.
         TloptError: What a step raises.
     """
     loaded = Recipe.read(recipe)
     names = [step.name for step in loaded.steps]
     if force_from is not None and force_from not in names:
         raise SettingError(f"The recipe has no step {force_from!r}.", hint=suggestion(force_from, names))
+    safe = names if force_from is None else names[: names.index(force_from)]
+    for name in safe:
+        if name not in _read_state(loaded.out):
+            _refuse(loaded.out / name, name)
     return _run(loaded, dry_run, force_from)
+
+
+def _refuse(place: Path, name: str) -> None:
+    try:
+        refuse_existing(place)
+    except OutputExistsError as error:
+        raise OutputExistsError(
+            f"{place} exists, and no run of this recipe made it.",
+            hint=f"Move it, or choose another `out`; --force-from {name} replaces it.",
+        ) from error
 
 
 def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done]:
@@ -237,7 +254,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         return str(report.table())
     if step.verb == "report":
         return str(function(sources, place, **step.settings).table())
-    function(sources[0] if sources else None, place, force=True, **step.settings)
+    function(sources[0] if sources else None, place, force=True, **settings.keywords(function, step.settings))
     return ""
 
 
@@ -246,10 +263,11 @@ def _is_step(recipe: Recipe, source: str) -> bool:
 
 
 def _key(recipe: Recipe, step: Step) -> str:
-    """Return what decides a step's result: verb, settings, sources' content and tlopt's version."""
+    """Return what decides a step's result: verb, settings, tlopt's version, and the content of all that it reads."""
     sources = [_identity(recipe.out / source if _is_step(recipe, source) else Path(source)) for source in step.sources]
     chosen = settings.check(_VERBS[step.verb].function(), step.settings)
-    text = json.dumps([__version__, step.verb, chosen, sources], sort_keys=True, default=str)
+    read = {name: _identity(value) for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
+    text = json.dumps([__version__, step.verb, chosen, sources, read], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -258,11 +276,13 @@ def _identity(path: Path) -> str:
     try:
         if (path / CARD_NAME).exists():
             return Artifact.load(path).digest
-        if path.is_file():
+        if path.is_file() and not is_manifest(path):
             return sha256(path)
-        if any(path.glob("*.json")):
-            return hashlib.sha256("".join(sha256(f) for f in sorted(path.glob("*.json"))).encode()).hexdigest()
-        return scan(path).digest
+        try:
+            return scan(path).digest
+        except ImagesError:
+            results = sorted(path.glob("*.json"))
+            return hashlib.sha256("".join(map(sha256, results)).encode()).hexdigest() if results else ""
     except (ArtifactError, ImagesError, OSError):
         return ""
 

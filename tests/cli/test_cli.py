@@ -14,6 +14,7 @@ import click
 import pytest
 
 import tlopt
+from tlopt.artifact import Artifact
 from tlopt.cli import commands, main, root
 from tlopt.cli.options import setting_options
 
@@ -90,6 +91,12 @@ def test_a_missing_artifact_is_an_error(capsys, tmp_path):
 def test_a_command_prints_the_new_folder_and_nothing_else(capsys, tuned, tmp_path):
     code, out, _ = called(capsys, "export", tuned.path, "-o", tmp_path / "x")
     assert (code, out) == (0, f"{tmp_path / 'x'}\n")
+
+
+def test_raw_bytes_go_in_front_of_the_graph(capsys, tuned, tmp_path):
+    code, _, _ = called(capsys, "export", tuned.path, "-o", tmp_path / "x", "--input", "uint8")
+    assert code == 0
+    assert Artifact.load(tmp_path / "x").card.preprocess.folded
 
 
 def test_an_existing_output_needs_force(capsys, exported, tuned):

@@ -82,6 +82,17 @@ def test_a_slow_down_beyond_noise_breaches_the_baseline(tiny, tmp_path):
         bench([tiny], baseline=tmp_path / "0.2.json", **arguments).check()
 
 
+def test_a_baseline_of_something_else_does_not_pass(tiny, tmp_path):
+    file = tmp_path / "baseline.json"
+    file.write_text(bench([tiny], batch=(1, 2), seconds=0.02).to_json())
+    other = bench([tiny], batch=(4,), seconds=0.02, baseline=file)
+    with pytest.raises(CheckError, match="The baseline has nothing of what was measured: it has "):
+        other.check()
+    some = bench([tiny], batch=(2, 4), seconds=0.02, baseline=file, max_regression=99)
+    some.check()
+    assert any("on one side only" in note for note in some.notes)
+
+
 def test_a_baseline_that_is_none_is_refused_before_measuring(tiny, tmp_path):
     with pytest.raises(SettingError, match="cannot be used as a baseline"):
         bench([tiny], baseline=tmp_path / "missing.json")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_onnx import RIGHT, write_onnx
@@ -23,6 +24,16 @@ def test_everything_stands_in_one_table_and_two_files(tiny, biased, tmp_path):
     assert report.rows[2]["agreement"] < 1
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.html", "report.json"}
     assert Report.from_json((tmp_path / "out" / "report.json").read_text()).rows == report.rows
+
+
+def test_the_photos_of_a_manifest_are_the_ones_timed(tiny, tmp_path):
+    root = Path(tiny.card.images.path)
+    rows = [f"{file},{file.parent.name}" for file in sorted(root.rglob("*.png"))]
+    table = tmp_path / "photos" / "table.csv"
+    table.parent.mkdir()
+    table.write_text("path,label\n" + "\n".join(rows))
+    report = summarize([tiny], tmp_path / "out", batch=(1,), seconds=0.02, images=table)
+    assert str(table) in report.conditions["photos"]
 
 
 def test_the_page_needs_nothing_from_outside(tiny, tmp_path):

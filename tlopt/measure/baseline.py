@@ -30,12 +30,21 @@ def read_baseline(path: Path | None) -> Mapping[str, list[float]]:
         ) from error
 
 
+def unmatched(now: Mapping[str, list[float]], before: Mapping[str, list[float]]) -> list[str]:
+    """Return a note on what stands on one side only, if something does."""
+    odd = sorted(now.keys() ^ before.keys())
+    return [f"Not held against the baseline, on one side only: {', '.join(odd)}."] if before and odd else []
+
+
 def regressions(now: Mapping[str, list[float]], before: Mapping[str, list[float]], allowed: float) -> list[str]:
     """Return what is slower than the baseline by more than is allowed, beyond noise.
 
     The earlier medians, one per turn, are lengthened by what is allowed; the Mann-Whitney test
-    asks whether those of now still tend to be larger.
+    asks whether those of now still tend to be larger. A baseline that has nothing of what was
+    measured is a breach: a gate that compared nothing must not look passed.
     """
+    if before and not now.keys() & before.keys():
+        return [f"The baseline has nothing of what was measured: it has {', '.join(sorted(before))}."]
     found = []
     for key in now.keys() & before.keys():
         old, new = np.asarray(before[key]), np.asarray(now[key])

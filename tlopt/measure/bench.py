@@ -12,7 +12,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError
 from tlopt.measure import measurement
-from tlopt.measure.baseline import read_baseline, regressions
+from tlopt.measure.baseline import read_baseline, regressions, unmatched
 from tlopt.measure.callers import Kind
 from tlopt.measure.candidates import candidates, labels, on_gpu
 from tlopt.measure.energy import Meter
@@ -130,7 +130,7 @@ def bench(
             "energy_not_read": meter.missing,
             "versions": versions(),
         },
-        notes=(*watch.notes(), *_unsteady(rows)),
+        notes=(*watch.notes(), *_unsteady(rows), *unmatched(medians, before)),
         breaches=tuple(regressions(medians, before, max_regression)),
         details={"turn_medians_ms": medians, "warm_up_runs": warm_up},
     )

@@ -250,7 +250,7 @@ def _judged(
         images_per_s=outputs.images_per_s,
         outputs=outputs,
         conditions={
-            "images": str(photos.folder.path),
+            "images": str(photos.folder.source),
             "split": photos.part,
             **how,
             "processor": processor(),

@@ -54,8 +54,8 @@ def summarize(
     judged = _evaluations(named, photos, backend, threads)
     quick = [one for one in loaded if backend or not for_tensorrt(one)]
     timed = bench(
-        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.path, memory=False,
-        names=[name for name, one in named.items() if one in quick],
+        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.source,
+        memory=False, names=[name for name, one in named.items() if one in quick],
     )  # fmt: skip
     times = {
         ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
@@ -75,7 +75,7 @@ def summarize(
         rows=tuple(rows),
         notes=(*notes, *timed.notes, *_left_out(photos)),
         conditions={
-            "photos": f"{len(photos)} of {photos.folder.path}, part {photos.part}",
+            "photos": f"{len(photos)} of {photos.folder.source}, part {photos.part}",
             "reference": f"{' on '.join(next(iter(judged), ('none',)))}: agreement and speed-up are against it",
             **timed.conditions,
         },
