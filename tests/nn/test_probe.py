@@ -62,17 +62,37 @@ def test_the_folded_probe_answers_like_the_probe(net, parts, tmp_path):
 
 
 def test_features_are_computed_once(net, parts, tmp_path):
-    first, labels = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    def features(model):
+        return probe.features(model, parts[0], device=CPU, batch=4, cache=tmp_path / "features")
+
+    first, labels = features(net)
     (file,) = (tmp_path / "features").iterdir()
-    np.savez(file, features=np.zeros_like(first), labels=labels)
-    again, same_labels = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
-    assert not again.any()
+    marked = first.clone()
+    marked[4:] = 0  # the first batch alone is looked at again
+    np.savez(file, features=marked.numpy(), labels=labels)
+    again, same_labels = features(net)
+    assert torch.equal(again, marked)
     np.testing.assert_array_equal(same_labels, labels)
     with torch.no_grad():
         net.stem[0].weight.mul_(2)
-    other, _ = probe.features(net, parts[0], device=CPU, cache=tmp_path / "features")
+    other, _ = features(net)
     assert not torch.equal(first, other)
     assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_kept_features_are_not_taken_for_those_of_other_code(net, parts, tmp_path, monkeypatch):
+    before, _ = probe.features(net, parts[0], device=CPU, cache=tmp_path)
+    own = type(net).forward
+    monkeypatch.setattr(type(net), "forward", lambda self, inputs: own(self, -inputs))  # same layers, same weights
+    after, _ = probe.features(net, parts[0], device=CPU, cache=tmp_path)
+    assert not torch.allclose(before, after)
+
+
+def test_a_classifier_without_a_bias_gets_a_probe_without_one(clouds):
+    inputs, labels = clouds
+    fitted = probe.fit(inputs + 3 * inputs.std(0), labels, classes=3, bias=False)
+    assert not fitted.bias.any()
+    assert (fitted.logits(inputs + 3 * inputs.std(0)).argmax(1) == labels).float().mean() > 0.6
 
 
 def test_features_are_what_enters_the_classifier(net):

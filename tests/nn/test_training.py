@@ -117,7 +117,7 @@ def test_the_callers_random_numbers_are_left_alone(net, parts):
         {"optimizer": "lamb"},
     ],
 )
-@pytest.mark.parametrize("step", [1, 7, 11])
+@pytest.mark.parametrize("step", [1, 2, 7, 11])
 def test_a_resumed_run_ends_with_the_same_weights(net, parts, tmp_path, changes, step):
     settings = dataclasses.replace(SETTINGS, **changes)
     expected, history = trained(net, parts, settings)

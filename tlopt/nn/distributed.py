@@ -61,6 +61,15 @@ def wait() -> None:
         distributed.barrier()
 
 
+def first(*values: float) -> tuple[float, ...]:
+    """Return process 0's numbers in every process."""
+    if not (distributed.is_initialized() and distributed.get_world_size() > 1):
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device())
+    distributed.broadcast(shared, 0)
+    return tuple(shared.tolist())
+
+
 def mean(value: torch.Tensor) -> torch.Tensor:
     """Return the mean of a tensor over the processes."""
     if distributed.is_initialized() and distributed.get_world_size() > 1:

@@ -76,8 +76,10 @@ def features(
         float32 (n, features) and int64 (n,).
     """
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    file = cache / f"{_key(model, pixels, batch, positions)}.npz" if cache is not None else None
-    if file is not None and (kept := _read(file)) is not None:
+    key = _key(model, pixels, device, batch, positions) if cache is not None else ""
+    file = cache / f"{key}.npz" if cache is not None else None
+    kept = _read(file) if file is not None else None
+    if kept is not None and _still(model, pixels, device, batch, positions, kept[0]):
         if positions is None:
             pixels.filled()
         return kept
@@ -97,6 +99,19 @@ def features(
     if file is not None:
         _write(file, *result)
     return result
+
+
+def _still(
+    model: nn.Module, pixels: Pixels, device: torch.device, batch: int, positions: np.ndarray | None, kept: torch.Tensor
+) -> bool:
+    """Whether the network still gives the first batch the features that were kept: its code may have changed."""
+    some = np.arange(len(pixels.folder)) if positions is None else positions
+    with answering(model, pixels.preprocess, device), head.features(model) as seen:
+        for crops, _ in pixels.fill(batch=batch, label="Comparing features", positions=some[:batch]):
+            model(to_inputs(crops, pixels.preprocess, device))
+            now = seen[0].cpu()
+            return len(now) <= len(kept) and torch.allclose(now, kept[: len(now)], rtol=1e-3, atol=1e-4)
+    return True
 
 
 def chosen(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray | None:
@@ -119,7 +134,7 @@ def chosen(labels: np.ndarray, most: int, *, seed: int) -> np.ndarray | None:
     return np.sort(np.concatenate(taken))
 
 
-def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int = 0) -> Probe:
+def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int = 0, bias: bool = True) -> Probe:
     """Fit a multinomial logistic regression, its L2 penalty chosen by cross-validation.
 
     Features are standardized for the fit, and the scaling is folded into the weights.
@@ -129,16 +144,18 @@ def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int =
         labels: int64 (n,).
         classes: Number of classes.
         seed: Of the folds.
+        bias: Fit one, too; a classifier without it has no place for what centering the features takes away.
     """
-    mean, std = inputs.mean(0), inputs.std(0, correction=0)
+    mean, std = inputs.mean(0) if bias else torch.zeros(inputs.shape[1]), inputs.std(0, correction=0)
     # A feature that never varies says nothing; any scale will do.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     scaled = (inputs - mean).div_(std)
     some = chosen(labels.numpy(), _COMPARED, seed=seed)
-    losses = _cross_validate(*((scaled, labels) if some is None else (scaled[some], labels[some])), classes, seed)
+    compared = (scaled, labels) if some is None else (scaled[some], labels[some])
+    losses = _cross_validate(*compared, classes, seed, bias=bias)
     penalty = min(losses, key=lambda value: losses[value]) if losses else 0.03
-    weight, bias = _solve(scaled, labels, classes, penalty)
-    return Probe(weight=weight / std, bias=bias - weight @ (mean / std), penalty=penalty, losses=losses)
+    weight, shift = _solve(scaled, labels, classes, penalty, bias=bias)
+    return Probe(weight=weight / std, bias=shift - weight @ (mean / std), penalty=penalty, losses=losses)
 
 
 def fold(model: nn.Module, probe: Probe) -> None:
@@ -152,7 +169,9 @@ def fold(model: nn.Module, probe: Probe) -> None:
             bias.copy_(probe.bias)
 
 
-def _cross_validate(inputs: torch.Tensor, labels: torch.Tensor, classes: int, seed: int) -> dict[float, float]:
+def _cross_validate(
+    inputs: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, *, bias: bool
+) -> dict[float, float]:
     fold = _folds(labels.numpy(), seed)
     count = int(fold.max()) + 1
     if count < 2:
@@ -163,7 +182,7 @@ def _cross_validate(inputs: torch.Tensor, labels: torch.Tensor, classes: int, se
         start: tuple[torch.Tensor, torch.Tensor] | None = None
         # From the strongest penalty down, each solution is a good start for the next.
         for penalty in sorted(PENALTIES, reverse=True):
-            start = _solve(inputs[inside], labels[inside], classes, penalty, start=start, exact=False)
+            start = _solve(inputs[inside], labels[inside], classes, penalty, start=start, exact=False, bias=bias)
             logits = inputs[outside] @ start[0].T + start[1]
             totals[penalty] += float(functional.cross_entropy(logits, labels[outside], reduction="sum"))
     return {penalty: total / len(labels) for penalty, total in totals.items()}
@@ -189,14 +208,19 @@ def _solve(
     *,
     start: tuple[torch.Tensor, torch.Tensor] | None = None,
     exact: bool = True,
+    bias: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of the least mean cross-entropy + penalty / 2 * |weight|^2, by L-BFGS."""
+    """Return the weight and bias of the least mean cross-entropy + penalty / 2 * |weight|^2, by L-BFGS.
+
+    Without `bias`, it is zero.
+    """
     weight = start[0].clone() if start else torch.zeros(classes, inputs.shape[1])
-    bias = start[1].clone() if start else torch.zeros(classes)
-    for tensor in (weight, bias):
+    shift = start[1].clone() if start else torch.zeros(classes)
+    fitted = [weight, shift] if bias else [weight]
+    for tensor in fitted:
         tensor.requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias],
+        fitted,
         max_iter=200 if exact else 100,
         tolerance_grad=1e-5 if exact else 1e-4,
         tolerance_change=1e-7,
@@ -205,17 +229,18 @@ def _solve(
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        loss = functional.cross_entropy(inputs @ weight.T + shift, labels) + penalty / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     step: Callable[..., object] = optimizer.step
     step(closure)
-    return weight.detach(), bias.detach()
+    return weight.detach(), shift.detach()
 
 
-def _key(model: nn.Module, pixels: Pixels, batch: int, positions: np.ndarray | None) -> str:
-    about = f"{pixels.key} {pixels.preprocess} {batch} {torch.__version__} {torch.get_num_threads()} {model}"
+def _key(model: nn.Module, pixels: Pixels, device: torch.device, batch: int, positions: np.ndarray | None) -> str:
+    how = f"{device.type} {batch} {torch.__version__} {torch.get_num_threads()}"
+    about = f"{pixels.key} {pixels.preprocess} {how} {model}"
     state = hashlib.sha256(about.encode())
     if positions is not None:
         state.update(positions.tobytes())

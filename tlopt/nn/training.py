@@ -167,7 +167,8 @@ class Run:
             self.total += value
             self.done += 1
             shown.advance(note=f"loss {self.total / (step + 1):.3f}")
-            if self._due() and step + 1 < self.steps:
+            # Gradients that wait for others are not part of a checkpoint.
+            if self._due() and step + 1 < self.steps and self.done % settings.accumulate == 0:
                 self.seconds += time.monotonic() - started
                 started = time.monotonic()
                 self.save()
@@ -250,12 +251,16 @@ class Run:
         with weights:
             logits, labels = predict(self.model, self.val_images, device=self.device)
             log_p = functional.log_softmax(torch.from_numpy(logits), dim=1)
+            # Processes with batch-norm statistics of their own see other numbers, and must stop together.
+            val_loss, val_accuracy = distributed.first(
+                float(functional.nll_loss(log_p, torch.from_numpy(labels))), float((logits.argmax(1) == labels).mean())
+            )
             record = {
                 "epoch": epoch + 1,
                 "loss": self.total / self.steps,
                 "lr": self.optimizer.param_groups[-1]["lr"],
-                "val_loss": float(functional.nll_loss(log_p, torch.from_numpy(labels))),
-                "val_accuracy": float((logits.argmax(1) == labels).mean()),
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
                 "seconds": round(self.seconds, 3),
                 "images_per_s": round(images_per_s, 1),
             }

@@ -162,7 +162,10 @@ def _probe(
     with distributed.leader_first():
         inputs, labels = features(train_images, "training", _START)
         held, truth = features(val_images, "validation", _JUDGED)
-    fitted = probe.fit(inputs, torch.from_numpy(labels), classes=len(train_images.folder.classes), seed=settings.seed)
+    biased = head.find(model)[1].bias is not None
+    fitted = probe.fit(
+        inputs, torch.from_numpy(labels), classes=len(train_images.folder.classes), seed=settings.seed, bias=biased
+    )
     if sparse and sparsity.follows(head.find(model)[1].weight):
         fitted = dataclasses.replace(fitted, weight=fitted.weight * sparsity.mask(fitted.weight))
     found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)

