@@ -144,6 +144,9 @@ def test_a_cache_never_grows_beyond_its_bound(photos, tmp_path):
         np.testing.assert_array_equal(crops(pixels), expected)
         (file,) = (tmp_path / "cache" / "pixels").glob("*.u8")
         assert 0 < file.stat().st_size <= 20_000
+    # With more room, what did not fit is kept after all.
+    np.testing.assert_array_equal(crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()), expected)
+    assert file.stat().st_size > 20_000
 
 
 def test_closing_a_cache_half_made_leaves_it_to_others(photos, tmp_path):

@@ -232,7 +232,9 @@ class Pixels:
             return
         path, lock = self._publish
         with _space(path.parent):
-            header = {"places": self._places.tolist(), "unreadable": self.unreadable.reasons}
+            header = {
+                "places": self._places.tolist(), "unreadable": self.unreadable.reasons, "limit": self._limit,
+            }  # fmt: skip
             text = path.with_suffix(f".json.{os.getpid()}")
             text.write_text(json.dumps(header), encoding="utf-8")
             # The index comes last: a cache without one is not complete and is made anew.
@@ -290,14 +292,14 @@ def open_pixels(
     with _space(root):
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    if (stored := _open_stored(path, folder, preprocess)) is not None:
+    if (stored := _open_stored(path, folder, preprocess, cache_gb * 1e9)) is not None:
         os.close(lock)
         return stored
     if not _locked(lock):
         # Another run is filling it.
         os.close(lock)
         return open_pixels(folder, preprocess, cache_gb=0)
-    if (stored := _open_stored(path, folder, preprocess)) is not None:
+    if (stored := _open_stored(path, folder, preprocess, cache_gb * 1e9)) is not None:
         # Another run finished it a moment ago.
         os.close(lock)
         return stored
@@ -314,7 +316,8 @@ def open_pixels(
     )
 
 
-def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess) -> Pixels | None:
+def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess, limit: float) -> Pixels | None:
+    """Return a complete set, None if there is none, or one made with less room that lacks images for want of it."""
     try:
         header = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         file = os.open(path, os.O_RDONLY)
@@ -324,7 +327,8 @@ def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess) -> Pix
     os.utime(path)  # says when it was last used
     inside = places[places[:, 0] != _NOT_KEPT]
     end = int((inside[:, 0] + inside[:, 1] * inside[:, 2] * 3).max(initial=0))
-    if len(places) != len(folder) or os.fstat(file).st_size < end:
+    short = len(inside) < len(places) and limit > header.get("limit", 0)
+    if len(places) != len(folder) or os.fstat(file).st_size < end or short:
         os.close(file)
         return None
     unreadable = Unreadable(len(folder), dict(header["unreadable"]))
