@@ -87,6 +87,8 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
 
 def ort(path: Path, *, integers: bool = True) -> Call:
     options = onnxruntime.SessionOptions()
+    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that the next row is timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not integers:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads, options.log_severity_level = cores(), 3
@@ -168,6 +170,11 @@ def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, 
     return made
 
 
+def kept(path: Path) -> Artifact | None:
+    """Return what an earlier run with the same --work made."""
+    return Artifact.load(path) if path.exists() else None
+
+
 def ours(
     fp32: Artifact, images: Path, wider: Path | None, samples: int, folder: Path, tuned: Path | None
 ) -> dict[str, Made]:
@@ -195,15 +202,15 @@ def ours(
         variants[f"tlopt --for {runtime} --max-drop {limit}"] = {"for": runtime, "max_drop": limit, "images": wider}
     made = {}
     for i, (name, options) in enumerate(variants.items()):
-        settings = {"images": images, "samples": samples, "force": True, **options}
-        found = tlopt.quantize(fp32, folder / f"tlopt-{i}", **settings)
+        settings = {"images": images, "samples": samples, **options}
+        found = kept(folder / f"tlopt-{i}") or tlopt.quantize(fp32, folder / f"tlopt-{i}", **settings)
         sensitivity = found.card.details.get("sensitivity", {})
         made[name] = Made(found.payload(".onnx"), found.card.lineage[-1].seconds, sensitivity)
         print(name, made[name].seconds, found.card.details["measured"], sensitivity, flush=True)
     if tuned:
-        trained = tlopt.finetune(tuned, folder / "qat", force=True, qat=True, epochs=2, lr=2e-4)
-        exported = tlopt.export(trained, folder / "qat-fp32", force=True)
-        found = tlopt.quantize(exported, folder / "qat-int8", force=True)
+        trained = kept(folder / "qat") or tlopt.finetune(tuned, folder / "qat", qat=True, epochs=2, lr=2e-4)
+        exported = kept(folder / "qat-fp32") or tlopt.export(trained, folder / "qat-fp32")
+        found = kept(folder / "qat-int8") or tlopt.quantize(exported, folder / "qat-int8")
         seconds = trained.card.lineage[-1].seconds + found.card.lineage[-1].seconds
         made["tlopt --for onnxruntime, finetune --qat"] = Made(found.payload(".onnx"), seconds)
     return made
@@ -248,16 +255,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of the latency measurement")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--label", default="", help="end of the results' file names, such as the processor's")
-    parser.add_argument("--work", type=Path, help="folder that keeps what the peers made, for another run")
+    parser.add_argument("--work", type=Path, help="folder that keeps what was made, for another run")
     given = parser.parse_args()
     if not given.tuned and given.model not in MODELS:
         parser.error(f"--model must be one of {', '.join(MODELS)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        fp32 = (
-            Artifact.load(folder / "fp32") if (folder / "fp32").exists() else source(given.model, given.tuned, folder)
-        )
+        fp32 = kept(folder / "fp32") or source(given.model, given.tuned, folder)
         parts = scan(given.images).split(val=0.1, test=0.1, seed=0)
         preprocess = fp32.card.preprocess
         random = np.random.default_rng(0)

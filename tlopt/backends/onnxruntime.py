@@ -146,6 +146,8 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that others are timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not integers and device == "cpu":
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile:

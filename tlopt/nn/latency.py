@@ -184,6 +184,8 @@ def _session(model: bytes, threads: int, profile: Path | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
+    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that others are timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling = True
