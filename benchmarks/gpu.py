@@ -119,8 +119,10 @@ def main() -> int:
         if not images.is_dir():
             print("Name a folder of images: --images DIR", file=sys.stderr)
             return 2
-        run(session, images)
-        save(session, images)
+        try:
+            run(session, images)
+        finally:
+            save(session, images)
     return 0
 
 

@@ -12,10 +12,9 @@
 # This script has never run on a GPU: it was written and rehearsed (--rehearse) without one.
 set -eu
 cd "$(dirname "$0")/.."
-venv=${VENV:-.venv}
+venv=${VENV:-.venv-gpu}
 if [ ! -x "$venv/bin/python" ]; then
-    venv=.venv-gpu
-    [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+    "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --editable '.[demo]'
     # One by one: what does not install here is skipped below with its reason, the rest is measured.
     for package in onnxruntime-gpu tensorrt pycuda cuda-bindings nvidia-ml-py; do

@@ -2,7 +2,7 @@
 # pycuda, PyTorch with CUDA.
 #
 #     docker build -f docker/gpu.Dockerfile -t tlopt:gpu .
-#     docker run --rm --gpus all -v "$PWD:/data" -w /data tlopt:gpu doctor
+#     docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/data" tlopt:gpu doctor
 #
 # Needs the NVIDIA Container Toolkit on the host. This image has not yet been built: it was written
 # where neither Docker nor a GPU was at hand. TensorRT and CUDA come under NVIDIA's own licences.
@@ -22,7 +22,7 @@ RUN python3 -m venv /opt/build && /opt/build/bin/pip wheel --no-cache-dir --no-d
 
 FROM nvidia/cuda:${CUDA}-runtime-ubuntu${UBUNTU}
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/tlopt
 ENV PATH=/opt/tlopt/bin:${PATH}
@@ -31,7 +31,9 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY tlopt ./tlopt
 RUN pip install --no-cache-dir --find-links /wheels '.[gpu,rtx]' && rm -rf /wheels
-RUN useradd --create-home tlopt
+# torch.compile needs the compiler. Whoever --user names can write here; results go to the folder mounted at /data.
+ENV HOME=/home/tlopt
+RUN useradd --home-dir "$HOME" --create-home tlopt && chmod 777 "$HOME"
 USER tlopt
 WORKDIR /data
 ENTRYPOINT ["tlopt"]

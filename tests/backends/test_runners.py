@@ -132,3 +132,22 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, tmp_pat
     with open_runner(exported, backend) as any_batch, open_runner(fixed, backend) as two:
         np.testing.assert_allclose(two(inputs), any_batch(inputs), atol=1e-4)
         np.testing.assert_allclose(two(inputs[:1]), any_batch(inputs[:1]), atol=1e-4)
+
+
+def test_layers_of_a_gpu_are_not_timed_by_what_they_take_to_queue(exported):
+    from tlopt.backends import onnxruntime
+
+    with pytest.raises(StageError, match="does not tell the time of layers on cuda"):
+        onnxruntime.profile(exported, np.zeros((1, 3, 8, 8), np.float32), device="cuda")
+
+
+def test_a_compiled_network_that_stops_being_compiled_is_no_silent_matter(monkeypatch):
+    import torch._dynamo.config as config
+
+    from tlopt.backends import torch as backend
+
+    monkeypatch.setattr(config, "recompile_limit", 8)
+    monkeypatch.setattr(config, "fail_on_recompile_limit_hit", False)
+    backend._compiled(torch.nn.Linear(2, 2))
+    assert config.recompile_limit == 64
+    assert config.fail_on_recompile_limit_hit

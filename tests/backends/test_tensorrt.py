@@ -101,6 +101,16 @@ def test_results_of_several_streams_come_in_order_and_outlive_the_buffers(engine
         np.testing.assert_allclose(logits, mean_logits(inputs), rtol=1e-5)
 
 
+def test_a_batch_on_the_gpu_is_read_where_it_lies_whatever_ran_before(engine, driver):
+    elsewhere, target = batch(3), np.zeros((3, 4), np.float32)
+    with tensorrt.Runner(engine()) as runner:
+        runner(batch(3) + 1)
+        runner.lanes[0].run_at(3, elsewhere.ctypes.data, target.ctypes.data)
+        np.testing.assert_allclose(target, mean_logits(elsewhere), rtol=1e-6)
+        own = runner(batch(3) + 1)
+        np.testing.assert_allclose(own, mean_logits(batch(3) + 1), rtol=1e-6)
+
+
 def test_everything_is_freed_on_exit_and_no_context_stays_current(engine, driver):
     with tensorrt.Runner(engine(), streams=3) as runner:
         runner(batch(4))

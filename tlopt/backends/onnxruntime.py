@@ -108,7 +108,15 @@ def profile(
     """Return each layer's name, operator and mean milliseconds, from ONNX Runtime's own profiler.
 
     The layers are those left after its graph optimizations. The profiler itself slows small layers.
+
+    Raises:
+        StageError: The device is a GPU, where the profiler sees only how long each layer takes to queue.
     """
+    if (device or DEVICES[0]).partition("-")[0] in ("cuda", "tensorrt"):
+        raise StageError(
+            f"ONNX Runtime's profiler does not tell the time of layers on {device}.",
+            hint="Profile on cpu, or an engine: tlopt build, then tlopt profile ENGINE.",
+        )
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
         session = _session(
@@ -137,6 +145,8 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
     """Open a session whose first provider is the device's own; without `integers`, Q/DQ graphs compute in float."""
     wanted = _PROVIDERS[device]
     where = model if isinstance(model, Path) else "a test graph"
+    if device in ("cuda", "tensorrt") and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN that pip installed are found no other way, unless torch came first
     available = onnxruntime.get_available_providers()
     if wanted[0] not in available:
         raise StageError(

@@ -182,9 +182,8 @@ class Runner:
         ours.wait_stream(here)
         with self._current():
             lane.run_at(len(inputs), inputs.data_ptr(), logits.data_ptr())
-        # PyTorch must not give the memory away while the engine's stream still works on it.
-        inputs.record_stream(ours)
-        logits.record_stream(ours)
+        # Whatever PyTorch does next with this memory, it queues on a stream that waits for the engine's. To record the
+        # engine's stream on the tensors would make them outlive it.
         here.wait_stream(ours)
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from types import TracebackType
@@ -23,6 +24,7 @@ DEVICES = (
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _WARM = 5  # runs of a profile that are not counted
+_SHAPES = 64  # batch sizes that a network is compiled for, all runners of its kind together
 
 
 class Runner:
@@ -52,7 +54,7 @@ class Runner:
         torch.set_num_threads(self._threads)
         module: Any = open_model(artifact)  # torch's stubs do not know that `to` takes a memory format alone
         module = module.to(self._device, memory_format=torch.channels_last)
-        self._module = torch.compile(module, dynamic=False) if "compiled" in manner else module
+        self._module = _compiled(module) if "compiled" in manner else module
         cudnn: Any = torch.backends.cudnn
         self.conditions = {
             "threads": torch.get_num_threads(),
@@ -129,6 +131,19 @@ def _recorded(runner: Runner, inputs: np.ndarray, runs: int) -> list[tuple[str, 
     ]
 
 
+def _compiled(module: Any) -> Any:
+    """Compile a module, anew for each batch size.
+
+    After some sizes, 8 unless told, torch would go on uncompiled without a word.
+    """
+    config: Any = importlib.import_module("torch._dynamo.config")
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    setattr(config, name, max(_SHAPES, getattr(config, name)))
+    if hasattr(config, "fail_on_recompile_limit_hit"):
+        config.fail_on_recompile_limit_hit = True
+    return torch.compile(module, dynamic=False)
+
+
 def problem(device: str = "") -> str:
     """Return why torch cannot run on a device here, found by running a convolution; empty if it can."""
     processor = (device or DEVICES[0]).partition("-")[0]
@@ -138,6 +153,9 @@ def problem(device: str = "") -> str:
         return "torch finds no CUDA device"
     if device == "cpu-compiled" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return "torch.compile needs a C++ compiler and finds no g++\nsudo apt-get install g++"
+    compiler = os.environ.get("CC", "")
+    if processor == "cuda" and device.endswith("compiled") and not any(map(shutil.which, (compiler, "gcc", "clang"))):
+        return "torch.compile needs a C compiler and finds no gcc\nsudo apt-get install gcc"
     try:
         with torch.inference_mode():
             image: Any = torch.ones(1, 3, 8, 8, device=processor)

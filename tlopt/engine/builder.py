@@ -156,7 +156,7 @@ def _build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], 
     return Engine(
         data=engine,
         profile=profile,
-        layers=_inspect(api, engine, plan, messages),
+        layers=_inspect(api, engine, plan, options, messages),
         timing_cache=_save_timing_cache(config, cache),
     )
 
@@ -298,11 +298,13 @@ def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:
     return StageError(f"{plan.flavour.title} cannot build the engine: {said}", hint=hint)
 
 
-def _inspect(api: Any, engine: bytes, plan: Plan, messages: Messages) -> Layers:
+def _inspect(api: Any, engine: bytes, plan: Plan, options: Options, messages: Messages) -> Layers:
     """Ask the engine itself where there is a GPU to open it on, else read the builder's listing."""
     if plan.gpu is None:
         return layers.from_log(messages.layers)
     runtime = plan.flavour.make("Runtime", messages)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True  # the engine carries a runtime of its own
     opened = runtime.deserialize_cuda_engine(engine)
     if opened is None:
         raise StageError(f"{plan.flavour.title} cannot open the engine it has just built: {messages.last()}")

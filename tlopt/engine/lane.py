@@ -129,6 +129,7 @@ class Lane:
             target: Address for the logits, of the engine's output type.
         """
         self._drop_graph()
+        self._batch = 0  # even a batch of the same size lies somewhere else
         self._shape(batch, source, target)
         self._events[1].record(self._stream)
         self._execute()
