@@ -113,6 +113,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
         low, high = paired_drop(int((reference & ~right).sum()), int((right & ~reference).sum()), len(right))
         row: dict[str, Any] = {
             "model": name, "seed": seed, "pruned_by": key, "recovery_epochs": options.epochs,
+            "recovery_lr": options.lr,
             "accuracy": round(float(right.mean()), 4),
             "accuracy_lost": round(float(reference.mean() - right.mean()), 4),
             "accuracy_lost_95": [round(low, 4), round(high, 4)],
@@ -219,7 +220,7 @@ def timed(runs: dict[str, tuple[Artifact, str]]) -> dict[str, dict[int, float]]:
 def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str, Any]]) -> None:
     old = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     kept = [row for row in old if (row["model"], row["seed"]) != (name, seed)]
-    epochs = "--criteria" if options.criteria else f"--epochs ... --lr {options.lr:g}"
+    epochs = "--criteria" if options.criteria else "--epochs ... --lr ..."
     if options.out.name not in ("prune-cpu.json", "prune-criteria.json"):
         epochs += f" --out {options.out}"
     record = {
@@ -262,7 +263,7 @@ def markdown(record: dict[str, Any]) -> str:
         "model",
         "seed",
         "pruned by",
-        "epochs of recovery",
+        "epochs of recovery, rate",
         "accuracy",
         "points lost",
         "M multiply-adds",
@@ -284,9 +285,10 @@ def markdown(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         speed = [f"{row[f'batch_{b}_ms']:.2f} ms ({row[f'batch_{b}_speedup']:.2f} x)" for b in BATCHES]
         low, high = (100 * value for value in row["accuracy_lost_95"])
+        recovery = f"{row['recovery_epochs']}, {row['recovery_lr']:g}"
         asked = f"{row['asked_speedup']:g} x, {'yes' if row['met'] else 'no'}" if "met" in row else ""
         cells = (
-            row["model"], row["seed"], row["pruned_by"], row["recovery_epochs"], f"{row['accuracy']:.3f}",
+            row["model"], row["seed"], row["pruned_by"], recovery, f"{row['accuracy']:.3f}",
             f"{100 * row['accuracy_lost']:.1f} ({low:.1f} to {high:.1f})", row["macs_m"], *speed, asked,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
