@@ -37,6 +37,7 @@ import onnxruntime
 import openvino
 
 import tlopt
+from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
 from tlopt.environment import cores, processor, versions
@@ -86,12 +87,9 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
 
 
 def ort(path: Path, *, integers: bool = True) -> Call:
-    options = onnxruntime.SessionOptions()
-    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that the next row is timed on.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = sessions.options(threads=cores())
     if not integers:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.intra_op_num_threads, options.log_severity_level = cores(), 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
     return lambda inputs: session.run(None, {entry: inputs})[0]

@@ -254,7 +254,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         return str(report.table())
     if step.verb == "report":
         return str(function(sources, place, **step.settings).table())
-    function(sources[0] if sources else None, place, force=True, **settings.keywords(function, step.settings))
+    function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
     return ""
 
 

@@ -155,12 +155,6 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
     return result
 
 
-def keywords(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by the names of the function's own parameters: ``input`` as ``input_``."""
-    own = {name.rstrip("_"): name for name in inspect.signature(function).parameters}
-    return {own.get(name, name): value for name, value in values.items()}
-
-
 def _checked(parameter: Parameter, value: Any) -> Any:
     if value is None and (parameter.optional or parameter.default is None):
         return None

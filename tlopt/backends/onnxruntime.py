@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
+from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
@@ -153,17 +154,12 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
             f"ONNX Runtime {onnxruntime.__version__} has no {wanted[0]} here; it has {', '.join(available)}.",
             hint=f"python -m pip install {_PACKAGES[device]}" if device in _PACKAGES else "",
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that others are timed on.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = sessions.options(threads=threads)
     if not integers and device == "cpu":
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    options.log_severity_level = 3  # its warnings go to stderr past every setting of ours
     try:
         session = onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model,

@@ -18,7 +18,7 @@ from tlopt.artifact import refuse_existing
 from tlopt.cli import terminal
 from tlopt.cli.options import given, setting_options
 from tlopt.progress import display
-from tlopt.settings import keywords
+from tlopt.settings import check
 
 Function = Callable[..., Any]
 
@@ -99,7 +99,7 @@ def _common() -> list[click.Option]:
 
 
 def _make_artifact(function: Function, *, source: str | None = None, out: str, force: bool, **values: Any) -> None:
-    click.echo(function(source, out, force=force, **keywords(function, given(values))).path)
+    click.echo(function(source, out, force=force, **check(function, given(values))).path)
 
 
 def _make_folder(function: Function, *, out: str, force: bool, source: Any, **values: Any) -> None:

@@ -8,18 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from tlopt import sessions
 from tlopt.errors import StageError
 from tlopt.graph.histogram import Histogram
 
 
-def session(model: onnx.ModelProto, *, threads: int = 0) -> onnxruntime.InferenceSession:
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """Open a graph on the processor, quietly."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options = sessions.options()
     options.enable_cpu_mem_arena = False  # it keeps what the largest batch took until the session ends
-    # Threads that spin between two batches would take the processor from the work on what was gathered.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

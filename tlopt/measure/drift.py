@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
@@ -110,9 +111,8 @@ def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> di
     outputs = {value.name for value in shown.graph.output}
     # ONNX Runtime infers the type of an output that is given by name alone.
     shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in outputs)
-    options = onnxruntime.SessionOptions()
+    options = sessions.options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
     entry: Any = session.get_inputs()[0]
     kinds = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}

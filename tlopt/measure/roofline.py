@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import StageError
@@ -115,9 +116,9 @@ def peak_gmacs_per_s(precision: str, threads: int) -> float:
         [helper.make_tensor_value_info("c", TensorProto.INT32 if integer else kind, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), sessions.options(threads=threads), providers=["CPUExecutionProvider"]
+    )
     random = np.random.default_rng(0)
     feed: dict[str, Any]
     if integer:

@@ -20,6 +20,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from tlopt import sessions
 from tlopt.environment import cores
 from tlopt.nn.channels import Layer, Network
 from tlopt.nn.tracing import trace
@@ -181,12 +182,7 @@ def to_onnx(model: nn.Module, size: int) -> bytes:
 
 
 def _session(model: bytes, threads: int, profile: Path | None = None) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
-    options.inter_op_num_threads = 1
-    # Between runs its threads would spin, up to hundreds of milliseconds, on the cores that others are timed on.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
+    options = sessions.options(threads=threads or cores())
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
