@@ -143,7 +143,7 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
         if source not in earlier and not Path(source).exists():
             raise SettingError(
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
-                hint=suggestion(source, earlier),
+                hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",
             )
     try:
         settings.check(_VERBS[verb].function(), given)
