@@ -10,7 +10,7 @@ differs from fp32's, so that the photos need not show ImageNet's classes. That i
 (Wilson) stands beside it, and how far int8 moves the margin between fp32's first and second class (root mean square,
 relative to the median margin), which every photo tells. Calibration takes images of the training part, --max-drop
 others of it. All other photos judge, or, where the network was trained on them, the test part. Latency: all rows take
-turns, medians.
+turns, each opened anew, since where a session's memory comes to lie makes it faster or slower for its whole life.
 
 Where integer kernels saturate on this processor, the peers are given what they have against it, `reduce_range` and
 NNCF's overflow fix. The rows "whole range" show what comes of leaving that out, and, run by "exact", what a processor
@@ -223,24 +223,27 @@ def margins(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def latencies(
-    calls: dict[tuple[str, str], Call], images: np.ndarray, rounds: int
+    openers: dict[tuple[str, str], Callable[[], Call]], images: np.ndarray, rounds: int
 ) -> dict[tuple[str, str], dict[int, float]]:
-    """Time all in turn; each turn is as long for each."""
-    found: dict[tuple[str, str], dict[int, float]] = {key: {} for key in calls}
-    for size in BATCHES:
-        inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
-        runs: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        for turn in range(rounds + 1):
-            for key, call in calls.items():
-                call(inputs)  # brings its weights back into the caches
-                for _ in range(20 if size == 1 else 1):
+    """Time all in turn, in another order each turn, each opened anew.
+
+    Where a session's memory comes to lie makes it a tenth faster or slower for as long as it lives.
+    """
+    random = np.random.default_rng(0)
+    inputs = {size: np.ascontiguousarray(np.resize(images, (size, *images.shape[1:]))) for size in BATCHES}
+    medians: dict[tuple[str, str], dict[int, list[float]]] = {key: {size: [] for size in BATCHES} for key in openers}
+    for _ in range(rounds):
+        for i in random.permutation(len(openers)):
+            key, opened = list(openers.items())[i]
+            call = opened()
+            for size in BATCHES:
+                times = []
+                for _ in range(3 + (20 if size == 1 else 3)):
                     started = time.perf_counter()
-                    call(inputs)
-                    if turn:
-                        runs[key].append(1e3 * (time.perf_counter() - started))
-        for key, times in runs.items():
-            found[key][size] = float(np.median(times))
-    return found
+                    call(inputs[size])
+                    times.append(1e3 * (time.perf_counter() - started))
+                medians[key][size].append(float(np.median(times[3:])))
+    return {key: {size: float(np.median(found)) for size, found in sizes.items()} for key, sizes in medians.items()}
 
 
 def main() -> None:
@@ -283,7 +286,7 @@ def main() -> None:
             for some in (chosen, known)
         )
         files |= ours(fp32, own, None if given.tuned else wider, given.samples, folder, given.tuned)
-        rows, calls = [], {}
+        rows, openers = [], {}
         for name, made in files.items():
             path = made.path
             for runtime, opened in RUNTIMES.items():
@@ -291,7 +294,9 @@ def main() -> None:
                     continue
                 if runtime == "exact" and not name.endswith(WHOLE):
                     continue
-                calls[name, runtime] = call = opened(path)
+                call = opened(path)
+                if runtime != "exact":
+                    openers[name, runtime] = functools.partial(opened, path)
                 logits = np.concatenate([call(test[i : i + 32]) for i in range(0, len(test), 32)])
                 error = np.square(logits - reference).sum()
                 moved = margins(logits, reference) - margins(reference, reference)
@@ -308,7 +313,7 @@ def main() -> None:
                 })  # fmt: skip
                 print({key: value for key, value in rows[-1].items() if key != "sensitivity"}, flush=True)
         print("timing", flush=True)
-        timed = latencies({key: call for key, call in calls.items() if key[1] != "exact"}, test, given.rounds)
+        timed = latencies(openers, test, given.rounds)
         for row in rows:
             found = timed.get((row["name"], row["runtime"]), {})
             row["latency_ms"] = {str(size): round(ms, 2) for size, ms in found.items()}
@@ -323,7 +328,8 @@ def main() -> None:
         "command": command,
         "model": given.model, "images": str(given.images), "judged": len(test), "calibrated": len(chosen),
         "processor": processor(), "threads": cores(), "versions": {**versions(), "nncf": nncf.__version__},
-        "warm_up": "one call before each turn, one whole turn", "rounds": given.rounds, "rows": rows,
+        "timing": "median over the turns of each turn's median; opened anew each turn, after 3 calls of warm-up",
+        "rounds": given.rounds, "rows": rows,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     name = f"quantize-{given.model}{'-' * bool(given.label)}{given.label}"
@@ -352,6 +358,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{result['processor']}, {result['threads']} threads; {result['calibrated']} images to calibrate, "
         f"{result['judged']} others to judge; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".",
+        "",
+        f"Time: {result['timing']}; {result['rounds']} turns.",
         "",
         f"| quantized by | run by | labels changed | margin error | SQNR dB |{' accuracy |' if tuned else ''} "
         + " | ".join(f"ms, batch {b}" for b in BATCHES)

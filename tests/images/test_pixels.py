@@ -7,7 +7,7 @@ from PIL import Image
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import batches, scan
 from tlopt.images.pixels import make_room, open_pixels
-from tlopt.preprocess import Preprocess
+from tlopt.preprocess import Preprocess, read_image
 
 PREPROCESS = Preprocess(size=24)
 SHAPES = [(40, 40), (30, 50), (57, 33), (24, 24), (200, 11), (11, 203), (13, 26)]
@@ -91,6 +91,21 @@ def test_an_unreadable_image_is_left_out_and_reported(photos, tmp_path):
         assert len(pixels.labels) == len(pixels)
 
 
+def test_an_image_that_was_unreadable_for_a_moment_is_found_again(photos, tmp_path, monkeypatch):
+    def briefly_away(file):
+        if file.name == "3.png" and file.parent.name == "a":
+            raise ImagesError(f"{file} cannot be read: Stale file handle")
+        return read_image(file)
+
+    folder = scan(photos)
+    monkeypatch.setattr("tlopt.images.pixels.read_image", briefly_away)
+    assert len(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()) == len(folder) - 1
+    monkeypatch.undo()
+    again = open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled()
+    assert not again.unreadable.reasons
+    np.testing.assert_array_equal(crops(again), crops(open_pixels(folder, PREPROCESS, cache_gb=0).filled()))
+
+
 def test_too_many_unreadable_images_stop_the_work(photos, tmp_path):
     for i in range(3):
         (photos / "a" / f"{i}.png").write_bytes(b"")
@@ -98,15 +113,33 @@ def test_too_many_unreadable_images_stop_the_work(photos, tmp_path):
         open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled()
 
 
-def test_the_sets_unused_for_longest_make_room(photos, tmp_path):
+def test_what_was_unused_for_longest_makes_room(photos, tmp_path):
     root = tmp_path / "cache"
+    features = root / "features" / "old.npz"
+    features.parent.mkdir(parents=True)
+    features.write_bytes(bytes(1000))
+    os.utime(features, (10, 10))
     for size in (16, 20, 24):
         open_pixels(scan(photos), Preprocess(size=size), cache=root).filled().close()
     files = sorted((root / "pixels").glob("*.u8"), key=lambda file: file.stat().st_size)
     for age, file in enumerate(files):
         os.utime(file, (1000 - age, 1000 - age))
-    make_room(root / "pixels", cache_gb=files[0].stat().st_size / 1e9)
+    make_room(root, cache_gb=files[0].stat().st_size / 1e9)
     assert list((root / "pixels").glob("*.u8")) == [files[0]]
+    assert not features.exists()
+
+
+def test_opening_a_kept_set_makes_room_too(photos, tmp_path):
+    root = tmp_path / "cache"
+    open_pixels(scan(photos), PREPROCESS, cache=root).filled().close()
+    features = root / "features" / "old.npz"
+    features.parent.mkdir()
+    features.write_bytes(bytes(1000))
+    os.utime(features, (10, 10))
+    (kept,) = (root / "pixels").glob("*.u8")
+    open_pixels(scan(photos), PREPROCESS, cache=root, cache_gb=kept.stat().st_size / 1e9).close()
+    assert kept.exists()
+    assert not features.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(photos, tmp_path):

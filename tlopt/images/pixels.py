@@ -232,9 +232,7 @@ class Pixels:
             return
         path, lock = self._publish
         with _space(path.parent):
-            header = {
-                "places": self._places.tolist(), "unreadable": self.unreadable.reasons, "limit": self._limit,
-            }  # fmt: skip
+            header = {"places": self._places.tolist(), "limit": self._limit}
             text = path.with_suffix(f".json.{os.getpid()}")
             text.write_text(json.dumps(header), encoding="utf-8")
             # The index comes last: a cache without one is not complete and is made anew.
@@ -294,6 +292,7 @@ def open_pixels(
         lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     if (stored := _open_stored(path, folder, preprocess, cache_gb * 1e9)) is not None:
         os.close(lock)
+        make_room(root.parent, cache_gb=cache_gb)
         return stored
     if not _locked(lock):
         # Another run is filling it.
@@ -303,7 +302,7 @@ def open_pixels(
         # Another run finished it a moment ago.
         os.close(lock)
         return stored
-    make_room(root, cache_gb=cache_gb, coming=_expected_bytes(folder, preprocess))
+    make_room(root.parent, cache_gb=cache_gb, coming=_expected_bytes(folder, preprocess))
     file = os.open(path.with_suffix(".part"), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     return Pixels(
         folder=folder,
@@ -331,30 +330,32 @@ def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess, limit:
     if len(places) != len(folder) or os.fstat(file).st_size < end or short:
         os.close(file)
         return None
-    unreadable = Unreadable(len(folder), dict(header["unreadable"]))
-    return Pixels(folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places)
+    # What could not be read then is tried again, and decoded each time if it can be now.
+    places[places[:, 1] == _UNREADABLE] = _UNKNOWN
+    unreadable = Unreadable(len(folder))
+    return Pixels(folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places, _limit=0)
 
 
 def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
-    """Delete the cached sets unused for longest until the cache and what is coming fit.
+    """Delete what the cache has not used for longest, images or features, until it and what is coming fit.
 
     Args:
-        root: The folder of the cached sets.
+        root: The folder of the cache.
         cache_gb: Size the cache may have, 10^9 bytes.
         coming: Bytes about to be added.
     """
-    for part in root.glob("*.part"):
+    for part in root.glob("pixels/*.part"):
         _drop_abandoned(part)
-    sets = []
-    for file in root.glob("*.u8"):
+    kept = []
+    for file in (*root.glob("pixels/*.u8"), *root.glob("features/*.npz")):
         with contextlib.suppress(OSError):
             state = file.stat()
-            sets.append((state.st_mtime, state.st_size, file))
-    used = sum(size for _, size, _ in sets) + coming
-    for _, size, file in sorted(sets):
+            kept.append((state.st_mtime, state.st_size, file))
+    used = sum(size for _, size, _ in kept) + coming
+    for _, size, file in sorted(kept):
         if used <= cache_gb * 1e9:
             return
-        log.info("dropping decoded images not used for longest: %s", file)
+        log.info("dropping what was not used for longest: %s", file)
         # A run that has the file open goes on reading it; its space is freed when it ends.
         for path in (file.with_suffix(".json"), file, file.with_suffix(".lock")):
             path.unlink(missing_ok=True)
