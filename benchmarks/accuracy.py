@@ -13,7 +13,7 @@ learning rate), and a loop of timm's own loader, augmentation, optimizer, schedu
 defaults of its train.py but for AdamW and the learning rate. Everything is judged on the test split, with the
 central crop, by what the run ends with, or, for tlopt, what it keeps on validation. `distillation` is the default
 with a ResNet-50 as teacher, which is fine-tuned first, with the defaults and on all cores, where --teacher does not
-hold it yet; its own time is not counted.
+hold it yet; its own time is not counted. Twice the epochs with and without it show whether it takes longer to help.
 
 A seed decides the split, too, where the set brings none. "clothing10-40" is clothing10 with 40 training photos a
 class. Runs that the result file holds already are not repeated. clothing10 and signdigits6 are read from
@@ -82,6 +82,8 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "distillation": {
         "teacher": {"teacher_weight": 0.5},
         "teacher and features": {"teacher_weight": 0.5, "teacher_features": 1.0},
+        "12 epochs": {"epochs": 12},
+        "teacher for 12 epochs": {"teacher_weight": 0.5, "epochs": 12},
     },
 }
 Run = dict[str, Any]
@@ -439,7 +441,7 @@ def work(
                 print(key, "waits for tlopt's own run; run the methods first", file=sys.stderr)
                 continue
             budget = own["seconds"]
-        teacher = {"teacher": str(teachers[key["set"]])} if key["arm"] in ARMS["distillation"] else {}
+        teacher = {"teacher": str(teachers[key["set"]])} if "teacher_weight" in settings else {}
         given = {"key": key, "settings": {**settings, **teacher}, "budget": budget}
         command = [
             options.python, __file__, "--one", json.dumps(given), "--out", str(folder), "--weights",
