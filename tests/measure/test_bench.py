@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
+from tlopt.backends import open_runner
 from tlopt.errors import CheckError, ImagesError, SettingError, StageError
-from tlopt.measure import inputs
+from tlopt.measure import candidates, inputs
 from tlopt.measure.bench import bench as _bench
 from tlopt.measure.energy import Meter
 from tlopt.report import Report
@@ -165,3 +166,37 @@ def test_a_runner_that_fails_while_running_is_one_clear_error(tiny, monkeypatch,
 
 def test_names_are_those_given(tiny):
     assert bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, names=["x"]).rows[0]["artifact"] == "x"
+
+
+def test_each_candidate_can_be_opened_several_times(tiny, monkeypatch):
+    made = []
+
+    def counted(*args, **kwargs):
+        made.append(args)
+        return open_runner(*args, **kwargs)
+
+    monkeypatch.setattr(candidates, "open_runner", counted)
+    report = bench([tiny], batch=(1, 2), backend=("onnxruntime",), seconds=0.02, sessions=3)
+    assert len(made) == 3
+    assert report.conditions["sessions"] == 3
+    assert len(report.rows) == 2
+
+
+def test_a_candidate_that_opens_only_once_is_named(tiny, monkeypatch):
+    made = []
+
+    def full(*args, **kwargs):
+        made.append(args)
+        if len(made) > 1:
+            raise StageError("no memory left")
+        return open_runner(*args, **kwargs)
+
+    monkeypatch.setattr(candidates, "open_runner", full)
+    with pytest.raises(StageError, match=r"tiny cannot be opened 2 times on onnxruntime:cpu: no memory left"):
+        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2)
+
+
+@pytest.mark.parametrize("other", [{"streams": (2,)}, {"scenario": "single-stream"}])
+def test_sessions_are_for_one_caller(tiny, other):
+    with pytest.raises(SettingError, match="one caller at a time"):
+        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2, **other)

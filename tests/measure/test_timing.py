@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tlopt.measure.timing import Timing, side_by_side, turn, warm
+from tlopt.measure.timing import Rotating, Timing, in_turns, side_by_side, turn, warm
 
 
 def test_every_run_counts():
@@ -48,6 +48,15 @@ def test_candidates_take_turns_and_each_gets_all_of_them():
     assert [len(timing.rounds) for timing in timings] == [4, 4]
     # In each round both run: the sequence switches between them at least once a round.
     assert sum(x != y for x, y in itertools.pairwise(order)) >= 4
+
+
+def test_sessions_take_a_turn_each():
+    made = []
+    three = [lambda name=name: made.append(name) for name in "abc"]
+    (timing,) = in_turns([Rotating(three)], seconds=0.001, turns=6)
+    after = [name for name, _ in itertools.groupby(made)][3:]  # the warm-up takes one after the other
+    assert after == list("abcabc")
+    assert len(timing.medians_ms) == 6
 
 
 def test_the_garbage_collector_is_switched_back_on():

@@ -41,6 +41,9 @@ def bench(
     ] = 0,
     streams: Annotated[tuple[int, ...], Setting("Callers at once, one or several numbers.", minimum=1)] = (1,),
     callers: Annotated[Kind, Setting("What the callers at once are.")] = "threads",
+    sessions: Annotated[
+        int, Setting("Times that each is opened, the turns going round: see how they differ.", minimum=1, maximum=TURNS)
+    ] = 1,
     images: Annotated[Path | None, Setting("Folder of photos to run; those of the training if not given.")] = None,
     noise: Annotated[bool, Setting("Run noise instead of photos.")] = False,
     end_to_end: Annotated[bool, Setting("Time the way from the file on disk, too.")] = False,
@@ -73,14 +76,18 @@ def bench(
         ImagesError: `images` holds no photos, or `end_to_end` finds none.
         MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
         PluginError: A backend is unknown.
-        SettingError: The baseline is no result of a bench.
-        StageError: A runtime failed while running.
+        SettingError: The baseline is no result of a bench, or settings exclude each other.
+        StageError: A runtime failed while running, or cannot open an artifact `sessions` times.
     """
     before = read_baseline(baseline)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     named = dict(zip((artifact.path for artifact in loaded), names or labels(loaded), strict=True))
     inputs = Inputs(images, noise=noise, largest=max(batch))
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
+    if sessions > 1 and (scenario is not None or 1 not in streams):
+        raise SettingError(
+            "sessions are for one caller at a time.", hint="Leave --sessions out, or add 1 to --streams."
+        )
     if scenario is not None:
         if baseline is not None:
             raise SettingError("A baseline cannot be held against results of LoadGen.", hint="Leave out --scenario.")
@@ -95,7 +102,9 @@ def bench(
     medians: dict[str, list[float]] = {}
     warm_up: dict[str, int] = {}
     with ExitStack() as stack:
-        lines = open_lines(stack, tried, inputs, streams=streams, callers=callers, threads=threads, memory=used)
+        lines = open_lines(
+            stack, tried, inputs, streams=streams, callers=callers, threads=threads, memory=used, sessions=sessions
+        )
         workers = stack.enter_context(ThreadPoolExecutor(max(2, cores()))) if end_to_end else None
         for size in batch:
             whole = [line.from_disk(size, inputs, workers) for line in lines.opened if workers and line.runner]
@@ -120,6 +129,7 @@ def bench(
             "threads": threads or cores(),
             "batch": list(batch),
             "streams": list(streams),
+            "sessions": sessions,
             "callers": callers,
             "seconds": seconds,
             "turns": TURNS,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from tlopt.measure.callers import Kind, Together, open_callers
 from tlopt.measure.candidates import Candidate, opened, running, said
 from tlopt.measure.inputs import Inputs
 from tlopt.measure.process import Process, parts
-from tlopt.measure.timing import Alone, Timed
+from tlopt.measure.timing import Alone, Rotating, Timed
 from tlopt.progress import track
 from tlopt.report import Scalar
 
@@ -155,9 +156,13 @@ class Lines:
 
 def open_lines(
     stack: ExitStack, tried: Sequence[tuple[str, Candidate]], inputs: Inputs, *,
-    streams: tuple[int, ...], callers: Kind, threads: int, memory: Mapping[int, Memory],
+    streams: tuple[int, ...], callers: Kind, threads: int, memory: Mapping[int, Memory], sessions: int = 1,
 ) -> Lines:  # fmt: skip
-    """Open each candidate for each number of callers; the stack closes them."""
+    """Open each candidate for each number of callers, `sessions` times for a single one; the stack closes them.
+
+    Raises:
+        StageError: A candidate opens, but not `sessions` times.
+    """
     lines = Lines()
     for place, (label, one) in enumerate(tried):
         clock = time.perf_counter()
@@ -174,8 +179,17 @@ def open_lines(
         lines.conditions[runner.name] = dict(runner.conditions)
         for number in streams:
             if number == 1:
+                runners = [runner]
+                for _ in range(sessions - 1):
+                    other = stack.enter_context(opened(one, threads=threads))
+                    if isinstance(other, str):
+                        raise StageError(
+                            f"{label} cannot be opened {sessions} times on {runner.name}: {other}",
+                            hint="Try fewer --sessions.",
+                        )
+                    runners.append(other)
                 line = Line(
-                    label=label, candidate=one, backend=runner.name, streams=1, timed=_alone(runner, pool),
+                    label=label, candidate=one, backend=runner.name, streams=1, timed=_alone(runners, pool),
                     runner=runner, first_ms=first_ms, memory=memory.get(place, {}),
                 )  # fmt: skip
             else:
@@ -191,12 +205,16 @@ def open_lines(
     return lines
 
 
-def _alone(runner: Runner, pool: np.ndarray) -> Callable[[int], Timed]:
+def _alone(runners: Sequence[Runner], pool: np.ndarray) -> Callable[[int], Timed]:
     def timed(batch: int) -> Timed:
         source = parts(pool, batch)
-        return Alone(lambda: runner(next(source)))
+        return Rotating([functools.partial(_run, runner, source) for runner in runners])
 
     return timed
+
+
+def _run(runner: Runner, source: Iterator[np.ndarray]) -> object:
+    return runner(next(source))
 
 
 def _together(members: tuple[Any, ...]) -> Callable[[int], Timed]:

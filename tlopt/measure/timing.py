@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +180,32 @@ class Alone:
         self.call()
         durations, began, ended = lap(self.call, runs)
         return durations, ended - began
+
+
+class Rotating:
+    """One caller that takes one session after the other, a turn each.
+
+    Where its memory comes to lie makes a session faster or slower for as long as it lives: turns of
+    one session agree on a figure that another session of the same network would not give.
+
+    Args:
+        calls: A call of each session.
+    """
+
+    callers = 1
+
+    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
+        self._sessions = [Alone(call) for call in calls]
+        self._next = itertools.cycle(self._sessions)
+
+    def warm(self) -> tuple[int, float]:
+        """Run each session until its duration no longer falls."""
+        made, typical_ms = zip(*(session.warm() for session in self._sessions), strict=True)
+        return sum(made), float(np.median(typical_ms))
+
+    def turn(self, runs: int) -> tuple[np.ndarray, float]:
+        """Make some runs of the next session."""
+        return next(self._next).turn(runs)
 
 
 def _unread() -> Mapping[str, float]:
