@@ -42,7 +42,7 @@ def bench(
     streams: Annotated[tuple[int, ...], Setting("Callers at once, one or several numbers.", minimum=1)] = (1,),
     callers: Annotated[Kind, Setting("What the callers at once are.")] = "threads",
     sessions: Annotated[
-        int, Setting("Times that each is opened, the turns going round: see how they differ.", minimum=1, maximum=TURNS)
+        int, Setting("Times that each candidate is opened; its turns go round the sessions.", minimum=1, maximum=TURNS)
     ] = 1,
     images: Annotated[Path | None, Setting("Folder of photos to run; those of the training if not given.")] = None,
     noise: Annotated[bool, Setting("Run noise instead of photos.")] = False,
