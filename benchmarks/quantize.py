@@ -366,6 +366,8 @@ def main() -> None:
     command = f"python benchmarks/quantize.py --model {given.model} --images {given.images} --samples {given.samples}"
     if given.tuned:
         command += " --tuned RUN"
+    if given.rounds != parser.get_default("rounds"):
+        command += f" --rounds {given.rounds}"
     if given.label:
         command += f" --label {given.label}"
     result = {

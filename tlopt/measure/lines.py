@@ -179,15 +179,7 @@ def open_lines(
         lines.conditions[runner.name] = dict(runner.conditions)
         for number in streams:
             if number == 1:
-                runners = [runner]
-                for _ in range(sessions - 1):
-                    other = stack.enter_context(opened(one, threads=threads))
-                    if isinstance(other, str):
-                        raise StageError(
-                            f"{label} cannot be opened {sessions} times on {runner.name}: {other}",
-                            hint="Try fewer --sessions.",
-                        )
-                    runners.append(other)
+                runners = _several(stack, label, one, runner, sessions=sessions, threads=threads)
                 line = Line(
                     label=label, candidate=one, backend=runner.name, streams=1, timed=_alone(runners, pool),
                     runner=runner, first_ms=first_ms, memory=memory.get(place, {}),
@@ -203,6 +195,21 @@ def open_lines(
                 line = Line(label=label, candidate=one, backend=runner.name, streams=number, timed=_together(members))
             lines.opened.append(line)
     return lines
+
+
+def _several(
+    stack: ExitStack, label: str, one: Candidate, first: Runner, *, sessions: int, threads: int
+) -> list[Runner]:
+    """Return `first` and as many other sessions of a candidate as make `sessions`."""
+    runners = [first]
+    while len(runners) < sessions:
+        runner = stack.enter_context(opened(one, threads=threads))
+        if isinstance(runner, str):
+            raise StageError(
+                f"{label} cannot be opened {sessions} times on {first.name}: {runner}", hint="Try fewer --sessions."
+            )
+        runners.append(runner)
+    return runners
 
 
 def _alone(runners: Sequence[Runner], pool: np.ndarray) -> Callable[[int], Timed]:
