@@ -75,7 +75,9 @@ def _engine(details: Mapping[str, Any]) -> list[str]:
     ]
     chosen = {name: value for name, value in details["options"].items() if value not in (None, False, "no", "")}
     lines.append("Options: " + ", ".join(f"{name}={value}" for name, value in chosen.items()))
-    for name in ("types", "inputs", "outputs"):
+    for name in ("types", "inputs", "weights", "outputs"):
+        if name not in inside:  # the builder's listing has no types of weights
+            continue
         counts = ", ".join(f"{kind} {count}" for kind, count in inside[name].items())
         lines.append(f"Layers' {name}: {counts}")
     return [*lines, f"Layers: {inside['layers']}, from the {inside['source']}"]

@@ -47,3 +47,23 @@ def test_the_inspectors_json_of_both_major_versions_is_read_alike():
 
 def test_an_inspector_that_knows_only_names_gives_only_names():
     assert layers.from_inspector('{"Layers": ["conv"]}').summary["layers"] == 1
+
+
+def test_where_the_inspector_tells_no_types_of_tensors_the_weights_do():
+    unknown = [{"Name": "q", "Format/Datatype": "N/A due to dynamic shapes"}]
+    conv = {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": unknown, "Outputs": unknown}
+
+    def read(*rows):
+        return layers.from_inspector(json.dumps({"Layers": rows}))
+
+    assert read(conv, {**conv, "Weights": {"Type": "Int8", "Count": 9}}).computes_in("Int8") is True
+    assert read(conv, {**conv, "Weights": {"Type": "Half", "Count": 9}}).computes_in("Int8") is False
+    assert read(conv).computes_in("Int8") is None
+    assert read({**conv, "Weights": {"Type": "Half"}}).summary["weights"] == {"Half": 1}
+    assert read(conv).summary["inputs"] == {"unknown": 1}
+
+
+def test_the_listing_tells_what_the_layers_compute_in():
+    found = layers.from_log(LISTING)
+    assert found.computes_in("Int8")
+    assert found.computes_in("FP8") is False

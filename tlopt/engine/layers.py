@@ -17,7 +17,9 @@ class Layers:
     Attributes:
         source: "inspector", or "builder log" where there is no GPU to open the engine on.
         rows: One per layer: name, type, tactic, onnx (the nodes it computes), inputs and outputs
-            (their types; constants are not among the inputs).
+            (their types; constants are not among the inputs), weights (their type, where the inspector
+            gives it). Types are "" where the inspector does not tell them: that of TensorRT 10 tells none
+            of tensors with a dynamic batch.
     """
 
     source: str
@@ -31,18 +33,25 @@ class Layers:
     def summary(self) -> dict[str, Any]:
         """Counts for the card: layers, how many of each type, and what types go in and out of them.
 
-        Whether int8 has arrived shows in the inputs: a layer that reads "Int8" computes in it.
+        Whether int8 has arrived shows in the inputs or weights: a layer that reads "Int8" computes in it.
         """
         types = Counter(str(row["type"]) for row in self.rows)
-        inputs = Counter(kind for row in self.rows for kind in row["inputs"])
-        outputs = Counter(kind for row in self.rows for kind in row["outputs"])
+        inputs = Counter(kind or "unknown" for row in self.rows for kind in row["inputs"])
+        weights = Counter(row["weights"] for row in self.rows if row["weights"])
+        outputs = Counter(kind or "unknown" for row in self.rows for kind in row["outputs"])
         return {
             "source": self.source,
             "layers": len(self.rows),
             "types": dict(types.most_common()),
             "inputs": dict(inputs.most_common()),
+            **({"weights": dict(weights.most_common())} if weights else {}),
             "outputs": dict(outputs.most_common()),
         }
+
+    def computes_in(self, kind: str) -> bool | None:
+        """Return whether any layer reads tensors or weights of a type; None where no type of any is told."""
+        told = {found for row in self.rows for found in (*row["inputs"], row["weights"]) if found}
+        return kind in told if told else None
 
 
 def from_inspector(text: str) -> Layers:
@@ -53,8 +62,7 @@ def from_inspector(text: str) -> Layers:
     rows = []
     for layer in json.loads(text).get("Layers", []):
         if isinstance(layer, str):
-            rows.append({"name": layer, "type": "", "tactic": "", "onnx": [], "inputs": [], "outputs": []})
-            continue
+            layer = {"Name": layer}
         rows.append(
             {
                 "name": layer.get("Name", ""),
@@ -62,6 +70,7 @@ def from_inspector(text: str) -> Layers:
                 "tactic": layer.get("TacticName", ""),
                 "onnx": _onnx(layer.get("Metadata", "")),
                 "inputs": [_type(tensor) for tensor in layer.get("Inputs", [])],
+                "weights": layer.get("Weights", {}).get("Type", ""),
                 "outputs": [_type(tensor) for tensor in layer.get("Outputs", [])],
             }
         )
@@ -86,6 +95,7 @@ def from_log(text: str) -> Layers:
                     "tactic": found["tactic"],
                     "onnx": _onnx(found["metadata"]),
                     "inputs": re.findall(r"Datatype: (\w+)", found["inputs"]),
+                    "weights": "",
                     "outputs": re.findall(r"Datatype: (\w+)", found["outputs"]),
                 }
             )

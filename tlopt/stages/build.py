@@ -93,7 +93,7 @@ def build(
     preprocess = source.card.preprocess
     engine = builder.build(onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name)
     wanted = _QUANTIZED.get(source.card.precision)
-    if wanted and engine.layers.rows and not any(wanted in row["inputs"] for row in engine.layers.rows):
+    if wanted and engine.layers.computes_in(wanted) is False:
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
     (out / ENGINE_NAME).write_bytes(engine.data)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
