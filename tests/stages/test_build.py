@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,10 @@ def test_show_tells_what_is_in_an_engine(onnx_artifact, tmp_path):
     assert "optimization_level=3" in notes
     assert f"Layers: {made.card.details['inspector']['layers']}, from the builder log" in notes
     assert "Half" in notes
+    assert "Layers' weights" not in notes  # the builder's listing has none
+    details = made.card.details
+    told = {**details, "inspector": {**details["inspector"], "weights": {"Half": 3}}}
+    assert "Layers' weights: Half 3" in show(replace(made, card=replace(made.card, details=told))).notes
 
 
 def test_an_int8_engine_without_a_layer_in_int8_is_made_with_a_warning(onnx_artifact, tmp_path, caplog):
