@@ -325,7 +325,7 @@ def main() -> None:
             files |= {name: Made(path) for name, path in peers(fp32.payload(".onnx"), calibration, folder).items()}
         # tlopt takes the same images: a folder that holds only them, and the val part as the stage's own judge.
         own, wider = (
-            _linked(given.images, some.files, parts["val"].files, folder / f"images-{len(some)}")
+            linked(given.images, some.files, parts["val"].files, folder / f"images-{len(some)}")
             for some in (chosen, known)
         )
         files |= ours(fp32, own, None if given.tuned else wider, given.samples, folder, given.tuned)
@@ -383,7 +383,7 @@ def main() -> None:
     (RESULTS / f"{name}.md").write_text(markdown(result))
 
 
-def _linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) -> Path:
+def linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) -> Path:
     """Make a folder of links to some images, as its train part, and to the val part."""
     for part, files in (("train", train), ("val", val)):
         for file in files:

@@ -1,0 +1,129 @@
+"""How far an int8 network is from itself: the labels that change when its input moves by less than it can tell apart.
+
+    python benchmarks/quantize_noise.py --images ../shared/data/clothing10
+
+Rounding to 8 bits turns a difference far below one step into a step here and there, and the layers after it pass that
+on. Each network is compared with itself on the same photos, disturbed by normal noise of an eighth of the input's step
+(standard deviation), in float and in int8. Two answers that are each off by noise of their own differ by √2 times as
+much as one of them from the truth: about 0.7 of the labels that int8 changes in its own answers would change if its
+scales and weights were perfect, and only fewer roundings, such as float blocks, can take that away. All in exact
+arithmetic, weights of the whole int8 range. Needs the weights in ../shared/weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from quantize import MODELS, RESULTS, Call, linked, ort, source
+
+import tlopt
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.images import ImageFolder, batches, scan
+from tlopt.measure.statistics import wilson
+
+SHARE = 1 / 8  # of the input's step
+
+
+def main() -> None:
+    """Measure each model and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--models", default="mobilenetv2_100,tf_efficientnet_lite0", help=", ".join(MODELS))
+    parser.add_argument("--samples", type=int, default=128)
+    given = parser.parse_args()
+    models = given.models.split(",")
+    if unknown := [name for name in models if name not in MODELS]:
+        parser.error(f"unknown: {', '.join(unknown)}; --models takes {', '.join(MODELS)}")
+    everything = scan(given.images)
+    shuffled = np.random.default_rng(0).permutation(len(everything))
+    chosen, others = (everything.select(np.sort(part)) for part in np.split(shuffled, [given.samples]))
+    rows: list[dict[str, Any]] = []
+    for name in models:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            fp32 = source(name, None, folder)
+            calibrating = linked(given.images, chosen.files, others.files[:1], folder / "images")
+            int8 = tlopt.quantize(fp32, folder / "int8", images=calibrating, samples=given.samples, reduce_range="off")
+            rows += [{"model": name, "photos": len(others), **row} for row in compared(fp32, int8, others)]
+        print(*rows[-3:], sep="\n", flush=True)
+    result = {
+        "command": f"python benchmarks/quantize_noise.py --images {given.images} --models {given.models} "
+        f"--samples {given.samples}",
+        "noise": f"normal, standard deviation {SHARE} of the input's step", "samples": given.samples,
+        "processor": processor(), "threads": cores(), "versions": versions(), "rows": rows,
+    }  # fmt: skip
+    (RESULTS / "quantize-noise.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "quantize-noise.md").write_text(markdown(result))
+
+
+def compared(fp32: Artifact, int8: Artifact, photos: ImageFolder) -> list[dict[str, Any]]:
+    """Return how far int8 is from float, and each from itself on disturbed photos."""
+    path = int8.payload(".onnx")
+    whole, rounded = ort(fp32.payload(".onnx")), ort(path, integers=False)
+    random = np.random.default_rng(0)
+    deviation = SHARE * input_step(path)
+    logits: dict[str, list[np.ndarray]] = {}
+    for part in batches(photos, fp32.card.preprocess, batch=32):
+        disturbed = part.inputs + deviation * random.standard_normal(part.inputs.shape, dtype=np.float32)
+        calls: dict[str, tuple[Call, np.ndarray]] = {
+            "fp32": (whole, part.inputs), "fp32 disturbed": (whole, disturbed),
+            "int8": (rounded, part.inputs), "int8 disturbed": (rounded, disturbed),
+        }  # fmt: skip
+        for name, (call, inputs) in calls.items():
+            logits.setdefault(name, []).append(call(inputs))
+    found = {name: np.concatenate(parts) for name, parts in logits.items()}
+    pairs = (("fp32 disturbed", "fp32"), ("int8", "fp32"), ("int8 disturbed", "int8"))
+    return [{"compared": one, "with": other, **difference(found[one], found[other])} for one, other in pairs]
+
+
+def input_step(path: Path) -> float:
+    """Return the scale that the input of a quantized graph is rounded with."""
+    graph = onnx.load(path).graph
+    node = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == graph.input[0].name)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    return float(numpy_helper.to_array(constants[node.input[1]]))
+
+
+def difference(logits: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Return the share of labels that differ, its 95 % interval, and how far the logits are apart, dB."""
+    changed = int((logits.argmax(1) != reference.argmax(1)).sum())
+    error = np.square(logits - reference).sum()
+    return {
+        "flips": round(changed / len(logits), 4),
+        "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
+        "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / error)), 2),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the rows as a table, with the conditions."""
+    lines = [
+        "# What int8 changes in its own answers",
+        "",
+        f"`{result['command']}`",
+        "",
+        f"{result['processor']}, {result['threads']} threads; {result['samples']} images to calibrate; "
+        f"noise: {result['noise']}; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".",
+        "",
+        "| model | photos | compared | with | labels changed | SQNR dB |",
+        "|---|--:|---|---|--:|--:|",
+    ]
+    for row in result["rows"]:
+        low, high = (100 * bound for bound in row["flips_95"])
+        lines.append(
+            f"| {row['model']} | {row['photos']} | {row['compared']} | {row['with']} "
+            f"| {100 * row['flips']:.1f} % ({low:.1f} to {high:.1f}) | {row['sqnr_db']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
