@@ -224,6 +224,17 @@ def margins(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return difference
 
 
+def difference(logits: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Return the share of labels that differ, its 95 % interval, and how far the logits are apart, dB."""
+    changed = int((logits.argmax(1) != reference.argmax(1)).sum())
+    error = max(np.square(logits - reference).sum(), 1e-9)
+    return {
+        "flips": round(changed / len(logits), 4),
+        "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
+        "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / error)), 2),
+    }
+
+
 def turn(opened: Callable[[], Call], inputs: np.ndarray) -> float:
     """Open a network anew and return its median time, milliseconds.
 
@@ -341,15 +352,11 @@ def main() -> None:
                 if runtime != "exact":
                     openers[name, runtime] = functools.partial(opened, path)
                 logits = np.concatenate([call(test[i : i + 32]) for i in range(0, len(test), 32)])
-                error = np.square(logits - reference).sum()
                 moved = margins(logits, reference) - margins(reference, reference)
                 typical = np.median(margins(reference, reference))
-                changed = int((logits.argmax(1) != reference.argmax(1)).sum())
                 rows.append({
                     "name": name, "runtime": runtime, "seconds": round(made.seconds, 1),
-                    "flips": round(changed / len(logits), 4),
-                    "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
-                    "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / max(error, 1e-9))), 2),
+                    **difference(logits, reference),
                     "margin_error": round(float(np.sqrt(np.square(moved).mean()) / typical), 4),
                     **({"accuracy": round(float((logits.argmax(1) == labels).mean()), 4)} if given.tuned else {}),
                     **({"sensitivity": made.sensitivity} if made.sensitivity else {}),
@@ -417,7 +424,7 @@ def markdown(result: dict[str, Any]) -> str:
         sqnr = "" if row["name"] == "fp32" else f"{row['sqnr_db']:.1f}"
         accuracy = f" {row['accuracy']:.3f} |" if tuned else ""
         lines.append(
-            f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % {_interval(row)}"
+            f"| {row['name']} | {row['runtime']} | {100 * row['flips']:.1f} % {interval(row)}"
             f"| {100 * row['margin_error']:.0f} % | {sqnr} |{accuracy} {times} |"
         )
     for size, last in result["finals"].items():
@@ -455,7 +462,7 @@ def _trade_off(row: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _interval(row: dict[str, Any]) -> str:
+def interval(row: dict[str, Any]) -> str:
     low, high = (100 * bound for bound in row["flips_95"])
     return f"({low:.1f} to {high:.1f}) "
 

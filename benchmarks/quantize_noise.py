@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
-from quantize import MODELS, RESULTS, Call, linked, ort, source
+from quantize import MODELS, RESULTS, Call, difference, interval, linked, ort, source
 
 import tlopt
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
+from tlopt.graph.view import View
 from tlopt.images import ImageFolder, batches, scan
-from tlopt.measure.statistics import wilson
 
 SHARE = 1 / 8  # of the input's step
 
@@ -42,7 +41,11 @@ def main() -> None:
     models = given.models.split(",")
     if unknown := [name for name in models if name not in MODELS]:
         parser.error(f"unknown: {', '.join(unknown)}; --models takes {', '.join(MODELS)}")
+    if not given.images.is_dir():
+        parser.error(f"--images {given.images} is not a folder")
     everything = scan(given.images)
+    if not 0 < given.samples < len(everything):
+        parser.error(f"--samples must leave some of the {len(everything)} photos to judge, got {given.samples}")
     shuffled = np.random.default_rng(0).permutation(len(everything))
     chosen, others = (everything.select(np.sort(part)) for part in np.split(shuffled, [given.samples]))
     rows: list[dict[str, Any]] = []
@@ -86,21 +89,11 @@ def compared(fp32: Artifact, int8: Artifact, photos: ImageFolder) -> list[dict[s
 
 def input_step(path: Path) -> float:
     """Return the scale that the input of a quantized graph is rounded with."""
-    graph = onnx.load(path).graph
-    node = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == graph.input[0].name)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    return float(numpy_helper.to_array(constants[node.input[1]]))
-
-
-def difference(logits: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Return the share of labels that differ, its 95 % interval, and how far the logits are apart, dB."""
-    changed = int((logits.argmax(1) != reference.argmax(1)).sum())
-    error = np.square(logits - reference).sum()
-    return {
-        "flips": round(changed / len(logits), 4),
-        "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
-        "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / error)), 2),
-    }
+    view = View(onnx.load(path))
+    node = next(n for n in view.nodes if n.op_type == "QuantizeLinear" and n.input[0] in view.inputs)
+    scale = view.constant(node.input[1])
+    assert scale is not None
+    return float(scale)
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -117,10 +110,9 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|--:|---|---|--:|--:|",
     ]
     for row in result["rows"]:
-        low, high = (100 * bound for bound in row["flips_95"])
         lines.append(
             f"| {row['model']} | {row['photos']} | {row['compared']} | {row['with']} "
-            f"| {100 * row['flips']:.1f} % ({low:.1f} to {high:.1f}) | {row['sqnr_db']:.1f} |"
+            f"| {100 * row['flips']:.1f} % {interval(row)}| {row['sqnr_db']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
