@@ -33,7 +33,7 @@ def show(artifact: str | Path | Artifact) -> Report:
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
     notes += _engine(card.details) if card.kind == "tensorrt" else []
-    notes += _floats(card.details.get("sensitivity"))
+    notes += _floats(card.details)
     notes.append("Digest: " + artifact.digest[:12])
     rows: tuple[dict[str, Scalar], ...] = tuple(
         {
@@ -48,17 +48,20 @@ def show(artifact: str | Path | Artifact) -> Report:
     return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
 
 
-def _floats(found: Mapping[str, Any] | None) -> list[str]:
-    """Return what quantize found about blocks left float, a line for each."""
+def _floats(details: Mapping[str, Any]) -> list[str]:
+    """Return which blocks quantize left float, because it was asked to or for accuracy's sake, a line for each."""
+    asked, found = details.get("float_blocks"), details.get("sensitivity")
+    lines = [f"Float as asked: {', '.join(asked)}"] if asked else []
     if found is None:
-        return []
+        return lines
     met = "met" if found["met"] else "NOT met"
-    lines = [f"Loss of {found['drop_of']} up to {found['max_drop']:g} on {found['images']} training images: {met}"]
+    lines += [f"Loss of {found['drop_of']} up to {found['max_drop']:g} on {found['images']} training images: {met}"]
     lines += [f"Float: {name} ({reason})" for name, reason in found["float_blocks"].items()]
+    rest = "all others in integers" if asked else "all in integers"
     for row in found["trade_off"]:
         blocks, times = row["float_blocks"], row["latency_ms"].items()
         latency = "".join(f", {ms:g} ms at batch {batch}" for batch, ms in times)
-        what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else "all in integers"
+        what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else rest
         lines.append(f"Trade-off: {what}: drop {row['drop']:g}, {row['snr_db']:g} dB{latency}")
     return lines
 

@@ -204,6 +204,47 @@ def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
     assert plain.payload(".onnx").read_bytes() == again.payload(".onnx").read_bytes()
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
+    blocks = sensitivity.blocks(onnx.load(exported.payload(".onnx")))
+    made = tlopt.quantize(exported, tmp_path / "q", for_=runtime, samples=16, float_blocks=("first",))
+    assert made.card.details["float_blocks"] == [blocks[0].name]
+    graph = onnx.load(made.payload(".onnx")).graph
+    reads = next(node for node in graph.node if "images" in node.input)
+    assert reads.op_type == "Conv"  # the images themselves, not their integers
+    assert reads.input[1] in {constant.name for constant in graph.initializer}
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 0
+    expected = logits(exported, held_out)
+    np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
+    assert f"Float as asked: {blocks[0].name}" in show(made).notes
+
+
+def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
+    first = sensitivity.blocks(onnx.load(uneven / "model.onnx"))[0].name
+    made = tlopt.quantize(uneven, tmp_path / "q", for_="tensorrt", samples=16, max_drop=0.01, float_blocks=(first,))
+    found = made.card.details["sensitivity"]
+    assert found["met"]
+    assert set(found["float_blocks"]) == {"down"}
+    assert first not in found["blocks"]
+    assert any(note.startswith("Trade-off: all others in integers: drop") for note in show(made).notes)
+
+
+def test_a_block_stays_fp32_in_half_precision(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", precision="fp16", samples=8, float_blocks=("first",))
+    reads = next(node for node in onnx.load(made.payload(".onnx")).graph.node if "images" in node.input)
+    assert reads.op_type == "Conv"
+
+
+def test_a_block_that_is_not_there_is_named_with_those_that_are(exported, tmp_path):
+    names = [block.name for block in sensitivity.blocks(onnx.load(exported.payload(".onnx")))]
+    with pytest.raises(SettingError, match="The graph has no block 'stem9'") as error:
+        tlopt.quantize(exported, tmp_path / "q", samples=8, float_blocks=("stem9",))
+    assert all(name in error.value.hint for name in names)
+    with pytest.raises(SettingError, match="float_blocks leaves no weights to quantize"):
+        tlopt.quantize(exported, tmp_path / "q", samples=8, float_blocks=tuple(names))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path, monkeypatch, caplog):
     every = sensitivity.blocks
     monkeypatch.setattr(sensitivity, "blocks", lambda model: every(model)[:1])  # only the harmless one may be float

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from tlopt.graph.grid import Scale
+    from tlopt.graph.sensitivity import Block
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,12 @@ def quantize(
         float | None,
         Setting("Loss of accuracy up to which blocks are in int8; the fewest others stay float.", minimum=0, maximum=1),
     ] = None,
+    float_blocks: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Blocks to leave float whatever they cost: names as --max-drop gives them, or first.", metavar="NAME,…"
+        ),
+    ] = (),
     images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
     samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
     batch: Annotated[int, Setting("Images run at once, where the graph takes any number.", minimum=1, maximum=256)] = 8,
@@ -77,14 +84,16 @@ def quantize(
     part and on the runtime that it was made for; the card keeps what was found. A result for
     TensorRT is judged with ONNX Runtime and not timed. With `max_drop`, blocks that cost too much
     accuracy stay float: chosen by what they do to answers and latency, on training images that were
-    not calibrated on. An artifact from finetune --qat keeps the scales that it was trained with.
+    not calibrated on. Those named in `float_blocks` stay fp32 whatever they cost, at any precision. An
+    artifact from finetune --qat keeps the scales that it was trained with.
 
     Integer kernels of processors without VNNI saturate with weights of the whole int8 range; with
     `reduce_range` weights of all layers but depthwise ones are at most 64 (half of 127), which cannot.
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
-        SettingError: A setting does not fit the precision, or what the network was trained for.
+        SettingError: A setting does not fit the precision, or what the network was trained for, or
+            there is no block of a name.
         ImagesError: There are no images to calibrate on.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
@@ -104,6 +113,8 @@ def quantize(
     from tlopt.graph.cleaning import clean
 
     model = clean(onnx.load(source.payload(".onnx")))
+    blocks = _asked(model, float_blocks)
+    floats = [node for block in blocks for node in block.nodes]
     fixed = fixed_batch(source)
 
     def inputs(label: str = "", images: int = samples) -> Iterator[np.ndarray]:
@@ -113,6 +124,8 @@ def quantize(
             yield np.resize(found.inputs, (fixed, *found.inputs.shape[1:])) if fixed else found.inputs
 
     details: dict[str, Any] = {"runtime": for_, "calibration_images": 0 if trained else len(chosen)}
+    if blocks:
+        details["float_blocks"] = [block.name for block in blocks]
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
         if equalization:
             model = require("tlopt.graph.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
@@ -122,7 +135,7 @@ def quantize(
             reduced=trained.reduced if trained else precision == "int8" and reduced_range(for_, reduce_range),
             trained=trained,
         )  # fmt: skip
-        write = _eight_bits(model, recipe, inputs)
+        write = _eight_bits(model, recipe, inputs, floats)
         details["reduce_range"] = recipe.reduced
         notes: dict[str, Any] = {"quantizer": "trained" if trained else quantizer}
         if max_drop is None:
@@ -130,7 +143,7 @@ def quantize(
         else:
             result, notes["sensitivity"] = _within(source, model, write, unseen, details, max_drop)
     else:
-        result, notes = _half(model, precision, inputs("Calibrating"))
+        result, notes = _half(model, precision, inputs("Calibrating"), floats)
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
     card = replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
@@ -179,6 +192,22 @@ def _check(
         )
 
 
+def _asked(model: onnx.ModelProto, names: Sequence[str]) -> list[Block]:
+    """Return the blocks of these names, in the graph's order; `first` is the first whatever its name.
+
+    Raises:
+        SettingError: There is none of a name.
+    """
+    from tlopt.graph.sensitivity import blocks
+
+    found = blocks(model)
+    wanted = {found[0].name if name == "first" else name for name in names}
+    if unknown := sorted(wanted - {block.name for block in found}):
+        known = ", ".join(block.name for block in found)
+        raise SettingError(f"The graph has no block {unknown[0]!r}.", hint=f"Its blocks: {known}.")
+    return [block for block in found if block.name in wanted]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
     """How to go to 8 bits; weights in fp8, and those of trained scales, are rounded to nearest."""
@@ -202,16 +231,20 @@ class _Trained:
 
 
 def _eight_bits(
-    model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]]
+    model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]], floats: Collection[str]
 ) -> Callable[[Collection[str]], onnx.ModelProto]:
-    """Choose scales and roundings, and return what writes the graph with some of its nodes left float."""
+    """Choose scales and roundings, and return what writes the graph with `floats` and some more of its nodes float."""
     from tlopt.graph.calibration import observe
     from tlopt.graph.placement import place
     from tlopt.graph.qdq import insert
     from tlopt.graph.rounding import round_weights
     from tlopt.graph.scales import fit_scales, given_scales
 
-    placement = place(model, recipe.runtime, float8=recipe.float8, reduced=recipe.reduced)
+    placement = place(model, recipe.runtime, floats=floats, float8=recipe.float8, reduced=recipe.reduced)
+    if not placement.weights and floats:
+        raise SettingError(
+            "float_blocks leaves no weights to quantize.", hint="Name fewer blocks, or keep the float artifact."
+        )
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
     fitted: Callable[[Any], dict[str, Scale]]
@@ -236,10 +269,10 @@ def _eight_bits(
         )
     log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
 
-    def write(floats: Collection[str]) -> onnx.ModelProto:
-        if not floats:
+    def write(more: Collection[str]) -> onnx.ModelProto:
+        if not more:
             return insert(model, placement, scales, weights)
-        part = place(model, recipe.runtime, floats=floats, float8=recipe.float8, reduced=recipe.reduced)
+        part = place(model, recipe.runtime, floats={*floats, *more}, float8=recipe.float8, reduced=recipe.reduced)
         return insert(model, part, fitted(part), weights)
 
     return write
@@ -296,7 +329,8 @@ def _within(
 
     if len(unseen) * max_drop < 1:
         log.warning("%d training images not calibrated on cannot show a drop of %g", len(unseen), max_drop)
-    nodes = {block.name: block.nodes for block in blocks(model)}
+    asked = about.get("float_blocks", ())
+    nodes = {block.name: block.nodes for block in blocks(model) if block.name not in asked}
 
     def without(floats: Collection[str]) -> onnx.ModelProto:
         return write([node for name in floats for node in nodes[name]])
@@ -341,7 +375,7 @@ def _within(
 
 
 def _half(
-    model: onnx.ModelProto, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray]
+    model: onnx.ModelProto, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray], asked: Collection[str]
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     from tlopt.graph.calibration import observe
     from tlopt.graph.casts import cast, overflowing
@@ -352,7 +386,7 @@ def _half(
     keep = overflowing(model, observe(model, floats, inputs), half)
     if keep:
         log.warning("%d of %d nodes stay fp32: their values exceed %s", len(keep), len(view.nodes), half)
-    return cast(model, half, keep=keep), {"float_nodes": keep}
+    return cast(model, half, keep={*keep, *asked}), {"float_nodes": keep}
 
 
 def _open_images(source: Artifact, images: Path | None, seed: int) -> dict[Any, ImageFolder]:
