@@ -6,7 +6,8 @@ Rounding to 8 bits turns a difference far below one step into a step here and th
 on. Each network is compared with itself on the same photos, disturbed by normal noise of an eighth of the input's step
 (standard deviation), in float and in int8. Two answers that are each off by noise of their own differ by √2 times as
 much as one of them from the truth: about 0.7 of the labels that int8 changes in its own answers would change if its
-scales and weights were perfect, and only fewer roundings, such as float blocks, can take that away. All in exact
+scales and weights were perfect, and only fewer roundings, such as float blocks, can take that away: the rows with the
+first block in float show how much. All in exact
 arithmetic, weights of the whole int8 range. Needs the weights in ../shared/weights.
 """
 
@@ -54,9 +55,20 @@ def main() -> None:
             folder = Path(scratch)
             fp32 = source(name, None, folder)
             calibrating = linked(given.images, chosen.files, others.files[:1], folder / "images")
-            int8 = tlopt.quantize(fp32, folder / "int8", images=calibrating, samples=given.samples, reduce_range="off")
-            rows += [{"model": name, "photos": len(others), **row} for row in compared(fp32, int8, others)]
-        print(*rows[-3:], sep="\n", flush=True)
+            int8, first = (
+                tlopt.quantize(
+                    fp32,
+                    folder / out,
+                    images=calibrating,
+                    samples=given.samples,
+                    reduce_range="off",
+                    float_blocks=floats,
+                )
+                for out, floats in (("int8", ()), ("first", ("first",)))
+            )
+            found = compared(fp32, {"int8": int8, "int8, first block float": first}, others)
+            rows += [{"model": name, "photos": len(others), **row} for row in found]
+        print(*rows[-len(found) :], sep="\n", flush=True)
     result = {
         "command": f"python benchmarks/quantize_noise.py --images {given.images} --models {given.models} "
         f"--samples {given.samples}",
@@ -67,23 +79,28 @@ def main() -> None:
     (RESULTS / "quantize-noise.md").write_text(markdown(result))
 
 
-def compared(fp32: Artifact, int8: Artifact, photos: ImageFolder) -> list[dict[str, Any]]:
-    """Return how far int8 is from float, and each from itself on disturbed photos."""
-    path = int8.payload(".onnx")
-    whole, rounded = ort(fp32.payload(".onnx")), ort(path, integers=False)
+def compared(fp32: Artifact, made: dict[str, Artifact], photos: ImageFolder) -> list[dict[str, Any]]:
+    """Return how far each network is from float, and each from itself on disturbed photos.
+
+    Args:
+        fp32: The float network.
+        made: Int8 networks by name; the first rounds its input, which all are disturbed by a part of the step of.
+        photos: To judge by.
+    """
+    calls: dict[str, Call] = {"fp32": ort(fp32.payload(".onnx"))}
+    calls |= {name: ort(artifact.payload(".onnx"), integers=False) for name, artifact in made.items()}
     random = np.random.default_rng(0)
-    deviation = SHARE * input_step(path)
+    deviation = SHARE * input_step(next(iter(made.values())).payload(".onnx"))
     logits: dict[str, list[np.ndarray]] = {}
     for part in batches(photos, fp32.card.preprocess, batch=32):
         disturbed = part.inputs + deviation * random.standard_normal(part.inputs.shape, dtype=np.float32)
-        calls: dict[str, tuple[Call, np.ndarray]] = {
-            "fp32": (whole, part.inputs), "fp32 disturbed": (whole, disturbed),
-            "int8": (rounded, part.inputs), "int8 disturbed": (rounded, disturbed),
-        }  # fmt: skip
-        for name, (call, inputs) in calls.items():
-            logits.setdefault(name, []).append(call(inputs))
+        for name, call in calls.items():
+            logits.setdefault(name, []).append(call(part.inputs))
+            logits.setdefault(f"{name} disturbed", []).append(call(disturbed))
     found = {name: np.concatenate(parts) for name, parts in logits.items()}
-    pairs = (("fp32 disturbed", "fp32"), ("int8", "fp32"), ("int8 disturbed", "int8"))
+    pairs = [("fp32 disturbed", "fp32")]
+    for name in made:
+        pairs += [(name, "fp32"), (f"{name} disturbed", name)]
     return [{"compared": one, "with": other, **difference(found[one], found[other])} for one, other in pairs]
 
 
