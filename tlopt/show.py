@@ -41,11 +41,17 @@ def show(artifact: str | Path | Artifact) -> Report:
             "stage": step.stage,
             "seconds": step.seconds,
             "source": step.source[:12],
-            "settings": ", ".join(f"{key}={value}" for key, value in step.settings.items() if value not in (None, "")),
+            "settings": ", ".join(
+                f"{key}={_text(value)}" for key, value in step.settings.items() if value not in (None, "", [])
+            ),
         }
         for number, step in enumerate(card.lineage, 1)
     )
     return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _floats(details: Mapping[str, Any]) -> list[str]:

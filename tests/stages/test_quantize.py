@@ -46,6 +46,7 @@ def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runt
     made = tlopt.quantize(exported, tmp_path / "q", precision=precision, for_=runtime, samples=16)
     assert made.card.precision == precision
     assert made.card.details["runtime"] == runtime
+    assert "float_blocks" not in str(show(made).rows[-1]["settings"])
     expected, found = logits(exported, held_out), logits(made, held_out)
     # The head has a weight of 900 on a feature that is nearly always 0: rounded alone, it would cost all others their
     # precision. 8 bits then leave an error of about 1 % of the spread, half precision one of 0.1 %.
@@ -216,7 +217,9 @@ def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 0
     expected = logits(exported, held_out)
     np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
-    assert f"Float as asked: {blocks[0].name}" in show(made).notes
+    report = show(made)
+    assert f"Float as asked: {blocks[0].name}" in report.notes
+    assert "float_blocks=first" in str(report.rows[-1]["settings"])
 
 
 def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
