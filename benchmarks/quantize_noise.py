@@ -7,8 +7,9 @@ on. Each network is compared with itself on the same photos, disturbed by normal
 (standard deviation), in float and in int8. Two answers that are each off by noise of their own differ by √2 times as
 much as one of them from the truth: about 0.7 of the labels that int8 changes in its own answers would change if its
 scales and weights were perfect, and only fewer roundings, such as float blocks, can take that away: the rows with the
-first block in float show how much. All in exact arithmetic, weights of the whole int8 range. Needs the weights in
-../shared/weights.
+first block in float show how much. They also hold where preprocessing puts each pixel on a level of the rounded input
+(EfficientNet-Lite0), which rounds such noise away at once. All in exact arithmetic, weights of the whole int8 range.
+Needs the weights in ../shared/weights.
 """
 
 from __future__ import annotations
