@@ -58,6 +58,15 @@ def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_traine
     assert made.card.details["measured"]["agreement"] >= 0.9
 
 
+def test_a_block_stays_float_where_asked_and_the_others_keep_their_scales(trained, exported_trained, tmp_path):
+    made = tlopt.quantize(exported_trained, tmp_path / "int8", float_blocks=("first",))
+    found, scales = constants(made), trained.card.details["qat"]["scales"]
+    kept = [tensor for tensor in scales if f"{tensor}_scale" in found]
+    assert "images" not in kept
+    assert 0 < len(kept) < len(scales)
+    assert all(found[f"{tensor}_scale"] == np.float32(scales[tensor][0]) for tensor in kept)
+
+
 def test_the_metrics_are_those_of_the_rounded_network(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8")
     rounded = trained.card.details["metrics"]["validation"]["accuracy"]

@@ -222,6 +222,14 @@ def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     assert "float_blocks=first" in str(report.rows[-1]["settings"])
 
 
+def test_the_first_block_is_the_one_after_raw_bytes(tuned, tmp_path):
+    exported = tlopt.export(tuned, tmp_path / "fp32", input_="uint8")
+    made = tlopt.quantize(exported, tmp_path / "q", samples=8, float_blocks=("first",))
+    nodes = onnx.load(made.payload(".onnx")).graph.node
+    weighted = next(i for i, node in enumerate(nodes) if node.op_type == "Conv")
+    assert all(node.op_type != "QuantizeLinear" for node in nodes[:weighted])
+
+
 def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
     first = sensitivity.blocks(onnx.load(uneven / "model.onnx"))[0].name
     made = tlopt.quantize(uneven, tmp_path / "q", for_="tensorrt", samples=16, max_drop=0.01, float_blocks=(first,))
