@@ -35,6 +35,11 @@ class Step:
     versions: Mapping[str, str]
     device: str
 
+    @property
+    def telling(self) -> dict[str, Any]:
+        """The settings that say something: not those left empty."""
+        return {name: value for name, value in self.settings.items() if value not in (None, "", [])}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesRef:

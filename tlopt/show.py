@@ -41,9 +41,7 @@ def show(artifact: str | Path | Artifact) -> Report:
             "stage": step.stage,
             "seconds": step.seconds,
             "source": step.source[:12],
-            "settings": ", ".join(
-                f"{key}={_text(value)}" for key, value in step.settings.items() if value not in (None, "", [])
-            ),
+            "settings": ", ".join(f"{key}={_text(value)}" for key, value in step.telling.items()),
         }
         for number, step in enumerate(card.lineage, 1)
     )

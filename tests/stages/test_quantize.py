@@ -240,8 +240,11 @@ def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
     assert any(note.startswith("Trade-off: all others in integers: drop") for note in show(made).notes)
 
 
-def test_a_block_stays_fp32_in_half_precision(exported, tmp_path):
-    made = tlopt.quantize(exported, tmp_path / "q", precision="fp16", samples=8, float_blocks=("first",))
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp8"])
+def test_a_block_stays_fp32_at_any_precision(exported, tmp_path, precision):
+    made = tlopt.quantize(
+        exported, tmp_path / "q", precision=precision, for_="tensorrt", samples=8, float_blocks=("first",)
+    )
     reads = next(node for node in onnx.load(made.payload(".onnx")).graph.node if "images" in node.input)
     assert reads.op_type == "Conv"
 

@@ -151,7 +151,7 @@ def _step(step: Step, names: Mapping[str, str]) -> dict[str, Any]:
         "seconds": _duration(step.seconds),
         "source": names.get(step.source, "") or step.source[:12],
         "device": step.device,
-        "settings": {name: _plain(value) for name, value in step.settings.items() if value not in (None, "", [])},
+        "settings": {name: _plain(value) for name, value in step.telling.items()},
         "versions": dict(step.versions),
     }
 

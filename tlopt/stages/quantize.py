@@ -200,6 +200,8 @@ def _asked(model: onnx.ModelProto, names: Sequence[str]) -> list[Block]:
     """
     from tlopt.graph.sensitivity import blocks
 
+    if not names:
+        return []
     found = blocks(model)
     wanted = {found[0].name if name == "first" else name for name in names}
     if unknown := sorted(wanted - {block.name for block in found}):
