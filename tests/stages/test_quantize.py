@@ -304,6 +304,13 @@ def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision
     assert engine.card.precision == precision
 
 
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed")
+def test_tensorrt_builds_a_float_block_among_integers(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", for_="tensorrt", samples=8, float_blocks=("first",))
+    engine = tlopt.build(made, tmp_path / "engine", flavour="rtx", target=("sm89",))
+    assert {"Float", "Int8"} <= set(engine.card.details["inspector"]["inputs"])
+
+
 def test_fp8_is_for_tensorrt_alone(exported, tmp_path):
     with pytest.raises(SettingError, match="onnxruntime has no fp8 kernels"):
         tlopt.quantize(exported, tmp_path / "q", precision="fp8")
