@@ -46,11 +46,11 @@ from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.images import reopen, scan
 from tlopt.images.pixels import open_pixels
-from tlopt.nn import vision_ops
-from tlopt.nn.calibration import calibrated_loss
-from tlopt.nn.inputs import predict
+from tlopt.networks import vision_ops
 from tlopt.preprocess import Preprocess
 from tlopt.stages.finetune import finetune
+from tlopt.training.inputs import predict
+from tlopt.training.outcome.temperature import calibrated_loss
 
 vision_ops.declare()  # torchvision does not import beside a CPU-only torch without
 

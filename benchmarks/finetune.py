@@ -31,8 +31,8 @@ import torch
 from tlopt import sources
 from tlopt.environment import cores, processor, versions
 from tlopt.images import scan
-from tlopt.nn import vision_ops
-from tlopt.nn.hyperparameters import Hyperparameters
+from tlopt.networks import vision_ops
+from tlopt.training.hyperparameters import Hyperparameters
 
 vision_ops.declare()  # torchvision does not import beside a CPU-only torch without
 
@@ -45,7 +45,7 @@ LR = 1e-3
 def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
     """Return seconds of an epoch of tlopt's own loop, without its validation."""
     from tlopt.images.pixels import open_pixels
-    from tlopt.nn.training import train
+    from tlopt.training.loop import train
 
     folder = scan(root)
     network, preprocess = sources.load(MODEL, classes=len(folder.classes), size=size)
@@ -60,7 +60,7 @@ def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
 def tlopt_head(root: Path, size: int) -> float:
     """Return seconds of tlopt's whole head method: decoding, features and regression."""
     from tlopt.images.pixels import open_pixels
-    from tlopt.nn import probe
+    from tlopt.training import probe
 
     folder = scan(root)
     network, preprocess = sources.load(MODEL, classes=len(folder.classes), size=size)

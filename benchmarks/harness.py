@@ -24,9 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tlopt.artifact import Artifact, Card, draft, seal
 from tlopt.backends.onnxruntime import Runner
 from tlopt.environment import cores, processor, versions
-from tlopt.measure.machine import machine_state
-from tlopt.measure.timing import quiet, turn, warm
+from tlopt.measure.speed.machine import machine_state
 from tlopt.preprocess import Preprocess
+from tlopt.timing import quiet, turn, warm
 
 SIZE = 56
 

@@ -35,7 +35,7 @@ import tlopt
 from tlopt import sources
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
-from tlopt.nn import vision_ops
+from tlopt.networks import vision_ops
 
 vision_ops.declare()  # torchvision does not import beside a CPU-only torch without
 

@@ -37,20 +37,21 @@ from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
 from tlopt.images.pixels import open_pixels
-from tlopt.measure.machine import machine_state
-from tlopt.measure.outputs import answer
-from tlopt.measure.photos import Photos, open_photos
-from tlopt.measure.statistics import paired_drop
-from tlopt.measure.timing import side_by_side
-from tlopt.nn import channels, norms, weights
-from tlopt.nn.hyperparameters import Hyperparameters
-from tlopt.nn.inputs import to_inputs
-from tlopt.nn.training import train
+from tlopt.measure.answers.images import Photos, open_photos
+from tlopt.measure.answers.predictions import answer
+from tlopt.measure.speed.machine import machine_state
+from tlopt.networks import weights
+from tlopt.pruning import channels, norms
 from tlopt.sources import open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.export import export
 from tlopt.stages.finetune import finetune
 from tlopt.stages.quantize import quantize
+from tlopt.statistics import paired_drop
+from tlopt.timing import side_by_side
+from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.inputs import to_inputs
+from tlopt.training.loop import train
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESULTS = Path(__file__).parent / "results"

@@ -43,7 +43,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
-from tlopt.measure.statistics import wilson
+from tlopt.statistics import wilson
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("../shared/weights")

@@ -27,7 +27,7 @@ from quantize import MODELS, RESULTS, Call, difference, interval, linked, ort, s
 import tlopt
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
-from tlopt.graph.view import View
+from tlopt.graphs.view import View
 from tlopt.images import ImageFolder, batches, scan
 
 SHARE = 1 / 8  # of the input's step

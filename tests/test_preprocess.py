@@ -26,7 +26,7 @@ SIZES = [(41, 57), (57, 41), (100, 100), (333, 77), (31, 500), (7, 9), (256, 256
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("size", "crop"), [(32, 0.875), (37, 0.95), (64, 1.0), (224, 0.875), (33, 0.9)])
 def test_pixels_are_those_of_timms_evaluation_transform(size, crop, interpolation):
-    from tlopt.nn import vision_ops
+    from tlopt.networks import vision_ops
 
     vision_ops.declare()
     with warnings.catch_warnings():
@@ -221,7 +221,7 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
 
 
 def test_views_are_those_of_torchvisions_ten_crop():
-    from tlopt.nn import vision_ops
+    from tlopt.networks import vision_ops
 
     vision_ops.declare()
     with warnings.catch_warnings():

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tlopt.errors import CheckError
-from tlopt.report import Point, Report, number, page, picture
-from tlopt.report.picture import front
+from tlopt.reports import Point, Report, number, page, picture
+from tlopt.reports.picture import front
 
 ROWS = (
     {"artifact": "a", "backend": "torch:cpu", "p50_ms": 12.3456, "accuracy": 0.9, "low": 0.85, "high": 0.93},

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from tlopt.measure.compare import compare
     from tlopt.measure.drift import drift
     from tlopt.measure.evaluate import evaluate
+    from tlopt.measure.find_lr import find_lr
     from tlopt.measure.predict import predict
     from tlopt.measure.profile import profile
+    from tlopt.measure.report import report
     from tlopt.measure.roofline import roofline
-    from tlopt.measure.summarize import summarize
     from tlopt.preprocess import Preprocess
     from tlopt.recipe import run
-    from tlopt.report import Report
+    from tlopt.reports import Report
     from tlopt.sources import open_model
     from tlopt.stages.build import build
     from tlopt.stages.export import export
-    from tlopt.stages.find_lr import find_lr
     from tlopt.stages.finetune import finetune
     from tlopt.stages.import_model import import_model
     from tlopt.stages.prune import prune
@@ -65,7 +65,7 @@ _PUBLIC = {
     "OutputExistsError": "errors",
     "PluginError": "errors",
     "Preprocess": "preprocess",
-    "Report": "report",
+    "Report": "reports",
     "SettingError": "errors",
     "StageError": "errors",
     "Step": "artifact",
@@ -79,7 +79,7 @@ _PUBLIC = {
     "drift": "measure.drift",
     "evaluate": "measure.evaluate",
     "export": "stages.export",
-    "find_lr": "stages.find_lr",
+    "find_lr": "measure.find_lr",
     "finetune": "stages.finetune",
     "import_model": "stages.import_model",
     "merge": "data.merge",
@@ -93,7 +93,7 @@ _PUBLIC = {
     "run": "recipe",
     "scan": "images",
     "split": "data.split",
-    "summarize": "measure.summarize",
+    "report": "measure.report",
 }
 
 __all__ = [
@@ -132,11 +132,11 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "report",
     "roofline",
     "run",
     "scan",
     "split",
-    "summarize",
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 from tlopt import backends, registry, settings
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TloptError(Exception):
@@ -73,3 +74,20 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if not choices:
         return "None is available."
     return f"Known: {', '.join(choices)}."
+
+
+@contextmanager
+def wrapping(verb: str) -> Iterator[None]:
+    """Turn a third-party failure inside the block into a `StageError` with its cause.
+
+    Our own errors, interruptions and bugs in our own assertions pass through as they are.
+    """
+    try:
+        yield
+    except (TloptError, AssertionError):
+        raise
+    except MemoryError as error:
+        raise StageError(f"{verb} ran out of memory.", hint="Try a smaller --batch or --image-size.") from error
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise StageError(f"{verb} failed: {first}", hint="Run with --debug for the whole traceback.") from error

@@ -60,7 +60,7 @@ _VERBS = {
     "quantize": _Verb(at="stages.quantize:quantize"),
     "build": _Verb(at="stages.build:build"),
     "compare": _Verb(at="measure.compare:compare", many=True),
-    "report": _Verb(at="measure.summarize:summarize", many=True),
+    "report": _Verb(at="measure.report:report", many=True),
 }
 
 

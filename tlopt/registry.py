@@ -9,8 +9,11 @@ from types import ModuleType
 
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 
-# Folder -> what one plugin in it is called.
+# Group -> what one plugin in it is called.
 GROUPS = {"sources": "source", "criteria": "criterion", "quantizers": "quantizer", "backends": "backend"}
+
+# Group -> its folder, where that is not a folder of the group's name in tlopt/ itself.
+_FOLDERS = {"criteria": "pruning/criteria", "quantizers": "quantization/quantizers"}
 
 # Top-level package that is missing -> what to install. `python -m pip install` takes each as it is.
 _INSTALL = {
@@ -40,7 +43,7 @@ _INSTALL = {
 def names(group: str) -> tuple[str, ...]:
     """Return the names of all plugins of a group, sorted, without importing any."""
     assert group in GROUPS, group
-    folder = Path(__file__).parent / group
+    folder = Path(__file__).parent / _FOLDERS.get(group, group)
     return tuple(sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")))
 
 
@@ -53,7 +56,7 @@ def load(group: str, name: str) -> ModuleType:
     """
     if name not in names(group):
         raise PluginError(f"Unknown {GROUPS[group]}: {name!r}.", hint=suggestion(name, names(group)))
-    return require(f"tlopt.{group}.{name}")
+    return require(f"tlopt.{_FOLDERS.get(group, group).replace('/', '.')}.{name}")
 
 
 def require(module: str) -> ModuleType:

@@ -11,7 +11,7 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 
 
 def show(artifact: str | Path | Artifact) -> Report:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tlopt import criteria, registry
+from tlopt import registry
 from tlopt.errors import PluginError
-from tlopt.nn import channels, gates
-from tlopt.nn.channels import ChannelGroup
+from tlopt.pruning import channels, criteria, gates
+from tlopt.pruning.channels import ChannelGroup
 
 SIZE = 8
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
+from tlopt import candidates
 from tlopt.backends import open_runner
 from tlopt.errors import CheckError, ImagesError, SettingError, StageError
-from tlopt.measure import candidates, inputs
 from tlopt.measure.bench import bench as _bench
-from tlopt.measure.energy import Meter
-from tlopt.report import Report
+from tlopt.measure.speed import feeds
+from tlopt.measure.speed.energy import Meter
+from tlopt.reports import Report
 
 bench = functools.partial(_bench, memory=False)  # what opens a process of its own is tested once
 
@@ -59,9 +60,9 @@ def test_noise_is_used_where_there_are_no_photos_and_it_is_never_zeros(card, tmp
     artifact = write_onnx(tmp_path / "model", replace(card, images=None), RIGHT)
     report = bench([artifact], batch=(1,), backend=("onnxruntime",), seconds=0.01)
     assert report.conditions["input"].startswith("noise")
-    noise = inputs._noise(card.preprocess, 8)
+    noise = feeds._noise(card.preprocess, 8)
     assert noise.std() == pytest.approx(1, abs=0.05)
-    assert inputs._noise(replace(card.preprocess, folded=True), 2).dtype == np.uint8
+    assert feeds._noise(replace(card.preprocess, folded=True), 2).dtype == np.uint8
 
 
 def test_a_report_survives_json(tiny):
@@ -157,7 +158,7 @@ def test_a_runner_that_fails_while_running_is_one_clear_error(tiny, monkeypatch,
         calls.append(1)
         if len(calls) > 3:
             raise RuntimeError("the device is gone\nstack")
-        return inputs
+        return feeds
 
     monkeypatch.setattr(Runner, "__call__", breaking)
     with pytest.raises(StageError, match=r"onnxruntime:cpu failed while running .*tiny: the device is gone"):

@@ -9,8 +9,8 @@ from tiny_onnx import CLASSES, RIGHT, write_onnx
 
 from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError
 from tlopt.images import scan
+from tlopt.measure.answers.images import open_photos
 from tlopt.measure.evaluate import evaluate
-from tlopt.measure.photos import open_photos
 
 
 def test_figures_agree_with_a_count_by_hand(tiny, swatches):
@@ -135,7 +135,7 @@ def test_bad_settings_are_refused(tiny):
 def test_photos_are_decoded_once_for_several_artifacts(tiny, biased, monkeypatch):
     photos = open_photos(tiny)
     evaluate(tiny, photos=photos)
-    monkeypatch.setattr("tlopt.measure.photos.batches", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr("tlopt.measure.answers.images.batches", lambda *_, **__: pytest.fail("decoded again"))
     result = evaluate(biased, photos=photos)
     assert result.images_per_s is None
 

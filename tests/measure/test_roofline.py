@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.errors import ArtifactError, StageError
 from tlopt.measure.roofline import roofline
-from tlopt.measure.work import layers, multiply_adds
+from tlopt.measure.speed.work import layers, multiply_adds
 
 
 def test_the_work_of_a_convolution_agrees_with_a_count_by_hand(tiny):

@@ -9,7 +9,7 @@ import torch
 import tlopt
 from tlopt.errors import ArtifactError, CheckError, OutputExistsError, SettingError
 from tlopt.images import batches, reopen
-from tlopt.nn import tracing
+from tlopt.networks import tracing
 from tlopt.stages import export as export_module
 
 

@@ -18,7 +18,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, PluginError, SettingError
 from tlopt.images import batches, reopen
-from tlopt.nn import sparsity
+from tlopt.networks import sparsity
 from tlopt.settings import parameters
 from tlopt.stages.finetune import finetune
 from tlopt.stages.prune import prune

@@ -7,8 +7,9 @@ from tlopt import sources
 from tlopt.artifact import Artifact, Card, ImagesRef, draft, seal
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images import scan
-from tlopt.nn import channels, latency, sparsity, weights
+from tlopt.networks import sparsity, weights
 from tlopt.preprocess import Preprocess
+from tlopt.pruning import channels, latency
 from tlopt.settings import parameters
 from tlopt.stages.prune import prune
 

@@ -18,8 +18,8 @@ from tlopt import backends
 from tlopt.artifact import Artifact, draft, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
-from tlopt.graph import sensitivity
 from tlopt.images import batches, reopen
+from tlopt.quantization import sensitivity
 from tlopt.show import show
 
 

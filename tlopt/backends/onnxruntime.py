@@ -17,7 +17,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
-from tlopt.graph import saturation
+from tlopt.quantization import saturation
 
 READS = ("onnx",)
 DEVICES = ("cpu", "cuda", "tensorrt", "openvino")
@@ -192,7 +192,7 @@ def problem(device: str = "") -> str:
 
 
 def saturates() -> bool:
-    """Whether the processor provider's integer kernels saturate (see `tlopt.graph.saturation`)."""
+    """Whether the processor provider's integer kernels saturate (see `tlopt.quantization.saturation`)."""
     session = _session(saturation.test_graph(), DEVICES[0], 1)
     return saturation.saturated(session.run(None, {"images": saturation.INPUTS})[0])
 

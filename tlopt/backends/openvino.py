@@ -13,7 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
-from tlopt.graph import saturation
+from tlopt.quantization import saturation
 
 READS = ("onnx",)
 # A name is a device, with the latency hint unless it says otherwise.
@@ -165,7 +165,7 @@ def problem(device: str = "") -> str:
 
 
 def saturates() -> bool:
-    """Whether the processor plugin's integer kernels saturate (see `tlopt.graph.saturation`)."""
+    """Whether the processor plugin's integer kernels saturate (see `tlopt.quantization.saturation`)."""
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     try:

@@ -311,7 +311,7 @@ TABLE: dict[str, Entry] = {
         options=_REPORT,
     ),
     "report": Entry(
-        at="measure.summarize:summarize",
+        at="measure.report:report",
         example="tlopt report runs/fp32 runs/int8 -o runs/report --seconds 0.1",
         body=_report,
         arguments=(_argument("artifacts", "ARTIFACT...", many=True),),
@@ -344,7 +344,7 @@ TABLE: dict[str, Entry] = {
     ),
     "doctor": Entry(at="doctor:doctor", example="tlopt doctor", body=_doctor, options=(_JSON,)),
     "find-lr": Entry(
-        at="stages.find_lr:find_lr",
+        at="measure.find_lr:find_lr",
         example="tlopt find-lr photos --image-size 32 --steps 20",
         body=_find_lr,
         arguments=(_argument("source", "IMAGES"),),

@@ -21,7 +21,7 @@ from tlopt.data.findings import KINDS, Finding
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, scan
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from tlopt.data.duplicates import Duplicates
 from tlopt.data.inspection import Inspection
 from tlopt.images import SPLITS, ImageFolder, manifest, scan
 from tlopt.progress import track
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 
 MANIFEST = "manifest.csv"
 LOG = "log.csv"

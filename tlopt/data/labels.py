@@ -94,7 +94,8 @@ def features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from tlopt import sources
-    from tlopt.nn import head, memory
+    from tlopt.networks import head
+    from tlopt.training import memory
 
     network, preprocess = sources.load(model, classes=0)
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

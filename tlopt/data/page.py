@@ -14,7 +14,7 @@ from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
 from tlopt.preprocess import read_image, to_rgb, upright
-from tlopt.report import Report
+from tlopt.reports import Report
 
 _SHOWN = 48  # findings of a kind that get thumbnails; the JSON has them all
 _TOGETHER = 6  # thumbnails of one finding

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Annotated
 
 from tlopt.artifact import Artifact
+from tlopt.candidates import candidates, labels, on_gpu
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError
 from tlopt.measure import measurement
-from tlopt.measure.baseline import read_baseline, regressions, unmatched
-from tlopt.measure.callers import Kind
-from tlopt.measure.candidates import candidates, labels, on_gpu
-from tlopt.measure.energy import Meter
-from tlopt.measure.inputs import Inputs
-from tlopt.measure.lines import measure_memory, open_lines
 from tlopt.measure.loadgen import Scenario, loadgen
-from tlopt.measure.machine import Watch
-from tlopt.measure.nvml import Nvml
-from tlopt.measure.timing import Timed, Timing, in_turns
+from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
+from tlopt.measure.speed.callers import Kind
+from tlopt.measure.speed.energy import Meter
+from tlopt.measure.speed.feeds import Inputs
+from tlopt.measure.speed.machine import Watch
+from tlopt.measure.speed.nvml import Nvml
+from tlopt.measure.speed.rows import measure_memory, open_lines
 from tlopt.progress import bar
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
+from tlopt.timing import Timed, Timing, in_turns
 
 TURNS = 10  # rounds in which the candidates take turns
 

@@ -14,10 +14,10 @@ from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load
 from tlopt.errors import ImagesError, MissingLibraryError, StageError
 from tlopt.measure import measurement
+from tlopt.measure.answers.images import Photos, open_photos
+from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.bench import bench
-from tlopt.measure.outputs import Outputs, answer
-from tlopt.measure.photos import Photos, open_photos
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.measure import measurement
+from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
-from tlopt.measure.photos import Part, Photos, open_photos
-from tlopt.measure.statistics import mcnemar, paired_drop
-from tlopt.report import Report, Scalar, page, write
+from tlopt.reports import Report, Scalar, page, write
 from tlopt.settings import Setting
+from tlopt.statistics import mcnemar, paired_drop
 
 
 @dataclass(frozen=True, kw_only=True)

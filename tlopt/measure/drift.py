@@ -13,8 +13,8 @@ from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
 from tlopt.measure import measurement
 from tlopt.measure.evaluate import same_classes
-from tlopt.measure.inputs import Inputs
-from tlopt.report import Report, Scalar
+from tlopt.measure.speed.feeds import Inputs
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError
 from tlopt.measure import measurement
+from tlopt.measure.answers.images import Part, Photos, open_photos
+from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.choose import choose
-from tlopt.measure.outputs import Outputs, answer
-from tlopt.measure.photos import Part, Photos, open_photos
-from tlopt.measure.statistics import calibration_error, wilson
 from tlopt.preprocess import Views
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
+from tlopt.statistics import calibration_error, wilson
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,14 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.backends import Runner
+from tlopt.candidates import Candidate, opened, running
 from tlopt.environment import cores, processor, versions
-from tlopt.measure.candidates import Candidate, opened, running
-from tlopt.measure.inputs import Inputs
-from tlopt.measure.lines import identity
-from tlopt.measure.process import parts
-from tlopt.measure.timing import warm
+from tlopt.measure.speed.feeds import Inputs
+from tlopt.measure.speed.process import parts
+from tlopt.measure.speed.rows import identity
 from tlopt.progress import track
-from tlopt.report import Report, Scalar
+from tlopt.reports import Report, Scalar
+from tlopt.timing import warm
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 

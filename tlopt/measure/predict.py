@@ -11,11 +11,11 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
+from tlopt.candidates import running
 from tlopt.errors import ImagesError
 from tlopt.images import SUFFIXES, ImageFolder, Unreadable
 from tlopt.measure import measurement
-from tlopt.measure.answers import answers, callers, softmax
-from tlopt.measure.candidates import running
+from tlopt.measure.answers.answering import answers, callers, softmax
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.settings import Setting

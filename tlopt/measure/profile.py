@@ -9,15 +9,15 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load, open_runner
+from tlopt.candidates import running
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import PluginError, StageError
 from tlopt.measure import measurement
-from tlopt.measure.candidates import running
-from tlopt.measure.inputs import Inputs
-from tlopt.measure.timing import side_by_side
-from tlopt.measure.work import layers
-from tlopt.report import Report, Scalar, bars, write
+from tlopt.measure.speed.feeds import Inputs
+from tlopt.measure.speed.work import layers
+from tlopt.reports import Report, Scalar, bars, write
 from tlopt.settings import Setting
+from tlopt.timing import side_by_side
 
 _DRAWN = 40  # bars that fit a picture
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from tlopt import sessions
 from tlopt.artifact import Artifact
+from tlopt.candidates import labels
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import StageError
 from tlopt.measure import measurement
 from tlopt.measure.bench import bench
-from tlopt.measure.candidates import labels
-from tlopt.measure.work import layers
-from tlopt.report import Report, Scalar
+from tlopt.measure.speed.work import layers
+from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 
 _SIDE = 1024  # of the matrices that the peak is measured with: past the caches' small levels, fast enough

@@ -26,7 +26,7 @@ from torch import nn
 from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.errors import ArtifactError, PluginError, SettingError
-from tlopt.nn import padding, weights
+from tlopt.networks import padding, weights
 from tlopt.preprocess import Preprocess
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tlopt.errors import PluginError, suggestion
-from tlopt.nn import vision_ops
+from tlopt.networks import vision_ops
 from tlopt.preprocess import Preprocess
 
 vision_ops.declare()

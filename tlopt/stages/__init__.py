@@ -8,8 +8,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from tlopt import settings
 from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, refuse_existing, seal, sha256
 from tlopt.environment import processor, versions
-from tlopt.errors import ArtifactError, ImagesError, StageError, TloptError
+from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.images import ImageFolder, scan
 
 log = logging.getLogger(__name__)
@@ -137,20 +136,3 @@ def stage(*, reads: str | tuple[str, ...], writes: str) -> Callable[[Callable[..
     """
     kinds = (reads,) if isinstance(reads, str) else reads
     return lambda body: Stage(body, reads=kinds, writes=writes)
-
-
-@contextmanager
-def wrapping(verb: str) -> Iterator[None]:
-    """Turn a third-party failure inside the block into a `StageError` with its cause.
-
-    Our own errors, interruptions and bugs in our own assertions pass through as they are.
-    """
-    try:
-        yield
-    except (TloptError, AssertionError):
-        raise
-    except MemoryError as error:
-        raise StageError(f"{verb} ran out of memory.", hint="Try a smaller --batch or --image-size.") from error
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise StageError(f"{verb} failed: {first}", hint="Run with --debug for the whole traceback.") from error

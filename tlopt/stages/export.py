@@ -107,7 +107,7 @@ def _export(
     """Write the ONNX file and compare it with the torch model."""
     import onnx
 
-    from tlopt.nn.tracing import trace
+    from tlopt.networks.tracing import trace
     from tlopt.sources import open_model
 
     model = open_model(source)

@@ -18,22 +18,22 @@ from tlopt.backends import reduced_range
 from tlopt.errors import ArtifactError, ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, Split, batches, reopen
 from tlopt.images.pixels import default_cache, open_pixels
-from tlopt.nn.hyperparameters import Flip, Hyperparameters, Loss, Policy, Precision, Schedule
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import checkpoint_folder, stage
+from tlopt.training.hyperparameters import Flip, Hyperparameters, Loss, Policy, Precision, Schedule
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from tlopt.graph.grid import Scale
-    from tlopt.graph.placement import Placement
     from tlopt.images.pixels import Pixels
-    from tlopt.nn.qat import Places, Steps
-    from tlopt.nn.teacher import Teacher
-    from tlopt.nn.transfer import Transfer
     from tlopt.preprocess import Preprocess
+    from tlopt.quantization.grid import Scale
+    from tlopt.quantization.placement import Placement
+    from tlopt.quantization.qat import Places, Steps
+    from tlopt.training.teacher import Teacher
+    from tlopt.training.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def finetune(
     if teacher is not None:
         Artifact.load(teacher)  # a wrong one is told before images are decoded
     ref, parts = _images(source, images, val=val, test=test, seed=seed)
-    from tlopt.nn import distributed
+    from tlopt.training import distributed
 
     with distributed.group():
         run = _Run(
@@ -197,8 +197,8 @@ def finetune(
         # The leader alone makes the artifact. Were the others to return, what the caller's script does next, they
         # would all do at once, to the same files.
         raise SystemExit(0)
-    from tlopt.nn import records
-    from tlopt.nn.weights import save
+    from tlopt.networks.weights import save
+    from tlopt.training.outcome import records
 
     details = {**_inherited(source), **save(run.network.module, out), **trained}
     details["metrics"] = records.write(out, outcome, parts["train"].classes, tensorboard=tensorboard)
@@ -325,9 +325,9 @@ class _Run:
 
     def train(self, checkpoints: Path, *, resume: bool) -> tuple[Transfer, dict[str, str], dict[str, Any]]:
         """Train the network; return the outcome, the images left out, and what the card says of trained scales."""
-        from tlopt.nn import distributed
-        from tlopt.nn.checkpoint import Checkpoint
-        from tlopt.nn.transfer import transfer
+        from tlopt.training import distributed
+        from tlopt.training.checkpoint import Checkpoint
+        from tlopt.training.transfer import transfer
 
         with distributed.leader_first():
             train, val = (
@@ -360,12 +360,13 @@ class _Run:
     def _rounded(self, images: Pixels) -> contextlib.AbstractContextManager[Steps]:
         """Round the network where its exported graph will be, to scales calibrated on training images."""
         require("onnxruntime")
-        from tlopt.graph.calibration import observe
-        from tlopt.graph.cleaning import clean
-        from tlopt.graph.placement import place
-        from tlopt.graph.scales import fit_scales
-        from tlopt.nn import qat, tracing
-        from tlopt.quantizers import mse
+        from tlopt.graphs.cleaning import clean
+        from tlopt.networks import tracing
+        from tlopt.quantization import qat
+        from tlopt.quantization.calibration import observe
+        from tlopt.quantization.placement import place
+        from tlopt.quantization.quantizers import mse
+        from tlopt.quantization.scales import fit_scales
 
         assert self.qat is not None
         preprocess = self.network.preprocess
@@ -385,8 +386,8 @@ class _Run:
         if self.teacher is None:
             return None
         from tlopt.backends import open_runner
-        from tlopt.nn.teacher import Teacher
         from tlopt.sources import open_model
+        from tlopt.training.teacher import Teacher
 
         artifact = Artifact.load(self.teacher)
         card = artifact.card
@@ -413,8 +414,8 @@ def rounding_places(graph: onnx.ModelProto, placement: Placement, scales: Mappin
         placement: Where the graph will be rounded.
         scales: Tensor -> the scale that it begins with.
     """
-    from tlopt.graph.view import View
-    from tlopt.nn.qat import Place, Places
+    from tlopt.graphs.view import View
+    from tlopt.quantization.qat import Place, Places
 
     view = View(graph)
     results = {node.name: node.output[0] for node in view.nodes}

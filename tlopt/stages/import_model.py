@@ -76,7 +76,7 @@ def _from_source(
     model: str, out: Path, classes: Path | None, weights_file: Path | None, changes: dict[str, Any]
 ) -> Card:
     from tlopt import sources
-    from tlopt.nn import weights
+    from tlopt.networks import weights
 
     names = _names(classes) if classes else None
     network, preprocess = sources.load(model, classes=0, size=changes.get("size", 0), weights_file=weights_file)

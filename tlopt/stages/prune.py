@@ -17,17 +17,17 @@ from tlopt.artifact import Artifact, Card
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import ImageFolder, reopen, scan
 from tlopt.images.pixels import Pixels, open_pixels
-from tlopt.nn.hyperparameters import Hyperparameters
 from tlopt.progress import track
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
+from tlopt.training.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tlopt.nn.channels import Network
+    from tlopt.pruning.channels import Network
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +78,15 @@ def prune(
         StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
             as much faster as asked.
     """
-    from tlopt import criteria
-    from tlopt.nn import channels, norms, weights, widths
-    from tlopt.nn import sparsity as two_of_four
-    from tlopt.nn.training import train
+    from tlopt.networks import sparsity as two_of_four
+    from tlopt.networks import weights
+    from tlopt.pruning import channels, criteria, norms, widths
     from tlopt.sources import open_model
+    from tlopt.training.loop import train
 
     ranking = criteria.load(criterion)
     if speedup is not None:
-        require("tlopt.nn.latency")  # says now, not after the ranking, what is missing
+        require("tlopt.pruning.latency")  # says now, not after the ranking, what is missing
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
@@ -147,7 +147,7 @@ def _ranked(
     model: nn.Module, size: int, ranking: ModuleType, data: tuple[Pixels, Pixels] | None, samples: int, seed: int
 ) -> tuple[Network, dict[str, torch.Tensor]]:
     """Return the network's groups and the score of each of their units."""
-    from tlopt.nn import channels, gates, norms
+    from tlopt.pruning import channels, gates, norms
 
     network = channels.analyze(model, size)
     groups = network.groups
@@ -176,7 +176,7 @@ def _fewer(
     Raises:
         StageError: Nothing can be removed.
     """
-    from tlopt.nn import widths
+    from tlopt.pruning import widths
 
     kept = widths.choose(
         network, scores, lambda layer, removed: layer.macs(removed), budget,
@@ -212,7 +212,7 @@ def _faster(
     Raises:
         StageError: Even the narrowest network is not as fast.
     """
-    from tlopt.nn import channels, latency, widths
+    from tlopt.pruning import channels, latency, widths
 
     limits = goal.limits
     table = latency.measure(model, network, goal.size, goal.batches)
@@ -251,7 +251,7 @@ def _faster(
 
 def _measured(whole: nn.Module, model: nn.Module, goal: _Goal) -> float:
     """Return how much faster a network is than the unpruned one, at the worst of the batch sizes."""
-    from tlopt.nn import latency
+    from tlopt.pruning import latency
 
     old, new = latency.compare([whole, model], goal.size, goal.batches)
     return min(old[batch] / new[batch] for batch in goal.batches)
@@ -259,7 +259,7 @@ def _measured(whole: nn.Module, model: nn.Module, goal: _Goal) -> float:
 
 def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[int, ...], size: int) -> dict[str, Any]:
     """Measure the finished network once more beside the unpruned one, and say so if it falls short."""
-    from tlopt.nn import latency
+    from tlopt.pruning import latency
 
     old, new = latency.compare([whole, model], size, batches, seconds=3)
     found = {str(batch): round(old[batch] / new[batch], 3) for batch in batches}
@@ -327,7 +327,7 @@ def _batches(pixels: Pixels, samples: int, seed: int, label: str) -> Iterator[tu
     """Yield central crops and labels of some training images, the same ones each time."""
     import torch
 
-    from tlopt.nn.inputs import to_inputs
+    from tlopt.training.inputs import to_inputs
 
     chosen = np.random.default_rng(seed).permutation(len(pixels))[:samples]
     chunks = np.array_split(chosen, max(1, len(chosen) // 32))

@@ -25,8 +25,8 @@ from tlopt.stages import stage
 if TYPE_CHECKING:
     import onnx
 
-    from tlopt.graph.grid import Scale
-    from tlopt.graph.sensitivity import Block
+    from tlopt.quantization.grid import Scale
+    from tlopt.quantization.sensitivity import Block
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def quantize(
     require("onnxruntime")
     import onnx
 
-    from tlopt.graph.cleaning import clean
+    from tlopt.graphs.cleaning import clean
 
     model = clean(onnx.load(source.payload(".onnx")))
     blocks = _asked(model, float_blocks)
@@ -128,7 +128,7 @@ def quantize(
         details["float_blocks"] = [block.name for block in blocks]
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
         if equalization:
-            model = require("tlopt.graph.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
+            model = require("tlopt.quantization.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
         recipe = _Recipe(
             runtime=for_, choose=load("quantizers", quantizer).choose, rounding=rounding,
             bias_correction=bias_correction, seed=seed, float8=precision == "fp8",
@@ -198,7 +198,7 @@ def _asked(model: onnx.ModelProto, names: Sequence[str]) -> list[Block]:
     Raises:
         SettingError: There is none of a name.
     """
-    from tlopt.graph.sensitivity import blocks
+    from tlopt.quantization.sensitivity import blocks
 
     if not names:
         return []
@@ -236,11 +236,11 @@ def _eight_bits(
     model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]], floats: Collection[str]
 ) -> Callable[[Collection[str]], onnx.ModelProto]:
     """Choose scales and roundings, and return what writes the graph with `floats` and some more of its nodes float."""
-    from tlopt.graph.calibration import observe
-    from tlopt.graph.placement import place
-    from tlopt.graph.qdq import insert
-    from tlopt.graph.rounding import round_weights
-    from tlopt.graph.scales import fit_scales, given_scales
+    from tlopt.quantization.calibration import observe
+    from tlopt.quantization.placement import place
+    from tlopt.quantization.qdq import insert
+    from tlopt.quantization.rounding import round_weights
+    from tlopt.quantization.scales import fit_scales, given_scales
 
     placement = place(model, recipe.runtime, floats=floats, float8=recipe.float8, reduced=recipe.reduced)
     if not placement.weights and floats:
@@ -326,8 +326,8 @@ def _within(
         about: The result's card will say so, the runtime among it.
         max_drop: Largest loss.
     """
-    from tlopt.graph.sensitivity import blocks, search
-    from tlopt.graph.trials import Trials
+    from tlopt.quantization.sensitivity import blocks, search
+    from tlopt.quantization.trials import Trials
 
     if len(unseen) * max_drop < 1:
         log.warning("%d training images not calibrated on cannot show a drop of %g", len(unseen), max_drop)
@@ -379,9 +379,9 @@ def _within(
 def _half(
     model: onnx.ModelProto, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray], asked: Collection[str]
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    from tlopt.graph.calibration import observe
-    from tlopt.graph.casts import cast, overflowing
-    from tlopt.graph.view import View
+    from tlopt.graphs.view import View
+    from tlopt.quantization.calibration import observe
+    from tlopt.quantization.casts import cast, overflowing
 
     view = View(model)
     floats = [name for node in view.nodes for name in node.output if view.is_float(name)]

@@ -1,0 +1,67 @@
+"""Half precision by casts: what is cast, what is kept, and that nothing overflows unseen."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration import observe, session
+from tlopt.quantization.casts import _converted, cast, overflowing
+
+
+def floats(model: onnx.ModelProto) -> list[str]:
+    view = View(model)
+    return [name for node in view.nodes for name in node.output if view.is_float(name)]
+
+
+def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
+    return session(model).run(None, {"images": inputs})[0]
+
+
+def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):
+    made = cast(family, "fp16")
+    onnx.checker.check_model(made, full_check=True)
+    assert made.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert made.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    expected = run(family, photos_like)
+    # 11 significant bits in each of a handful of layers.
+    np.testing.assert_allclose(run(made, photos_like), expected, atol=0.005 * np.ptp(expected))
+    assert sum(node.op_type == "Cast" for node in made.graph.node) == 2
+    assert all(i.data_type != TensorProto.FLOAT for i in made.graph.initializer)
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_kept_nodes_compute_in_float32(family, photos_like, half):
+    convs = [node.name for node in family.graph.node if node.op_type == "Conv"]
+    made = cast(family, half, keep=convs[1:2])
+    onnx.checker.check_model(made, full_check=True)
+    view = View(made)
+    kept = next(node for node in made.graph.node if node.name == convs[1])
+    assert view.initializers[kept.input[1]].data_type == TensorProto.FLOAT
+
+
+def test_a_tensor_beyond_the_range_is_found_and_survives(build, photos_like):
+    model = build("residual")
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    second = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    for i in model.graph.initializer:
+        factor = {first.input[1]: 1e5, first.input[2]: 1e5, second.input[1]: 1e-5}.get(i.name)
+        if factor:
+            i.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(i) * factor).astype(np.float32), i.name))
+    keep = overflowing(model, observe(model, floats(model), [photos_like]), "fp16")
+    assert first.name in keep
+    expected = run(model, photos_like)
+    np.testing.assert_allclose(run(cast(model, "fp16", keep=keep), photos_like), expected, atol=0.01 * np.ptp(expected))
+    assert not overflowing(model, observe(model, floats(model), [photos_like]), "bf16")
+
+
+def test_bfloat16_rounds_to_nearest_even():
+    import torch
+
+    values = np.random.default_rng(0).normal(0, 100, 1000).astype(np.float32)
+    found = np.frombuffer(_converted(numpy_helper.from_array(values, "x"), "bf16", "y").raw_data, np.uint16)
+    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(found, expected)

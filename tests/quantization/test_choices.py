@@ -1,0 +1,45 @@
+"""What each quantizer makes of a distribution with a known answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tlopt.quantization.grid import INT8, UINT8
+from tlopt.quantization.histogram import Histogram
+from tlopt.quantization.quantizers import entropy, minmax, mse, percentile
+
+
+def histogram(values: np.ndarray) -> Histogram:
+    found = Histogram()
+    found.add(values.astype(np.float32))
+    return found
+
+
+def test_minmax_keeps_the_outlier():
+    assert minmax.choose(histogram(np.array([-1.0, 0.5, 100.0])), UINT8) == (-1.0, 100.0)
+
+
+def test_percentile_leaves_one_value_in_ten_thousand_outside():
+    values = np.linspace(0, 1, 100_001)[1:]
+    low, high = percentile.choose(histogram(values), UINT8)
+    assert low == 0
+    assert abs((values > high).mean() - 1e-4) < 5e-4  # a bin of the histogram holds 1/2048 of the range
+
+
+def test_mse_and_entropy_clip_a_lone_outlier():
+    values = np.append(np.random.default_rng(0).normal(0, 1, 100_000), 30)
+    for quantizer in (mse, entropy):
+        low, high = quantizer.choose(histogram(values), INT8)
+        assert 3 < max(-low, high) < 22
+
+
+def test_mse_finds_the_range_that_a_search_over_the_values_finds():
+    values = np.random.default_rng(1).laplace(0, 1, 20_000)
+    found = mse.choose(histogram(values), INT8)
+    largest = np.abs(values).max()
+
+    def error(limit: float) -> float:
+        return float(np.square(values - INT8.fit(-limit, limit).rounded(values)).mean())
+
+    best = min(error(share * largest) for share in np.linspace(0.1, 1, 200))
+    assert error(max(-found[0], found[1])) < 1.02 * best

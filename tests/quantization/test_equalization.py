@@ -1,0 +1,60 @@
+"""Scaling channels leaves what the graph computes and makes them alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tlopt.quantization.calibration import observe, session, tapped
+from tlopt.quantization.equalization import equalize
+from tlopt.quantization.placement import place
+from tlopt.quantization.qdq import insert
+from tlopt.quantization.quantizers import minmax
+from tlopt.quantization.scales import fit_scales
+
+
+def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
+    return session(model).run(None, {"images": inputs})[0]
+
+
+def uneven(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make the output channels of each convolution differ in width by up to 2^7."""
+    names = {name for node in model.graph.node if node.op_type == "Conv" for name in node.input[1:3]}
+    for i in model.graph.initializer:
+        if i.name in names:
+            values = numpy_helper.to_array(i)
+            factor = 2.0 ** -(np.arange(values.shape[0]) % 8).reshape(-1, *[1] * (values.ndim - 1))
+            i.CopyFrom(numpy_helper.from_array((values * factor).astype(np.float32), i.name))
+    return model
+
+
+def test_the_graph_computes_the_same(family, photos_like):
+    made = equalize(family, [photos_like])
+    onnx.checker.check_model(made, full_check=True)
+    expected = run(family, photos_like)
+    np.testing.assert_allclose(run(made, photos_like), expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_uneven_channels_lose_less_to_8_bits(build, photos_like):
+    model = uneven(build("residual"))
+    expected = run(model, photos_like)
+
+    def error(graph: onnx.ModelProto) -> float:
+        placement = place(graph, "onnxruntime")
+        scales = fit_scales(placement, observe(graph, placement.edges, [photos_like]), minmax.choose)
+        return float(np.square(run(insert(graph, placement, scales), photos_like) - expected).mean())
+
+    assert error(equalize(model, [photos_like])) < 0.8 * error(model)
+
+
+def test_tensors_that_a_clip_bounds_are_left_alone(build, photos_like):
+    model = uneven(build("mobile"))
+    made = equalize(model, [photos_like])
+    bounded = [node.input[0] for node in model.graph.node if node.op_type == "Clip"]
+    for before, after in zip(
+        session(tapped(model, bounded)).run(None, {"images": photos_like}),
+        session(tapped(made, bounded)).run(None, {"images": photos_like}),
+        strict=True,
+    ):
+        np.testing.assert_allclose(before, after, atol=1e-4)

@@ -1,0 +1,91 @@
+"""Rounding weights by the layer's output error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tlopt.graphs.view import View
+from tlopt.quantization.grid import Grid, Scale
+from tlopt.quantization.moments import Moments, gather
+from tlopt.quantization.rounding import round_weight
+from tlopt.quantization.weight_grids import quantize_weight
+
+FINE = Scale(grid=Grid(low=-(2**31), high=2**31, symmetric=True), scale=1e-6, zero=0)  # next to no rounding
+
+
+def correlated(n: int, length: int, random: np.random.Generator) -> np.ndarray:
+    mixed = random.normal(0, 1, (n, length // 4)) @ random.normal(0, 1, (length // 4, length))
+    return (mixed + random.normal(0, 0.1, (n, length)) + 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_the_output_error_is_far_below_that_of_rounding_each_weight(across):
+    random = np.random.default_rng(0)
+    inputs = correlated(2000, 64, random)
+    weight = random.normal(0, 1, (16, 64)).astype(np.float32)
+    moments = Moments.empty(1, 64)
+    moments.add(inputs[None], FINE)
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=0 if across else 1)
+    found = round_weight(node, weight.T.copy() if across else weight, moments, noise=1e-4)
+    real = found.real().T if across else found.real()
+    assert found.shift is not None
+    expected = inputs @ weight.T
+    nearest = np.square(expected - inputs @ quantize_weight(weight, 0).real().T).mean()
+    rounded = np.square(expected - (inputs @ real.T + found.shift)).mean()
+    assert rounded < 0.2 * nearest
+
+
+def test_a_large_weight_on_a_dead_input_does_not_stretch_the_scale():
+    random = np.random.default_rng(0)
+    inputs = np.abs(random.normal(0, 1, (1000, 8))).astype(np.float32)
+    inputs[:, 3] = 0
+    weight = random.normal(0, 1, (4, 8)).astype(np.float32)
+    weight[:, 3] = 900
+    moments = Moments.empty(1, 8)
+    moments.add(inputs[None], FINE)
+    found = round_weight(helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), weight, moments, noise=1e-6)
+    error = inputs @ weight.T - (inputs @ found.real().T + found.shift)
+    assert np.abs(error).max() < 0.5
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_without_a_bias_to_undo_it_the_mean_counts(nearest):
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (1000, 8)).astype(np.float32)
+    inputs[:, 3] = 5  # it never varies
+    weight = random.normal(0, 1, (4, 8)).astype(np.float32)
+    weight[:, 3] = 90
+    moments = Moments.empty(1, 8)
+    moments.add(inputs[None], FINE)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    found = round_weight(node, weight.T.copy(), moments, noise=1e-6, nearest=nearest, shifted=False)
+    assert found.shift is None
+    error = inputs @ weight.T - inputs @ found.real()
+    assert np.abs(error).max() < 0.05 * 90 / 2
+
+
+def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like):
+    model = build("mobile")
+    view = View(model)
+    nodes = [node for node in view.nodes if node.op_type == "Conv"]
+    moments = gather(
+        model,
+        nodes[:2],
+        [photos_like[:16], photos_like[16:]],
+        {name: FINE for node in nodes for name in node.input},
+        seed=0,
+    )
+    first, depthwise = moments[nodes[0].name], moments[nodes[1].name]
+    assert first.mean.shape == (1, 27)
+    assert depthwise.mean.shape == (8, 9)
+    # All 64 places of the first convolution were looked at: its mean output follows from the moments.
+    weight, bias = (view.constant(name) for name in nodes[0].input[1:3])
+    from tlopt.quantization.calibration import session, tapped
+
+    outputs = session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
+    expected = outputs.mean((0, 2, 3))
+    np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
+    variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.second(centered=True)[0], weight.reshape(8, 27))
+    np.testing.assert_allclose(variance, outputs.var((0, 2, 3)), rtol=1e-3)

@@ -1,1 +1,0 @@
-"""The parts of tlopt that work on ONNX graphs: cleaning, calibration, Q/DQ nodes and casts."""

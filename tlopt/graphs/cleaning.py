@@ -1,0 +1,116 @@
+"""Bring an exported graph into the one form that quantizing and casting work on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference, version_converter
+
+from tlopt.errors import ArtifactError
+from tlopt.graphs.view import View, attribute
+
+OPSET = 13  # QuantizeLinear knows channels from here on
+IR = 7  # of the same release
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an equal graph in plain form, with the shapes of all tensors.
+
+    Older operators are brought to opset 13, initializers are no longer inputs, Constant nodes become
+    initializers, Identity nodes go, a mean over the image plane becomes GlobalAveragePool (which has
+    an integer kernel; ReduceMean has none), every node has a name of its own, and what the exporter
+    noted for itself goes.
+
+    Raises:
+        ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
+    """
+    model = _modern(copy.deepcopy(model))
+    graph = model.graph
+    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
+        raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
+    nodes: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    outputs = {output.name for output in graph.output}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
+            graph.initializer.append(tensor)
+        elif node.op_type == "Identity" and node.output[0] not in outputs:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    _replace(graph.node, nodes)
+    model = infer(model)
+    graph, view = model.graph, View(model)
+    for node in view.nodes:
+        if node.op_type == "ReduceMean" and _over_plane(view, node):
+            node.CopyFrom(helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output), name=node.name))
+    _name(view.nodes)
+    used = {name for node in view.nodes for name in node.input} | outputs
+    _replace(graph.initializer, [i for i in graph.initializer if i.name in used])
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+    return infer(model)
+
+
+def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring an older file to the form that Q/DQ nodes need; the model is changed.
+
+    Raises:
+        ArtifactError: It has an operator that cannot be brought there.
+    """
+    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if version < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except RuntimeError as error:  # the converter is C++: it raises nothing finer
+            raise ArtifactError(
+                f"The graph's opset is {version}, and it cannot be brought to {OPSET}, which int8 needs: {error}",
+                hint="Export the network anew, with a newer opset.",
+            ) from error
+    model.ir_version = max(model.ir_version, IR)
+    constants = {initializer.name for initializer in model.graph.initializer}
+    _replace(model.graph.input, [entry for entry in model.graph.input if entry.name not in constants])
+    return model
+
+
+def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the type and shape of every tensor inferred anew."""
+    del model.graph.value_info[:]
+    return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _replace(field: object, items: list[object]) -> None:
+    kept = [copy.deepcopy(item) for item in items]
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(kept)  # type: ignore[attr-defined]
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    value = attribute(node, "value")
+    if value is None:
+        for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64),
+                            ("value_ints", np.int64)):  # fmt: skip
+            if (found := attribute(node, name)) is not None:
+                value = numpy_helper.from_array(np.asarray(found, dtype))
+    if value is not None:
+        value.name = node.output[0]
+    return value
+
+
+def _over_plane(view: View, node: onnx.NodeProto) -> bool:
+    if not attribute(node, "keepdims", 1) or view.rank(node.input[0]) != 4:
+        return False
+    axes = view.constant(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+
+def _name(nodes: list[onnx.NodeProto]) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(nodes):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+        taken.add(node.name)

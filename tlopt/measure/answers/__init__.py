@@ -1,0 +1,1 @@
+"""What artifacts answer on images."""

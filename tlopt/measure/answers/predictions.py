@@ -1,0 +1,117 @@
+"""What an artifact answers on some photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.backends import Runner, open_runner
+from tlopt.candidates import running
+from tlopt.images import Unreadable
+from tlopt.measure.answers.answering import Answers, answers, callers, softmax
+from tlopt.measure.answers.images import Photos
+from tlopt.preprocess import Preprocess, Views
+from tlopt.progress import bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """An artifact's answers.
+
+    Args:
+        runner: Backend and device.
+        logits: float32 (n, classes).
+        labels: int64 (n,), the true classes as indices into the artifact's.
+        files: The photos' paths, relative to their folder.
+        images_per_s: Throughput from file to logits, decoding included; None if the photos had
+            been decoded before.
+        conditions: Of the runner.
+    """
+
+    runner: str
+    logits: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    files: tuple[str, ...] = field(repr=False)
+    images_per_s: float | None
+    conditions: Mapping[str, Any]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The top class of each photo, int64 (n,)."""
+        top: np.ndarray = self.logits.argmax(axis=1)
+        return top
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the top class is the true one, bool (n,)."""
+        right: np.ndarray = self.predicted == self.labels
+        return right
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the logits, float64 (n, classes)."""
+        return softmax(self.logits)
+
+
+def answer(
+    artifact: Artifact,
+    photos: Photos,
+    *,
+    backend: str = "",
+    batch: int = 32,
+    threads: int = 0,
+    keep: bool = False,
+    views: Views = "center",
+) -> Outputs:
+    """Run an artifact over photos.
+
+    Args:
+        artifact: What to run.
+        photos: What to run it on.
+        backend: ``name`` or ``name:device``; empty for the kind's own.
+        batch: Most images per run.
+        threads: Processor threads; 0 for one per core.
+        keep: Keep the decoded photos for the next artifact.
+        views: What is shown of each photo; the probabilities of several views are averaged, and
+            nothing is kept.
+    """
+    preprocess = artifact.card.preprocess
+    order = np.array([artifact.card.classes.index(name) for name in photos.folder.classes], dtype=np.int64)
+    decoded = views == "center" and photos.cached(preprocess)
+    at_once = 1 if decoded or (keep and views == "center") else callers(len(photos), threads)
+    found: list[Answers] = []
+    with open_runner(artifact, backend, threads=threads, callers=at_once) as runner:
+        started = time.perf_counter()
+        with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
+            for chunk in _answers(runner, photos, preprocess, batch, keep, views):
+                found.append(chunk)
+                shown.advance(len(chunk.files))
+        seconds = time.perf_counter() - started
+        count = sum(len(chunk.files) for chunk in found)
+        return Outputs(
+            runner=runner.name,
+            logits=np.concatenate([chunk.logits for chunk in found])
+            if found
+            else np.zeros((0, len(order)), np.float32),
+            labels=order[np.concatenate([chunk.labels for chunk in found])] if found else np.zeros(0, np.int64),
+            files=tuple(file for chunk in found for file in chunk.files),
+            images_per_s=None if decoded else count / seconds,
+            conditions=runner.conditions,
+        )
+
+
+def _answers(
+    runner: Runner, photos: Photos, preprocess: Preprocess, batch: int, keep: bool, views: Views
+) -> Iterator[Answers]:
+    if views == "center" and (keep or photos.cached(preprocess)):
+        for chunk in photos.batches(preprocess, batch=batch, keep=keep):
+            yield Answers(files=chunk.files, labels=chunk.labels, logits=runner(chunk.inputs))
+        return
+    unreadable = Unreadable(len(photos))
+    yield from answers(runner, photos.folder, preprocess, batch=batch, unreadable=unreadable, views=views)
+    photos.unreadable = unreadable.reasons

@@ -1,0 +1,225 @@
+"""Everything that can be measured here about some artifacts, in one table and one page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from tlopt.artifact import Artifact
+from tlopt.candidates import candidates, for_tensorrt, labels
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.measure import measurement
+from tlopt.measure.answers.images import Part, Photos, open_photos
+from tlopt.measure.bench import bench
+from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
+from tlopt.measure.speed.work import multiply_adds
+from tlopt.reports import Point, Report, Scalar, page, write
+from tlopt.settings import Setting
+
+log = logging.getLogger(__name__)
+
+_Key = tuple[str, str]  # artifact, backend with device
+
+
+@measurement
+def report(
+    artifacts: Sequence[str | Path | Artifact],
+    out: str | Path,
+    *,
+    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
+    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
+    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device; the usual ones if empty.")] = (),
+    seconds: Annotated[float, Setting("Time measured per artifact, backend and batch.", minimum=0.01)] = 1.5,
+    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    title: Annotated[str, Setting("Title of the page.")] = "",
+) -> Report:
+    """Evaluate and time artifacts on every backend that runs them here, on one table and page.
+
+    Writes report.html and report.json into the folder `out`. The first artifact is the reference
+    for agreement and speed-up, on its kind's own backend. The photos are decoded once for all
+    artifacts that see them alike.
+
+    Raises:
+        ArtifactError: An artifact is damaged.
+        ImagesError: The photos cannot be used, or their classes are not the artifacts'.
+        PluginError: A backend is unknown.
+    """
+    out = Path(out)
+    loaded = [Artifact.load(artifact) for artifact in artifacts]
+    named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
+    photos = open_photos(loaded[0], images, split)
+    judged = _evaluations(named, photos, backend, threads)
+    quick = [one for one in loaded if backend or not for_tensorrt(one)]
+    timed = bench(
+        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.source,
+        memory=False, names=[name for name, one in named.items() if one in quick],
+    )  # fmt: skip
+    times = {
+        ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
+    }
+    rows = _rows(judged, times, named, batch)
+    notes = _findings(rows, batch)
+    rows += [
+        {name: row[name] for name in ("artifact", "precision", "backend", "skipped")}
+        for row in timed.rows
+        if "skipped" in row
+    ]
+    if aimed := [name for name, one in named.items() if one not in quick]:
+        notes.append(f"Made for TensorRT, so not timed on this processor: {', '.join(aimed)}.")
+    rows.sort(key=lambda row: list(named).index(str(row["artifact"])))
+    made = Report(
+        title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
+        rows=tuple(rows),
+        notes=(*notes, *timed.notes, *_left_out(photos)),
+        conditions={
+            "photos": f"{len(photos)} of {photos.folder.source}, part {photos.part}",
+            "reference": f"{' on '.join(next(iter(judged), ('none',)))}: agreement and speed-up are against it",
+            **timed.conditions,
+        },
+        details={
+            "bench": [dict(row) for row in timed.rows],
+            "turn_medians_ms": timed.details["turn_medians_ms"],
+            "classes": {f"{name} on {where}": [vars(s) for s in one.scores] for (name, where), one in judged.items()},
+        },
+    )
+    write(out / "report.json", made.to_json())
+    write(out / "report.html", page(made, points=_points(rows, batch), artifacts=loaded))
+    return made
+
+
+def _evaluations(
+    named: Mapping[str, Artifact], photos: Photos, backend: tuple[str, ...], threads: int
+) -> dict[_Key, Evaluation]:
+    """Evaluate each artifact on each backend that can run it here; the bench tells why one cannot."""
+    found: dict[_Key, Evaluation] = {}
+    label = {artifact.path: name for name, artifact in named.items()}
+    for candidate in candidates(named.values(), backend):
+        reference = next(iter(found.values()), None)
+        if candidate.problem:
+            continue
+        try:
+            one = evaluate(
+                candidate.artifact,
+                backend=candidate.backend,
+                threads=threads,
+                photos=photos,
+                reference_outputs=reference.outputs if reference else None,
+            )
+        except (StageError, MissingLibraryError, ArtifactError) as error:
+            log.info("%s on %s: %s", candidate.artifact.path, candidate.backend, error.message)
+            continue
+        found[label[candidate.artifact.path], one.runner] = one
+    return found
+
+
+def _rows(
+    judged: Mapping[_Key, Evaluation], times: Mapping[tuple[_Key, Scalar], Mapping[str, Scalar]],
+    named: Mapping[str, Artifact], batch: tuple[int, ...],
+) -> list[Mapping[str, Scalar]]:  # fmt: skip
+    """Return one row per artifact and backend."""
+    first = next((times[key, batch[0]] for key in judged if (key, batch[0]) in times), None)
+    macs = {name: _million_macs(artifact) for name, artifact in named.items()}
+    rows: list[Mapping[str, Scalar]] = []
+    for key, one in judged.items():
+        row: dict[str, Scalar] = {
+            "artifact": key[0],
+            "precision": named[key[0]].card.precision,
+            "backend": one.runner,
+            "accuracy": one.top1,
+            "low": one.interval[0],
+            "high": one.interval[1],
+            "agreement": one.agreement,
+        }
+        for size in batch:
+            if timing := times.get((key, size)):
+                row[f"latency_ms_batch_{size}"] = timing["p50_ms"]
+        row["images_per_s"] = max(
+            (float(times[key, b]["images_per_s"] or 0) for b in batch if (key, b) in times), default=None
+        )
+        timing = times.get((key, batch[0]))
+        if timing and first:
+            row["speed_up"] = float(first["p50_ms"] or 0) / float(timing["p50_ms"] or 1)
+        row["mmacs"] = macs[key[0]]
+        row["size_mb"] = named[key[0]].size_mb
+        rows.append(row)
+    return rows
+
+
+def _million_macs(artifact: Artifact) -> float | None:
+    """Return the multiply-adds for one image in millions, None where they cannot be counted."""
+    try:
+        macs = multiply_adds(artifact)
+    except (StageError, ArtifactError) as error:
+        log.info("%s: %s", artifact.path, error.message)
+        return None
+    return None if macs is None else macs / 1e6
+
+
+def _points(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[Point]:
+    column = f"latency_ms_batch_{batch[0]}"
+    return [
+        Point(
+            label=row["artifact"],
+            precision=row["precision"],
+            runtime=row["backend"].partition(":")[0],
+            latency_ms=row[column],
+            accuracy=row["accuracy"],
+            low=row["low"],
+            high=row["high"],
+        )
+        for row in rows
+        if row.get(column) is not None
+    ]
+
+
+def _findings(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[str]:
+    """Return what a reader should take away, and what he should beware of."""
+    column = f"latency_ms_batch_{batch[0]}"
+    usable = [row for row in rows if row.get(column) is not None]
+    if not usable:
+        return []
+    first, notes = usable[0], []
+    fastest = min(usable, key=lambda row: float(row[column]))
+    if fastest is not first:
+        notes.append(
+            f"Fastest at batch {batch[0]}: {fastest['artifact']} on {fastest['backend']}, {fastest[column]:.2f} ms, "
+            f"{fastest['speed_up']:.1f} times as fast as {first['artifact']} on {first['backend']}; accuracy "
+            f"{fastest['accuracy']:.1%} against {first['accuracy']:.1%}."
+        )
+    notes += _slower(usable, batch)
+    worse: dict[str, list[str]] = {}
+    for row in rows:
+        if row["accuracy"] is not None and row["accuracy"] < first["low"]:
+            worse.setdefault(f"{row['accuracy']:.1%}", []).append(f"{row['artifact']} on {row['backend']}")
+    notes += [
+        f"Warning: {share} right, below the interval of {first['artifact']} ({first['low']:.1%} to "
+        f"{first['high']:.1%}): {', '.join(names)}."
+        for share, names in worse.items()
+    ]
+    return notes
+
+
+def _slower(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[str]:
+    """Warn of each artifact that is slower than the fastest fp32 one on the same backend."""
+    notes = []
+    for row in rows:
+        full = [r for r in rows if r["precision"] == "fp32" and r["backend"] == row["backend"]]
+        if row["precision"] == "fp32" or not full:
+            continue
+        parts = []
+        for size in batch:
+            name = f"latency_ms_batch_{size}"
+            quicker = min(full, key=lambda r: float(r[name]))
+            if quicker[name] < row[name]:
+                parts.append(f"batch {size} {row[name]:.2f} against {quicker[name]:.2f} ms of {quicker['artifact']}")
+        if parts:
+            notes.append(f"Warning: {row['artifact']} is slower than fp32 on {row['backend']}: {'; '.join(parts)}.")
+    return notes
+
+
+def _left_out(photos: Photos) -> list[str]:
+    count = len(photos.unreadable)
+    return [f"{count} unreadable photos were left out: {', '.join(photos.unreadable)}."] if count else []

@@ -1,0 +1,228 @@
+"""The lines of the bench's table: each a candidate, opened, with so many callers at once."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlopt.backends import Runner
+from tlopt.candidates import Candidate, opened, running, said
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.measure.speed.callers import Kind, Together, open_callers
+from tlopt.measure.speed.feeds import Inputs
+from tlopt.measure.speed.process import Process, parts
+from tlopt.progress import track
+from tlopt.reports import Scalar
+from tlopt.timing import Alone, Rotating, Timed
+
+_GPU_RUNS = 30  # runs whose GPU time is read
+
+# Batch -> peak on the host, held on the GPU; 10^6 bytes.
+Memory = Mapping[int, tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A candidate and how many call it at once; one row of the table per batch.
+
+    Attributes:
+        label: The artifact's name.
+        candidate: What runs.
+        backend: Backend and device, as the runner calls itself.
+        streams: Callers at once.
+        timed: What to time, by batch.
+        runner: The runner if there is one caller.
+        first_ms: From opening to the first answer, if there is one caller.
+        memory: What it needs, if that was measured.
+    """
+
+    label: str
+    candidate: Candidate
+    backend: str
+    streams: int
+    timed: Callable[[int], Timed]
+    runner: Runner | None = None
+    first_ms: float | None = None
+    memory: Memory = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Scalar]:
+        """Return the columns that say what the line is about."""
+        return identity(self.label, self.candidate, self.backend)
+
+    def at(self, batch: int) -> Timed:
+        """Return the line's runs of a batch, as something to time."""
+        return _Guarded(self.timed(batch), self)
+
+    def from_disk(self, batch: int, inputs: Inputs, workers: Executor) -> Timed:
+        """Return the way from the files on disk to the logits, as something to time."""
+        runner, read = self.runner, inputs.from_disk(self.candidate.artifact, batch, workers)
+        assert runner is not None
+        return _Guarded(Alone(lambda: runner(read())), self)
+
+    def once(self, batch: int) -> dict[str, Scalar]:
+        """Return what was measured once, before the runs; nothing for several callers."""
+        if self.runner is None:
+            return {}
+        host, device = self.memory.get(batch, (None, None))
+        found: dict[str, Scalar] = {"open_and_first_ms": self.first_ms}
+        found |= {"host_mb": host} if host is not None else {}
+        found |= {"device_mb": device} if device is not None else {}
+        return found
+
+    def gpu_ms(self, batch: int, inputs: Inputs) -> dict[str, Scalar]:
+        """Return the median GPU time of a run by the GPU's own clock, where the runner reports it."""
+        lanes = getattr(self.runner, "lanes", None)
+        largest = self.candidate.artifact.card.details.get("profile", {}).get("max_batch", 0)
+        if not lanes or self.runner is None or batch > largest:  # a larger batch runs in pieces
+            return {}
+        pool = parts(inputs.of(self.candidate.artifact), batch)
+        found = []
+        for _ in range(_GPU_RUNS):
+            self.runner(next(pool))
+            found.append((lanes[0].gpu_ms, lanes[0].gpu_with_copies_ms))
+        alone, with_copies = np.median(np.array(found), axis=0).tolist()
+        return {"gpu_ms": alone, "gpu_with_copies_ms": with_copies}
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Something to time whose failures say what failed where."""
+
+    timed: Timed
+    line: Line
+
+    @property
+    def callers(self) -> int:
+        return self.timed.callers
+
+    def warm(self) -> tuple[int, float]:
+        with running(self.line.candidate.artifact, self.line.backend):
+            return self.timed.warm()
+
+    def turn(self, runs: int) -> tuple[np.ndarray, float]:
+        with running(self.line.candidate.artifact, self.line.backend):
+            return self.timed.turn(runs)
+
+
+def identity(label: str, candidate: Candidate, backend: str) -> dict[str, Scalar]:
+    """Return the columns that say what a row is about."""
+    return {"artifact": label, "precision": candidate.artifact.card.precision, "backend": backend}
+
+
+def measure_memory(tried: Sequence[Candidate], inputs: Inputs, batch: Iterable[int], threads: int) -> dict[int, Memory]:
+    """Return the memory of each candidate by its place in the list.
+
+    Each is opened and run in a process of its own. One that does not open there is left out: it
+    will not open here either, and the table says why.
+    """
+    found: dict[int, Memory] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Path(folder) / "pool.npy"
+        for place, one in enumerate(track(tried, label="Measuring memory", total=len(tried))):
+            if one.problem:
+                continue
+            np.save(pool, inputs.of(one.artifact))
+            try:
+                with Process(one.artifact, one.backend, threads=threads, pool=pool) as child:
+                    found[place] = child.memory_mb(sorted(batch))
+            except StageError:
+                continue
+    return found
+
+
+@dataclass
+class Lines:
+    """The lines that could be opened, and why the others could not.
+
+    Attributes:
+        opened: In the order of the candidates.
+        skipped: Rows that say why something does not run here.
+        conditions: Runner -> how it was opened.
+    """
+
+    opened: list[Line] = field(default_factory=list)
+    skipped: list[dict[str, Scalar]] = field(default_factory=list)
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+def open_lines(
+    stack: ExitStack, tried: Sequence[tuple[str, Candidate]], inputs: Inputs, *,
+    streams: tuple[int, ...], callers: Kind, threads: int, memory: Mapping[int, Memory], sessions: int = 1,
+) -> Lines:  # fmt: skip
+    """Open each candidate for each number of callers, `sessions` times for a single one; the stack closes them.
+
+    Raises:
+        StageError: A candidate opens, but not `sessions` times.
+    """
+    lines = Lines()
+    for place, (label, one) in enumerate(tried):
+        clock = time.perf_counter()
+        runner = stack.enter_context(opened(one, threads=threads))
+        if isinstance(runner, str):
+            lines.skipped.append({**identity(label, one, one.backend), "skipped": runner})
+            continue
+        opening = time.perf_counter() - clock
+        pool = inputs.of(one.artifact)
+        clock = time.perf_counter()
+        with running(one.artifact, runner.name):
+            runner(np.ascontiguousarray(pool[:1]))
+        first_ms = (opening + time.perf_counter() - clock) * 1e3
+        lines.conditions[runner.name] = dict(runner.conditions)
+        for number in streams:
+            if number == 1:
+                runners = _several(stack, label, one, runner, sessions=sessions, threads=threads)
+                line = Line(
+                    label=label, candidate=one, backend=runner.name, streams=1, timed=_alone(runners, pool),
+                    runner=runner, first_ms=first_ms, memory=memory.get(place, {}),
+                )  # fmt: skip
+            else:
+                try:
+                    members = stack.enter_context(
+                        open_callers(one, pool, streams=number, threads=threads, kind=callers)
+                    )
+                except (StageError, MissingLibraryError, ArtifactError) as error:
+                    lines.skipped.append({**identity(label, one, runner.name), "skipped": said(error)})
+                    continue
+                line = Line(label=label, candidate=one, backend=runner.name, streams=number, timed=_together(members))
+            lines.opened.append(line)
+    return lines
+
+
+def _several(
+    stack: ExitStack, label: str, one: Candidate, first: Runner, *, sessions: int, threads: int
+) -> list[Runner]:
+    """Return `first` and as many other sessions of a candidate as make `sessions`."""
+    runners = [first]
+    while len(runners) < sessions:
+        runner = stack.enter_context(opened(one, threads=threads))
+        if isinstance(runner, str):
+            raise StageError(
+                f"{label} cannot be opened {sessions} times on {first.name}: {runner}", hint="Try fewer --sessions."
+            )
+        runners.append(runner)
+    return runners
+
+
+def _alone(runners: Sequence[Runner], pool: np.ndarray) -> Callable[[int], Timed]:
+    def timed(batch: int) -> Timed:
+        source = parts(pool, batch)
+        return Rotating([functools.partial(_run, runner, source) for runner in runners])
+
+    return timed
+
+
+def _run(runner: Runner, source: Iterator[np.ndarray]) -> object:
+    return runner(next(source))
+
+
+def _together(members: tuple[Any, ...]) -> Callable[[int], Timed]:
+    return lambda batch: Together(members, batch)

@@ -1,1 +1,0 @@
-"""The parts of tlopt that work on torch modules."""

@@ -1,0 +1,1 @@
+"""Quantization: calibration, scales, rounding, and where Q/DQ nodes go."""

@@ -1,0 +1,60 @@
+"""Run a graph on images and gather what its tensors look like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from tlopt import sessions
+from tlopt.errors import StageError
+from tlopt.quantization.histogram import Histogram
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Open a graph on the processor, quietly."""
+    options = sessions.options()
+    options.enable_cpu_mem_arena = False  # it keeps what the largest batch took until the session ends
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def tapped(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """Return the model with these tensors as its only outputs, in the order given."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    known = {value.name: value for value in (*copied.graph.value_info, *copied.graph.output)}
+    wanted = [known.get(name) or onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
+    del copied.graph.output[:]
+    copied.graph.output.extend(wanted)
+    return copied
+
+
+def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[np.ndarray]) -> dict[str, Histogram]:
+    """Return the histogram of each tensor over all batches.
+
+    Only one batch of activations is held at a time.
+
+    Args:
+        model: A float graph with one input.
+        tensors: Names of computed tensors; the input itself may be among them.
+        batches: Inputs, each float32 (n, 3, h, w).
+
+    Raises:
+        StageError: A tensor takes values that are not finite.
+    """
+    source = model.graph.input[0].name
+    histograms = {name: Histogram() for name in tensors}
+    computed = [name for name in histograms if name != source]
+    runner = session(tapped(model, computed or [model.graph.output[0].name]))
+    for inputs in batches:
+        found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
+        found[source] = inputs
+        for name, histogram in histograms.items():
+            try:
+                histogram.add(found[name])
+            except ValueError as error:
+                raise StageError(f"The tensor {name} takes values that are not finite on these images.") from error
+        found.clear()  # or all tensors of one batch would wait until those of the next are there, too
+    return histograms

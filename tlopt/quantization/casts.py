@@ -1,0 +1,143 @@
+"""Half precision by casts: the graph computes in fp16 or bf16, its input and output stay float32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from tlopt.graphs.cleaning import infer
+from tlopt.graphs.view import View
+from tlopt.quantization.histogram import Histogram
+
+Half = Literal["fp16", "bf16"]
+
+_TYPE = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+LARGEST = {"fp16": 65504.0, "bf16": 3.38e38}
+HEADROOM = 0.5  # share of the largest number that the calibration images may reach
+# Convolutions and pools take bfloat16 from this version of the operators on.
+_OPSET = {"fp16": 13, "bf16": 22}
+# Inputs that stay float32 in ONNX's definition of the operator, whatever the data's type.
+_FLOAT32 = {"Resize": (1, 2), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
+
+
+def overflowing(model: onnx.ModelProto, histograms: Mapping[str, Histogram], half: Half) -> list[str]:
+    """Return the names of the nodes that make or read values too large for the format.
+
+    Args:
+        model: A cleaned float graph.
+        histograms: Of its computed float tensors, on real images.
+        half: The format.
+    """
+    limit = HEADROOM * LARGEST[half]
+    large = {name for name, found in histograms.items() if max(-found.low, found.high) > limit}
+    for initializer in model.graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(initializer)
+            # The infinite bound of a Clip is no number to overflow.
+            finite = values[np.isfinite(values)]
+            if finite.size and np.abs(finite).max() > limit:
+                large.add(initializer.name)
+    return [node.name for node in model.graph.node if large & {*node.input, *node.output}]
+
+
+def cast(model: onnx.ModelProto, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Return the graph in half precision.
+
+    Args:
+        model: A cleaned float graph.
+        half: The format.
+        keep: Names of the nodes that stay float32.
+    """
+    if model.opset_import[0].version < _OPSET[half]:
+        model = infer(version_converter.convert_version(model, _OPSET[half]))
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    _Caster(copied, half, frozenset(keep)).rewrite()
+    return infer(copied)
+
+
+class _Caster:
+    """Walks the nodes in order and keeps, for each float tensor, its name in either precision."""
+
+    def __init__(self, model: onnx.ModelProto, half: Half, keep: frozenset[str]) -> None:
+        self.view = View(model)
+        self.graph = model.graph
+        self.half = half
+        self.keep = keep
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.names: dict[tuple[str, bool], str] = {}  # tensor, in half -> its name there
+
+    def rewrite(self) -> None:
+        floats = {name for name in self.view.inputs if self.view.is_float(name)}
+        self.names |= {(name, False): name for name in floats}
+        for node in self.view.nodes:
+            self._node(node)
+        written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        del self.graph.node[:]
+        self.graph.node.extend(written)
+        used = {name for node in written for name in node.input}
+        kept = [i for i in self.graph.initializer if i.name in used] + list(self.constants.values())
+        kept = [TensorProto.FromString(i.SerializeToString()) for i in kept]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        halved = node.name not in self.keep
+        untouched = _FLOAT32.get(node.op_type, ())
+        for position, name in enumerate(node.input):
+            if name and position not in untouched:
+                node.input[position] = self._read(name, halved)
+        if halved:
+            for item in node.attribute:
+                if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT:
+                    item.i = _TYPE[self.half]
+                elif item.type == onnx.AttributeProto.TENSOR and item.t.data_type == TensorProto.FLOAT:
+                    item.t.CopyFrom(_converted(item.t, self.half, item.t.name))
+        self.nodes.append(node)
+        for position, name in enumerate(node.output):
+            if not self.view.is_float(name):
+                continue
+            if halved and name in self.view.outputs:
+                node.output[position] = f"{name}_{self.half}"
+                self._cast(node.output[position], name, False)
+                self.names[name, True] = node.output[position]
+            self.names[name, halved and name not in self.view.outputs] = name
+
+    def _read(self, name: str, halved: bool) -> str:
+        """Return the name of a tensor in the wanted precision, converting it the first time."""
+        initializer = self.view.initializers.get(name)
+        if initializer is not None:
+            if not halved or initializer.data_type != TensorProto.FLOAT:
+                return name
+            converted = f"{name}_{self.half}"
+            if converted not in self.constants:
+                self.constants[converted] = _converted(initializer, self.half, converted)
+            return converted
+        if (name, halved) in self.names:
+            return self.names[name, halved]
+        if (name, not halved) not in self.names:
+            return name  # not a float tensor
+        converted = f"{name}_{self.half if halved else 'fp32'}"
+        self._cast(self.names[name, not halved], converted, halved)
+        self.names[name, halved] = converted
+        return converted
+
+    def _cast(self, source: str, target: str, halved: bool) -> None:
+        kind = _TYPE[self.half] if halved else TensorProto.FLOAT
+        self.nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}_cast", to=kind))
+
+
+def _converted(tensor: TensorProto, half: Half, name: str) -> TensorProto:
+    values = numpy_helper.to_array(tensor)
+    if half == "fp16":
+        limit = np.where(np.isinf(values), np.inf, LARGEST[half])
+        return numpy_helper.from_array(np.clip(values, -limit, limit).astype(np.float16), name)
+    # The upper half of a float32, rounded to nearest even, is the bfloat16.
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return helper.make_tensor(name, TensorProto.BFLOAT16, tensor.dims, upper.tobytes(), raw=True)

@@ -1,0 +1,67 @@
+"""The integers that stand for real numbers: levels, scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlopt.quantization import float8
+
+TINY = 1e-12  # smallest scale; float32 still divides by it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Which integers a tensor may take.
+
+    Args:
+        low: Smallest integer.
+        high: Largest integer.
+        symmetric: The zero point is 0 and the range is the same on both sides.
+        float8: The numbers are those of E4M3 instead of all integers.
+    """
+
+    low: int
+    high: int
+    symmetric: bool
+    float8: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[np.int8] | np.dtype[np.uint8]:
+        """Type of the integers."""
+        return np.dtype(np.uint8) if self.low >= 0 else np.dtype(np.int8)
+
+    def fit(self, low: float, high: float) -> Scale:
+        """Return the scale that makes the grid span ``low`` to ``high``; zero is always a level."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.symmetric:
+            return Scale(grid=self, scale=_float32(max(-low, high) / self.high), zero=0)
+        scale = _float32((high - low) / (self.high - self.low))
+        zero = round(self.low - low / scale)
+        return Scale(grid=self, scale=scale, zero=int(np.clip(zero, self.low, self.high)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A grid fitted to a range: ``real = (integer - zero) * scale``."""
+
+    grid: Grid
+    scale: float
+    zero: int
+
+    def rounded(self, values: np.ndarray) -> np.ndarray:
+        """Return the values as the grid shows them."""
+        if self.grid.float8:
+            return float8.decode(float8.encode(values / self.scale)) * self.scale
+        levels = np.clip(np.round(values / self.scale) + self.zero, self.grid.low, self.grid.high)
+        return (levels - self.zero) * self.scale
+
+
+def _float32(scale: float) -> float:
+    return float(np.float32(max(scale, TINY)))
+
+
+UINT8 = Grid(low=0, high=255, symmetric=False)
+INT8 = Grid(low=-127, high=127, symmetric=True)
+FP8 = Grid(low=-448, high=448, symmetric=True, float8=True)

@@ -1,0 +1,146 @@
+"""Mean and covariance of what a weight is multiplied with, gathered over calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from tlopt.graphs.view import View, attribute
+from tlopt.quantization.calibration import session, tapped
+from tlopt.quantization.grid import Scale
+
+POSITIONS = 49  # fewest places of an image that are looked at, where it has as many
+VALUES = 1 << 15  # values of an image that are looked at, if that is more
+
+
+@dataclass
+class Moments:
+    """First and second moments of the input patches of one weight.
+
+    Attributes:
+        total: float64 (groups, d), the sum of all patches; d = input channels of a group x kernel.
+        rounded: float64 (groups, d), their sum after the input has been rounded to its grid.
+        product: float64 (groups, d, d), the sum of their outer products.
+        count: Number of patches.
+    """
+
+    total: np.ndarray
+    rounded: np.ndarray
+    product: np.ndarray
+    count: int = 0
+
+    @classmethod
+    def empty(cls, groups: int, length: int) -> Moments:
+        """Return moments of no patches."""
+        return cls(np.zeros((groups, length)), np.zeros((groups, length)), np.zeros((groups, length, length)))
+
+    def add(self, patches: np.ndarray, scale: Scale) -> None:
+        """Add patches, float32 (groups, n, d), of an input that will have this scale."""
+        self.total += patches.sum(1, dtype=np.float64)
+        self.rounded += scale.rounded(patches).sum(1, dtype=np.float64)
+        self.product += patches.transpose(0, 2, 1) @ patches
+        self.count += patches.shape[1]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean patch, float64 (groups, d)."""
+        return self.total / self.count
+
+    @property
+    def rounded_mean(self) -> np.ndarray:
+        """Mean patch after rounding, float64 (groups, d)."""
+        return self.rounded / self.count
+
+    def second(self, *, centered: bool) -> np.ndarray:
+        """Return the covariance, or the second moment about zero: float64 (groups, d, d).
+
+        It takes the place of the products in memory.
+        """
+        second, self.product = self.product, np.empty((0, 0, 0))
+        second /= self.count
+        if centered:
+            second -= self.mean[:, :, None] * self.mean[:, None, :]
+        return second
+
+
+def supported(view: View, node: onnx.NodeProto) -> bool:
+    """Whether the patches of a node's input can be gathered."""
+    if not view.weight(node) or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    if node.op_type == "Conv":
+        return view.rank(node.input[1]) == 4
+    if node.op_type == "MatMul":
+        return view.rank(node.input[1]) == 2
+    plain = (
+        attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1 and not attribute(node, "transA", 0)
+    )
+    return node.op_type == "Gemm" and plain
+
+
+def size(view: View, node: onnx.NodeProto) -> tuple[int, int]:
+    """Return the number of groups and the length of a patch."""
+    shape = view.initializers[node.input[1]].dims
+    if node.op_type == "Conv":
+        return int(attribute(node, "group", 1)), int(np.prod(shape[1:]))
+    return 1, int(shape[1] if node.op_type == "Gemm" and attribute(node, "transB", 0) else shape[0])
+
+
+def gather(
+    model: onnx.ModelProto,
+    nodes: Iterable[onnx.NodeProto],
+    batches: Iterable[np.ndarray],
+    scales: Mapping[str, Scale],
+    *,
+    seed: int,
+) -> dict[str, Moments]:
+    """Return the moments of each node's input patches, by the node's name.
+
+    Args:
+        model: A cleaned float graph.
+        nodes: Some of its nodes, each `supported`.
+        batches: Network inputs.
+        scales: Of the nodes' inputs.
+        seed: Of the choice of places in an image.
+    """
+    view = View(model)
+    random = np.random.default_rng(seed)
+    chosen = list(nodes)
+    moments = {node.name: Moments.empty(*size(view, node)) for node in chosen}
+    source = view.inputs[0]
+    computed = list(dict.fromkeys(n.input[0] for n in chosen if n.input[0] != source))
+    runner = session(tapped(model, computed or view.outputs))
+    for inputs in batches:
+        found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
+        found[source] = inputs
+        for node in chosen:
+            patches = _patches(view, node, found[node.input[0]], random)
+            moments[node.name].add(patches, scales[node.input[0]])
+        found.clear()  # or all tensors of one batch would wait until those of the next are there, too
+    return moments
+
+
+def _patches(view: View, node: onnx.NodeProto, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return some of the patches that a weight meets: float32 (groups, n, d)."""
+    groups, length = size(view, node)
+    if node.op_type != "Conv":
+        return values.reshape(1, -1, length)
+    kernel = view.initializers[node.input[1]].dims[2:]
+    strides = attribute(node, "strides", [1, 1])
+    dilations = attribute(node, "dilations", [1, 1])
+    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    reach = [(kernel[i] - 1) * dilations[i] + 1 for i in (0, 1)]
+    height, width = ((padded.shape[2 + i] - reach[i]) // strides[i] + 1 for i in (0, 1))
+    places = random.permutation(height * width)[: max(POSITIONS, VALUES // (groups * length))]
+    y, x = (places // width) * strides[0], (places % width) * strides[1]
+    taken = [
+        padded[:, :, y + i * dilations[0], x + j * dilations[1]] for i in range(kernel[0]) for j in range(kernel[1])
+    ]
+    # (n, c, places, kernel) -> (groups, n * places, c / groups * kernel), the order of the weight's axes.
+    patches = np.stack(taken, axis=-1)
+    n, channels = patches.shape[:2]
+    patches = patches.reshape(n, groups, channels // groups, len(places), len(taken)).transpose(1, 0, 3, 2, 4)
+    return np.ascontiguousarray(patches).reshape(groups, n * len(places), length)

@@ -1,0 +1,192 @@
+"""Where a graph is quantized: the pattern of Q/DQ pairs that each runtime fuses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx
+
+from tlopt.graphs.view import MOVES, WEIGHTED, View, fused_activation
+from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
+from tlopt.quantization.weight_grids import LIMIT, REDUCED
+
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+
+# Operators with an integer kernel in ONNX Runtime's CPU provider that takes integers in and gives integers out.
+_INTEGER = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"})
+_POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
+
+
+@dataclass
+class Placement:
+    """What is quantized, and which tensors share a scale.
+
+    Attributes:
+        runtime: The runtime whose pattern this is.
+        float8: Quantize to E4M3 instead of integers.
+        reduced: Keep weights to half their range, for integer kernels that saturate (`tlopt.quantization.saturation`).
+        edges: Tensor -> names of the nodes that read its quantized form.
+        weights: Names of the nodes whose constant weight is quantized.
+        leader: Tensor -> the tensor whose scale it uses.
+    """
+
+    runtime: Runtime
+    float8: bool = False
+    reduced: bool = False
+    edges: dict[str, set[str]] = field(default_factory=dict)
+    weights: list[str] = field(default_factory=list)
+    leader: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """The numbers of activations."""
+        if self.float8:
+            return FP8
+        return INT8 if self.runtime == "tensorrt" else UINT8
+
+    @property
+    def integer_bias(self) -> bool:
+        """Whether a bias is stored as int32, as the runtime's integer kernels take it.
+
+        TensorRT refuses an int32 DequantizeLinear; OpenVINO adds biases in float.
+        """
+        return self.runtime == "onnxruntime"
+
+    def limit(self, view: View, node: onnx.NodeProto) -> int:
+        """Return the largest magnitude of a weight's integers.
+
+        Depthwise kernels add one product at a time, in 32 bits: their weights keep the whole range.
+        """
+        return REDUCED if self.reduced and not view.is_depthwise(node) else LIMIT
+
+    def root(self, tensor: str) -> str:
+        """Return the tensor whose scale a tensor uses."""
+        while (up := self.leader.get(tensor, tensor)) != tensor:
+            tensor = up
+        return tensor
+
+    def share(self, first: str, second: str) -> None:
+        """Make two tensors use one scale."""
+        self.leader[self.root(second)] = self.root(first)
+
+
+def place(
+    model: onnx.ModelProto,
+    runtime: Runtime,
+    *,
+    floats: Collection[str] = (),
+    float8: bool = False,
+    reduced: bool = False,
+) -> Placement:
+    """Choose the tensors and weights to quantize.
+
+    Args:
+        model: A cleaned graph.
+        runtime: Where it will run.
+        floats: Names of the nodes that stay float.
+        float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
+        reduced: Keep weights to half their range.
+    """
+    view = View(model)
+    assert runtime == "tensorrt" or not float8
+    placement = _around(view, floats) if runtime == "onnxruntime" else _before(view, runtime, floats)
+    placement.float8, placement.reduced = float8, reduced
+    return placement
+
+
+def _around(view: View, floats: Collection[str]) -> Placement:
+    """Quantize all inputs and outputs of every operator that has an integer kernel.
+
+    ONNX Runtime fuses DequantizeLinear, operator and QuantizeLinear into one integer operator.
+    A tensor that is quantized is read in its quantized form by all: a second, float reader would
+    keep the producer from fusing. An activation function fuses into what lies before it, so only its
+    output is quantized. Logits stay float.
+    """
+    placement = Placement("onnxruntime")
+    wanted: set[str] = set()
+    for node in view.nodes:
+        if node.name in floats:
+            continue
+        if view.weight(node):
+            placement.weights.append(node.name)
+            inputs = [node.input[0]]
+        elif node.op_type in _INTEGER or (node.op_type == "MatMul" and not view.weight(node)):
+            inputs = list(node.input)
+        elif node.op_type in MOVES and node.input[0] in wanted:
+            inputs = [node.input[0]]
+            placement.share(node.input[0], node.output[0])
+        else:
+            continue
+        if not all(view.is_float(name) for name in inputs):
+            if node.name in placement.weights:
+                placement.weights.pop()
+            continue
+        wanted.update(inputs)
+        result = node.output[0]
+        wanted.add(fused_activation(view, result) if node.op_type in WEIGHTED | {"Add"} else result)
+    for tensor in wanted - _logits(view):
+        if readers := {node.name for node in view.readers(tensor)}:
+            placement.edges[tensor] = readers
+    return placement
+
+
+def _logits(view: View) -> set[str]:
+    """Return the outputs, and the tensors that they are but a reshaped, shifted or normalized form of."""
+    found: set[str] = set()
+    waiting = list(view.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        found.add(tensor)
+        node = view.producer.get(tensor)
+        if node is None:
+            continue
+        computed = [name for name in node.input if name and name not in view.initializers]
+        shifts = node.op_type == "Add" and len(computed) == 1
+        if shifts or node.op_type in MOVES - {"MaxPool"} or node.op_type in ("Softmax", "LogSoftmax"):
+            waiting.append(computed[0])
+    return found
+
+
+def _before(view: View, runtime: Runtime, floats: Collection[str]) -> Placement:
+    """Quantize what weighted operators and pools read, and one branch of each residual addition.
+
+    TensorRT and OpenVINO move Q/DQ pairs through the graph themselves. Of a sum's two operands the
+    one that comes from a convolution of its own is left float: runtimes fuse the sum into it and
+    add before they round; NVIDIA TensorRT documentation 10.x, "Q/DQ layer-placement recommendations".
+    """
+    placement = Placement(runtime)
+    for node in view.nodes:
+        if node.name in floats:
+            continue
+        read: list[str] = []
+        if view.weight(node):
+            read = [node.input[0]]
+        elif node.op_type in _POOLS or node.op_type == "MaxPool" or node.op_type == "MatMul":
+            read = list(node.input)
+        elif node.op_type == "Add" and all(view.is_float(name) for name in node.input):
+            read = [_skip(view, node)]
+        elif node.op_type == "Concat" and node.output[0] not in view.outputs and view.rank(node.output[0]) == 4:
+            # Operands that share the result's scale are concatenated as integers.
+            read = list(node.input)
+            for name in read:
+                placement.share(node.output[0], name)
+        if not read or not all(view.is_float(name) for name in read):
+            continue
+        if view.weight(node):
+            placement.weights.append(node.name)
+        for name in read:
+            placement.edges.setdefault(name, set()).add(node.name)
+        if node.op_type == "MaxPool":
+            placement.share(node.input[0], node.output[0])
+    return placement
+
+
+def _skip(view: View, node: onnx.NodeProto) -> str:
+    """Return the operand of an addition that does not come straight from a convolution of its own."""
+    for own, other in ((node.input[0], node.input[1]), (node.input[1], node.input[0])):
+        producer = view.producer.get(own)
+        if producer is not None and producer.op_type in WEIGHTED and view.only_reader(own) is not None:
+            return str(other)
+    return str(node.input[0])

@@ -1,0 +1,278 @@
+"""Quantization-aware training: the network computes as its integers will, and learns to answer well so.
+
+Weights are rounded to 8 bits, one scale for each output channel, batch norms folded in as they will be in the
+exported graph. Activations are rounded wherever the runtime will, to a scale that is learned with the
+gradient of LSQ (arXiv 1902.08153), as its logarithm (TQT, arXiv 1903.08066).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from tlopt.errors import StageError
+from tlopt.networks.tracing import INPUT, OUTPUT
+
+_TINY = 1e-12
+_ATEN = torch.ops.aten
+_CONVOLUTIONS = (_ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default)
+# Operator -> the position of its epsilon.
+_NORMS = {_ATEN._native_batch_norm_legit_no_training.default: 6, _ATEN.batch_norm.default: 7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A tensor that is rounded.
+
+    Args:
+        scale: Step between two integers, to begin with.
+        zero: The integer that stands for 0.
+        leader: The tensor whose scale it shares; its own name if none.
+        readers: First outputs of the nodes that read it rounded.
+    """
+
+    scale: float
+    zero: int
+    leader: str
+    readers: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a graph is rounded, by the names of its tensors.
+
+    Args:
+        low: Smallest integer of an activation.
+        high: Largest.
+        tensors: Tensor -> how it is rounded.
+        weights: Output of each node whose weight is rounded -> largest magnitude of its integers.
+        names: All tensors that the ONNX graph computes.
+    """
+
+    low: int
+    high: int
+    tensors: Mapping[str, Place]
+    weights: Mapping[str, int]
+    names: frozenset[str]
+
+
+class Steps(nn.Module):
+    """The scales of all activations, as one parameter.
+
+    Attributes:
+        logarithm: float32 (scales,), natural logarithms.
+    """
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
+        self.index: dict[str, int] = {}
+        start: list[float] = []
+        for name, place in places.tensors.items():
+            if place.leader not in self.index:
+                self.index[place.leader] = len(start)
+                start.append(math.log(place.scale))
+            self.index[name] = self.index[place.leader]
+        self.logarithm = nn.Parameter(torch.tensor(start))
+
+    def scales(self) -> dict[str, tuple[float, int]]:
+        """Return tensor -> scale and zero point, as they are now."""
+        now = self.logarithm.detach().cpu().exp().tolist()
+        return {name: (now[self.index[name]], place.zero) for name, place in self.places.tensors.items()}
+
+
+@contextmanager
+def rounded(model: nn.Module, program: ExportedProgram, places: Places, name: str) -> Iterator[Steps]:
+    """Let a network compute with rounded weights and activations for the length of the block.
+
+    The network keeps its modules and parameters, which train as ever, and has the scales of its
+    activations as one more. Its modules are not called: it computes what was traced, so dropout
+    and the statistics of batch norms are those of evaluation.
+
+    Args:
+        model: The network.
+        program: What `tlopt.networks.tracing.trace` made of it.
+        places: What is rounded.
+        name: Of the module that holds the scales.
+
+    Raises:
+        StageError: A place is not found in the program.
+    """
+    steps = Steps(places)
+    graph = _with_rounding(program, places, steps.index)
+    signature = program.graph_signature
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants = {key: program.constants[value] for key, value in signature.inputs_to_lifted_tensor_constants.items()}
+    order = [node.name for node in graph.graph.nodes if node.op == "placeholder"][1:]
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        given: list[Any] = []
+        for key in order:
+            if key in tensors:
+                # Looked up anew: a parametrization may stand before the parameter.
+                given.append(functools.reduce(getattr, tensors[key].split("."), model))
+            else:
+                given.append(constants[key].to(images.device) if key in constants else images)
+        logits: torch.Tensor = graph(steps.logarithm, *given)[0]
+        return logits
+
+    model.add_module(name, steps)
+    model.forward = forward
+    try:
+        yield steps
+    finally:
+        del model.forward
+        delattr(model, name)
+
+
+def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str, int]) -> fx.GraphModule:
+    """Return the program with its rounding; the logarithms of the scales are its first input."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(program.graph, copies))
+    nodes: dict[str, fx.Node] = {node.name: copy for node, copy in copies.items()}
+    nodes[INPUT] = nodes[next(name for name in program.graph_signature.user_inputs if isinstance(name, str))]
+    nodes[OUTPUT] = next(node for node in graph.nodes if node.op == "output").args[0][0]
+    with graph.inserting_before(next(iter(graph.nodes))):
+        logarithm = graph.placeholder("logarithm")
+    for name, limit in sorted(places.weights.items()):
+        nodes[name] = _round_weight(graph, _need(nodes, name), name, limit)
+    names = {node: name for name, node in nodes.items() if name in places.names}
+    for name, place in places.tensors.items():
+        node = _need(nodes, name)
+        users = {user: _becomes(user, names) for user in node.users}
+        if missing := sorted(place.readers - set(users.values())):
+            raise _unknown(missing[0])
+        with graph.inserting_after(node):
+            made = graph.call_function(
+                round_activation, (node, logarithm, index[name], place.zero, places.low, places.high)
+            )
+        for user, result in users.items():
+            if result in place.readers:
+                user.replace_input_with(node, made)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def _becomes(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
+    """Return the tensor that a node, with those that the exporter fused it into, computes in the ONNX graph."""
+    while node not in names and len(node.users) == 1:
+        node = next(iter(node.users))
+    return names.get(node, "")
+
+
+def _need(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
+    if name not in nodes:
+        raise _unknown(name)
+    return nodes[name]
+
+
+def _unknown(name: str) -> StageError:
+    return StageError(
+        f"The network cannot be trained quantized: its tensor {name} is not in the traced program as in the exported "
+        "graph.",
+        hint="Quantize the trained artifact without --qat; tlopt quantize --max-drop keeps blocks in float.",
+    )
+
+
+def _round_weight(graph: fx.Graph, node: fx.Node, name: str, limit: int) -> fx.Node:
+    """Round the weight of a layer, with the batch norm that follows folded in, and return the layer.
+
+    Args:
+        graph: Changed in place.
+        node: The layer, or the batch norm's result.
+        name: Of the tensor in the ONNX graph.
+        limit: Largest magnitude of the weight's integers.
+    """
+    norm = None
+    layer: Any = node
+    if layer.target is operator.getitem:
+        norm = layer.args[0]
+    elif layer.target in _NORMS:
+        norm = layer
+    if norm is not None and norm.target in _NORMS:
+        layer = norm.args[0]
+    if layer.target not in _CONVOLUTIONS or layer.args[1].op != "placeholder":
+        raise _unknown(name)
+    inputs, weight, bias, *rest = (*layer.args, None) if len(layer.args) == 2 else layer.args
+    with graph.inserting_before(layer):
+        if norm is not None:
+            pair = graph.call_function(fold, (weight, bias, *norm.args[1:5], norm.args[_NORMS[norm.target]]))
+            weight = graph.call_function(operator.getitem, (pair, 0))
+            bias = graph.call_function(operator.getitem, (pair, 1))
+        layer.args = (inputs, graph.call_function(round_weight, (weight, limit)), bias, *rest)
+    if norm is not None:
+        node.replace_all_uses_with(layer)
+    found: fx.Node = layer
+    return found
+
+
+def fold(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gain: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a convolution's weight and bias with the batch norm after it folded in."""
+    factor = torch.rsqrt(variance + epsilon)
+    if gain is not None:
+        factor = factor * gain
+    offset = (-mean if bias is None else bias - mean) * factor
+    if shift is not None:
+        offset = offset + shift
+    return weight * factor[:, None, None, None], offset
+
+
+def round_weight(weight: torch.Tensor, limit: int) -> torch.Tensor:
+    """Return a weight (outputs, …) as its integers, up to ``limit``, show it; the gradient passes through."""
+    largest = weight.detach().abs().flatten(1).amax(1)
+    scale = (largest / limit).clamp_(min=_TINY)
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -limit, limit)
+
+
+def round_activation(
+    values: torch.Tensor, logarithms: torch.Tensor, index: int, zero: int, low: int, high: int
+) -> torch.Tensor:
+    """Return values as integers of a learned scale show them."""
+    rounded_: torch.Tensor = _Round.apply(values, logarithms[index], zero, low, high)  # type: ignore[no-untyped-call]
+    return rounded_
+
+
+class _Round(torch.autograd.Function):
+    """Rounding to a grid; the gradient passes where nothing is clipped, and moves the scale."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, logarithm: torch.Tensor, zero: int, low: int, high: int
+    ) -> torch.Tensor:
+        scale = logarithm.detach().exp()
+        level = torch.tensor(zero, dtype=torch.int32, device=scale.device)
+        result: torch.Tensor = torch.fake_quantize_per_tensor_affine(values, scale, level, low, high)
+        ctx.save_for_backward(values, result, scale)
+        ctx.span = (low - zero - 0.5, high - zero + 0.5)
+        # Keeps the step of a scale in proportion to that of a weight (arXiv 1902.08153, section 2.2).
+        ctx.share = 1 / math.sqrt(values.numel() * high)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        values, result, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        passed = gradient * ((values >= ctx.span[0] * scale) & (values <= ctx.span[1] * scale))
+        # With v = values / scale: d result / d log scale is result - values inside the range, result outside.
+        moved = ((gradient * result).sum() - (passed * values).sum()) * ctx.share
+        return passed, moved, None, None, None

@@ -1,0 +1,189 @@
+"""Write QuantizeLinear and DequantizeLinear nodes into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, version_converter
+
+from tlopt.graphs.cleaning import infer
+from tlopt.graphs.view import View, channel_axis, clip_range, own_bias
+from tlopt.quantization import float8
+from tlopt.quantization.grid import Scale
+from tlopt.quantization.placement import Placement
+from tlopt.quantization.weight_grids import (
+    LIMIT,
+    QuantizedWeight,
+    along,
+    channel_scale,
+    quantize_weight,
+    smallest_scale,
+)
+
+FLOAT8_OPSET = 19  # QuantizeLinear knows E4M3 from here on
+
+
+def insert(
+    model: onnx.ModelProto,
+    placement: Placement,
+    scales: Mapping[str, Scale],
+    weights: Mapping[str, QuantizedWeight] | None = None,
+) -> onnx.ModelProto:
+    """Return the graph with Q/DQ pairs at the places chosen and weights stored as int8.
+
+    Args:
+        model: A cleaned float graph.
+        placement: The places.
+        scales: Tensor -> its scale, for each tensor of ``placement.edges``.
+        weights: Node -> its quantized weight, where rounding to nearest is not wanted.
+    """
+    if placement.float8 and model.opset_import[0].version < FLOAT8_OPSET:
+        model = infer(version_converter.convert_version(model, FLOAT8_OPSET))
+    return _Writer(model, placement, scales, weights or {}).write()
+
+
+class _Writer:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        placement: Placement,
+        scales: Mapping[str, Scale],
+        weights: Mapping[str, QuantizedWeight],
+    ) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.view = View(self.model)
+        self.placement = placement
+        self.scales = scales
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def write(self) -> onnx.ModelProto:
+        for name in self.view.inputs:
+            self._activation(name)
+        for node in self.view.nodes:
+            if node.name in self.placement.weights:
+                self._weight(node)
+            for position, name in enumerate(node.input):
+                if node.name in self.placement.edges.get(name, ()):
+                    node.input[position] = f"{name}_dequantized"
+            if self._is_saturation(node):
+                # The conv's own tensor goes straight to QuantizeLinear, which is how it fuses.
+                self._activation(node.output[0], node.input[0])
+                continue
+            self.nodes.append(node)
+            for name in node.output:
+                self._activation(name)
+        graph = self.model.graph
+        written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        del graph.node[:]
+        graph.node.extend(written)
+        used = {name for node in written for name in node.input}
+        kept = [i for i in graph.initializer if i.name in used] + list(self.constants.values())
+        kept = [onnx.TensorProto.FromString(i.SerializeToString()) for i in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        return infer(self.model)
+
+    def _constant(self, name: str, values: np.ndarray) -> str:
+        # A scale of one tensor must be a scalar: TensorRT for RTX (1.7) computes in float where it is a vector of one
+        # element, and np.ascontiguousarray would make it one.
+        self.constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
+        return name
+
+    def _is_saturation(self, node: onnx.NodeProto) -> bool:
+        """Whether the integers' own range clips all that a ReLU or Clip clips.
+
+        ONNX Runtime drops such a node itself, but not where the scale's rounding to float32 lets
+        the range end a trifle beyond the clip's.
+        """
+        if self.placement.runtime != "onnxruntime" or node.op_type not in ("Relu", "Clip"):
+            return False
+        output = node.output[0]
+        if not self.placement.edges.get(output) or self.view.only_reader(node.input[0]) is None:
+            return False
+        scale = self.scales[output]
+        low, high = clip_range(self.view, node)
+        slack = scale.scale / 2
+        return (scale.grid.low - scale.zero) * scale.scale >= low - slack and (
+            scale.grid.high - scale.zero
+        ) * scale.scale <= high + slack
+
+    def _activation(self, tensor: str, source: str = "") -> None:
+        """Append the Q/DQ pair of a tensor, if it has one; it reads `source` if given."""
+        if not self.placement.edges.get(tensor):
+            return
+        scale = self.scales[tensor]
+        step = self._constant(f"{tensor}_scale", np.array(scale.scale, np.float32))
+        if scale.grid.float8:
+            zero = self._float8(f"{tensor}_zero", np.zeros((), np.uint8))
+        else:
+            zero = self._constant(f"{tensor}_zero", np.array(scale.zero, scale.grid.dtype))
+        self.nodes += [
+            helper.make_node(
+                "QuantizeLinear", [source or tensor, step, zero], [f"{tensor}_quantized"], name=f"{tensor}_q"
+            ),
+            helper.make_node(
+                "DequantizeLinear", [f"{tensor}_quantized", step, zero], [f"{tensor}_dequantized"], name=f"{tensor}_dq"
+            ),
+        ]
+
+    def _weight(self, node: onnx.NodeProto) -> None:
+        """Replace a node's float weight, and its bias where the runtime wants that, by integers."""
+        weight = self.view.constant(node.input[1])
+        assert weight is not None
+        axis = channel_axis(node, weight)
+        if self.placement.float8:
+            self._float8_weight(node, weight, axis)
+            return
+        activation = self.scales[node.input[0]].scale
+        bias = own_bias(self.view, node)
+        # A grouped ConvTranspose has one weight scale for an output channel of every group: none for each bias.
+        fits = bias is not None and len(bias) == weight.shape[axis]
+        whole_bias = self.placement.integer_bias and fits
+        quantized = self.weights.get(node.name)
+        if quantized is None:
+            floor = smallest_scale(bias, activation) if whole_bias and bias is not None else None
+            limit = self.placement.limit(self.view, node)
+            quantized = quantize_weight(weight, axis, channel_scale(weight, axis, floor, limit), limit)
+        node.input[1] = self._dequantized(f"{node.name}_weight", quantized.values, quantized.scale, axis)
+        if bias is None:
+            return
+        if quantized.shift is not None:
+            bias = bias + quantized.shift
+        if whole_bias:
+            scale = (quantized.scale.astype(np.float64) * activation).astype(np.float32)
+            levels = np.clip(np.round(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+            name = self._dequantized(f"{node.name}_bias", levels, scale, 0)
+        else:
+            name = self._constant(f"{node.name}_bias", bias.astype(np.float32))
+        node.input[:] = [*node.input[:2], name]
+
+    def _float8_weight(self, node: onnx.NodeProto, weight: np.ndarray, axis: int) -> None:
+        """Replace a node's weight by E4M3 numbers, one scale for each output channel."""
+        scale = channel_scale(weight, axis) * np.float32(LIMIT / float8.LARGEST)
+        name = f"{node.name}_weight"
+        names = [
+            self._float8(f"{name}_quantized", float8.encode(weight / along(scale, axis, weight.ndim))),
+            self._constant(f"{name}_scale", scale),
+            self._float8(f"{name}_zero", np.zeros(scale.shape, np.uint8)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
+        node.input[1] = name
+
+    def _float8(self, name: str, codes: np.ndarray) -> str:
+        kind = onnx.TensorProto.FLOAT8E4M3FN
+        self.constants[name] = helper.make_tensor(name, kind, codes.shape, codes.tobytes(), raw=True)
+        return name
+
+    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
+        names = [
+            self._constant(f"{name}_quantized", values),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero", np.zeros(scale.shape, values.dtype)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
+        return name

@@ -1,0 +1,183 @@
+"""Round weights so that the layer's output, not each weight, is off by least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import onnx
+import torch
+
+from tlopt.graphs.view import View, attribute, own_bias
+from tlopt.progress import bar
+from tlopt.quantization.grid import Scale
+from tlopt.quantization.moments import Moments, gather, size, supported
+from tlopt.quantization.placement import Placement
+from tlopt.quantization.weight_grids import LIMIT, QuantizedWeight, channel_scale, smallest_scale
+
+MEMORY = 400e6  # bytes of second moments held at once
+BLOCK = 128
+DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
+# Shares of a channel's largest weight that its scale may span: a weight on an input that hardly
+# varies need not stretch the scale of all others.
+_SHARES = (*np.linspace(1.0, 0.7, 16), *np.geomspace(0.6, 0.001, 16))
+
+
+def round_weights(
+    model: onnx.ModelProto,
+    placement: Placement,
+    scales: Mapping[str, Scale],
+    batches: Callable[[], Iterable[np.ndarray]],
+    *,
+    seed: int,
+    nearest: bool = False,
+    bias_correction: bool = True,
+) -> dict[str, QuantizedWeight]:
+    """Return the integers of all weights to quantize whose input can be looked at.
+
+    Args:
+        model: A cleaned float graph.
+        placement: Which weights.
+        scales: Of the activations.
+        batches: Network inputs, anew at each call: the images are gone through as often as memory asks.
+        seed: Of the choice of places in an image.
+        nearest: Round each weight to the nearest integer.
+        bias_correction: Let biases make up for the mean error of weights and activations.
+    """
+    view = View(model)
+    nodes = [node for node in view.nodes if node.name in placement.weights and supported(view, node)]
+    rounded: dict[str, QuantizedWeight] = {}
+    with bar("Rounding weights", len(nodes)) as shown:
+        for part in _parts(view, nodes):
+            moments = gather(model, part, batches(), scales, seed=seed)
+            for node in part:
+                weight, bias = view.constant(node.input[1]), own_bias(view, node)
+                assert weight is not None
+                scale = scales[node.input[0]].scale
+                floor = smallest_scale(bias, scale) if placement.integer_bias and bias is not None else None
+                # A value rounded to a grid is off by a uniform amount of variance step^2 / 12.
+                rounded[node.name] = round_weight(
+                    node, weight, moments.pop(node.name),
+                    noise=scale**2 / 12, floor=floor, limit=placement.limit(view, node), nearest=nearest,
+                    shifted=bias_correction and bias is not None,
+                )  # fmt: skip
+                shown.advance()
+    return rounded
+
+
+def _parts(view: View, nodes: list[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
+    """Split the nodes so that the second moments of each part fit into `MEMORY`."""
+    parts: list[list[onnx.NodeProto]] = []
+    room = 0.0
+    for node in nodes:
+        groups, length = size(view, node)
+        needed = 8 * groups * length**2
+        if not parts or needed > room:
+            parts.append([])
+            room = MEMORY
+        parts[-1].append(node)
+        room -= needed
+    return parts
+
+
+def round_weight(
+    node: onnx.NodeProto,
+    weight: np.ndarray,
+    moments: Moments,
+    *,
+    noise: float,
+    floor: np.ndarray | None = None,
+    limit: int = LIMIT,
+    nearest: bool = False,
+    shifted: bool = True,
+) -> QuantizedWeight:
+    """Return the integers of a weight that change the layer's output least on average.
+
+    Columns are rounded one after the other, and what each rounding changes is made up for by the
+    columns still to come: GPTQ, Frantar et al., arXiv:2210.17323. Where a bias undoes a change of the
+    mean, that of the rounded and clipped input included (bias correction, Nagel et al.,
+    arXiv:1906.04721), the covariance takes the place of the second moment, and what the bias has to
+    add is returned as `shift`.
+
+    Args:
+        node: Conv, Gemm or MatMul.
+        weight: Its weight.
+        moments: Of its input.
+        noise: Variance that the rounding of the input itself adds.
+        floor: Smallest scale of each output channel, float32 (channels,).
+        limit: Largest magnitude of an integer.
+        nearest: Round each weight to the nearest integer, of the scale that spans them all.
+        shifted: There is a bias that undoes a change of the mean.
+    """
+    across = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
+    rows = (weight.T if across else weight).astype(np.float64)
+    groups, length = moments.mean.shape
+    flat = rows.reshape(groups, -1, length)
+    second = moments.second(centered=shifted)
+    power = np.einsum("gii->gi", second).copy()
+    second[:, range(length), range(length)] += noise + DAMPING * power.mean() + 1e-12
+    widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
+    least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
+    if nearest:
+        scale = np.maximum(widest, least)
+        levels = np.round(flat / scale[:, :, None])
+    else:
+        scale = _scales(flat, power, widest, least, limit)
+        order = np.argsort(-np.einsum("gii->gi", second).sum(0))  # the inputs that matter most first
+        factor = _factor(second[:, order[:, None], order])
+        levels = np.empty_like(flat)
+        levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
+    shift = None
+    if shifted:
+        real = levels * scale[:, :, None].astype(np.float64)
+        shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
+        shift = shift.reshape(-1).astype(np.float32)
+    values = levels.reshape(rows.shape).astype(np.int8)
+    return QuantizedWeight(
+        values=np.ascontiguousarray(values.T) if across else values,
+        scale=scale.reshape(-1),
+        axis=1 if across else 0,
+        shift=shift,
+    )
+
+
+def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
+    """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
+    best = np.full(widest.shape, np.inf)
+    chosen = np.maximum(widest, least)
+    for share in _SHARES:
+        scale = np.maximum(widest * np.float32(share), least).astype(np.float32)
+        wide = scale[:, :, None]
+        error = flat - np.clip(np.round(flat / wide), -limit, limit) * wide
+        cost = np.einsum("god,gd->go", np.square(error), power)
+        better = cost < best
+        best[better], chosen[better] = cost[better], scale[better]
+    single: np.ndarray = chosen.astype(np.float32)
+    return single
+
+
+def _factor(second: np.ndarray) -> np.ndarray:
+    """Return the upper factor of the inverse: row i tells how columns after i make up for an error in i."""
+    matrix = torch.from_numpy(second)
+    del second  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
+    matrix = torch.linalg.cholesky(matrix)
+    matrix = torch.cholesky_inverse(matrix)
+    upper: np.ndarray = torch.linalg.cholesky(matrix).mT.numpy()
+    return upper
+
+
+def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+    """Return the integers, float64 (groups, o, d); `flat` is used up."""
+    groups, channels, length = flat.shape
+    wide = scale.astype(np.float64)
+    levels = np.empty_like(flat)
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        errors = np.empty((groups, channels, end - start))
+        for i in range(start, end):
+            levels[:, :, i] = np.clip(np.round(flat[:, :, i] / wide), -limit, limit)
+            error = (flat[:, :, i] - levels[:, :, i] * wide) / upper[:, None, i, i]
+            errors[:, :, i - start] = error
+            flat[:, :, i + 1 : end] -= error[:, :, None] * upper[:, None, i, i + 1 : end]
+        flat[:, :, end:] -= errors @ upper[:, start:end, end:]
+    return levels

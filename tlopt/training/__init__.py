@@ -1,0 +1,1 @@
+"""Training: from a pretrained network to a classifier of other images."""

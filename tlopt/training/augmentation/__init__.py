@@ -1,0 +1,1 @@
+"""What changes the training images: crops, policies of color and shape, blending."""

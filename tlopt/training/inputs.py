@@ -1,0 +1,121 @@
+"""From decoded images to a network's input on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from tlopt.environment import cores
+from tlopt.images import ordered
+from tlopt.images.pixels import Pixels
+from tlopt.networks import folding
+from tlopt.preprocess import Preprocess
+from tlopt.training import memory
+from tlopt.training.augmentation import crops
+from tlopt.training.hyperparameters import Hyperparameters
+
+_WORKERS = 8  # more threads than this only fill the memory with batches
+
+
+def to_inputs(crops: np.ndarray, preprocess: Preprocess, device: torch.device) -> torch.Tensor:
+    """Return crops as the network's input.
+
+    Args:
+        crops: uint8 (n, size, size, 3), RGB.
+        preprocess: Gives mean, std and order of the channels.
+        device: Where the network is.
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory.
+    """
+    scale, shift = (torch.from_numpy(values).to(device)[:, None, None] for values in preprocess.affine())
+    pixels = torch.from_numpy(crops)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    # The permuted view of (n, h, w, 3) is laid out channels last: nothing is copied.
+    planes = pixels.permute(0, 3, 1, 2)
+    if preprocess.channels == "bgr":
+        planes = planes.flip(1)
+    inputs = planes.to(torch.float32, memory_format=torch.channels_last)
+    return inputs.mul_(scale).add_(shift)
+
+
+def training_batches(
+    pixels: Pixels,
+    settings: Hyperparameters,
+    *,
+    epoch: int,
+    first: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield an epoch's random crops, made by threads ahead of need.
+
+    The order and every crop follow from the seed, the epoch and the step alone, whether the images are
+    decoded already or on the way. Images left over after the last full batch sit the epoch out; the
+    next readable image stands in for one that cannot be read.
+
+    Args:
+        pixels: The images.
+        settings: Batch, seed and augmentation.
+        epoch: Counted from 0.
+        first: Steps to pass over.
+        rank: This process's number; it gets its own part of each batch.
+        world: Number of processes.
+
+    Yields:
+        Crops, uint8 (batch / world, size, size, 3), and labels, int64 (batch / world,).
+    """
+    images = len(pixels.folder)
+    batch = batch_size(images, settings, world)
+    steps = images // batch
+    chance = np.random.default_rng([settings.seed, epoch])
+    order = chance.permutation(images)[: steps * batch].reshape(steps, batch)
+    seeds = chance.integers(2**63, size=order.shape)
+    own = slice(rank * batch // world, (rank + 1) * batch // world)
+
+    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+        views, labels = [], []
+        for wanted, seed in zip(order[step, own].tolist(), seeds[step, own].tolist(), strict=True):
+            image, position = pixels.readable(wanted)
+            views.append(crops.view(image, pixels.preprocess, settings, seed))
+            labels.append(pixels.folder.labels[position])
+        return np.stack(views), np.array(labels, np.int64)
+
+    return ordered(make, range(first, steps), workers=min(cores(), _WORKERS))
+
+
+def batch_size(images: int, settings: Hyperparameters, world: int = 1) -> int:
+    """Return the images per step: the settings' batch, or less for a set smaller than one batch."""
+    return max(world, min(settings.batch, images) // world * world)
+
+
+@contextmanager
+def answering(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Iterator[None]:
+    """Let a network in evaluation mode, on the device, answer as fast as it can: without gradients, norms folded."""
+    example = torch.randn(2, 3, preprocess.size, preprocess.size, generator=torch.Generator().manual_seed(0))
+    with memory.kept(), folding.folded(model, example.to(device)), torch.inference_mode():
+        yield
+
+
+def predict(
+    model: nn.Module, pixels: Pixels, *, device: torch.device, batch: int = 64, label: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a network's answers to the central crops of all readable images, and their labels.
+
+    Returns:
+        Logits, float32 (n, classes), and labels, int64 (n,).
+    """
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    with answering(model, pixels.preprocess, device):
+        for crops, truth in pixels.fill(batch=batch, label=label):
+            logits.append(model(to_inputs(crops, pixels.preprocess, device)).float().cpu().numpy())
+            labels.append(truth)
+    model.train(was_training)
+    return np.concatenate(logits), np.concatenate(labels)

@@ -1,0 +1,389 @@
+"""The training loop: for fine-tuning, and for recovery after pruning."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tlopt.errors import SettingError, StageError
+from tlopt.images.pixels import Pixels
+from tlopt.networks import folding
+from tlopt.progress import Bar, bar
+from tlopt.training import checkpoint, distributed, freezing, memory
+from tlopt.training.augmentation import mixing
+from tlopt.training.checkpoint import Checkpoint, State
+from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.inputs import batch_size, predict, to_inputs, training_batches
+from tlopt.training.optimization import losses, optimizers, regularizers
+from tlopt.training.optimization.averaging import Average
+from tlopt.training.optimization.precision import arithmetic
+
+log = logging.getLogger(__name__)
+
+Teacher = Callable[[torch.Tensor], torch.Tensor]
+# Each process keeps its own batch-norm statistics; torch 2.13 renamed the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+_EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
+
+
+@dataclass(kw_only=True)
+class History:
+    """What happened in a training run.
+
+    Args:
+        epochs: One record per epoch: "epoch", "loss", "lr", "val_loss", "val_accuracy", "seconds"
+            and "images_per_s".
+        best: Index of the epoch whose weights the network has at the end.
+        precision: Of the arithmetic.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best: int = -1
+    precision: str = "fp32"
+
+
+def train(
+    model: nn.Module,
+    train_images: Pixels,
+    val_images: Pixels,
+    settings: Hyperparameters,
+    *,
+    teacher: Teacher | None = None,
+    checkpoints: Checkpoint | None = None,
+    label: str = "Training",
+    note: Callable[[dict[str, float]], None] | None = None,
+) -> History:
+    """Train a network in place; at the end it has the weights of its best epoch.
+
+    The best epoch is the one of the highest validation accuracy, then of the lowest loss. Everything
+    random follows from `settings.seed` and the step, so that a run goes on from a checkpoint to
+    exactly the weights it would have had.
+
+    Args:
+        model: Returns logits (n, classes) for float32 (n, 3, size, size).
+        train_images: Decoded on the way if they are not yet.
+        val_images: The same, with the same preprocessing.
+        settings: How to train.
+        teacher: Returns logits for the same inputs; its answers join the loss.
+        checkpoints: Where the state is kept; None for nowhere.
+        label: Name of the progress bar.
+        note: Called with each epoch's record.
+
+    Returns:
+        The history. The network is left in evaluation mode, all of it trainable, on the CPU.
+
+    Raises:
+        SettingError: The batch cannot be shared among the processes.
+        StageError: The loss is no number or explodes, or a checkpoint cannot be written.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept(), memory.kept():
+        run = Run(model, train_images, val_images, settings, teacher, checkpoints)
+        run.restore()
+        with run.folded(), bar(label, run.steps * settings.epochs) as shown:
+            shown.advance(run.done)
+            for epoch in range(run.done // run.steps, settings.epochs):
+                if run.stopped():
+                    break
+                run.epoch(epoch, shown)
+                if note is not None:
+                    note(run.history.epochs[-1])
+        run.finish()
+    return run.history
+
+
+class Run:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_images: Pixels,
+        val_images: Pixels,
+        settings: Hyperparameters,
+        teacher: Teacher | None,
+        checkpoints: Checkpoint | None,
+    ) -> None:
+        self.world, self.rank = distributed.world(), distributed.rank()
+        if settings.batch % self.world:
+            raise SettingError(
+                f"A batch of {settings.batch} cannot be shared evenly among {self.world} processes.",
+                hint=f"Give --batch a multiple of {self.world}.",
+            )
+        self.device = distributed.device()
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train_images, self.val_images, self.settings = train_images, val_images, settings
+        self.teacher, self.checkpoints = teacher, checkpoints
+        if isinstance(teacher, nn.Module):
+            teacher.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        folder = train_images.folder
+        self.batch = batch_size(len(folder), settings, self.world)
+        self.steps = len(folder) // self.batch
+        self.counts = np.bincount(folder.labels, minlength=len(folder.classes)).tolist()
+        self.loss = losses.make(settings, self.counts, self.device)
+        self.optimizer = optimizers.make(self.model, settings)
+        self.arithmetic = arithmetic(settings.precision, self.device)
+        self.average = Average(self.model, settings.ema) if settings.ema else None
+        self.anchor = regularizers.Anchor(self.model, settings.l2_sp) if settings.l2_sp else None
+        self.matcher = regularizers.matcher(self.model, teacher, settings)
+        self.history = History(precision=self.arithmetic.name)
+        self.best: dict[str, torch.Tensor] = {}
+        self.done = 0  # steps
+        self.total = 0.0  # loss summed over the epoch so far
+        self.first_loss = 0.0
+        self.seconds = 0.0  # of the epoch so far
+        self.saved = time.monotonic()
+
+    def epoch(self, epoch: int, shown: Bar) -> None:
+        """Train through the rest of an epoch, validate, and write a checkpoint."""
+        settings = self.settings
+        below = freezing.first_trained(
+            self.model,
+            moves=settings.moves,
+            frozen_stages=settings.frozen_stages,
+            epoch=epoch,
+            epochs=settings.epochs,
+        )
+        freezing.freeze(self.model, below=below)
+        freezing.set_mode(self.model, below=below, frozen_norm=settings.frozen_norm)
+        forward = self.forward()
+        whole = self.steps * settings.epochs
+        first = self.done % self.steps
+        started = time.monotonic()
+        batches = training_batches(
+            self.train_images, settings, epoch=epoch, first=first, rank=self.rank, world=self.world
+        )
+        for step, (crops, labels) in enumerate(batches, start=first):
+            value = self.step(forward, crops, labels, optimizers.rate(self.settings, self.done, whole))
+            self._check(value, epoch, step)
+            self.total += value
+            self.done += 1
+            shown.advance(note=f"loss {self.total / (step + 1):.3f}")
+            # Gradients that wait for others are not part of a checkpoint.
+            if self._due() and step + 1 < self.steps and self.done % settings.accumulate == 0:
+                self.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self.save()
+        # The last images that the first epoch decoded on the way; later ones have nothing to do here.
+        self.train_images.filled()
+        self.seconds += time.monotonic() - started
+        self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
+        self.total, self.seconds = 0.0, 0.0
+        self.save()
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Fold batch norms whose statistics stay as they are into the convolutions before them, while training."""
+        size = self.train_images.preprocess.size
+        example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        with ExitStack() as stack:
+            if isinstance(self.teacher, nn.Module):
+                stack.enter_context(folding.folded(self.teacher, example))
+            if self.settings.frozen_norm and not self.settings.compile:  # which fuses by itself
+                stack.enter_context(folding.folded(self.model, example))
+            yield
+
+    def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the network as it is called in training."""
+        # What torch.compile returns is a module, though it is declared as a function.
+        forward: Any = torch.compile(self.model) if self.settings.compile else self.model
+        if self.world > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            # Made anew each epoch: the set of layers that train may have grown.
+            forward = nn.parallel.DistributedDataParallel(forward, device_ids=ids, **_OWN_BUFFERS)
+        called: Callable[[torch.Tensor], torch.Tensor] = forward
+        return called
+
+    def step(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, labels: np.ndarray, lr: float
+    ) -> float:
+        """Run one batch forward and back, move the weights if their turn has come, return the loss."""
+        settings = self.settings
+        torch.manual_seed(settings.seed * 1_000_003 + self.done)
+        optimizers.set_rate(self.optimizer, lr)
+        inputs = to_inputs(crops, self.train_images.preprocess, self.device)
+        targets = functional.one_hot(torch.from_numpy(labels).to(self.device), len(self.counts)).float()
+        inputs, targets = mixing.mix(inputs, targets, settings, np.random.default_rng([settings.seed, 1, self.done]))
+        with self.arithmetic.forward(), self.matcher as matched:
+            logits = forward(inputs).float()
+            loss = self.loss(logits, losses.smooth(targets, settings.smoothing))
+            if self.teacher is not None:
+                with torch.no_grad():
+                    answers = self.teacher(inputs).float()
+                distance = losses.distillation(logits, answers, temperature=settings.teacher_temperature)
+                loss = (1 - settings.teacher_weight) * loss + settings.teacher_weight * distance
+                loss = loss + matched.distance()
+        if self.anchor is not None:
+            loss = loss + self.anchor.pull()
+        value = float(distributed.mean(loss.detach()))
+        self.arithmetic.backward(loss / settings.accumulate)
+        if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:
+            self.arithmetic.step(self.optimizer, clip=settings.clip)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average is not None:
+                self.average.update(self.model)
+        return value
+
+    def _check(self, value: float, epoch: int, step: int) -> None:
+        if self.first_loss == 0:
+            self.first_loss = max(1.0, value)
+        if np.isfinite(value) and value < _EXPLODED * self.first_loss:
+            return
+        what = "exploded to" if np.isfinite(value) else "became"
+        file = self.checkpoints.file if self.checkpoints else None
+        kept = f" The last good checkpoint is {file}." if file is not None and file.exists() else ""
+        raise StageError(
+            f"The loss {what} {value:g} in epoch {epoch + 1}, step {step + 1}, at a learning rate of "
+            f"{self.optimizer.param_groups[-1]['lr']:g}.{kept}",
+            hint=f"Try a smaller --lr ({self.settings.lr / 3:.1g}); tlopt find-lr shows which are stable.",
+        )
+
+    def _validate(self, epoch: int, images_per_s: float) -> None:
+        weights = self._answering()
+        with weights:
+            logits, labels = predict(self.model, self.val_images, device=self.device)
+            log_p = functional.log_softmax(torch.from_numpy(logits), dim=1)
+            # Processes with batch-norm statistics of their own see other numbers, and must stop together.
+            val_loss, val_accuracy = distributed.first(
+                float(functional.nll_loss(log_p, torch.from_numpy(labels))), float((logits.argmax(1) == labels).mean())
+            )
+            record = {
+                "epoch": epoch + 1,
+                "loss": self.total / self.steps,
+                "lr": self.optimizer.param_groups[-1]["lr"],
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "seconds": round(self.seconds, 3),
+                "images_per_s": round(images_per_s, 1),
+            }
+            epochs = self.history.epochs
+            epochs.append(record)
+            if self.history.best < 0 or _score(record) > _score(epochs[self.history.best]):
+                self.history.best = len(epochs) - 1
+                self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        log.info("epoch %d: %s", epoch + 1, record)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Give the network the averaged weights, if there are any, for the length of the block."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.applied(self.model):
+                yield
+
+    def stopped(self) -> bool:
+        """Return whether validation has not improved for too long."""
+        patience = self.settings.patience
+        return patience > 0 and len(self.history.epochs) - 1 - self.history.best >= patience
+
+    def _due(self) -> bool:
+        return self.checkpoints is not None and time.monotonic() - self.saved > self.checkpoints.every_s
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same for a run to go on."""
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            "images": [self.train_images.folder.digest, self.val_images.folder.digest],
+            "world": self.world,
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint, if one is wanted."""
+        if self.checkpoints is None or self.rank != 0:
+            return
+        state = State()
+        state.put("model", self.model.state_dict())
+        state.put("best", self.best)
+        if self.average is not None:
+            state.put("average", self.average.state())
+        if self.anchor is not None:
+            state.put("anchor", self.anchor.state())
+        state.put("matcher", self.matcher.state())
+        tensors, values = checkpoint.optimizer_state(self.optimizer)
+        state.put("optimizer", tensors)
+        state.record = {
+            "identity": self._identity(),
+            "optimizer": values,
+            "history": self.history.epochs,
+            "best": self.history.best,
+            "done": self.done,
+            "total": self.total,
+            "first_loss": self.first_loss,
+            "seconds": self.seconds,
+            "scale": self.arithmetic.scale(),
+            "average_steps": self.average.steps if self.average else 0,
+        }
+        checkpoint.write(self.checkpoints.file, state)
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Take up the checkpoint, if there is one and it is wanted.
+
+        Raises:
+            SettingError: The checkpoint is of a run with other settings or images.
+        """
+        if self.checkpoints is None or not self.checkpoints.resume:
+            return
+        state = checkpoint.read(self.checkpoints.file)
+        if state is None:
+            return
+        saved, own = state.record["identity"], self._identity()
+        if saved != own:
+            differ = [k for k, v in own["settings"].items() if saved["settings"].get(k) != v] or ["images"]
+            raise SettingError(
+                f"The checkpoint {self.checkpoints.file} is of a run with another {', '.join(differ)}.",
+                hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
+            )
+        weights = state.take("model")
+        if weights.keys() != self.model.state_dict().keys():
+            raise SettingError(
+                f"The checkpoint {self.checkpoints.file} is of another network, or a run with another --qat, --for "
+                "or --reduce-range.",
+                hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
+            )
+        self.model.load_state_dict(weights)
+        self.best = {name: tensor.to(self.device) for name, tensor in state.take("best").items()}
+        if self.average is not None:
+            self.average.restore(state.take("average"), state.record["average_steps"])
+        if self.anchor is not None:
+            self.anchor.restore(state.take("anchor"))
+        self.matcher.restore(state.take("matcher"))
+        checkpoint.restore_optimizer(self.optimizer, state.take("optimizer"), state.record["optimizer"])
+        self.arithmetic.restore(state.record["scale"])
+        self.history.epochs, self.history.best = state.record["history"], state.record["best"]
+        self.done, self.total = state.record["done"], state.record["total"]
+        self.first_loss, self.seconds = state.record["first_loss"], state.record["seconds"]
+        log.info("going on from step %d of %s", self.done, self.checkpoints.file)
+
+    def finish(self) -> None:
+        """Give the network its best weights."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.requires_grad_(True)
+        self.model.to("cpu", memory_format=torch.contiguous_format).eval()
+
+
+def _score(record: dict[str, float]) -> tuple[float, float]:
+    return record["val_accuracy"], -record["val_loss"]
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Undo at the end what the block does to the number of threads."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""What a step of training minimizes, with which rates, and in which arithmetic."""

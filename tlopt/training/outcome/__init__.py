@@ -1,0 +1,1 @@
+"""What a training run says at its end: metrics, calibrated confidence, pictures, records."""

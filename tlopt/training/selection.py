@@ -1,0 +1,81 @@
+"""Which weights are kept: those of the probe, of the fine-tuned network, or between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from tlopt.images.pixels import Pixels
+from tlopt.progress import track
+from tlopt.training.inputs import predict
+from tlopt.training.outcome import temperature
+
+_SHARES = (1.0, 0.75, 0.5, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Weights that might be kept.
+
+    Args:
+        share: Of the fine-tuned weights in the mean with the probe's; 0 is the probe alone.
+        accuracy: On validation, 0..1.
+        loss: Cross-entropy on validation, at the best temperature.
+    """
+
+    share: float
+    accuracy: float
+    loss: float
+
+
+def select(
+    model: nn.Module, start: Mapping[str, torch.Tensor], images: Pixels, *, device: torch.device
+) -> tuple[Candidate, list[Candidate]]:
+    """Give a fine-tuned network the best of its weights and their means with those it started from, in place.
+
+    Means of the weights before and after fine-tuning often do better than both (arXiv 2109.01903).
+
+    Args:
+        model: Fine-tuned.
+        start: Its state before fine-tuning, with the probe as classifier.
+        images: Validation images.
+        device: Where to compute.
+
+    Returns:
+        What was kept, and all that were tried.
+    """
+    tuned = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    tried = []
+    shares = (*_SHARES, 0.0)
+    for share in track(shares, label="Comparing weights", total=len(shares)):
+        model.load_state_dict(_mean(start, tuned, share))
+        tried.append(candidate(share, *predict(model.to(device), images, device=device)))
+    best = _best(tried, len(images))
+    model.load_state_dict(_mean(start, tuned, best.share))
+    return best, tried
+
+
+def _best(tried: list[Candidate], images: int) -> Candidate:
+    """Return the candidate of the least loss among those whose accuracy is the highest but for chance.
+
+    One photo more or less says little: what lies within one standard error counts as the same.
+    """
+    most = max(c.accuracy for c in tried)
+    chance = (most * (1 - most) / images) ** 0.5
+    return min((c for c in tried if c.accuracy >= most - chance), key=lambda c: c.loss)
+
+
+def candidate(share: float, logits: np.ndarray, labels: np.ndarray) -> Candidate:
+    """Return a candidate from its answers on validation."""
+    accuracy = float((logits.argmax(1) == labels).mean())
+    return Candidate(share=share, accuracy=accuracy, loss=temperature.calibrated_loss(logits, labels))
+
+
+def _mean(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    return {
+        name: start[name].lerp(tensor, share) if tensor.is_floating_point() else tensor for name, tensor in end.items()
+    }
