@@ -21,11 +21,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.artifact import Artifact, Card, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.backends.onnxruntime import Runner
+from tlopt.card import Card
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed.machine import machine_state
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import draft
 from tlopt.timing import quiet, turn, warm
 
 SIZE = 56

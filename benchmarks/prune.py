@@ -32,7 +32,7 @@ import torch
 import torch_pruning
 
 from tlopt import registry
-from tlopt.artifact import Artifact, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
@@ -42,6 +42,7 @@ from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state
 from tlopt.networks import weights
 from tlopt.pruning import channels, norms
+from tlopt.publishing import draft
 from tlopt.sources import open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.export import export

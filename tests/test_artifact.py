@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tlopt import artifact
-from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, seal
+from tlopt import publishing
+from tlopt.artifact import Artifact, seal
+from tlopt.card import CARD_NAME, Card, Step
 from tlopt.errors import ArtifactError, OutputExistsError
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import draft
 
 
 def make(folder: Path) -> Path:
@@ -136,7 +138,7 @@ def test_a_forced_draft_replaces(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tlopt.artifact import draft
+from tlopt.publishing import draft
 with draft(sys.argv[1], force=True) as scratch:
     (scratch / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -174,7 +176,7 @@ def test_the_scratch_folder_of_another_machine_is_left_alone(tmp_path):
 def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
     folder = make(tmp_path / "a")
     process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    aside = tmp_path / f".a.{int(process.stdout)}@{artifact._node()}.x"
+    aside = tmp_path / f".a.{int(process.stdout)}@{publishing._node()}.x"
     aside.mkdir()
     os.rename(folder, aside / "old")
     with pytest.raises(OutputExistsError), draft(folder):

@@ -11,8 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tlopt.artifact import Artifact, Card, ImagesRef, Step
+    from tlopt.artifact import Artifact
     from tlopt.backends import open_runner
+    from tlopt.card import Card, ImagesRef, Step
     from tlopt.data.audit import audit
     from tlopt.data.merge import merge
     from tlopt.data.split import split
@@ -56,11 +57,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Artifact": "artifact",
     "ArtifactError": "errors",
-    "Card": "artifact",
+    "Card": "card",
     "CheckError": "errors",
     "ImageFolder": "images",
     "ImagesError": "errors",
-    "ImagesRef": "artifact",
+    "ImagesRef": "card",
     "MissingLibraryError": "errors",
     "OutputExistsError": "errors",
     "PluginError": "errors",
@@ -68,7 +69,7 @@ _PUBLIC = {
     "Report": "reports",
     "SettingError": "errors",
     "StageError": "errors",
-    "Step": "artifact",
+    "Step": "card",
     "TloptError": "errors",
     "audit": "data.audit",
     "bench": "measure.bench",

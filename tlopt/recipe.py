@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt import __version__, settings
-from tlopt.artifact import CARD_NAME, Artifact, refuse_existing, sha256
+from tlopt.artifact import Artifact, sha256
+from tlopt.card import CARD_NAME
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, suggestion
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
+from tlopt.publishing import refuse_existing
 from tlopt.settings import Setting
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,10 @@ import openvino
 import pytest
 import torch
 
-from tlopt.artifact import Artifact, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.errors import StageError
+from tlopt.publishing import draft
 
 
 def damaged(artifact: Artifact, folder) -> Artifact:

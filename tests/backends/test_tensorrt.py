@@ -7,8 +7,9 @@ import pytest
 from gpu_doubles import API, ContextDouble, DriverDouble, EngineDouble, GraphDriverDouble, RuntimeDouble, mean_logits
 
 from tlopt import registry
-from tlopt.artifact import Artifact, Card, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner, tensorrt
+from tlopt.card import Card
 from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour
@@ -16,6 +17,7 @@ from tlopt.engine.gpu import Gpu
 from tlopt.engine.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import draft
 
 GPU = Gpu(name="NVIDIA Test GPU", capability="sm89", driver_cuda="13.0")
 

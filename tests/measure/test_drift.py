@@ -4,9 +4,10 @@ import onnx
 import pytest
 from tiny_onnx import RIGHT, onnx_model, write_onnx
 
-from tlopt.artifact import Artifact, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.errors import ArtifactError
 from tlopt.measure.drift import drift
+from tlopt.publishing import draft
 
 
 def test_an_artifact_does_not_drift_from_itself(tiny):

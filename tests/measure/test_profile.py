@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from tlopt.artifact import draft, seal
+from tlopt.artifact import seal
 from tlopt.engine.gpu import gpu
 from tlopt.errors import PluginError, StageError
 from tlopt.measure.profile import profile
+from tlopt.publishing import draft
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

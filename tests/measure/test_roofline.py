@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.artifact import Artifact, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.errors import ArtifactError, StageError
 from tlopt.measure.roofline import roofline
 from tlopt.measure.speed.work import layers, multiply_adds
+from tlopt.publishing import draft
 
 
 def test_the_work_of_a_convolution_agrees_with_a_count_by_hand(tiny):

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.artifact import Artifact, Card, draft, seal
+from tlopt.artifact import Artifact, seal
+from tlopt.card import Card
+from tlopt.publishing import draft
 
 CLASSES = ("blue", "green", "red")
 SIZE = 16

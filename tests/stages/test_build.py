@@ -8,11 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.artifact import Artifact, Card, draft, seal
+from tlopt.artifact import Artifact, seal
+from tlopt.card import Card
 from tlopt.engine import builder, flavour
 from tlopt.engine import gpu as gpus
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import draft
 from tlopt.settings import parameters
 from tlopt.show import show
 from tlopt.stages.build import build

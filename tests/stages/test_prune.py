@@ -4,12 +4,14 @@ import torch
 from PIL import Image
 
 from tlopt import sources
-from tlopt.artifact import Artifact, Card, ImagesRef, draft, seal
+from tlopt.artifact import Artifact, seal
+from tlopt.card import Card, ImagesRef
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images import scan
 from tlopt.networks import sparsity, weights
 from tlopt.preprocess import Preprocess
 from tlopt.pruning import channels, latency
+from tlopt.publishing import draft
 from tlopt.settings import parameters
 from tlopt.stages.prune import prune
 

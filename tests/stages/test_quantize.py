@@ -15,10 +15,11 @@ import pytest
 import tlopt
 import tlopt.stages.quantize
 from tlopt import backends
-from tlopt.artifact import Artifact, draft, seal
+from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
 from tlopt.images import batches, reopen
+from tlopt.publishing import draft
 from tlopt.quantization import sensitivity
 from tlopt.show import show
 

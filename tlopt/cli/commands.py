@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from tlopt.artifact import refuse_existing
 from tlopt.cli import terminal
 from tlopt.cli.options import given, setting_options
 from tlopt.progress import display
+from tlopt.publishing import refuse_existing
 from tlopt.settings import check
 
 Function = Callable[..., Any]

@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 
 from tlopt import settings
-from tlopt.artifact import refuse_existing
 from tlopt.data import duplicates, findings, page
 from tlopt.data import labels as label_check
 from tlopt.data.cleaning import clean
@@ -21,6 +20,7 @@ from tlopt.data.findings import KINDS, Finding
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, scan
+from tlopt.publishing import refuse_existing
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
 

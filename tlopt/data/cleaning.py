@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from tlopt.artifact import draft
 from tlopt.data.collection import Collection, Entry, Places, dropped, opened, write
 from tlopt.data.duplicates import Duplicates
 from tlopt.data.findings import right_suffix
@@ -17,6 +16,7 @@ from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
 from tlopt.preprocess import read_image, to_rgb, upright
 from tlopt.progress import track
+from tlopt.publishing import draft
 
 _QUALITY = 95  # of a JPEG that must be written anew, at full color resolution
 

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import numpy as np
 
 from tlopt import settings
-from tlopt.artifact import draft, refuse_existing
 from tlopt.data import duplicates
 from tlopt.data.collection import Collection, Entry, Places, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, parts, scan
+from tlopt.publishing import draft, refuse_existing
 from tlopt.settings import Setting
 
 

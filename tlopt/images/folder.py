@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tlopt.artifact import ImagesRef, sha256
+from tlopt.artifact import sha256
+from tlopt.card import ImagesRef
 from tlopt.errors import ImagesError
 from tlopt.images import manifest, parts
 from tlopt.images.ordered import ordered

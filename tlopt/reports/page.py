@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tlopt.artifact import Artifact, Step
+from tlopt.artifact import Artifact
+from tlopt.card import Step
 from tlopt.reports.picture import Point, picture
 from tlopt.reports.rows import Report, Scalar, number, text
 

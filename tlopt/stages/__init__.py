@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tlopt import settings
-from tlopt.artifact import CARD_NAME, Artifact, Card, Step, draft, refuse_existing, seal, sha256
+from tlopt.artifact import Artifact, seal, sha256
+from tlopt.card import CARD_NAME, Card, Step
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.images import ImageFolder, scan
+from tlopt.publishing import draft, refuse_existing
 
 log = logging.getLogger(__name__)
 

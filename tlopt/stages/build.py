@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tlopt.artifact import Artifact, Card, sha256
+from tlopt.artifact import Artifact, sha256
+from tlopt.card import Card
 from tlopt.engine import builder
 from tlopt.engine.builder import Engine, HardwareCompatibility, Options
 from tlopt.engine.targets import Plan, plan

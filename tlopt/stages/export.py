@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt import settings
-from tlopt.artifact import Artifact, Card, refuse_existing
+from tlopt.artifact import Artifact
+from tlopt.card import Card
 from tlopt.errors import CheckError, ImagesError, SettingError
 from tlopt.images import batches, reopen
 from tlopt.progress import bar
+from tlopt.publishing import refuse_existing
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage

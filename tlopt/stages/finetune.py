@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt.artifact import Artifact, Card, ImagesRef
+from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
+from tlopt.card import Card, ImagesRef
 from tlopt.errors import ArtifactError, ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, Split, batches, reopen
 from tlopt.images.pixels import default_cache, open_pixels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt.artifact import Card
+from tlopt.card import Card
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.preprocess import Preprocess
 from tlopt.settings import Setting

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt.artifact import Artifact, Card
+from tlopt.artifact import Artifact
+from tlopt.card import Card
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import ImageFolder, reopen, scan
 from tlopt.images.pixels import Pixels, open_pixels

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt.artifact import Artifact, Card
+from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
+from tlopt.card import Card
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require

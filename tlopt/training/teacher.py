@@ -42,7 +42,9 @@ class Teacher(nn.Module):
             array = fed.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
         else:
             array = fed.permute(0, 2, 3, 1).contiguous() if self._own.layout == "nhwc" else fed.contiguous()
-        return torch.from_numpy(np.asarray(self._answer(array.cpu().numpy()))).to(inputs.device)
+        # A runner computes in its own precision, whatever the student's forward pass is in.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return torch.from_numpy(np.asarray(self._answer(array.cpu().numpy()))).to(inputs.device)
 
     def _translated(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the inputs as the teacher's own preprocessing would have made them."""
