@@ -1,10 +1,11 @@
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
 from tlopt.errors import SettingError
-from tlopt.settings import Setting, check, parameters
+from tlopt.settings import Setting, Without, arguments, check, flat_signature, parameters
 
 
 def example(
@@ -92,3 +93,53 @@ def test_no_values_are_taken_where_that_is_the_default():
 
     assert check(run, {"names": []}) == {"names": ()}
     assert check(run, {"names": ""}) == {"names": ()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    fast: Annotated[bool, Setting("Hurry.", group="Speed", common=True)] = False
+    limit: Annotated[float, Setting("Most.", minimum=0, group="Speed")] = 1.0
+    inner: int = 3
+
+
+def recorded(
+    source: str,
+    *,
+    epochs: Annotated[int, Setting("Passes.", minimum=1)] = 3,
+    speed: Speed,
+    other: object = None,
+) -> tuple[int, Speed]:
+    """Return what arrives."""
+    return epochs, speed
+
+
+def test_the_fields_of_a_record_are_settings_of_their_own():
+    found = {parameter.name: parameter for parameter in parameters(recorded)}
+    assert list(found) == ["epochs", "fast", "limit"]
+    assert (found["fast"].group, found["fast"].common, found["fast"].default) == ("Speed", True, False)
+    assert (found["epochs"].group, found["epochs"].common) == ("", False)
+
+
+def test_settings_stay_flat_until_the_function_is_called():
+    chosen = check(recorded, {"limit": "2.5"})
+    assert chosen == {"epochs": 3, "fast": False, "limit": 2.5}
+    assert recorded("x", **arguments(recorded, chosen)) == (3, Speed(limit=2.5))
+
+
+def test_a_wrong_value_of_a_record_is_refused_like_any_other():
+    with pytest.raises(SettingError, match="limit must be at least 0, got -1"):
+        check(recorded, {"limit": -1})
+    with pytest.raises(SettingError, match="recorded has no setting 'inner'"):
+        check(recorded, {"inner": 1})
+
+
+def test_a_record_as_a_default_gives_its_fields_as_defaults_and_keeps_what_is_left_out():
+    def run(*, speed: Annotated[Speed, Without("fast")] = Speed(fast=True, limit=7.0, inner=5)) -> Speed:
+        return speed
+
+    assert check(run, {}) == {"limit": 7.0}
+    assert run(**arguments(run, check(run, {"limit": 2}))) == Speed(fast=True, limit=2.0, inner=5)
+
+
+def test_a_signature_shows_the_settings_and_not_the_records():
+    assert list(flat_signature(recorded).parameters) == ["source", "epochs", "fast", "limit", "other"]

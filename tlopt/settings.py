@@ -1,7 +1,10 @@
 """A function's signature is the schema: options, ranges, help and defaults are read from it.
 
-A setting is a keyword-only parameter annotated ``Annotated[type, Setting("Help.")]``. Command-line
-options, recipe keys, validation and lineage all come from `parameters` and `check`.
+A setting is a keyword-only parameter annotated ``Annotated[type, Setting("Help.")]``. Settings that
+several functions share, or that travel together, are fields of a frozen dataclass annotated alike, a
+record: a keyword-only parameter of that type stands for all of its fields. Outside of the function
+settings are always flat: command-line options, recipe keys, keyword arguments, validation and lineage
+come from `parameters` and `check`; `arguments` puts checked settings into the records again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +34,8 @@ class Setting:
         plugins: Plugin folder whose file names are the choices ("quantizers").
         short: One-letter option name ("o").
         metavar: Placeholder in help texts.
+        group: Heading under which the help lists it ("Augmentation"); empty for the first one.
+        common: Whether it is one of the few that most people set; the help shows those first.
     """
 
     help: str
@@ -39,13 +44,32 @@ class Setting:
     plugins: str = ""
     short: str = ""
     metavar: str = ""
+    group: str = ""
+    common: bool = False
+
+
+@dataclass(frozen=True)
+class Without:
+    """Names of a record's fields that are no settings of this function: they keep their defaults.
+
+    ``training: Annotated[Hyperparameters, Without("compile")] = Hyperparameters()``
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One setting of a function, resolved from its signature.
 
-    `item` is the element type of a tuple setting and None otherwise.
+    Attributes:
+        name: What the user calls it.
+        item: Element type of a tuple setting, None for any other kind.
+        attribute: Its name in the signature or the record.
+        record: The keyword-only parameter whose record holds it; empty if the function takes it itself.
     """
 
     name: str
@@ -55,6 +79,18 @@ class Parameter:
     choices: tuple[str, ...]
     optional: bool
     item: type | None
+    attribute: str
+    record: str = ""
+
+    @property
+    def group(self) -> str:
+        """Heading under which the help lists it; empty for the first one."""
+        return self.setting.group
+
+    @property
+    def common(self) -> bool:
+        """Whether it is one of the few that most people set."""
+        return self.setting.common
 
     @property
     def required(self) -> bool:
@@ -77,23 +113,58 @@ _SCALARS = (bool, int, float, str, Path)
 
 @functools.cache
 def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the settings of a function: its keyword-only parameters that carry a `Setting`.
+    """Return the settings of a function: its keyword-only parameters that carry a `Setting`, records expanded.
 
     A trailing underscore in a parameter's name, needed where the plain word is a Python keyword,
     is not part of the setting's name (`for_` is ``--for``).
     """
+    found = []
+    for name, (annotation, default) in _keyword_only(function).items():
+        if (setting := _setting(annotation)) is not None:
+            found.append(_resolve(name, annotation, default, setting))
+        elif (record := _record(annotation)) is not None:
+            found += _expanded(name, record, annotation, default)
+    names = [parameter.name for parameter in found]
+    assert len(set(names)) == len(names), f"{function}: a setting is declared twice"
+    return tuple(found)
+
+
+def _keyword_only(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (annotation, default) of a function's keyword-only parameters."""
     function = inspect.unwrap(function)
     hints = typing.get_type_hints(function, include_extras=True)
+    return {
+        name: (hints.get(name), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _setting(annotation: Any) -> Setting | None:
+    return next((a for a in getattr(annotation, "__metadata__", ()) if isinstance(a, Setting)), None)
+
+
+def _record(annotation: Any) -> type[Any] | None:
+    """Return the dataclass that a parameter is annotated with, or None."""
+    inner = typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+    return inner if isinstance(inner, type) and is_dataclass(inner) else None
+
+
+def _expanded(parameter: str, record: type[Any], annotation: Any, default: Any) -> list[Parameter]:
+    """Return the settings of a record; their defaults are those of the parameter's own default, if it has one."""
+    left_out = {n for a in getattr(annotation, "__metadata__", ()) if isinstance(a, Without) for n in a.names}
+    hints = typing.get_type_hints(record, include_extras=True)
     found = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+    for field in fields(record):
+        setting = _setting(hints[field.name])
+        if setting is None or field.name in left_out:
             continue
-        annotation = hints[name]
-        setting = next((a for a in getattr(annotation, "__metadata__", ()) if isinstance(a, Setting)), None)
-        if setting is None:
-            continue
-        found.append(_resolve(name.rstrip("_"), annotation, parameter.default, setting))
-    return tuple(found)
+        if default is not inspect.Parameter.empty:
+            value = getattr(default, field.name)
+        else:
+            value = inspect.Parameter.empty if field.default is MISSING else field.default
+        found.append(replace(_resolve(field.name, hints[field.name], value, setting), record=parameter))
+    return found
 
 
 def _resolve(name: str, annotation: Any, default: Any, setting: Setting) -> Parameter:
@@ -114,7 +185,14 @@ def _resolve(name: str, annotation: Any, default: Any, setting: Setting) -> Para
             choices, item = typing.get_args(item), str
     assert inner is tuple or inner in _SCALARS, f"setting {name}: {inner} is not supported"
     return Parameter(
-        name=name, kind=inner, default=default, setting=setting, choices=choices, optional=optional, item=item
+        name=name.rstrip("_"),
+        attribute=name,
+        kind=inner,
+        default=default,
+        setting=setting,
+        choices=choices,
+        optional=optional,
+        item=item,
     )
 
 
@@ -133,26 +211,51 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
         if name not in known:
             where = getattr(function, "__name__", "this function")
             raise SettingError(f"{where} has no setting {name!r}.", hint=suggestion(name, known))
-    names = [
-        n
-        for n, p in inspect.signature(inspect.unwrap(function)).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
     result = {}
-    for name in names:
-        parameter = known.get(name.rstrip("_"))
-        if parameter is None:
-            continue
+    for parameter in known.values():
         if parameter.name in given:
-            result[name] = _checked(parameter, given[parameter.name])
+            result[parameter.attribute] = _checked(parameter, given[parameter.name])
         elif parameter.required:
             raise SettingError(
                 f"{getattr(function, '__name__', 'this function')} needs a value for {parameter.name}.",
                 hint=f"{parameter.setting.help} Give --{parameter.option}.",
             )
         else:
-            result[name] = parameter.default
+            result[parameter.attribute] = parameter.default
     return result
+
+
+def arguments(function: Callable[..., Any], checked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that a function takes: checked settings, those of records put together.
+
+    Args:
+        function: Whose parameters they are.
+        checked: What `check` returned.
+    """
+    known = parameters(function)
+    result = {p.attribute: checked[p.attribute] for p in known if not p.record}
+    for name, (annotation, default) in _keyword_only(function).items():
+        if _setting(annotation) is None and (record := _record(annotation)) is not None:
+            values = {p.attribute: checked[p.attribute] for p in known if p.record == name}
+            result[name] = record(**values) if default is inspect.Parameter.empty else replace(default, **values)
+    return result
+
+
+def flat_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature as its callers see it: the fields of records in the place of the records."""
+    expanded = {parameter.record for parameter in parameters(function)} - {""}
+    flat: list[inspect.Parameter] = []
+    signature = inspect.signature(inspect.unwrap(function))
+    for name, parameter in signature.parameters.items():
+        if name not in expanded:
+            flat.append(parameter)
+            continue
+        flat += [
+            inspect.Parameter(p.attribute, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=p.kind)
+            for p in parameters(function)
+            if p.record == name
+        ]
+    return signature.replace(parameters=flat)
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:

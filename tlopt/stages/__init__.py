@@ -56,11 +56,13 @@ class Stage:
         self.reads = reads
         self.writes = writes
         functools.update_wrapper(self, body)
-        signature = inspect.signature(body)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What callers may give: the source, the output, each setting, and `force`."""
+        signature = settings.flat_signature(self.body)
         force = inspect.Parameter("force", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-        self.__signature__ = signature.replace(
-            parameters=[*signature.parameters.values(), force], return_annotation=Artifact
-        )
+        return signature.replace(parameters=[*signature.parameters.values(), force], return_annotation=Artifact)
 
     def __call__(
         self, source: str | Path | Artifact | ImageFolder | None, out: str | Path, *, force: bool = False, **given: Any
@@ -82,7 +84,7 @@ class Stage:
         with draft(out, force=force) as scratch:
             started = time.perf_counter()
             with wrapping(self.name):
-                card = self.body(opened, scratch, **chosen)
+                card = self.body(opened, scratch, **settings.arguments(self.body, chosen))
             step = Step(
                 stage=self.name,
                 settings={name.rstrip("_"): value for name, value in chosen.items()},
