@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tlopt import registry
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import INT8, UINT8
-from tlopt.quantization.histogram import Histogram
 
 QUANTIZERS = registry.names("quantizers")
 RANDOM = np.random.default_rng(0)

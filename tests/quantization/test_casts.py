@@ -8,12 +8,11 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration import observe, session
+from tlopt.quantization.calibration.activations import observe, session
 from tlopt.quantization.casts import _converted, cast, overflowing
 
 
-def floats(model: onnx.ModelProto) -> list[str]:
-    view = View(model)
+def floats(view: View) -> list[str]:
     return [name for node in view.nodes for name in node.output if view.is_float(name)]
 
 
@@ -22,7 +21,7 @@ def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
 
 
 def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):
-    made = cast(family, "fp16")
+    made = cast(View(family), "fp16")
     onnx.checker.check_model(made, full_check=True)
     assert made.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert made.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -36,7 +35,7 @@ def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
 def test_kept_nodes_compute_in_float32(family, photos_like, half):
     convs = [node.name for node in family.graph.node if node.op_type == "Conv"]
-    made = cast(family, half, keep=convs[1:2])
+    made = cast(View(family), half, keep=convs[1:2])
     onnx.checker.check_model(made, full_check=True)
     view = View(made)
     kept = next(node for node in made.graph.node if node.name == convs[1])
@@ -51,11 +50,12 @@ def test_a_tensor_beyond_the_range_is_found_and_survives(build, photos_like):
         factor = {first.input[1]: 1e5, first.input[2]: 1e5, second.input[1]: 1e-5}.get(i.name)
         if factor:
             i.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(i) * factor).astype(np.float32), i.name))
-    keep = overflowing(model, observe(model, floats(model), [photos_like]), "fp16")
+    view = View(model)
+    keep = overflowing(view, observe(view, floats(view), [photos_like]), "fp16")
     assert first.name in keep
     expected = run(model, photos_like)
-    np.testing.assert_allclose(run(cast(model, "fp16", keep=keep), photos_like), expected, atol=0.01 * np.ptp(expected))
-    assert not overflowing(model, observe(model, floats(model), [photos_like]), "bf16")
+    np.testing.assert_allclose(run(cast(view, "fp16", keep=keep), photos_like), expected, atol=0.01 * np.ptp(expected))
+    assert not overflowing(view, observe(view, floats(view), [photos_like]), "bf16")
 
 
 def test_bfloat16_rounds_to_nearest_even():

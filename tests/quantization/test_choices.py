@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import INT8, UINT8
-from tlopt.quantization.histogram import Histogram
 from tlopt.quantization.quantizers import entropy, minmax, mse, percentile
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tlopt.quantization.calibration import observe, session, tapped
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import session, tapped
 from tlopt.quantization.equalization import equalize
-from tlopt.quantization.placement import place
-from tlopt.quantization.qdq import insert
+from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
-from tlopt.quantization.scales import fit_scales
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
@@ -30,7 +29,7 @@ def uneven(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_the_graph_computes_the_same(family, photos_like):
-    made = equalize(family, [photos_like])
+    made = equalize(View(family), [photos_like]).model
     onnx.checker.check_model(made, full_check=True)
     expected = run(family, photos_like)
     np.testing.assert_allclose(run(made, photos_like), expected, atol=1e-4 * np.ptp(expected))
@@ -40,17 +39,16 @@ def test_uneven_channels_lose_less_to_8_bits(build, photos_like):
     model = uneven(build("residual"))
     expected = run(model, photos_like)
 
-    def error(graph: onnx.ModelProto) -> float:
-        placement = place(graph, "onnxruntime")
-        scales = fit_scales(placement, observe(graph, placement.edges, [photos_like]), minmax.choose)
-        return float(np.square(run(insert(graph, placement, scales), photos_like) - expected).mean())
+    def error(view: View) -> float:
+        found = calibrate(view, Scheme(runtime="onnxruntime", choose=minmax.choose), [photos_like])
+        return float(np.square(run(found.graph(), photos_like) - expected).mean())
 
-    assert error(equalize(model, [photos_like])) < 0.8 * error(model)
+    assert error(equalize(View(model), [photos_like])) < 0.8 * error(View(model))
 
 
 def test_tensors_that_a_clip_bounds_are_left_alone(build, photos_like):
     model = uneven(build("mobile"))
-    made = equalize(model, [photos_like])
+    made = equalize(View(model), [photos_like]).model
     bounded = [node.input[0] for node in model.graph.node if node.op_type == "Clip"]
     for before, after in zip(
         session(tapped(model, bounded)).run(None, {"images": photos_like}),

@@ -12,12 +12,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tlopt.backends import reduced_range
 from tlopt.graphs.cleaning import clean
-from tlopt.quantization.calibration import observe, session
-from tlopt.quantization.placement import place
-from tlopt.quantization.qdq import insert
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import session
+from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
-from tlopt.quantization.rounding import round_weights
-from tlopt.quantization.scales import fit_scales
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 
@@ -26,10 +24,8 @@ def quantized(
     model: onnx.ModelProto, runtime: str, inputs: np.ndarray, *, rounding: bool = True, reduced: bool | None = None
 ) -> onnx.ModelProto:
     reduced = reduced_range(runtime, "auto") if reduced is None else reduced
-    placement = place(model, runtime, reduced=reduced)
-    scales = fit_scales(placement, observe(model, placement.edges, [inputs]), minmax.choose)
-    weights = round_weights(model, placement, scales, lambda: [inputs], seed=0) if rounding else None
-    return insert(model, placement, scales, weights)
+    found = calibrate(View(model), Scheme(runtime=runtime, reduced=reduced, choose=minmax.choose), [inputs])
+    return (found.rounded(lambda: [inputs]) if rounding else found).graph()
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 from onnx import helper
 
 from tlopt.graphs.view import View
+from tlopt.quantization.calibration.moments import Moments, gather
 from tlopt.quantization.grid import Grid, Scale
-from tlopt.quantization.moments import Moments, gather
 from tlopt.quantization.rounding import round_weight
 from tlopt.quantization.weight_grids import quantize_weight
 
@@ -71,7 +71,7 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     view = View(model)
     nodes = [node for node in view.nodes if node.op_type == "Conv"]
     moments = gather(
-        model,
+        view,
         nodes[:2],
         [photos_like[:16], photos_like[16:]],
         {name: FINE for node in nodes for name in node.input},
@@ -82,7 +82,7 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     assert depthwise.mean.shape == (8, 9)
     # All 64 places of the first convolution were looked at: its mean output follows from the moments.
     weight, bias = (view.constant(name) for name in nodes[0].input[1:3])
-    from tlopt.quantization.calibration import session, tapped
+    from tlopt.quantization.calibration.activations import session, tapped
 
     outputs = session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
     expected = outputs.mean((0, 2, 3))

@@ -11,13 +11,11 @@ import tlopt
 from tlopt import backends
 from tlopt.backends import reduced_range
 from tlopt.errors import MissingLibraryError
+from tlopt.graphs.view import View
 from tlopt.quantization import saturation
-from tlopt.quantization.calibration import observe, session
-from tlopt.quantization.placement import place
-from tlopt.quantization.qdq import insert
+from tlopt.quantization.calibration.activations import session
+from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
-from tlopt.quantization.rounding import round_weights
-from tlopt.quantization.scales import fit_scales
 
 EXACT = saturation.INPUTS * 64 * 127
 
@@ -137,10 +135,9 @@ def test_a_graph_that_saturates_where_it_is_opened_is_told(
 @pytest.mark.parametrize("rounding", [True, False])
 def test_all_weights_but_depthwise_ones_keep_to_half_the_range(build, photos_like, rounding):
     model = build("mobile")
-    placement = place(model, "onnxruntime", reduced=True)
-    scales = fit_scales(placement, observe(model, placement.edges, [photos_like]), minmax.choose)
-    weights = round_weights(model, placement, scales, lambda: [photos_like], seed=0) if rounding else None
-    made = insert(model, placement, scales, weights)
+    scheme = Scheme(runtime="onnxruntime", reduced=True, choose=minmax.choose)
+    found = calibrate(View(model), scheme, [photos_like])
+    made = (found.rounded(lambda: [photos_like]) if rounding else found).graph()
     constants = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
     largest: dict[tuple[int, bool], int] = {}
     for name, values in constants.items():

@@ -18,9 +18,11 @@ from tlopt import backends
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
+from tlopt.graphs.view import View
 from tlopt.images import batches, reopen
 from tlopt.publishing import draft
-from tlopt.quantization import sensitivity
+from tlopt.quantization.search import blocks
+from tlopt.quantization.search.blocks import blocks_of
 from tlopt.show import show
 
 
@@ -208,9 +210,9 @@ def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
-    blocks = sensitivity.blocks(onnx.load(exported.payload(".onnx")))
+    found = blocks_of(View(onnx.load(exported.payload(".onnx"))))
     made = tlopt.quantize(exported, tmp_path / "q", for_=runtime, samples=16, float_blocks=("first",))
-    assert made.card.details["float_blocks"] == [blocks[0].name]
+    assert made.card.details["float_blocks"] == [found[0].name]
     graph = onnx.load(made.payload(".onnx")).graph
     reads = next(node for node in graph.node if "images" in node.input)
     assert reads.op_type == "Conv"  # the images themselves, not their integers
@@ -219,7 +221,7 @@ def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     expected = logits(exported, held_out)
     np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
     report = show(made)
-    assert f"Float as asked: {blocks[0].name}" in report.notes
+    assert f"Float as asked: {found[0].name}" in report.notes
     assert "float_blocks=first" in str(report.rows[-1]["settings"])
 
 
@@ -232,7 +234,7 @@ def test_the_first_block_is_the_one_after_raw_bytes(tuned, tmp_path):
 
 
 def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
-    first = sensitivity.blocks(onnx.load(uneven / "model.onnx"))[0].name
+    first = blocks_of(View(onnx.load(uneven / "model.onnx")))[0].name
     made = tlopt.quantize(uneven, tmp_path / "q", for_="tensorrt", samples=16, max_drop=0.01, float_blocks=(first,))
     found = made.card.details["sensitivity"]
     assert found["met"]
@@ -251,7 +253,7 @@ def test_a_block_stays_fp32_at_any_precision(exported, tmp_path, precision):
 
 
 def test_a_block_that_is_not_there_is_named_with_those_that_are(exported, tmp_path):
-    names = [block.name for block in sensitivity.blocks(onnx.load(exported.payload(".onnx")))]
+    names = [block.name for block in blocks_of(View(onnx.load(exported.payload(".onnx"))))]
     with pytest.raises(SettingError, match="The graph has no block 'stem9'") as error:
         tlopt.quantize(exported, tmp_path / "q", samples=8, float_blocks=("stem9",))
     assert all(name in error.value.hint for name in names)
@@ -261,8 +263,8 @@ def test_a_block_that_is_not_there_is_named_with_those_that_are(exported, tmp_pa
 
 
 def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path, monkeypatch, caplog):
-    every = sensitivity.blocks
-    monkeypatch.setattr(sensitivity, "blocks", lambda model: every(model)[:1])  # only the harmless one may be float
+    every = blocks.blocks_of
+    monkeypatch.setattr(blocks, "blocks_of", lambda view: every(view)[:1])  # only the harmless one may be float
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
     assert not made.card.details["sensitivity"]["met"]
     assert "best found" in caplog.text

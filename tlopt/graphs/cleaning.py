@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -83,7 +84,19 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def _replace(field: object, items: list[object]) -> None:
+def rewritten(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto] = ()
+) -> onnx.ModelProto:
+    """Return a model with other nodes: of its constants those that they read, and some new ones."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    _replace(made.graph.node, list(nodes))
+    used = {name for node in made.graph.node for name in node.input}
+    _replace(made.graph.initializer, [*(i for i in made.graph.initializer if i.name in used), *constants])
+    return made
+
+
+def _replace(field: object, items: Sequence[object]) -> None:
     kept = [copy.deepcopy(item) for item in items]
     del field[:]  # type: ignore[attr-defined]
     field.extend(kept)  # type: ignore[attr-defined]

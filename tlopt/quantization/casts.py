@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from tlopt.graphs.cleaning import infer
+from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.view import View
-from tlopt.quantization.histogram import Histogram
+from tlopt.quantization.calibration.histogram import Histogram
 
 Half = Literal["fp16", "bf16"]
 
@@ -24,67 +24,58 @@ _OPSET = {"fp16": 13, "bf16": 22}
 _FLOAT32 = {"Resize": (1, 2), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
 
 
-def overflowing(model: onnx.ModelProto, histograms: Mapping[str, Histogram], half: Half) -> list[str]:
+def overflowing(view: View, histograms: Mapping[str, Histogram], half: Half) -> list[str]:
     """Return the names of the nodes that make or read values too large for the format.
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         histograms: Of its computed float tensors, on real images.
         half: The format.
     """
     limit = HEADROOM * LARGEST[half]
     large = {name for name, found in histograms.items() if max(-found.low, found.high) > limit}
-    for initializer in model.graph.initializer:
+    for initializer in view.initializers.values():
         if initializer.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(initializer)
             # The infinite bound of a Clip is no number to overflow.
             finite = values[np.isfinite(values)]
             if finite.size and np.abs(finite).max() > limit:
                 large.add(initializer.name)
-    return [node.name for node in model.graph.node if large & {*node.input, *node.output}]
+    return [node.name for node in view.nodes if large & {*node.input, *node.output}]
 
 
-def cast(model: onnx.ModelProto, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+def cast(view: View, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelProto:
     """Return the graph in half precision.
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         half: The format.
         keep: Names of the nodes that stay float32.
     """
-    if model.opset_import[0].version < _OPSET[half]:
-        model = infer(version_converter.convert_version(model, _OPSET[half]))
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    _Caster(copied, half, frozenset(keep)).rewrite()
-    return infer(copied)
+    if view.model.opset_import[0].version < _OPSET[half]:
+        view = View(infer(version_converter.convert_version(view.model, _OPSET[half])))
+    return _Caster(view, half, frozenset(keep)).rewritten()
 
 
 class _Caster:
     """Walks the nodes in order and keeps, for each float tensor, its name in either precision."""
 
-    def __init__(self, model: onnx.ModelProto, half: Half, keep: frozenset[str]) -> None:
-        self.view = View(model)
-        self.graph = model.graph
+    def __init__(self, view: View, half: Half, keep: frozenset[str]) -> None:
+        self.view = view
         self.half = half
         self.keep = keep
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.names: dict[tuple[str, bool], str] = {}  # tensor, in half -> its name there
 
-    def rewrite(self) -> None:
+    def rewritten(self) -> onnx.ModelProto:
         floats = {name for name in self.view.inputs if self.view.is_float(name)}
         self.names |= {(name, False): name for name in floats}
         for node in self.view.nodes:
-            self._node(node)
-        written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(written)
-        used = {name for node in written for name in node.input}
-        kept = [i for i in self.graph.initializer if i.name in used] + list(self.constants.values())
-        kept = [TensorProto.FromString(i.SerializeToString()) for i in kept]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+            copied = onnx.NodeProto()
+            copied.CopyFrom(node)
+            self._node(copied)
+        return infer(rewritten(self.view.model, self.nodes, self.constants.values()))
 
     def _node(self, node: onnx.NodeProto) -> None:
         halved = node.name not in self.keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -9,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tlopt.graphs.cleaning import rewritten
 from tlopt.graphs.view import View, attribute, fused_activation
-from tlopt.quantization.calibration import session, tapped
+from tlopt.quantization.calibration.activations import session, tapped
 
 NARROWEST = 1 / 64  # a channel is widened at most so much against the widest
 
@@ -18,7 +20,7 @@ NARROWEST = 1 / 64  # a channel is widened at most so much against the widest
 _HOMOGENEOUS = frozenset({"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Add"})
 
 
-def equalize(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
+def equalize(view: View, batches: Iterable[np.ndarray]) -> View:
     """Return the graph with the channels of its tensors scaled to ranges as alike as can be.
 
     One 8-bit scale serves all channels of a tensor, so that a narrow channel gets few of the levels.
@@ -29,10 +31,9 @@ def equalize(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mode
     far as the values met allow was tried: the rarer values that it then cuts cost more than it gains.)
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         batches: Network inputs.
     """
-    view = View(model)
     groups = _groups(view)
     # What an activation function reads is not quantized: its width does not count.
     tensors = [
@@ -42,10 +43,8 @@ def equalize(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mode
         if view.rank(tensor) == 4 and fused_activation(view, tensor) == tensor
     ]
     if not tensors:
-        return model
-    widths = _widths(model, tensors, batches)
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+        return view
+    widths = _widths(view, tensors, batches)
     weights: dict[tuple[str, int], np.ndarray] = {}
     for members in groups:
         seen = [widths[tensor] / max(widths[tensor].max(), 1e-12) for tensor in members if tensor in widths]
@@ -53,17 +52,14 @@ def equalize(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mode
             continue
         factor = np.maximum(np.mean(seen, axis=0), NARROWEST)
         _scale(view, members, factor, weights)
-    for node in copied.graph.node:
+    nodes, constants = copy.deepcopy(view.nodes), []
+    for node in nodes:
         for position in (1, 2):
             if (values := weights.get((node.name, position))) is not None:
                 name = f"{node.name}_{'weight' if position == 1 else 'bias'}_equalized"
-                copied.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+                constants.append(numpy_helper.from_array(values.astype(np.float32), name))
                 node.input[position] = name
-    used = {name for node in copied.graph.node for name in node.input}
-    kept = [onnx.TensorProto.FromString(i.SerializeToString()) for i in copied.graph.initializer if i.name in used]
-    del copied.graph.initializer[:]
-    copied.graph.initializer.extend(kept)
-    return copied
+    return View(rewritten(view.model, nodes, constants))
 
 
 def _groups(view: View) -> list[list[str]]:
@@ -122,10 +118,10 @@ def _flattens(view: View, node: onnx.NodeProto) -> bool:
     return len(before) == 4 and before[2:] == (1, 1) and len(after) == 2 and before[1] == after[1] > 0
 
 
-def _widths(model: onnx.ModelProto, tensors: list[str], batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+def _widths(view: View, tensors: list[str], batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Return each channel's largest magnitude in an image, averaged over the images: float64 (c,)."""
-    runner = session(tapped(model, tensors))
-    source = model.graph.input[0].name
+    runner = session(tapped(view.model, tensors))
+    source = view.inputs[0]
     totals: dict[str, np.ndarray] = {}
     images = 0
     for inputs in batches:

@@ -73,7 +73,7 @@ class Placement:
 
 
 def place(
-    model: onnx.ModelProto,
+    view: View,
     runtime: Runtime,
     *,
     floats: Collection[str] = (),
@@ -83,13 +83,12 @@ def place(
     """Choose the tensors and weights to quantize.
 
     Args:
-        model: A cleaned graph.
+        view: Of a cleaned graph.
         runtime: Where it will run.
         floats: Names of the nodes that stay float.
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
         reduced: Keep weights to half their range.
     """
-    view = View(model)
     assert runtime == "tensorrt" or not float8
     placement = _around(view, floats) if runtime == "onnxruntime" else _before(view, runtime, floats)
     placement.float8, placement.reduced = float8, reduced

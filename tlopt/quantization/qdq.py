@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
-from tlopt.graphs.cleaning import infer
+from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.view import View, channel_axis, clip_range, own_bias
 from tlopt.quantization import float8
 from tlopt.quantization.grid import Scale
@@ -26,7 +26,7 @@ FLOAT8_OPSET = 19  # QuantizeLinear knows E4M3 from here on
 
 
 def insert(
-    model: onnx.ModelProto,
+    view: View,
     placement: Placement,
     scales: Mapping[str, Scale],
     weights: Mapping[str, QuantizedWeight] | None = None,
@@ -34,27 +34,25 @@ def insert(
     """Return the graph with Q/DQ pairs at the places chosen and weights stored as int8.
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         placement: The places.
         scales: Tensor -> its scale, for each tensor of ``placement.edges``.
         weights: Node -> its quantized weight, where rounding to nearest is not wanted.
     """
-    if placement.float8 and model.opset_import[0].version < FLOAT8_OPSET:
-        model = infer(version_converter.convert_version(model, FLOAT8_OPSET))
-    return _Writer(model, placement, scales, weights or {}).write()
+    if placement.float8 and view.model.opset_import[0].version < FLOAT8_OPSET:
+        view = View(infer(version_converter.convert_version(view.model, FLOAT8_OPSET)))
+    return _Writer(view, placement, scales, weights or {}).write()
 
 
 class _Writer:
     def __init__(
         self,
-        model: onnx.ModelProto,
+        view: View,
         placement: Placement,
         scales: Mapping[str, Scale],
         weights: Mapping[str, QuantizedWeight],
     ) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        self.view = View(self.model)
+        self.view = view
         self.placement = placement
         self.scales = scales
         self.weights = weights
@@ -64,29 +62,22 @@ class _Writer:
     def write(self) -> onnx.ModelProto:
         for name in self.view.inputs:
             self._activation(name)
-        for node in self.view.nodes:
+        for original in self.view.nodes:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
             if node.name in self.placement.weights:
                 self._weight(node)
             for position, name in enumerate(node.input):
                 if node.name in self.placement.edges.get(name, ()):
                     node.input[position] = f"{name}_dequantized"
-            if self._is_saturation(node):
+            if self._clipped_by_range(node):
                 # The conv's own tensor goes straight to QuantizeLinear, which is how it fuses.
                 self._activation(node.output[0], node.input[0])
                 continue
             self.nodes.append(node)
             for name in node.output:
                 self._activation(name)
-        graph = self.model.graph
-        written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del graph.node[:]
-        graph.node.extend(written)
-        used = {name for node in written for name in node.input}
-        kept = [i for i in graph.initializer if i.name in used] + list(self.constants.values())
-        kept = [onnx.TensorProto.FromString(i.SerializeToString()) for i in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-        return infer(self.model)
+        return infer(rewritten(self.view.model, self.nodes, self.constants.values()))
 
     def _constant(self, name: str, values: np.ndarray) -> str:
         # A scale of one tensor must be a scalar: TensorRT for RTX (1.7) computes in float where it is a vector of one
@@ -94,7 +85,7 @@ class _Writer:
         self.constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
-    def _is_saturation(self, node: onnx.NodeProto) -> bool:
+    def _clipped_by_range(self, node: onnx.NodeProto) -> bool:
         """Whether the integers' own range clips all that a ReLU or Clip clips.
 
         ONNX Runtime drops such a node itself, but not where the scale's rounding to float32 lets

@@ -10,8 +10,8 @@ import torch
 
 from tlopt.graphs.view import View, attribute, own_bias
 from tlopt.progress import bar
+from tlopt.quantization.calibration.moments import Moments, gather, size, supported
 from tlopt.quantization.grid import Scale
-from tlopt.quantization.moments import Moments, gather, size, supported
 from tlopt.quantization.placement import Placement
 from tlopt.quantization.weight_grids import LIMIT, QuantizedWeight, channel_scale, smallest_scale
 
@@ -24,7 +24,7 @@ _SHARES = (*np.linspace(1.0, 0.7, 16), *np.geomspace(0.6, 0.001, 16))
 
 
 def round_weights(
-    model: onnx.ModelProto,
+    view: View,
     placement: Placement,
     scales: Mapping[str, Scale],
     batches: Callable[[], Iterable[np.ndarray]],
@@ -36,7 +36,7 @@ def round_weights(
     """Return the integers of all weights to quantize whose input can be looked at.
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         placement: Which weights.
         scales: Of the activations.
         batches: Network inputs, anew at each call: the images are gone through as often as memory asks.
@@ -44,12 +44,11 @@ def round_weights(
         nearest: Round each weight to the nearest integer.
         bias_correction: Let biases make up for the mean error of weights and activations.
     """
-    view = View(model)
     nodes = [node for node in view.nodes if node.name in placement.weights and supported(view, node)]
     rounded: dict[str, QuantizedWeight] = {}
     with bar("Rounding weights", len(nodes)) as shown:
         for part in _parts(view, nodes):
-            moments = gather(model, part, batches(), scales, seed=seed)
+            moments = gather(view, part, batches(), scales, seed=seed)
             for node in part:
                 weight, bias = view.constant(node.input[1]), own_bias(view, node)
                 assert weight is not None

@@ -25,14 +25,11 @@ from tlopt.stages import checkpoint_folder, stage
 from tlopt.training.hyperparameters import Flip, Hyperparameters, Loss, Policy, Precision, Schedule
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
     from tlopt.images.pixels import Pixels
     from tlopt.preprocess import Preprocess
-    from tlopt.quantization.grid import Scale
-    from tlopt.quantization.placement import Placement
-    from tlopt.quantization.qat import Places, Steps
+    from tlopt.quantization.qat.network import Steps
     from tlopt.training.teacher import Teacher
     from tlopt.training.transfer import Transfer
 
@@ -362,25 +359,22 @@ class _Run:
         """Round the network where its exported graph will be, to scales calibrated on training images."""
         require("onnxruntime")
         from tlopt.graphs.cleaning import clean
+        from tlopt.graphs.view import View
         from tlopt.networks import tracing
-        from tlopt.quantization import qat
-        from tlopt.quantization.calibration import observe
-        from tlopt.quantization.placement import place
-        from tlopt.quantization.quantizers import mse
-        from tlopt.quantization.scales import fit_scales
+        from tlopt.quantization.int8 import Scheme, calibrate
+        from tlopt.quantization.qat.network import rounded
+        from tlopt.quantization.qat.places import places_of
 
         assert self.qat is not None
         preprocess = self.network.preprocess
         proto, program = tracing.trace(self.network.module, preprocess.size, _OPSET)
-        graph = clean(proto)
-        placement = place(graph, self.qat, reduced=self.reduced)
         chosen = np.random.default_rng(self.settings.seed).permutation(len(images.folder))[:_CALIBRATED]
         crops = batches(images.folder.select(chosen), preprocess, batch=8, label="Calibrating")
-        scales = fit_scales(placement, observe(graph, placement.edges, (part.inputs for part in crops)), mse.choose)
-        places = rounding_places(graph, placement, scales)
+        scheme = Scheme(runtime=self.qat, reduced=self.reduced)
+        places = places_of(calibrate(View(clean(proto)), scheme, (part.inputs for part in crops)))
         # The runtime and the range are part of the name, so that a checkpoint is resumed for the same one only.
         name = f"scales_for_{self.qat}{'_reduced' * self.reduced}"
-        return qat.rounded(self.network.module, program, places, name)
+        return rounded(self.network.module, program, places, name)
 
     def _open_teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
         """Open the teacher: a torch artifact as a network, which also shows its features, others as runners."""
@@ -405,34 +399,3 @@ class _Run:
             )
         answer = open_model(artifact) if card.kind == "torch" else stack.enter_context(open_runner(artifact))
         return Teacher(answer, own=card.preprocess, student=self.network.preprocess)
-
-
-def rounding_places(graph: onnx.ModelProto, placement: Placement, scales: Mapping[str, Scale]) -> Places:
-    """Return where training rounds a network, by the names that its graph has.
-
-    Args:
-        graph: Exported and cleaned.
-        placement: Where the graph will be rounded.
-        scales: Tensor -> the scale that it begins with.
-    """
-    from tlopt.graphs.view import View
-    from tlopt.quantization.qat import Place, Places
-
-    view = View(graph)
-    results = {node.name: node.output[0] for node in view.nodes}
-    integers = np.iinfo(placement.grid.dtype)
-    return Places(
-        low=int(integers.min),
-        high=int(integers.max),
-        tensors={
-            tensor: Place(
-                scale=scales[tensor].scale,
-                zero=scales[tensor].zero,
-                leader=placement.root(tensor),
-                readers=frozenset(results[name] for name in readers),
-            )
-            for tensor, readers in placement.edges.items()
-        },
-        weights={node.output[0]: placement.limit(view, node) for node in view.nodes if node.name in placement.weights},
-        names=frozenset([*results.values(), graph.graph.input[0].name]),
-    )

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,9 @@ from tlopt.stages import stage
 if TYPE_CHECKING:
     import onnx
 
-    from tlopt.quantization.grid import Scale
-    from tlopt.quantization.sensitivity import Block
+    from tlopt.graphs.view import View
+    from tlopt.quantization.int8 import Calibrated
+    from tlopt.quantization.search.blocks import Block
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +113,11 @@ def quantize(
     import onnx
 
     from tlopt.graphs.cleaning import clean
+    from tlopt.graphs.view import View
+    from tlopt.quantization.int8 import Scheme, calibrate
 
-    model = clean(onnx.load(source.payload(".onnx")))
-    blocks = _asked(model, float_blocks)
+    view = View(clean(onnx.load(source.payload(".onnx"))))
+    blocks = _asked(view, float_blocks)
     floats = [node for block in blocks for node in block.nodes]
     fixed = fixed_batch(source)
 
@@ -129,22 +132,25 @@ def quantize(
         details["float_blocks"] = [block.name for block in blocks]
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
         if equalization:
-            model = require("tlopt.quantization.equalization").equalize(model, inputs("Equalizing", _ROUNDING_IMAGES))
-        recipe = _Recipe(
-            runtime=for_, choose=load("quantizers", quantizer).choose, rounding=rounding,
-            bias_correction=bias_correction, seed=seed, float8=precision == "fp8",
+            view = require("tlopt.quantization.equalization").equalize(view, inputs("Equalizing", _ROUNDING_IMAGES))
+        scheme = Scheme(
+            runtime=for_,
+            float8=precision == "fp8",
             reduced=trained.reduced if trained else precision == "int8" and reduced_range(for_, reduce_range),
-            trained=trained,
-        )  # fmt: skip
-        write = _eight_bits(model, recipe, inputs, floats)
-        details["reduce_range"] = recipe.reduced
+            choose=load("quantizers", quantizer).choose,
+            trained=trained.scales if trained else None,
+        )
+        calibrated = calibrate(view, scheme, inputs("Calibrating"), floats=floats).rounded(
+            lambda: inputs(images=_ROUNDING_IMAGES), rounding=rounding, bias_correction=bias_correction, seed=seed
+        )
+        details["reduce_range"] = scheme.reduced
         notes: dict[str, Any] = {"quantizer": "trained" if trained else quantizer}
         if max_drop is None:
-            result = write(())
+            result = calibrated.graph()
         else:
-            result, notes["sensitivity"] = _within(source, model, write, unseen, details, max_drop)
+            result, notes["sensitivity"] = _within(source, calibrated, unseen, details, max_drop)
     else:
-        result, notes = _half(model, precision, inputs("Calibrating"), floats)
+        result, notes = _half(view, precision, inputs("Calibrating"), floats)
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
     card = replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
@@ -193,17 +199,17 @@ def _check(
         )
 
 
-def _asked(model: onnx.ModelProto, names: Sequence[str]) -> list[Block]:
+def _asked(view: View, names: Sequence[str]) -> list[Block]:
     """Return the blocks of these names, in the graph's order; `first` is the first whatever its name.
 
     Raises:
         SettingError: There is none of a name.
     """
-    from tlopt.quantization.sensitivity import blocks
+    from tlopt.quantization.search.blocks import blocks_of
 
     if not names:
         return []
-    found = blocks(model)
+    found = blocks_of(view)
     wanted = {found[0].name if name == "first" else name for name in names}
     if unknown := sorted(wanted - {block.name for block in found}):
         known = ", ".join(block.name for block in found)
@@ -212,73 +218,11 @@ def _asked(model: onnx.ModelProto, names: Sequence[str]) -> list[Block]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """How to go to 8 bits; weights in fp8, and those of trained scales, are rounded to nearest."""
-
-    runtime: Literal["onnxruntime", "openvino", "tensorrt"]
-    choose: Callable[[Any, Any], tuple[float, float]]
-    rounding: Literal["gptq", "nearest"]
-    bias_correction: bool
-    seed: int
-    float8: bool
-    reduced: bool
-    trained: _Trained | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Trained:
     """What a network was trained with: tensor -> scale and zero point, and whether weights have half the range."""
 
     scales: Mapping[str, tuple[float, int]]
     reduced: bool
-
-
-def _eight_bits(
-    model: onnx.ModelProto, recipe: _Recipe, inputs: Callable[..., Iterator[np.ndarray]], floats: Collection[str]
-) -> Callable[[Collection[str]], onnx.ModelProto]:
-    """Choose scales and roundings, and return what writes the graph with `floats` and some more of its nodes float."""
-    from tlopt.quantization.calibration import observe
-    from tlopt.quantization.placement import place
-    from tlopt.quantization.qdq import insert
-    from tlopt.quantization.rounding import round_weights
-    from tlopt.quantization.scales import fit_scales, given_scales
-
-    placement = place(model, recipe.runtime, floats=floats, float8=recipe.float8, reduced=recipe.reduced)
-    if not placement.weights and floats:
-        raise SettingError(
-            "float_blocks leaves no weights to quantize.", hint="Name fewer blocks, or keep the float artifact."
-        )
-    if not placement.weights:
-        raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
-    fitted: Callable[[Any], dict[str, Scale]]
-    if recipe.trained is not None:
-        given = recipe.trained.scales
-        fitted = lambda part: given_scales(part, given)  # noqa: E731
-    else:
-        histograms = observe(model, placement.edges, inputs("Calibrating"))
-        known: dict[frozenset[str], Scale] = {}
-        fitted = lambda part: fit_scales(part, histograms, recipe.choose, known)  # noqa: E731
-    scales, weights = fitted(placement), None
-    nearest = recipe.rounding == "nearest" and not recipe.bias_correction
-    if not (recipe.float8 or recipe.trained is not None or nearest):
-        weights = round_weights(
-            model,
-            placement,
-            scales,
-            lambda: inputs(images=_ROUNDING_IMAGES),
-            seed=recipe.seed,
-            nearest=recipe.rounding == "nearest",
-            bias_correction=recipe.bias_correction,
-        )
-    log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
-
-    def write(more: Collection[str]) -> onnx.ModelProto:
-        if not more:
-            return insert(model, placement, scales, weights)
-        part = place(model, recipe.runtime, floats={*floats, *more}, float8=recipe.float8, reduced=recipe.reduced)
-        return insert(model, part, fitted(part), weights)
-
-    return write
 
 
 def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: str) -> _Trained | None:
@@ -311,8 +255,7 @@ def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: s
 
 def _within(
     source: Artifact,
-    model: onnx.ModelProto,
-    write: Callable[[Collection[str]], onnx.ModelProto],
+    calibrated: Calibrated,
     unseen: ImageFolder,
     about: Mapping[str, Any],
     max_drop: float,
@@ -321,22 +264,22 @@ def _within(
 
     Args:
         source: The float artifact.
-        model: Its graph.
-        write: Names of float nodes -> the graph with all others in integers.
+        calibrated: Its graph.
         unseen: Images to choose by.
         about: The result's card will say so, the runtime among it.
         max_drop: Largest loss.
     """
-    from tlopt.quantization.sensitivity import blocks, search
-    from tlopt.quantization.trials import Trials
+    from tlopt.quantization.search.blocks import blocks_of
+    from tlopt.quantization.search.sensitivity import search
+    from tlopt.quantization.search.trials import Trials
 
     if len(unseen) * max_drop < 1:
         log.warning("%d training images not calibrated on cannot show a drop of %g", len(unseen), max_drop)
     asked = about.get("float_blocks", ())
-    nodes = {block.name: block.nodes for block in blocks(model) if block.name not in asked}
+    nodes = {block.name: block.nodes for block in blocks_of(calibrated.view) if block.name not in asked}
 
     def without(floats: Collection[str]) -> onnx.ModelProto:
-        return write([node for name in floats for node in nodes[name]])
+        return calibrated.graph([node for name in floats for node in nodes[name]])
 
     raw = replace(source.card.preprocess, folded=True)
     seen = list(batches(unseen, raw, batch=_TIMED[-1], label="Reading images"))
@@ -378,18 +321,16 @@ def _within(
 
 
 def _half(
-    model: onnx.ModelProto, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray], asked: Collection[str]
+    view: View, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray], asked: Collection[str]
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    from tlopt.graphs.view import View
-    from tlopt.quantization.calibration import observe
+    from tlopt.quantization.calibration.activations import observe
     from tlopt.quantization.casts import cast, overflowing
 
-    view = View(model)
     floats = [name for node in view.nodes for name in node.output if view.is_float(name)]
-    keep = overflowing(model, observe(model, floats, inputs), half)
+    keep = overflowing(view, observe(view, floats, inputs), half)
     if keep:
         log.warning("%d of %d nodes stay fp32: their values exceed %s", len(keep), len(view.nodes), half)
-    return cast(model, half, keep={*keep, *asked}), {"float_nodes": keep}
+    return cast(view, half, keep={*keep, *asked}), {"float_nodes": keep}
 
 
 def _open_images(source: Artifact, images: Path | None, seed: int) -> dict[Any, ImageFolder]:

@@ -12,26 +12,24 @@ from tlopt import sources
 from tlopt.backends import reduced_range
 from tlopt.errors import StageError
 from tlopt.graphs.cleaning import clean
+from tlopt.graphs.view import View
 from tlopt.networks import tracing
-from tlopt.quantization import qat
-from tlopt.quantization.calibration import observe, session
-from tlopt.quantization.placement import place
-from tlopt.quantization.qdq import insert
+from tlopt.quantization.calibration.activations import session
+from tlopt.quantization.int8 import Scheme, calibrate
+from tlopt.quantization.qat import arithmetic, network
+from tlopt.quantization.qat.places import Place, Places, places_of
 from tlopt.quantization.quantizers import minmax
-from tlopt.quantization.scales import fit_scales, given_scales
-from tlopt.stages.finetune import rounding_places
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
 
 
-def places_of(graph, runtime, inputs):
-    placement = place(graph, runtime, reduced=reduced_range(runtime, "auto"))
-    scales = fit_scales(placement, observe(graph, placement.edges, [inputs]), minmax.choose)
-    return rounding_places(graph, placement, scales)
+def found_places(graph, runtime, inputs):
+    scheme = Scheme(runtime=runtime, reduced=reduced_range(runtime, "auto"), choose=minmax.choose)
+    return places_of(calibrate(View(graph), scheme, [inputs]))
 
 
-def network(name, size):
+def tiny(name, size):
     torch.manual_seed(0)
     model = sources.build(name, classes=5, size=size).eval()
     for module in model.modules():
@@ -58,14 +56,14 @@ def signal_to_noise(expected, found):
 
 def agrees_with_its_graph(name, size, runtime, *, margin_db):
     """Train a step with rounding, then compare with the graph that is quantized with the trained scales."""
-    model, inputs = network(name, size), images(size)
+    model, inputs = tiny(name, size), images(size)
     before = list(model.state_dict())
     proto, program = tracing.trace(model, size, 18)
-    places = places_of(clean(proto), runtime, inputs)
+    places = found_places(clean(proto), runtime, inputs)
     given = torch.from_numpy(inputs)
     with torch.no_grad():
         plain = model(given).numpy()
-    with qat.rounded(model, program, places, "scales") as steps:
+    with network.rounded(model, program, places, "scales") as steps:
         start = steps.scales()
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -78,9 +76,8 @@ def agrees_with_its_graph(name, size, runtime, *, margin_db):
     assert list(model.state_dict()) == before
     assert all(trained[tensor][0] != start[tensor][0] for tensor in start)
     graph = clean(tracing.trace(model, size, 18)[0])
-    placement = place(graph, runtime, reduced=reduced_range(runtime, "auto"))
-    quantized = insert(graph, placement, given_scales(placement, trained))
-    found = session(quantized).run(None, {"images": inputs})[0]
+    scheme = Scheme(runtime=runtime, reduced=reduced_range(runtime, "auto"), trained=trained)
+    found = session(calibrate(View(graph), scheme, []).graph()).run(None, {"images": inputs})[0]
     with torch.no_grad():
         float_ = model(given).numpy()
     # The same arithmetic but for sums in another order, which puts a value on the other side of a tie now and then.
@@ -109,7 +106,7 @@ def test_the_gradient_of_a_scale_is_that_of_the_rounding_error():
     values = torch.linspace(-2, 6, 97, requires_grad=True)
     logarithms = torch.tensor([math.log(0.02)], requires_grad=True)
     zero, low, high = 50, 0, 255
-    result = qat.round_activation(values, logarithms, 0, zero, low, high)
+    result = arithmetic.round_activation(values, logarithms, 0, zero, low, high)
     weights = torch.sin(torch.arange(97.0))
     (result * weights).sum().backward()
     scale, x = 0.02, values.detach()
@@ -124,11 +121,11 @@ def test_the_gradient_of_a_scale_is_that_of_the_rounding_error():
 
 def test_tensors_that_share_a_scale_train_it_together():
     place_ = {"zero": 0, "readers": frozenset({"c"})}
-    steps = qat.Steps(
-        qat.Places(
+    steps = network.Steps(
+        Places(
             low=-128,
             high=127,
-            tensors={"a": qat.Place(scale=0.5, leader="a", **place_), "b": qat.Place(scale=0.5, leader="a", **place_)},
+            tensors={"a": Place(scale=0.5, leader="a", **place_), "b": Place(scale=0.5, leader="a", **place_)},
             weights={},
             names=frozenset(),
         )
@@ -141,15 +138,15 @@ def test_tensors_that_share_a_scale_train_it_together():
 
 
 def test_a_place_that_the_program_does_not_know_is_refused():
-    model = network("tiny_models:cnn", 32)
+    model = tiny("tiny_models:cnn", 32)
     proto, program = tracing.trace(model, 32, 18)
-    places = places_of(clean(proto), "onnxruntime", images(32))
-    wrong = qat.Places(
+    places = found_places(clean(proto), "onnxruntime", images(32))
+    wrong = Places(
         low=places.low, high=places.high, tensors=places.tensors, weights={"nowhere": 127}, names=places.names
     )
     with (
         pytest.raises(StageError, match="its tensor nowhere is not in the traced program"),
-        qat.rounded(model, program, wrong, "scales"),
+        network.rounded(model, program, wrong, "scales"),
     ):
         pass
     assert "forward" not in vars(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import Grid
-from tlopt.quantization.histogram import Histogram
 
 
 def choose(histogram: Histogram, grid: Grid) -> tuple[float, float]:  # noqa: ARG001, the contract's signature

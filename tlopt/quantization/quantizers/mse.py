@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import Grid
-from tlopt.quantization.histogram import Histogram
 
 SHARES = np.linspace(1.0, 0.1, 91)
 

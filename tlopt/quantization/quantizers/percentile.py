@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import Grid
-from tlopt.quantization.histogram import Histogram
 
 OUTSIDE = 1e-4  # share of the values that may be clipped, both sides together (99.99th percentile)
 

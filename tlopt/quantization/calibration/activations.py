@@ -10,7 +10,8 @@ import onnxruntime
 
 from tlopt import sessions
 from tlopt.errors import StageError
-from tlopt.quantization.histogram import Histogram
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.histogram import Histogram
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -31,23 +32,23 @@ def tapped(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     return copied
 
 
-def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[np.ndarray]) -> dict[str, Histogram]:
+def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -> dict[str, Histogram]:
     """Return the histogram of each tensor over all batches.
 
     Only one batch of activations is held at a time.
 
     Args:
-        model: A float graph with one input.
+        view: Of a float graph with one input.
         tensors: Names of computed tensors; the input itself may be among them.
         batches: Inputs, each float32 (n, 3, h, w).
 
     Raises:
         StageError: A tensor takes values that are not finite.
     """
-    source = model.graph.input[0].name
+    source = view.inputs[0]
     histograms = {name: Histogram() for name in tensors}
     computed = [name for name in histograms if name != source]
-    runner = session(tapped(model, computed or [model.graph.output[0].name]))
+    runner = session(tapped(view.model, computed or view.outputs[:1]))
     for inputs in batches:
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs

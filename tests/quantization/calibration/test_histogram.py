@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlopt.quantization.histogram import HALF, SAMPLED, Histogram
+from tlopt.quantization.calibration.histogram import HALF, SAMPLED, Histogram
 
 
 def test_counts_are_those_of_one_pass_whatever_the_order():

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from tlopt.quantization.sensitivity import Trial
+from tlopt.quantization.search.sensitivity import Trial
 
 Run = Callable[[np.ndarray], np.ndarray]
 Times = Callable[[Run, Run, np.ndarray], Mapping[int, tuple[float, float]]]

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 
 from tlopt.errors import ArtifactError
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import Grid, Scale
-from tlopt.quantization.histogram import Histogram
 from tlopt.quantization.placement import Placement
 
 Choose = Callable[[Histogram, Grid], tuple[float, float]]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from tlopt.graphs.view import View, attribute
-from tlopt.quantization.calibration import session, tapped
+from tlopt.quantization.calibration.activations import session, tapped
 from tlopt.quantization.grid import Scale
 
 POSITIONS = 49  # fewest places of an image that are looked at, where it has as many
@@ -89,7 +89,7 @@ def size(view: View, node: onnx.NodeProto) -> tuple[int, int]:
 
 
 def gather(
-    model: onnx.ModelProto,
+    view: View,
     nodes: Iterable[onnx.NodeProto],
     batches: Iterable[np.ndarray],
     scales: Mapping[str, Scale],
@@ -99,19 +99,18 @@ def gather(
     """Return the moments of each node's input patches, by the node's name.
 
     Args:
-        model: A cleaned float graph.
+        view: Of a cleaned float graph.
         nodes: Some of its nodes, each `supported`.
         batches: Network inputs.
         scales: Of the nodes' inputs.
         seed: Of the choice of places in an image.
     """
-    view = View(model)
     random = np.random.default_rng(seed)
     chosen = list(nodes)
     moments = {node.name: Moments.empty(*size(view, node)) for node in chosen}
     source = view.inputs[0]
     computed = list(dict.fromkeys(n.input[0] for n in chosen if n.input[0] != source))
-    runner = session(tapped(model, computed or view.outputs))
+    runner = session(tapped(view.model, computed or view.outputs))
     for inputs in batches:
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs

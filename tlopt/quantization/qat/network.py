@@ -1,9 +1,4 @@
-"""Quantization-aware training: the network computes as its integers will, and learns to answer well so.
-
-Weights are rounded to 8 bits, one scale for each output channel, batch norms folded in as they will be in the
-exported graph. Activations are rounded wherever the runtime will, to a scale that is learned with the
-gradient of LSQ (arXiv 1902.08153), as its logarithm (TQT, arXiv 1903.08066).
-"""
+"""A torch network that computes as its integers will, while it trains."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import math
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,48 +15,13 @@ from torch.export import ExportedProgram
 
 from tlopt.errors import StageError
 from tlopt.networks.tracing import INPUT, OUTPUT
+from tlopt.quantization.qat.arithmetic import fold, round_activation, round_weight
+from tlopt.quantization.qat.places import Places
 
-_TINY = 1e-12
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = (_ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default)
 # Operator -> the position of its epsilon.
 _NORMS = {_ATEN._native_batch_norm_legit_no_training.default: 6, _ATEN.batch_norm.default: 7}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A tensor that is rounded.
-
-    Args:
-        scale: Step between two integers, to begin with.
-        zero: The integer that stands for 0.
-        leader: The tensor whose scale it shares; its own name if none.
-        readers: First outputs of the nodes that read it rounded.
-    """
-
-    scale: float
-    zero: int
-    leader: str
-    readers: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a graph is rounded, by the names of its tensors.
-
-    Args:
-        low: Smallest integer of an activation.
-        high: Largest.
-        tensors: Tensor -> how it is rounded.
-        weights: Output of each node whose weight is rounded -> largest magnitude of its integers.
-        names: All tensors that the ONNX graph computes.
-    """
-
-    low: int
-    high: int
-    tensors: Mapping[str, Place]
-    weights: Mapping[str, int]
-    names: frozenset[str]
 
 
 class Steps(nn.Module):
@@ -215,64 +174,3 @@ def _round_weight(graph: fx.Graph, node: fx.Node, name: str, limit: int) -> fx.N
         node.replace_all_uses_with(layer)
     found: fx.Node = layer
     return found
-
-
-def fold(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    gain: torch.Tensor | None,
-    shift: torch.Tensor | None,
-    mean: torch.Tensor,
-    variance: torch.Tensor,
-    epsilon: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a convolution's weight and bias with the batch norm after it folded in."""
-    factor = torch.rsqrt(variance + epsilon)
-    if gain is not None:
-        factor = factor * gain
-    offset = (-mean if bias is None else bias - mean) * factor
-    if shift is not None:
-        offset = offset + shift
-    return weight * factor[:, None, None, None], offset
-
-
-def round_weight(weight: torch.Tensor, limit: int) -> torch.Tensor:
-    """Return a weight (outputs, …) as its integers, up to ``limit``, show it; the gradient passes through."""
-    largest = weight.detach().abs().flatten(1).amax(1)
-    scale = (largest / limit).clamp_(min=_TINY)
-    zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -limit, limit)
-
-
-def round_activation(
-    values: torch.Tensor, logarithms: torch.Tensor, index: int, zero: int, low: int, high: int
-) -> torch.Tensor:
-    """Return values as integers of a learned scale show them."""
-    rounded_: torch.Tensor = _Round.apply(values, logarithms[index], zero, low, high)  # type: ignore[no-untyped-call]
-    return rounded_
-
-
-class _Round(torch.autograd.Function):
-    """Rounding to a grid; the gradient passes where nothing is clipped, and moves the scale."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: torch.Tensor, logarithm: torch.Tensor, zero: int, low: int, high: int
-    ) -> torch.Tensor:
-        scale = logarithm.detach().exp()
-        level = torch.tensor(zero, dtype=torch.int32, device=scale.device)
-        result: torch.Tensor = torch.fake_quantize_per_tensor_affine(values, scale, level, low, high)
-        ctx.save_for_backward(values, result, scale)
-        ctx.span = (low - zero - 0.5, high - zero + 0.5)
-        # Keeps the step of a scale in proportion to that of a weight (arXiv 1902.08153, section 2.2).
-        ctx.share = 1 / math.sqrt(values.numel() * high)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        values, result, scale = ctx.saved_tensors
-        (gradient,) = gradients
-        passed = gradient * ((values >= ctx.span[0] * scale) & (values <= ctx.span[1] * scale))
-        # With v = values / scale: d result / d log scale is result - values inside the range, result outside.
-        moved = ((gradient * result).sum() - (passed * values).sum()) * ctx.share
-        return passed, moved, None, None, None

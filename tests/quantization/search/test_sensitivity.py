@@ -10,21 +10,21 @@ from onnx import numpy_helper
 
 from tlopt.backends import reduced_range
 from tlopt.graphs.cleaning import clean
-from tlopt.quantization.calibration import observe, session
-from tlopt.quantization.placement import place
-from tlopt.quantization.qdq import insert
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import session
+from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
-from tlopt.quantization.scales import fit_scales
-from tlopt.quantization.sensitivity import Search, Trial, blocks, search
-from tlopt.quantization.trials import Trials
+from tlopt.quantization.search.blocks import blocks_of
+from tlopt.quantization.search.sensitivity import Search, Trial, search
+from tlopt.quantization.search.trials import Trials
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 
 
 def test_every_node_is_in_one_block(family):
-    found = [name for block in blocks(family) for name in block.nodes]
+    found = [name for block in blocks_of(View(family)) for name in block.nodes]
     assert found == [node.name for node in family.graph.node]
-    assert len({block.name for block in blocks(family)}) == len(blocks(family))
+    assert len({block.name for block in blocks_of(View(family))}) == len(blocks_of(View(family)))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_every_node_is_in_one_block(family):
 def test_a_residual_block_is_one_block(build, name, convolutions):
     model = build(name)
     kinds = {node.name: node.op_type for node in model.graph.node}
-    assert [sum(kinds[node] == "Conv" for node in block.nodes) for block in blocks(model)] == convolutions
+    assert [sum(kinds[node] == "Conv" for node in block.nodes) for block in blocks_of(View(model))] == convolutions
 
 
 def chain(b, *, bad: int, length: int = 4) -> onnx.ModelProto:
@@ -63,14 +63,12 @@ def chain(b, *, bad: int, length: int = 4) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def trials(model, runtime, inputs):
-    nodes = {block.name: block.nodes for block in blocks(model)}
-    histograms = observe(model, place(model, runtime).edges, [inputs])
-    reduced = reduced_range(runtime, "auto")
+    nodes = {block.name: block.nodes for block in blocks_of(View(model))}
+    scheme = Scheme(runtime=runtime, reduced=reduced_range(runtime, "auto"), choose=minmax.choose)
+    calibrated = calibrate(View(model), scheme, [inputs])
 
     def opened(floats):
-        placement = place(model, runtime, floats=[node for name in floats for node in nodes[name]], reduced=reduced)
-        scales = fit_scales(placement, histograms, minmax.choose)
-        runner = session(insert(model, placement, scales))
+        runner = session(calibrated.graph([node for name in floats for node in nodes[name]]))
         return contextlib.nullcontext(lambda x: runner.run(None, {"images": x})[0])
 
     own = session(model)

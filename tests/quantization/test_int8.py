@@ -1,0 +1,65 @@
+"""A calibrated network: any mix of 8-bit and float nodes, from one look at the images."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tlopt.errors import ArtifactError, SettingError
+from tlopt.graphs.cleaning import clean
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import session
+from tlopt.quantization.int8 import Scheme, calibrate
+from tlopt.quantization.search.blocks import blocks_of
+
+
+def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
+    return session(model).run(None, {"images": inputs})[0]
+
+
+def test_any_mix_is_made_of_the_same_scales_and_roundings(build, photos_like):
+    view = View(build("residual"))
+    calibrated = calibrate(view, Scheme(runtime="onnxruntime"), [photos_like]).rounded(lambda: [photos_like])
+    first = blocks_of(view)[0].nodes
+    mixed = calibrated.graph(first)
+    fixed = calibrate(view, Scheme(runtime="onnxruntime"), [photos_like], floats=first)
+    assert calibrated.graph(first).SerializeToString() == mixed.SerializeToString()
+    assert {i.name for i in mixed.graph.initializer} == {i.name for i in fixed.graph().graph.initializer}
+    assert fixed.scales() == calibrated.scales(fixed.placement)
+    every = [node.name for node in view.nodes]
+    np.testing.assert_array_equal(run(calibrated.graph(every), photos_like), run(view.model, photos_like))
+
+
+def test_the_float_graph_stays_as_it_is(family, photos_like):
+    view = View(family)
+    before = family.SerializeToString()
+    calibrated = calibrate(view, Scheme(runtime="onnxruntime"), [photos_like]).rounded(lambda: [photos_like])
+    whole = calibrated.graph().SerializeToString()
+    calibrated.graph([view.nodes[0].name])
+    assert family.SerializeToString() == before
+    assert calibrated.graph().SerializeToString() == whole
+
+
+def test_trained_scales_need_no_images(build):
+    view = View(build("mobile"))
+    tensors = calibrate(view, Scheme(runtime="openvino", trained={}), []).placement.edges
+    trained = dict.fromkeys(tensors, (0.05, 3))
+    calibrated = calibrate(view, Scheme(runtime="openvino", trained=trained), [])
+    assert {(scale.scale, scale.zero) for scale in calibrated.scales().values()} == {(0.05, 3)}
+    assert calibrated.rounded(list) is calibrated
+
+
+def test_a_graph_without_weights_is_refused(builder, photos_like):
+    b = builder
+    pooled = b.node("GlobalAveragePool", b.node("Sigmoid", b.node("Concat", "images", "images", axis=1)))
+    made = b.node("Slice", b.node("Flatten", pooled), *(b.constant(np.array([i])) for i in (0, 5, 1)))
+    view = View(clean(b.model(made)))
+    with pytest.raises(ArtifactError, match="no convolution or matrix product with constant weights"):
+        calibrate(view, Scheme(runtime="onnxruntime"), [photos_like])
+
+
+def test_float_nodes_that_leave_nothing_to_quantize_are_refused(build, photos_like):
+    view = View(build("mobile"))
+    with pytest.raises(SettingError, match="leaves no weights to quantize"):
+        calibrate(view, Scheme(runtime="onnxruntime"), [photos_like], floats=[node.name for node in view.nodes])

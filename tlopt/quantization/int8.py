@@ -1,0 +1,155 @@
+"""A float network that was calibrated: any mix of its blocks is written in 8 bits, the others stay float."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from tlopt.errors import ArtifactError, SettingError
+from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import observe
+from tlopt.quantization.calibration.histogram import Histogram
+from tlopt.quantization.calibration.scales import Choose, fit_scales, given_scales
+from tlopt.quantization.grid import Scale
+from tlopt.quantization.placement import Placement, Runtime, place
+from tlopt.quantization.qdq import insert
+from tlopt.quantization.quantizers import mse
+from tlopt.quantization.weight_grids import QuantizedWeight
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How a network goes to 8 bits.
+
+    Args:
+        runtime: The runtime whose fused integer operators are aimed at.
+        float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
+        reduced: Keep weights to half their range, for integer kernels that saturate.
+        choose: How the range of an activation is chosen: a quantizer plugin's function.
+        trained: Tensor -> scale and zero point that the network was trained with; None if it was trained in float.
+    """
+
+    runtime: Runtime
+    float8: bool = False
+    reduced: bool = False
+    choose: Choose = mse.choose
+    trained: Mapping[str, tuple[float, int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A float network, where it is quantized, and what calibration found.
+
+    Attributes:
+        view: The float graph.
+        scheme: How it goes to 8 bits.
+        placement: Where it is quantized if no more blocks stay float.
+        histograms: Of the activations, empty where scales were trained.
+        weights: Node -> its quantized weight; weights that are not here are rounded to nearest.
+    """
+
+    view: View
+    scheme: Scheme
+    floats: frozenset[str]
+    placement: Placement
+    histograms: Mapping[str, Histogram]
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    _known: dict[frozenset[str], Scale] = field(default_factory=dict)
+
+    def graph(self, floats: Collection[str] = ()) -> onnx.ModelProto:
+        """Return the network in 8 bits, but for these nodes and those that stay float anyway.
+
+        Args:
+            floats: Names of nodes.
+        """
+        if not floats:
+            return insert(self.view, self.placement, self.scales(), self.weights)
+        part = _placed(self.view, self.scheme, self.floats | set(floats))
+        return insert(self.view, part, self.scales(part), self.weights)
+
+    def scales(self, placement: Placement | None = None) -> dict[str, Scale]:
+        """Return the scale of each quantized tensor.
+
+        Raises:
+            ArtifactError: The network was trained with scales, and a tensor has none.
+        """
+        placement = self.placement if placement is None else placement
+        if self.scheme.trained is not None:
+            return given_scales(placement, self.scheme.trained)
+        return fit_scales(placement, self.histograms, self.scheme.choose, self._known)
+
+    def rounded(
+        self,
+        batches: Callable[[], Iterable[np.ndarray]],
+        *,
+        rounding: Literal["gptq", "nearest"] = "gptq",
+        bias_correction: bool = True,
+        seed: int = 0,
+    ) -> Calibrated:
+        """Return the network with its weights rounded by what they do to the layers' outputs.
+
+        Weights in fp8, and those of a network that was trained with its scales, are rounded to nearest.
+
+        Args:
+            batches: Network inputs, anew at each call.
+            rounding: How weights become integers: by the layer's output error, or each alone.
+            bias_correction: Let biases make up for mean errors.
+            seed: Of the choice of places in an image.
+        """
+        nearest = rounding == "nearest" and not bias_correction
+        if self.scheme.float8 or self.scheme.trained is not None or nearest:
+            return self
+        from tlopt.quantization.rounding import round_weights
+
+        weights = round_weights(
+            self.view,
+            self.placement,
+            self.scales(),
+            batches,
+            seed=seed,
+            nearest=rounding == "nearest",
+            bias_correction=bias_correction,
+        )
+        return replace(self, weights=weights)
+
+
+def calibrate(view: View, scheme: Scheme, batches: Iterable[np.ndarray], *, floats: Collection[str] = ()) -> Calibrated:
+    """Choose where a network is quantized, and look at its activations there.
+
+    Args:
+        view: Of a cleaned float graph.
+        scheme: How it goes to 8 bits.
+        batches: Network inputs; not read where scales were trained.
+        floats: Names of nodes that stay float in every graph.
+
+    Raises:
+        ArtifactError: There is nothing to quantize.
+        SettingError: There is nothing left to quantize beside `floats`.
+        StageError: A tensor takes values that are not finite.
+    """
+    placement = _placed(view, scheme, floats)
+    if not placement.weights and floats:
+        raise SettingError(
+            "float_blocks leaves no weights to quantize.", hint="Name fewer blocks, or keep the float artifact."
+        )
+    if not placement.weights:
+        raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
+    log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
+    return Calibrated(
+        view=view,
+        scheme=scheme,
+        floats=frozenset(floats),
+        placement=placement,
+        histograms={} if scheme.trained is not None else observe(view, placement.edges, batches),
+    )
+
+
+def _placed(view: View, scheme: Scheme, floats: Collection[str]) -> Placement:
+    return place(view, scheme.runtime, floats=floats, float8=scheme.float8, reduced=scheme.reduced)
