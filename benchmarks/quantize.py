@@ -214,11 +214,11 @@ def ours(
         made[name] = Made(found.payload(".onnx"), found.card.lineage[-1].seconds, sensitivity)
         print(name, made[name].seconds, found.card.details["measured"], sensitivity, flush=True)
     if tuned:
-        trained = kept(folder / "qat") or tlopt.finetune(tuned, folder / "qat", qat=True, epochs=2, lr=2e-4)
+        trained = kept(folder / "qat") or tlopt.qat(tuned, folder / "qat", epochs=2, lr=2e-4)
         exported = kept(folder / "qat-fp32") or tlopt.export(trained, folder / "qat-fp32")
         found = kept(folder / "qat-int8") or tlopt.quantize(exported, folder / "qat-int8")
         seconds = trained.card.lineage[-1].seconds + found.card.lineage[-1].seconds
-        made["tlopt --for onnxruntime, finetune --qat"] = Made(found.payload(".onnx"), seconds)
+        made["tlopt --for onnxruntime, tlopt qat"] = Made(found.payload(".onnx"), seconds)
     return made
 
 

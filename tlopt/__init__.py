@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tlopt.stages.finetune import finetune
     from tlopt.stages.import_model import import_model
     from tlopt.stages.prune import prune
+    from tlopt.stages.qat import qat
     from tlopt.stages.quantize import quantize
 
 __version__ = "0.1.0"
@@ -89,6 +90,7 @@ _PUBLIC = {
     "predict": "measure.predict",
     "profile": "measure.profile",
     "prune": "stages.prune",
+    "qat": "stages.qat",
     "quantize": "stages.quantize",
     "roofline": "measure.roofline",
     "run": "recipe",
@@ -132,6 +134,7 @@ __all__ = [
     "predict",
     "profile",
     "prune",
+    "qat",
     "quantize",
     "report",
     "roofline",

@@ -57,6 +57,7 @@ class _Verb:
 _VERBS = {
     "import": _Verb(at="stages.import_model:import_model"),
     "finetune": _Verb(at="stages.finetune:finetune"),
+    "qat": _Verb(at="stages.qat:qat"),
     "prune": _Verb(at="stages.prune:prune"),
     "export": _Verb(at="stages.export:export"),
     "quantize": _Verb(at="stages.quantize:quantize"),

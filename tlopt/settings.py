@@ -61,6 +61,16 @@ class Without:
         object.__setattr__(self, "names", names)
 
 
+@dataclass(frozen=True)
+class Only:
+    """Names of a record's fields that are settings of this function; the others keep their defaults."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One setting of a function, resolved from its signature.
@@ -129,6 +139,12 @@ def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+def moved(function: Callable[..., Any]) -> Mapping[str, str]:
+    """Return the settings that a function had in earlier versions -> the hint that says where they are now."""
+    found: Mapping[str, str] = inspect.unwrap(function).__dict__.get("moved", {})
+    return found
+
+
 def _keyword_only(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return name -> (annotation, default) of a function's keyword-only parameters."""
     function = inspect.unwrap(function)
@@ -152,7 +168,10 @@ def _record(annotation: Any) -> type[Any] | None:
 
 def _expanded(parameter: str, record: type[Any], annotation: Any, default: Any) -> list[Parameter]:
     """Return the settings of a record; their defaults are those of the parameter's own default, if it has one."""
-    left_out = {n for a in getattr(annotation, "__metadata__", ()) if isinstance(a, Without) for n in a.names}
+    about = getattr(annotation, "__metadata__", ())
+    left_out = {name for note in about if isinstance(note, Without) for name in note.names}
+    for note in about:
+        left_out |= {field.name for field in fields(record)} - set(note.names) if isinstance(note, Only) else set()
     hints = typing.get_type_hints(record, include_extras=True)
     found = []
     for field in fields(record):
@@ -210,7 +229,8 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
     for name in given:
         if name not in known:
             where = getattr(function, "__name__", "this function")
-            raise SettingError(f"{where} has no setting {name!r}.", hint=suggestion(name, known))
+            hint = moved(function).get(name) or suggestion(name, known)
+            raise SettingError(f"{where} has no setting {name!r}.", hint=hint)
     result = {}
     for parameter in known.values():
         if parameter.name in given:

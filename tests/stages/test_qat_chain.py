@@ -1,4 +1,4 @@
-"""From finetune --qat to an int8 file: the scales that were trained are the ones that ship."""
+"""From tlopt qat to an int8 file: the scales that were trained are the ones that ship."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from onnx import numpy_helper
 import tlopt
 import tlopt.stages.quantize
 from tlopt import backends, progress
-from tlopt.errors import SettingError
+from tlopt.cli import main
+from tlopt.errors import ArtifactError, SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,12 @@ def _quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    return {"qat": True, "epochs": 2, "batch": 8, "lr": 1e-3, "cache_dir": tmp_path_factory.mktemp("cache")}
+    return {"epochs": 2, "batch": 8, "lr": 1e-3, "cache_dir": tmp_path_factory.mktemp("cache")}
 
 
 @pytest.fixture(scope="module")
 def trained(tuned, options, tmp_path_factory):
-    return tlopt.finetune(tuned, tmp_path_factory.mktemp("qat") / "trained", **options)
+    return tlopt.qat(tuned, tmp_path_factory.mktemp("qat") / "trained", **options)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, t
 
 
 def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path, monkeypatch):
-    trained = tlopt.finetune(tuned, tmp_path / "qat", **{**options, "epochs": 1}, reduce_range="off")
+    trained = tlopt.qat(tuned, tmp_path / "qat", **{**options, "epochs": 1}, reduce_range="off")
     exported = tlopt.export(trained, tmp_path / "fp32")
     monkeypatch.setattr(backends, "saturates", lambda _: True)
     with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
@@ -101,48 +102,57 @@ def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path
 
 
 def test_training_in_float_again_and_pruning_drop_the_scales(trained, options, tmp_path):
-    again = tlopt.finetune(trained, tmp_path / "again", **{**options, "qat": False, "epochs": 1})
+    again = tlopt.finetune(trained, tmp_path / "again", **{**options, "epochs": 1})
     pruned = tlopt.prune(trained, tmp_path / "pruned", ratio=0, epochs=0, criterion="magnitude")
     assert "qat" not in again.card.details
     assert "qat" not in pruned.card.details
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"method": "head"}, "does not go with method head"),
-        ({"precision": "bf16"}, "does not go with precision bf16"),
-        ({"compile": True}, "does not go with compile"),
-        ({"teacher_features": 1.0}, "does not go with teacher_features"),
-    ],
-)
-def test_what_does_not_go_with_it_is_refused(tuned, options, tmp_path, changes, message):
-    with pytest.raises(SettingError, match=message):
-        tlopt.finetune(tuned, tmp_path / "out", **options, **changes)
+@pytest.mark.parametrize("name", ["method", "precision", "compile", "teacher_features"])
+def test_what_does_not_go_with_it_is_no_setting(tuned, options, tmp_path, name):
+    with pytest.raises(SettingError, match=f"qat has no setting '{name}'"):
+        tlopt.qat(tuned, tmp_path / "out", **options, **{name: 1})
 
 
-def test_the_range_of_weights_is_for_training_quantized(tuned, options, tmp_path):
-    with pytest.raises(SettingError, match="reduce_range is for quantization-aware training, got on"):
-        tlopt.finetune(tuned, tmp_path / "out", **{**options, "qat": False}, reduce_range="on")
+@pytest.mark.parametrize("former", [{"qat": True}, {"for": "tensorrt"}, {"reduce_range": "on"}])
+def test_finetune_says_where_its_former_settings_are(tuned, tmp_path, former):
+    with pytest.raises(SettingError, match="finetune has no setting") as caught:
+        tlopt.finetune(tuned, tmp_path / "out", **former)
+    assert "tlopt qat ARTIFACT" in caught.value.hint
+
+
+@pytest.mark.parametrize("words", [["--qat"], ["--qat", "--for", "tensorrt"], ["--reduce-range=on"]])
+def test_the_command_line_says_it_too(photos, tmp_path, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["finetune", str(photos), *words, "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "tlopt qat ARTIFACT" in capsys.readouterr().err
+
+
+def test_the_lineage_has_flat_settings(trained):
+    step = trained.card.lineage[-1]
+    assert step.stage == "qat"
+    assert {"for": "onnxruntime", "epochs": 2, "lr": 1e-3}.items() <= step.settings.items()
+    assert not {"training", "cache", "precision"} & step.settings.keys()
 
 
 def test_a_folder_of_images_has_to_be_trained_on_first(photos, options, tmp_path):
-    with pytest.raises(SettingError, match="goes on from a trained artifact") as caught:
-        tlopt.finetune(photos, tmp_path / "out", model="tiny_models:cnn", **options)
-    assert "tlopt finetune TUNED --qat" in caught.value.hint
+    with pytest.raises(ArtifactError, match="is not an artifact") as caught:
+        tlopt.qat(photos, tmp_path / "out", **options)
+    assert "tlopt finetune" in caught.value.hint
 
 
 def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):
     token = progress.display.set(interrupt_after(7))
     try:
         with pytest.raises(KeyboardInterrupt):
-            tlopt.finetune(tuned, tmp_path / "out", **options)
+            tlopt.qat(tuned, tmp_path / "out", **options)
     finally:
         progress.display.reset(token)
     other = "off" if trained.card.details["qat"]["reduce_range"] else "on"
     for change in ({"for": "tensorrt"}, {"reduce_range": other}):
-        with pytest.raises(SettingError, match="with another --qat, --for or --reduce-range"):
-            tlopt.finetune(tuned, tmp_path / "out", resume=True, **{**options, **change})
-    resumed = tlopt.finetune(tuned, tmp_path / "out", resume=True, **options)
+        with pytest.raises(SettingError, match="with another --for or --reduce-range"):
+            tlopt.qat(tuned, tmp_path / "out", resume=True, **{**options, **change})
+    resumed = tlopt.qat(tuned, tmp_path / "out", resume=True, **options)
     assert resumed.card.details["qat"] == trained.card.details["qat"]
     assert resumed.payload(".safetensors").read_bytes() == trained.payload(".safetensors").read_bytes()

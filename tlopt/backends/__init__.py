@@ -77,7 +77,7 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     if overflows(artifact, name, device):
         # A stage opens what it is making in a hidden folder, whose name tells nobody anything.
         which = "" if artifact.path.name.startswith(".") else f" in {artifact.path}"
-        mend = "Train it anew with finetune --qat" if "qat" in artifact.card.details else "Quantize its source"
+        mend = "Train it anew with tlopt qat" if "qat" in artifact.card.details else "Quantize its source"
         log.warning(
             "The int8 graph%s answers wrongly here: its weights take the whole range, and the integer kernels of %s "
             "saturate on this processor. %s --reduce-range on.", which, name, mend,

@@ -247,6 +247,11 @@ TABLE: dict[str, Entry] = {
         example="tlopt finetune photos -o runs/tuned --model pip:efficientnet_lite0 --epochs 1 --image-size 32",
         arguments=(_argument("source", "IMAGES"),),
     ),
+    "qat": _stage(
+        at="stages.qat:qat",
+        example="tlopt qat runs/tuned -o runs/qat --epochs 1 --lr 2e-4",
+        arguments=_ARTIFACT,
+    ),
     "prune": _stage(
         at="stages.prune:prune", example="tlopt prune runs/tuned -o runs/pruned --ratio 0.3", arguments=_ARTIFACT
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tlopt.settings import Parameter, parameters, range_text
+from tlopt.settings import Parameter, moved, parameters, range_text
 
 _TYPES: dict[type, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT, str: click.STRING, Path: click.STRING}
 
@@ -20,7 +20,13 @@ def setting_options(function: Callable[..., Any], *, without: tuple[str, ...] = 
     Types and help come from the signature; values are checked by the function itself, so that an
     error reads the same from the command line, a recipe and Python.
     """
-    return [_option(parameter) for parameter in parameters(function) if parameter.name not in without]
+    options = [_option(parameter) for parameter in parameters(function) if parameter.name not in without]
+    # Known with a value and without one, so that whoever gives it is told where it is now.
+    former = [
+        click.Option([name, f"--{name.replace('_', '-')}"], hidden=True, is_flag=False, flag_value="on")
+        for name in moved(function)
+    ]
+    return options + former
 
 
 def _option(parameter: Parameter) -> click.Option:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
 from tlopt.errors import SettingError
+from tlopt.settings import Setting
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How large a part of the images is not for training."""
+
+    val: Annotated[
+        float, Setting("Share of the images for validation.", minimum=0, maximum=0.9, group="Data", common=True)
+    ] = 0.15
+    test: Annotated[
+        float, Setting("Share of the images kept for the test.", minimum=0, maximum=0.9, group="Data", common=True)
+    ] = 0.15
 
 
 def assign(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.errors import ImagesError, StageError
+from tlopt.images.cache import default_cache
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
@@ -35,11 +36,6 @@ _UNKNOWN, _UNREADABLE = -1, 0
 _NOT_KEPT = -1
 
 LARGE = 20_000  # images from which on decoding all of them before the first step would take minutes
-
-
-def default_cache() -> Path:
-    """Return the folder that decoded images are kept in unless the caller names one."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlopt"
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,11 @@ class Stage:
         body: The undecorated function.
     """
 
-    def __init__(self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str) -> None:
+    def __init__(
+        self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str, moved: Mapping[str, str]
+    ) -> None:
         self.body = body
+        self.body.__dict__["moved"] = moved
         self.name = body.__name__.removesuffix("_model").lstrip("_")
         self.reads = reads
         self.writes = writes
@@ -131,12 +134,19 @@ def _checkpoints(name: str, parent: Path) -> Path:
     return parent / f".{name}.checkpoint"
 
 
-def stage(*, reads: str | tuple[str, ...], writes: str) -> Callable[[Callable[..., Card]], Stage]:
+def stage(
+    *, reads: str | tuple[str, ...], writes: str, moved: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Card]], Stage]:
     """Make a stage of a function ``(source, out, *, settings…) -> Card``.
 
     The function writes its payload into the folder `out` and returns the card of what it wrote.
     Kind check, settings check, timing, hashing, lineage, atomic write and the wrapping of
     third-party failures are done around it.
+
+    Args:
+        reads: The kinds it takes.
+        writes: The kind it makes.
+        moved: Settings that it had once -> the hint that says where they are now.
     """
     kinds = (reads,) if isinstance(reads, str) else reads
-    return lambda body: Stage(body, reads=kinds, writes=writes)
+    return lambda body: Stage(body, reads=kinds, writes=writes, moved=moved or {})

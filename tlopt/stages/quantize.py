@@ -87,7 +87,7 @@ def quantize(
     TensorRT is judged with ONNX Runtime and not timed. With `max_drop`, blocks that cost too much
     accuracy stay float: chosen by what they do to answers and latency, on training images that were
     not calibrated on. Those named in `float_blocks` stay fp32 whatever they cost, at any precision. An
-    artifact from finetune --qat keeps the scales that it was trained with.
+    artifact from qat keeps the scales that it was trained with.
 
     Integer kernels of processors without VNNI saturate with weights of the whole int8 range; with
     `reduce_range` weights of all layers but depthwise ones are at most 64 (half of 127), which cannot.
@@ -237,7 +237,7 @@ def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: s
     if found["runtime"] != runtime:
         raise SettingError(
             f"{source.path} was trained to be quantized for {found['runtime']}, not for {runtime}.",
-            hint=f"Add --for {found['runtime']}, or train with finetune --qat --for {runtime}.",
+            hint=f"Add --for {found['runtime']}, or train with tlopt qat --for {runtime}.",
         )
     if equalization:
         raise SettingError(
@@ -247,7 +247,7 @@ def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: s
     if reduce_range not in ("auto", "on" if reduced else "off"):
         raise SettingError(
             f"{source.path} was trained with weights of {'half' if reduced else 'all'} the int8 range.",
-            hint=f"Leave --reduce-range out, or train with finetune --qat --reduce-range {reduce_range}.",
+            hint=f"Leave --reduce-range out, or train with tlopt qat --reduce-range {reduce_range}.",
         )
     scales = {tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}
     return _Trained(scales=scales, reduced=reduced)

@@ -1,13 +1,16 @@
 """What decides a training run: one frozen record, read by every part of the training loop.
 
-Importing this module does not import torch, so that stages can take their defaults from it.
+Importing this module does not import torch: the fields are the settings of the stages that train.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from tlopt.settings import Setting
+
+Method = Literal["lp-ft", "full", "gradual", "head"]
 Moves = Literal["full", "gradual", "head"]
 Loss = Literal["cross-entropy", "focal", "class-balanced", "logit-adjusted", "bce"]
 Policy = Literal["none", "randaugment", "trivialaugment", "augmix"]
@@ -15,80 +18,105 @@ Flip = Literal["none", "horizontal", "both"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+_TRAINING, _REGULARIZATION = "Training", "Regularization"
+_AUGMENTATION, _DISTILLATION = "Augmentation", "Distillation"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """How a network is trained.
+    """How a network is trained. Each field says what it means; `moves` alone is no setting of a stage.
 
     Args:
-        epochs: Passes over the training images.
-        batch: Images per step, over all processes.
-        lr: Highest learning rate, that of the classifier.
-        backbone_lr: Learning rate of the last layers below the classifier, relative to `lr`.
-        layer_decay: Factor on the learning rate from each stage of the backbone to the one below.
-        optimizer: "sgd", "adamw", or any name that `timm.optim` knows.
-        momentum: Of optimizers that have one.
-        weight_decay: Pull of the weights to zero; norms and biases are spared.
-        schedule: How the learning rate goes on after the warm-up.
-        warmup: Share of the steps in which the learning rate rises from zero, 0..1.
-        accumulate: Steps whose gradients are summed up before the weights move.
-        clip: Largest norm of the gradient; 0 for any.
         moves: Which layers train: all, stage by stage from the top (arXiv 1801.06146), or the
             classifier alone.
-        frozen_norm: Keep the statistics of batch norms as they are.
-        frozen_stages: Stages of the backbone, from the input on, that stay as they are.
-        loss: What is minimized.
-        smoothing: Label smoothing, 0..1 (arXiv 1512.00567).
-        focal_gamma: Exponent of the focal loss (arXiv 1708.02002).
-        l2_sp: Pull of the weights to where training began (arXiv 1802.01483).
-        ema: Decay of the weights' moving average per step; 0 for none.
-        patience: Epochs without improvement on validation before training stops; 0 for never.
-        crop: Smallest share of the image's area that a random crop keeps, 0..1; 1 for the central crop.
-        flip: Random mirroring.
-        policy: Random changes of color and shape.
-        magnitude: Strength of the policy's changes, 0..10.
-        erasing: Share of images with a random rectangle erased (arXiv 1708.04896), 0..1.
-        mixup: Parameter of the Beta distribution images are blended by (arXiv 1710.09412); 0 for off.
-        cutmix: The same for pasted rectangles (arXiv 1905.04899); 0 for off.
-        teacher_weight: Share of the teacher's answers in the loss, 0..1.
-        teacher_temperature: Softens the teacher's answers (arXiv 1503.02531).
-        teacher_features: Weight of the distance to the teacher's features (arXiv 1412.6550); 0 for none.
-        precision: Of the arithmetic; "auto" takes what is fastest on this processor.
-        compile: Compile the network with torch.compile.
-        seed: Of everything random.
+        smoothing: See arXiv 1512.00567.
+        focal_gamma: See arXiv 1708.02002.
+        l2_sp: See arXiv 1802.01483.
+        erasing: See arXiv 1708.04896.
+        mixup: Parameter of the Beta distribution that images are blended by (arXiv 1710.09412).
+        cutmix: The same for pasted rectangles (arXiv 1905.04899).
+        teacher_temperature: See arXiv 1503.02531.
+        teacher_features: See arXiv 1412.6550.
     """
 
-    epochs: int = 6
-    batch: int = 32
-    lr: float = 2e-3
-    backbone_lr: float = 0.1
-    layer_decay: float = 0.8
-    optimizer: str = "adamw"
-    momentum: float = 0.9
-    weight_decay: float = 0.02
-    schedule: Schedule = "cosine"
-    warmup: float = 0.1
-    accumulate: int = 1
-    clip: float = 1.0
+    epochs: Annotated[int, Setting("Passes over the training images.", minimum=1, group=_TRAINING, common=True)] = 6
+    lr: Annotated[
+        float, Setting("Highest learning rate, that of the classifier.", minimum=0, group=_TRAINING, common=True)
+    ] = 2e-3
+    batch: Annotated[int, Setting("Images per step, over all processes.", minimum=1, group=_TRAINING, common=True)] = 32
+    seed: Annotated[int, Setting("Seed of everything random.", minimum=0, group=_TRAINING)] = 0
+    backbone_lr: Annotated[
+        float,
+        Setting(
+            "Learning rate of the last layers before the classifier, relative to --lr.", minimum=0, group=_TRAINING
+        ),
+    ] = 0.1
+    layer_decay: Annotated[
+        float,
+        Setting(
+            "Factor on the learning rate from each stage to the one before it.", minimum=0, maximum=1, group=_TRAINING
+        ),
+    ] = 0.8
+    optimizer: Annotated[str, Setting("sgd, adamw, or any name that timm.optim knows.", group=_TRAINING)] = "adamw"
+    momentum: Annotated[float, Setting("Of optimizers that have one.", minimum=0, maximum=1, group=_TRAINING)] = 0.9
+    schedule: Annotated[Schedule, Setting("Course of the learning rate after the warm-up.", group=_TRAINING)] = "cosine"
+    warmup: Annotated[
+        float, Setting("Share of the steps in which the learning rate rises.", minimum=0, maximum=1, group=_TRAINING)
+    ] = 0.1
+    accumulate: Annotated[int, Setting("Steps whose gradients are summed up.", minimum=1, group=_TRAINING)] = 1
+    clip: Annotated[float, Setting("Largest norm of the gradient; 0 for any.", minimum=0, group=_TRAINING)] = 1.0
+    frozen_norm: Annotated[bool, Setting("Keep the statistics of batch norms as they are.", group=_TRAINING)] = True
+    frozen_stages: Annotated[
+        int,
+        Setting("Stages of the network, from the input on, that stay as they are.", minimum=0, group=_TRAINING),
+    ] = 0
+    precision: Annotated[Precision, Setting("Of the arithmetic; auto takes what is fastest here.", group=_TRAINING)] = (
+        "auto"
+    )
+    compile: Annotated[bool, Setting("Compile the network with torch.compile.", group=_TRAINING)] = False
     moves: Moves = "full"
-    frozen_norm: bool = True
-    frozen_stages: int = 0
-    loss: Loss = "cross-entropy"
-    smoothing: float = 0.0
-    focal_gamma: float = 2.0
-    l2_sp: float = 0.0
-    ema: float = 0.0
-    patience: int = 0
-    crop: float = 0.5
-    flip: Flip = "horizontal"
-    policy: Policy = "none"
-    magnitude: float = 5.0
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    teacher_weight: float = 0.5
-    teacher_temperature: float = 2.0
-    teacher_features: float = 0.0
-    precision: Precision = "auto"
-    compile: bool = False
-    seed: int = 0
+    patience: Annotated[
+        int,
+        Setting("Epochs without improvement before training stops; 0 for never.", minimum=0, group=_REGULARIZATION),
+    ] = 0
+    weight_decay: Annotated[
+        float,
+        Setting("Pull of the weights to zero; norms and biases are spared.", minimum=0, group=_REGULARIZATION),
+    ] = 0.02
+    loss: Annotated[Loss, Setting("What is minimized.", group=_REGULARIZATION)] = "cross-entropy"
+    smoothing: Annotated[float, Setting("Label smoothing.", minimum=0, maximum=0.9, group=_REGULARIZATION)] = 0.0
+    focal_gamma: Annotated[float, Setting("Exponent of the focal loss.", minimum=0, group=_REGULARIZATION)] = 2.0
+    l2_sp: Annotated[
+        float, Setting("Pull of the weights to the pretrained ones.", minimum=0, group=_REGULARIZATION)
+    ] = 0.0
+    ema: Annotated[
+        float,
+        Setting("Decay of the weights' moving average; 0 for none.", minimum=0, maximum=0.99999, group=_REGULARIZATION),
+    ] = 0.0
+    crop: Annotated[
+        float,
+        Setting(
+            "Smallest share of the image that a random crop keeps; 1 for the central crop.",
+            minimum=0.01,
+            maximum=1,
+            group=_AUGMENTATION,
+        ),
+    ] = 0.5
+    flip: Annotated[Flip, Setting("Random mirroring.", group=_AUGMENTATION)] = "horizontal"
+    policy: Annotated[Policy, Setting("Random changes of color and shape.", group=_AUGMENTATION)] = "none"
+    magnitude: Annotated[float, Setting("Strength of the policy.", minimum=0, maximum=10, group=_AUGMENTATION)] = 5.0
+    erasing: Annotated[
+        float, Setting("Share of images with a rectangle erased.", minimum=0, maximum=1, group=_AUGMENTATION)
+    ] = 0.0
+    mixup: Annotated[float, Setting("Strength of mixup; 0 for off.", minimum=0, group=_AUGMENTATION)] = 0.0
+    cutmix: Annotated[float, Setting("Strength of CutMix; 0 for off.", minimum=0, group=_AUGMENTATION)] = 0.0
+    teacher_weight: Annotated[
+        float, Setting("Share of the teacher's answers in the loss.", minimum=0, maximum=1, group=_DISTILLATION)
+    ] = 0.5
+    teacher_temperature: Annotated[
+        float, Setting("Softens the teacher's answers.", minimum=0.1, group=_DISTILLATION)
+    ] = 2.0
+    teacher_features: Annotated[
+        float,
+        Setting("Weight of the distance to the teacher's features; 0 for none.", minimum=0, group=_DISTILLATION),
+    ] = 0.0

@@ -349,8 +349,8 @@ class Run:
         weights = state.take("model")
         if weights.keys() != self.model.state_dict().keys():
             raise SettingError(
-                f"The checkpoint {self.checkpoints.file} is of another network, or a run with another --qat, --for "
-                "or --reduce-range.",
+                f"The checkpoint {self.checkpoints.file} is of another network, or a run with another --for or "
+                "--reduce-range.",
                 hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
             )
         self.model.load_state_dict(weights)

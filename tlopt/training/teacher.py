@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from tlopt.artifact import Artifact
+from tlopt.errors import ArtifactError, SettingError
 from tlopt.preprocess import Preprocess
+from tlopt.sources import open_model
+
+Answers = Callable[[np.ndarray], np.ndarray]
 
 
 class Teacher(nn.Module):
@@ -21,9 +29,7 @@ class Teacher(nn.Module):
         student: The student's.
     """
 
-    def __init__(
-        self, answer: nn.Module | Callable[[np.ndarray], np.ndarray], *, own: Preprocess, student: Preprocess
-    ) -> None:
+    def __init__(self, answer: nn.Module | Answers, *, own: Preprocess, student: Preprocess) -> None:
         super().__init__()
         self.network = answer if isinstance(answer, nn.Module) else None
         self._answer = answer
@@ -59,3 +65,43 @@ class Teacher(nn.Module):
             return pixels
         scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._own.affine())
         return pixels * scale + shift
+
+
+@contextlib.contextmanager
+def open_teacher(
+    path: Path,
+    *,
+    classes: tuple[str, ...],
+    student: Preprocess,
+    features: bool,
+    runner: Callable[[Artifact], AbstractContextManager[Answers]],
+) -> Iterator[Teacher]:
+    """Open a teacher: a torch artifact as a network, which also shows its features, others as runners.
+
+    Args:
+        path: The artifact.
+        classes: Of the images.
+        student: How the student's images are preprocessed.
+        features: Whether its features are wanted.
+        runner: Opens an artifact that is no network.
+
+    Raises:
+        ArtifactError: It knows other classes.
+        SettingError: Its features are wanted, and it shows none.
+    """
+    artifact = Artifact.load(path)
+    card = artifact.card
+    if card.classes != classes:
+        raise ArtifactError(
+            f"The teacher {path} knows {len(card.classes)} classes, first {card.classes[0]!r}; "
+            f"the images have {len(classes)}, first {classes[0]!r}.",
+            hint="A teacher must know exactly the classes of the images.",
+        )
+    if card.kind != "torch" and features:
+        raise SettingError(
+            f"Only a torch artifact shows its features; {path} is of kind {card.kind}.",
+            hint="Leave out --teacher-features, or name the torch artifact it was made from.",
+        )
+    with contextlib.ExitStack() as stack:
+        answer = open_model(artifact) if card.kind == "torch" else stack.enter_context(runner(artifact))
+        yield Teacher(answer, own=card.preprocess, student=student)

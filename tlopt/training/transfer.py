@@ -18,7 +18,7 @@ from tlopt.images.pixels import LARGE, Pixels
 from tlopt.networks import head, sparsity
 from tlopt.training import distributed, memory, probe, selection
 from tlopt.training.checkpoint import Checkpoint
-from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import History, Teacher, train
 from tlopt.training.optimization import optimizers
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 _START, _JUDGED = 1000, 250
 
 _SOFT = 0.1  # of the probe's logits remains when "lp-ft" starts; see benchmarks/accuracy.py
-
-Method = Literal["lp-ft", "full", "gradual", "head"]
 
 
 @dataclass(kw_only=True)

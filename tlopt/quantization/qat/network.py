@@ -140,7 +140,7 @@ def _unknown(name: str) -> StageError:
     return StageError(
         f"The network cannot be trained quantized: its tensor {name} is not in the traced program as in the exported "
         "graph.",
-        hint="Quantize the trained artifact without --qat; tlopt quantize --max-drop keeps blocks in float.",
+        hint="Quantize the artifact without tlopt qat; tlopt quantize --max-drop keeps blocks in float.",
     )
 
 

@@ -1,0 +1,160 @@
+"""A training run from decoded images to a card: what the stages that train have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt.artifact import Artifact
+from tlopt.card import Card, ImagesRef
+from tlopt.images import ImageFolder, Split
+from tlopt.images.cache import Cache
+from tlopt.images.pixels import Pixels, open_pixels
+from tlopt.networks import weights
+from tlopt.training import distributed
+from tlopt.training.checkpoint import Checkpoint
+from tlopt.training.hyperparameters import Hyperparameters, Method
+from tlopt.training.network import Network
+from tlopt.training.outcome import records
+from tlopt.training.teacher import Answers, Teacher, open_teacher
+from tlopt.training.transfer import Transfer, transfer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, on what and how.
+
+    Args:
+        network: What is trained, in place.
+        parts: The images.
+        settings: How.
+        method: From where to where.
+        sparse: Keep the zeros of weights that are 2:4 sparse.
+        cache: Where decoded images are kept.
+        teacher: Artifact whose answers the network learns from, too; None for none.
+        runner: Opens a teacher that is no torch artifact.
+        rounding: Rounds the network for the length of the training, given the training images; None for not.
+    """
+
+    network: Network
+    parts: Mapping[Split, ImageFolder]
+    settings: Hyperparameters
+    method: Method
+    cache: Cache
+    sparse: bool = False
+    teacher: Path | None = None
+    runner: Callable[[Artifact], AbstractContextManager[Answers]]
+    rounding: Callable[[Pixels], AbstractContextManager[object]] | None = None
+
+    def run(self, checkpoints: Checkpoint) -> tuple[Transfer, dict[str, str]]:
+        """Train the network; return the outcome, and file -> reason of the images left out.
+
+        Of several processes that torchrun started only the first returns.
+
+        Raises:
+            ImagesError: Too many images are unreadable.
+            StageError: The loss is no number or explodes, or the disk is full; the last checkpoint stands.
+            SystemExit: With code 0, in every process but the first.
+        """
+        with distributed.group():
+            # Of several processes only the leader shows its progress: in an empty context bars are silent.
+            context = contextvars.copy_context() if distributed.rank() == 0 else contextvars.Context()
+            found = context.run(self._train, checkpoints)
+        if distributed.rank() > 0:
+            # The leader alone makes the artifact. Were the others to return, what the caller's script does next, they
+            # would all do at once, to the same files.
+            raise SystemExit(0)
+        return found
+
+    def _train(self, checkpoints: Checkpoint) -> tuple[Transfer, dict[str, str]]:
+        with self._pixels() as (train, val), contextlib.ExitStack() as stack:
+            if self.rounding is not None:
+                stack.enter_context(self.rounding(train))
+            outcome = transfer(
+                self.network.module,
+                train,
+                val,
+                self.settings,
+                method=self.method,
+                fresh=self.network.fresh,
+                sparse=self.sparse,
+                teacher=self._teacher(stack),
+                checkpoints=checkpoints,
+                cache=self.cache.features,
+            )
+            # Threads find them in any order.
+            unreadable = dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
+            return outcome, unreadable
+
+    def _teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
+        if self.teacher is None:
+            return None
+        opened = open_teacher(
+            self.teacher,
+            classes=self.parts["train"].classes,
+            student=self.network.preprocess,
+            features=self.settings.teacher_features > 0,
+            runner=self.runner,
+        )
+        return stack.enter_context(opened)
+
+    @contextlib.contextmanager
+    def _pixels(self) -> Iterator[tuple[Pixels, Pixels]]:
+        """Open the decoded training and validation images."""
+
+        def opened(part: Split) -> Pixels:
+            return open_pixels(
+                self.parts[part], self.network.preprocess, cache=self.cache.folder, cache_gb=self.cache.cache_gb
+            )
+
+        with contextlib.ExitStack() as stack:
+            with distributed.leader_first():
+                train, val = (stack.enter_context(contextlib.closing(opened(part))) for part in ("train", "val"))
+                if distributed.world() > 1:
+                    # What the leader decoded, the others on its machine find in the cache.
+                    train.filled(label="Decoding images")
+                    val.filled()
+            yield train, val
+
+    def card(
+        self,
+        out: Path,
+        trained: tuple[Transfer, dict[str, str]],
+        images: ImagesRef,
+        *,
+        details: Mapping[str, Any],
+        tensorboard: bool,
+    ) -> Card:
+        """Write weights and records, and return the card of what was trained.
+
+        Args:
+            out: The folder to write into.
+            trained: What `run` returned.
+            images: The reference to the images.
+            details: What the card says besides.
+            tensorboard: Write TensorBoard events, too.
+        """
+        outcome, unreadable = trained
+        classes = self.parts["train"].classes
+        metrics = records.write(out, outcome, classes, tensorboard=tensorboard)
+        return Card(
+            kind="torch",
+            model=self.network.name,
+            precision="fp32",
+            classes=classes,
+            preprocess=self.network.preprocess,
+            images=images,
+            details={
+                **details, **weights.save(self.network.module, out), "metrics": metrics, "unreadable": unreadable,
+            },
+        )  # fmt: skip
+
+
+def of_pruning(source: Artifact) -> dict[str, Any]:
+    """Return what a card says about pruning: it stays true while the network trains."""
+    return {name: source.card.details[name] for name in ("macs", "pruned") if name in source.card.details}

@@ -1,0 +1,112 @@
+"""The network that a training run begins with: a pretrained one, or that of an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tlopt.artifact import Artifact
+from tlopt.errors import SettingError
+from tlopt.preprocess import Preprocess
+from tlopt.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MODEL = "Model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Which pretrained network, and what is changed about it."""
+
+    model: Annotated[
+        str,
+        Setting("Pretrained network, source:name; an artifact goes on with its own.", group=_MODEL, common=True),
+    ] = "pip:efficientnet_lite0"
+    weights: Annotated[
+        Path | None, Setting("Safetensors file that takes the place of the pretrained weights.", group=_MODEL)
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Setting("Side of the input, pixels; by default the model's own.", minimum=16, group=_MODEL, common=True),
+    ] = None
+    dropout: Annotated[
+        float | None,
+        Setting(
+            "Dropout before the classifier; by default the model's.", minimum=0, maximum=0.9, group="Regularization"
+        ),
+    ] = None
+    drop_path: Annotated[
+        float | None,
+        Setting("Share of residual blocks skipped at random.", minimum=0, maximum=0.9, group="Regularization"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network to train.
+
+    Args:
+        name: ``source:name``.
+        module: The network, its classifier of the right width.
+        preprocess: How images are fed to it.
+        fresh: Whether its classifier is untrained.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+    fresh: bool
+
+
+def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
+    """Load a pretrained network with a new classifier.
+
+    Args:
+        chosen: Which one.
+        classes: Number of logits.
+        seed: Of the classifier's random weights.
+
+    Raises:
+        PluginError: The source or the model is unknown, or its weights cannot be reached.
+        MissingLibraryError: The source's library is not installed.
+        ArtifactError: The weights file does not fit the architecture.
+    """
+    import torch
+
+    from tlopt import sources
+
+    options = {"drop_rate": chosen.dropout, "drop_path_rate": chosen.drop_path}
+    given = {key: value for key, value in options.items() if value is not None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, preprocess = sources.load(
+            chosen.model, classes=classes, size=chosen.image_size or 0, weights_file=chosen.weights, **given
+        )
+    return Network(name=chosen.model, module=module, preprocess=preprocess, fresh=True)
+
+
+def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
+    """Open the network of a torch artifact, to go on with it.
+
+    Args:
+        source: The artifact.
+        chosen: What was asked for, which must leave the network as it is.
+
+    Raises:
+        SettingError: It does not.
+        ArtifactError: The weights do not fit.
+    """
+    from tlopt import sources
+
+    card, chosen = source.card, chosen or Pretrained()
+    changes = chosen.weights is not None or (chosen.dropout, chosen.drop_path) != (None, None)
+    if changes or chosen.image_size not in (None, card.preprocess.size):
+        raise SettingError(
+            f"{source.path} has its own weights and input size: weights, image_size, dropout and drop_path "
+            "are for a pretrained network.",
+            hint="Leave them out.",
+        )
+    return Network(name=card.model, module=sources.open_model(source), preprocess=card.preprocess, fresh=False)
