@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tlopt.stages.prune import prune
     from tlopt.stages.qat import qat
     from tlopt.stages.quantize import quantize
+    from tlopt.trusted import trust
 
 __version__ = "0.1.0"
 
@@ -96,6 +97,7 @@ _PUBLIC = {
     "run": "recipe",
     "scan": "images",
     "split": "data.split",
+    "trust": "trusted",
     "report": "measure.report",
 }
 
@@ -141,6 +143,7 @@ __all__ = [
     "run",
     "scan",
     "split",
+    "trust",
 ]
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tlopt import __version__, settings
+from tlopt import __version__, registry, settings, trusted
 from tlopt.artifact import Artifact, sha256
 from tlopt.card import CARD_NAME
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, suggestion
@@ -194,6 +194,7 @@ def run(
     Raises:
         SettingError: The recipe does not fit, or has no step called `force_from`.
         OutputExistsError: There is something that no run of a recipe made where a step's result goes.
+        PluginError: A model is of a module that the person who runs the recipe does not trust.
         TloptError: What a step raises.
     """
     loaded = Recipe.read(recipe)
@@ -204,6 +205,11 @@ def run(
     for name in safe:
         if name not in _read_state(loaded.out):
             _refuse(loaded.out / name, name)
+    for step in loaded.steps:
+        model = str(step.settings.get("model", ""))
+        if ":" in model and model.partition(":")[0] not in registry.names("sources"):
+            with trusted.reading():
+                trusted.allow(model)
     return _run(loaded, dry_run, force_from)
 
 
@@ -257,7 +263,9 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         return str(report.table())
     if step.verb == "report":
         return str(function(sources, place, **step.settings).table())
-    function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
+    # A recipe may be another one's: the modules that it names run only if the person who runs it trusts them.
+    with trusted.reading():
+        function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
     return ""
 
 

@@ -69,6 +69,8 @@ def root() -> click.Group:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 error, 2 usage, 3 a check failed, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Python processes that a library starts are not to search the current folder for modules.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         result = root().main(arguments, prog_name="tlopt", standalone_mode=False)
         sys.stdout.flush()

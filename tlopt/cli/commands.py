@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from tlopt import trusted
 from tlopt.cli import terminal
 from tlopt.cli.options import given, setting_options
 from tlopt.progress import display
@@ -63,13 +64,14 @@ def make(name: str, entry: Entry) -> click.Command:
         verbose, quiet = values.pop("verbose"), values.pop("quiet")
         values.pop("debug")
         terminal.set_up_logging(-1 if quiet else verbose)
-        if quiet:
-            return entry.body(function, **values)
-        token = display.set(terminal.progress)
-        try:
-            return entry.body(function, **values)
-        finally:
-            display.reset(token)
+        with trusted.trusting((values.pop("trust") or "").split(",")):
+            if quiet:
+                return entry.body(function, **values)
+            token = display.set(terminal.progress)
+            try:
+                return entry.body(function, **values)
+            finally:
+                display.reset(token)
 
     text = inspect.getdoc(function) or ""
     return click.Command(
@@ -92,6 +94,9 @@ def _prose(docstring: str) -> str:
 
 def _common() -> list[click.Option]:
     return [
+        click.Option(
+            ["--trust"], metavar="MODULE,…", help="Modules of your own that artifacts and recipes may name and run."
+        ),
         click.Option(["-v", "--verbose"], count=True, help="Say what is done; twice for all there is to say."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Show neither progress nor warnings."),
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),

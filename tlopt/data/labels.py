@@ -97,7 +97,7 @@ def features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     from tlopt.networks import head
     from tlopt.training import memory
 
-    network, preprocess = sources.load(model, classes=0)
+    network, preprocess = sources.load(model, classes=0, pretrained_classes=len(folder.classes))
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     position = {file: i for i, file in enumerate(folder.files)}
     unreadable = Unreadable(10 * len(folder) + 10)  # the audit lists them; they stop nothing here

@@ -11,50 +11,137 @@ A source module defines
 
 A model is named ``source:name``, with options of the architecture after a question mark
 ("timm:mobilenetv2_100?pad_type=same"). A source that is no file here is a module of the user's own,
-and the name a function in it (see `tlopt.sources.module`).
+and the name a function in it (see `tlopt.sources.module`); its code runs if it is trusted (`tlopt.trusted`).
 """
 
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from tlopt import registry
+from tlopt import registry, trusted
 from tlopt.artifact import Artifact
-from tlopt.errors import ArtifactError, PluginError, SettingError
+from tlopt.errors import ArtifactError, PluginError, SettingError, TloptError
+from tlopt.names import shown_name
 from tlopt.networks import padding, weights
 from tlopt.preprocess import Preprocess
 
+# Options that would make a source read files or addresses that the name of a model chose.
+_REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
+_LONGEST = 2000  # characters of a model's name with its options
 
-def build(model: str, *, classes: int, size: int) -> nn.Module:
+
+def build(model: str, *, classes: int, size: int, named_by: str = "") -> nn.Module:
     """Return the architecture of a model with random weights.
 
     Args:
         model: ``source:name``.
         classes: Number of logits.
         size: Side of the square input, pixels.
+        named_by: The artifact whose card names the model; empty where a person does.
 
     Raises:
-        PluginError: The source or the model is unknown.
+        PluginError: The source or the model is unknown, or its code is not trusted.
         MissingLibraryError: The source's library is not installed.
     """
-    source, name, options = _parse(model)
-    module: nn.Module = source.build(name, classes=classes, **options)
-    return padding.fix(module, size)
+    found = _parse(model, named_by)
+    return padding.fix(_build(found, classes, found.options), size)
+
+
+def check_artifact(path: Path) -> None:
+    """Check, before any work, that an artifact can be opened and that the code it needs may run.
+
+    Raises:
+        ArtifactError: It is no artifact, or damaged.
+        PluginError: Its model's source is unknown, or a module that is not trusted.
+    """
+    artifact = Artifact.load(path)
+    if artifact.card.kind == "torch":
+        _parse(artifact.card.model, str(artifact.path))
+
+
+def load(name, *, classes, **options) -> (nn.Module, Preprocess)
+                                                             with pretrained weights; `classes` 0 keeps
+                                                             the pretrained classifier, any other number
+                                                             puts a new one in its place
+
+A model is named ``source:name``, with options of the architecture after a question mark
+("timm:mobilenetv2_100?pad_type=same"). A source that is no file here is a module of the user's own,
+and the name a function in it (see `tlopt.sources.module`); its code runs if it is trusted (`tlopt.trusted`).
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from tlopt import registry, trusted
+from tlopt.artifact import Artifact
+from tlopt.errors import ArtifactError, PluginError, SettingError, TloptError
+from tlopt.names import shown_name
+from tlopt.networks import padding, weights
+from tlopt.preprocess import Preprocess
+
+# Options that would make a source read files or addresses that the name of a model chose.
+_REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
+_LONGEST = 2000  # characters of a model's name with its options
+
+
+def build(model: str, *, classes: int, size: int, named_by: str = "") -> nn.Module:
+    """Return the architecture of a model with random weights.
+
+    Args:
+        model: ``source:name``.
+        classes: Number of logits.
+        size: Side of the square input, pixels.
+        named_by: The artifact whose card names the model; empty where a person does.
+
+    Raises:
+        PluginError: The source or the model is unknown, or its code is not trusted.
+        MissingLibraryError: The source's library is not installed.
+    """
+    found = _parse(model, named_by)
+    return padding.fix(_build(found, classes, found.options), size)
+
+
+def check(model: str, *, named_by: str = "") -> None:
+    """Check the name of a model, and that its code may run, before any work; builds nothing.
+
+    Args:
+        model: ``source:name``.
+        named_by: The artifact whose card names the model; empty where a person does.
+
+    Raises:
+        PluginError: The source is unknown, or its code is not trusted.
+    """
+    _parse(model, named_by)
 
 
 def load(
-    model: str, *, classes: int, size: int = 0, weights_file: Path | None = None, **options: Any
+    model: str,
+    *,
+    classes: int,
+    pretrained_classes: int = 0,
+    size: int = 0,
+    weights_file: Path | None = None,
+    **options: Any,
 ) -> tuple[nn.Module, Preprocess]:
     """Return a pretrained model and how its images are preprocessed.
 
     Args:
         model: ``source:name``.
         classes: Number of logits of the new classifier; 0 keeps the pretrained one.
+        pretrained_classes: How many logits that one has, for a model of the user's own; 0 if it is not known.
         size: Side of the square input, pixels; 0 for the model's own.
         weights_file: A safetensors file that takes the place of the source's weights.
         options: Of the architecture ("drop_path_rate"), besides those in the name.
@@ -64,11 +151,14 @@ def load(
         MissingLibraryError: The source's library is not installed.
         ArtifactError: The weights file does not fit the architecture.
     """
-    source, name, own = _parse(model)
+    found = _parse(model)
+    options = {**found.options, **options}
     if weights_file is None:
-        module, preprocess = source.load(name, classes=classes, **{**own, **options})
+        if found.is_own:
+            classes = classes or pretrained_classes
+        module, preprocess = found.source.load(found.name, classes=classes, **options)
     else:
-        module, preprocess = _from_file(source, name, weights_file, classes, {**own, **options})
+        module, preprocess = _from_file(found, weights_file, classes, options)
     if size:
         preprocess = Preprocess.from_dict({**preprocess.to_dict(), "size": size})
     return padding.fix(module, preprocess.size), preprocess
@@ -79,27 +169,43 @@ def open_model(artifact: Artifact) -> nn.Module:
 
     Raises:
         ArtifactError: The artifact is not of kind torch, or its weights do not fit.
-        PluginError: The model's source is unknown here.
+        PluginError: The model's source is unknown here, or it is a module that is not trusted.
     """
     card = artifact.expect("torch").card
-    model = build(card.model, classes=len(card.classes), size=card.preprocess.size)
+    model = build(card.model, classes=len(card.classes), size=card.preprocess.size, named_by=str(artifact.path))
     file = artifact.payload(".safetensors")
     state = weights.read(file)
     return weights.restore(model, state, groups=card.details.get("groups", {}), where=str(file)).eval()
 
 
-def _from_file(
-    source: ModuleType, name: str, file: Path, classes: int, options: dict[str, Any]
-) -> tuple[nn.Module, Preprocess]:
+def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        module: nn.Module = model.source.build(model.name, classes=classes, **options)
+    except TloptError:
+        raise
+    except Exception as error:
+        if model.is_own or not options:
+            raise
+        # What a library makes of an option that it does not know has no common error.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise PluginError(
+            f"The model {shown_name(model.name)} cannot be built with its options: {shown_name(reason)}",
+            hint="Check what stands behind the question mark.",
+        ) from error
+    return module
+
+
+def _from_file(found: _Model, file: Path, classes: int, options: dict[str, Any]) -> tuple[nn.Module, Preprocess]:
     """Load a file strictly, then give the model the classifier asked for.
 
     The file may hold the pretrained classifier or one of the wanted width.
     """
     state = weights.read(file)
-    own = source.build(name, classes=_PROBE, **options).state_dict()
+    source, name = found.source, found.name
+    own = _build(found, _PROBE, options).state_dict()
     heads = {len(state[key]) for key, tensor in own.items() if tensor.shape == (_PROBE,) and key in state}
     head = heads.pop() if len(heads) == 1 else classes
-    model = source.build(name, classes=head, **options)
+    model = _build(found, head, options)
     model.load_state_dict(_strict(model, state, file))
     preprocess = source.preprocess(name, model)
     if classes and classes != head:
@@ -123,35 +229,62 @@ def _strict(model: nn.Module, state: dict[str, Any], file: Path) -> dict[str, An
     return state
 
 
-def _parse(model: str) -> tuple[ModuleType, str, dict[str, Any]]:
-    source, colon, name = model.partition(":")
-    if not colon or not name:
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model's name, taken apart.
+
+    Args:
+        source: The plug-in that makes it.
+        name: Its name there.
+        options: Of its architecture.
+        is_own: Whether it is a function in a module of the user's own.
+    """
+
+    source: ModuleType
+    name: str
+    options: dict[str, Any]
+    is_own: bool = False
+
+
+def _parse(model: str, named_by: str = "") -> _Model:
+    source, colon, rest = model.partition(":")
+    if source == "module":  # the plug-in for the user's own modules goes by their names
+        model = rest
+        source, colon, rest = model.partition(":")
+    if not colon or not rest or len(model) > _LONGEST:
         raise PluginError(
-            f"A model is named source:name, got {model!r}.",
+            f"A model is named source:name, got {shown_name(model[:100])!r}.",
             hint="For example pip:efficientnet_lite0 or timm:resnet18; tlopt list models shows more.",
         )
-    name, _, query = name.partition("?")
-    options = {}
-    for pair in query.split("&") if query else ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise SettingError(f"An option of a model is name=value, got {pair!r} in {model!r}.")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
+    name, _, query = rest.partition("?")
+    options = dict(_option(pair, model) for pair in (query.split("&") if query else ()))
     if source in registry.names("sources"):
-        return registry.load("sources", source), name, options
-    if "." in source or _importable(source):
-        return registry.load("sources", "module"), f"{source}:{name}", options
-    # Names the known sources, with the close match first.
-    return registry.load("sources", source), name, options
+        if refused := sorted(options.keys() & set(_REACHING)):
+            raise SettingError(
+                f"The option {refused[0]} of {shown_name(model)} is none of an architecture.",
+                hint="Give a local file of weights with --weights FILE.safetensors.",
+            )
+        return _Model(source=registry.load("sources", source), name=name, options=options)
+    if not named_by and not trusted.exists(source):
+        registry.load("sources", source)  # names the known sources, with the close match first
+    trusted.allow(model, named_by=named_by)
+    return _Model(source=registry.load("sources", "module"), name=f"{source}:{name}", options=options, is_own=True)
 
 
-def _importable(name: str) -> bool:
-    import importlib.util
-
+def _option(pair: str, model: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    if not equals or not key.isidentifier():
+        raise SettingError(f"An option of a model is name=value, got {shown_name(pair)!r} in {shown_name(model)!r}.")
     try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return key, value
+    return key, found if _is_plain(found) else value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str)

@@ -4,6 +4,8 @@ The function takes the number of classes and returns an ``nn.Module`` that maps 
 (n, 3, size, size) to logits (n, classes). Its pretrained weights, if any, are those it loads itself
 or those given with ``--weights``. A ``preprocess`` attribute on the module, a `Preprocess` or its
 fields, says how images are fed; without one, ImageNet's statistics at 224 px are used.
+
+Whoever calls `build` has asked `tlopt.trusted.allow` before.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Any
 
 from torch import nn
 
+from tlopt import trusted
 from tlopt.errors import PluginError, suggestion
+from tlopt.names import shown_name
 from tlopt.preprocess import Preprocess
 
 
@@ -29,19 +33,21 @@ def build(name: str, *, classes: int, **options: Any) -> nn.Module:
         PluginError: The module or the function does not exist, or returns something else.
     """
     module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise PluginError(
-            f"The module {module_name} of the model {name!r} cannot be imported: {error}",
-            hint="Install it, or run from the folder that holds it.",
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise PluginError(
-            f"{module_name} has no function {function_name!r}.", hint=suggestion(function_name, dir(module))
-        )
-    model = function(classes, **options)
+    with trusted.importable(module_name):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise PluginError(
+                f"The module {shown_name(module_name)} of the model {shown_name(name)!r} cannot be imported: {error}",
+                hint="Install it, or run from the folder that holds it.",
+            ) from error
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            raise PluginError(
+                f"{module_name} has no function {shown_name(function_name)!r}.",
+                hint=suggestion(function_name, dir(module)),
+            )
+        model = function(classes, **options)
     if not isinstance(model, nn.Module):
         raise PluginError(f"{name} must return a torch.nn.Module, got {type(model).__name__}.")
     return model

@@ -58,8 +58,10 @@ def finetune(
         StageError: The loss is no number or explodes, or the disk is full; the last checkpoint stands.
         SystemExit: With code 0, in every process but the first, when training is over.
     """
+    from tlopt import sources
+
     if teacher is not None:
-        Artifact.load(teacher)  # a wrong one is told before images are decoded
+        sources.check_artifact(teacher)  # a wrong one is told before images are decoded
     ref, parts = labelled_parts(source, images, shares, training.seed)
     classes = parts["train"].classes
     from tlopt.training import job

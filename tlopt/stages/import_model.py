@@ -79,7 +79,13 @@ def _from_source(
     from tlopt.networks import weights
 
     names = _names(classes) if classes else None
-    network, preprocess = sources.load(model, classes=0, size=changes.get("size", 0), weights_file=weights_file)
+    network, preprocess = sources.load(
+        model,
+        classes=0,
+        pretrained_classes=len(names or ()),
+        size=changes.get("size", 0),
+        weights_file=weights_file,
+    )
     preprocess = Preprocess.from_dict({**preprocess.to_dict(), **changes})
     import torch
 

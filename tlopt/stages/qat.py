@@ -71,8 +71,10 @@ def qat(
         StageError: The network cannot be rounded, the loss explodes, or the disk is full.
         SystemExit: With code 0, in every process but the first, when training is over.
     """
+    from tlopt import sources
+
     if teacher is not None:
-        Artifact.load(teacher)  # a wrong one is told before images are decoded
+        sources.check_artifact(teacher)  # a wrong one is told before images are decoded
     require("onnxruntime")
     reduced = reduced_range(for_, reduce_range)
     ref, parts = labelled_parts(source, images, Shares(), training.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any, TYPE_CHECKING, Annotated
 
 from tlopt.artifact import Artifact
 from tlopt.errors import SettingError
@@ -79,7 +79,7 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
     from tlopt import sources
 
     options = {"drop_rate": chosen.dropout, "drop_path_rate": chosen.drop_path}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, preprocess = sources.load(

@@ -1,6 +1,6 @@
 """A process of its own that opens an artifact and runs it when told.
 
-`Process` is the side of the one who asks; the module itself, run with ``python -m``, is the other. They
+`Process` is the side of the one who asks; the module itself, run as a program, is the other. They
 talk in lines of JSON. What a runtime prints goes to stderr, past the conversation.
 """
 
@@ -22,11 +22,12 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from tlopt import registry
+from tlopt import registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, open_runner
 from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
+from tlopt.measure.speed import child
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.timing import lap
 
@@ -51,7 +52,7 @@ class Process:
         self._what = f"{artifact.path} on {backend}"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "tlopt.measure.speed.process"],
+            child.command("tlopt.measure.speed.process"), env=child.environment(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
         )  # fmt: skip
         try:
@@ -62,6 +63,7 @@ class Process:
                     "threads": threads,
                     "pool": str(pool),
                     "cores": list(cores),
+                    "trusted": trusted.state(),
                 }
             )
             self.hear()
@@ -155,6 +157,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
             job = json.loads(requests.readline())
             if job["cores"]:
                 os.sched_setaffinity(0, job["cores"])
+            trusted.restore(job["trusted"])
             artifact = Artifact.load(job["artifact"])
             _import(artifact, job["backend"])
             pool = np.load(job["pool"])

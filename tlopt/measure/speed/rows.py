@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from tlopt.measure.speed.process import Process, parts
 from tlopt.progress import track
 from tlopt.reports import Scalar
 from tlopt.timing import Alone, Rotating, Timed
+
+log = logging.getLogger(__name__)
 
 _GPU_RUNS = 30  # runs whose GPU time is read
 
@@ -134,8 +137,8 @@ def measure_memory(tried: Sequence[Candidate], inputs: Inputs, batch: Iterable[i
             try:
                 with Process(one.artifact, one.backend, threads=threads, pool=pool) as child:
                     found[place] = child.memory_mb(sorted(batch))
-            except StageError:
-                continue
+            except StageError as error:
+                log.info("the memory was not measured: %s", error.message)
     return found
 
 
