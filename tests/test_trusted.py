@@ -235,6 +235,14 @@ def test_names_that_are_no_modules_cannot_be_trusted():
         tlopt.trust("own_net:net")
 
 
+def test_modules_of_python_itself_cannot_be_trusted(tmp_path):
+    with pytest.raises(SettingError, match="subprocess is part of Python"):
+        tlopt.trust("subprocess")
+    with pytest.raises(PluginError) as told:
+        tlopt.open_model(artifact(tmp_path / "evil", "subprocess:run?args='true'"))
+    assert "--trust" not in told.value.hint
+
+
 def test_a_package_is_not_imported_to_find_what_lies_in_it(tmp_path, monkeypatch):
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "__init__.py").write_text("raise SystemExit(7)")

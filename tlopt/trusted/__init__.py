@@ -117,10 +117,14 @@ def _refusal(model: str, module: str, named_by: str, *, changed: bool) -> Plugin
             "not run unasked."
         )
     name = shown_name(module)
-    return PluginError(
-        text,
-        hint=f"If you trust the module {name}, add --trust {name}; from Python, call tlopt.trust({name!r}) before.",
-    )
+    hint = f"Only if {name} is a module of your own: add --trust {name}, or from Python call tlopt.trust({name!r})."
+    if _is_pythons(module):
+        hint = "No module of Python itself makes networks. Whoever wrote this name may have meant harm."
+    return PluginError(text, hint=hint)
+
+
+def _is_pythons(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
 
 
 @contextlib.contextmanager
@@ -207,5 +211,10 @@ def _checked(modules: Iterable[str]) -> list[str]:
             raise SettingError(
                 f"{shown_name(name)} is no name of a module that could be trusted.",
                 hint="For the model mine:net it is mine.",
+            )
+        if _is_pythons(name):
+            raise SettingError(
+                f"{name} is part of Python: a function in it makes no network, but may do anything else.",
+                hint="Name a module of your own.",
             )
     return found
