@@ -22,12 +22,11 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from tlopt import registry, trusted
+from tlopt import children, registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, open_runner
 from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
-from tlopt.measure.speed import child
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.timing import lap
 
@@ -52,7 +51,7 @@ class Process:
         self._what = f"{artifact.path} on {backend}"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._child = subprocess.Popen(
-            child.command("tlopt.measure.speed.process"), env=child.environment(),
+            children.command("tlopt.measure.speed.process"), env=children.environment(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
         )  # fmt: skip
         try:

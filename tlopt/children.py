@@ -12,8 +12,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import tlopt
-
 # The package is made known by its place: the folder around it may be one that is not to be searched.
 _START = """\
 import sys
@@ -35,7 +33,7 @@ def command(module: str) -> list[str]:
     Args:
         module: Its full name.
     """
-    found = {"path": search_path(), "tlopt": str(Path(tlopt.__file__).resolve()), "module": module}
+    found = {"path": search_path(), "tlopt": str(Path(__file__).resolve().with_name("__init__.py")), "module": module}
     return [sys.executable, "-P", "-c", _START, json.dumps(found)]
 
 

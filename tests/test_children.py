@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tlopt
-from tlopt.measure.speed import child
+from tlopt import children
 
 
 @pytest.fixture
@@ -29,23 +29,23 @@ def test_a_process_of_ours_imports_nothing_from_the_current_folder(foreign, expo
 def test_the_current_folder_is_passed_on_only_if_it_was_asked_for(foreign, monkeypatch):
     monkeypatch.setattr(sys, "path", ["", str(foreign), "/elsewhere"])
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert child.search_path() == ["/elsewhere"]
+    assert children.search_path() == ["/elsewhere"]
     monkeypatch.setenv("PYTHONPATH", str(foreign))
-    assert child.search_path() == [str(foreign), "/elsewhere"]
+    assert children.search_path() == [str(foreign), "/elsewhere"]
 
 
 def test_a_process_of_ours_runs_this_tlopt_wherever_it_is(foreign, monkeypatch, tmp_path):
     monkeypatch.setattr(
         sys, "path", [entry for entry in sys.path if entry not in ("", str(Path(tlopt.__file__).parents[1]))]
     )
-    *start, told = child.command("tlopt.doctor")
+    *start, told = children.command("tlopt.doctor")
     code = start.pop() + "import tlopt; print(tlopt.__file__)"
-    done = subprocess.run([*start, code, told], capture_output=True, text=True, check=True, env=child.environment())
+    done = subprocess.run([*start, code, told], capture_output=True, text=True, check=True, env=children.environment())
     assert done.stdout.split() == [tlopt.__file__]
 
 
 def test_the_processes_that_it_starts_pass_the_folder_over_as_well():
-    assert child.environment()["PYTHONSAFEPATH"] == "1"
+    assert children.environment()["PYTHONSAFEPATH"] == "1"
     assert "PYTHONSAFEPATH" not in os.environ or os.environ["PYTHONSAFEPATH"] == "1"
 
 
