@@ -65,68 +65,6 @@ def check_artifact(path: Path) -> None:
         _parse(artifact.card.model, str(artifact.path))
 
 
-def load(name, *, classes, **options) -> (nn.Module, Preprocess)
-                                                             with pretrained weights; `classes` 0 keeps
-                                                             the pretrained classifier, any other number
-                                                             puts a new one in its place
-
-A model is named ``source:name``, with options of the architecture after a question mark
-("timm:mobilenetv2_100?pad_type=same"). A source that is no file here is a module of the user's own,
-and the name a function in it (see `tlopt.sources.module`); its code runs if it is trusted (`tlopt.trusted`).
-"""
-
-from __future__ import annotations
-
-import ast
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
-from torch import nn
-
-from tlopt import registry, trusted
-from tlopt.artifact import Artifact
-from tlopt.errors import ArtifactError, PluginError, SettingError, TloptError
-from tlopt.names import shown_name
-from tlopt.networks import padding, weights
-from tlopt.preprocess import Preprocess
-
-# Options that would make a source read files or addresses that the name of a model chose.
-_REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
-_LONGEST = 2000  # characters of a model's name with its options
-
-
-def build(model: str, *, classes: int, size: int, named_by: str = "") -> nn.Module:
-    """Return the architecture of a model with random weights.
-
-    Args:
-        model: ``source:name``.
-        classes: Number of logits.
-        size: Side of the square input, pixels.
-        named_by: The artifact whose card names the model; empty where a person does.
-
-    Raises:
-        PluginError: The source or the model is unknown, or its code is not trusted.
-        MissingLibraryError: The source's library is not installed.
-    """
-    found = _parse(model, named_by)
-    return padding.fix(_build(found, classes, found.options), size)
-
-
-def check(model: str, *, named_by: str = "") -> None:
-    """Check the name of a model, and that its code may run, before any work; builds nothing.
-
-    Args:
-        model: ``source:name``.
-        named_by: The artifact whose card names the model; empty where a person does.
-
-    Raises:
-        PluginError: The source is unknown, or its code is not trusted.
-    """
-    _parse(model, named_by)
-
-
 def load(
     model: str,
     *,
