@@ -70,6 +70,51 @@ def test_weights_keep_to_half_the_range_where_asked(exported, tmp_path, choice, 
     assert made.card.details["reduce_range"] is (choice == "on")
 
 
+@pytest.fixture
+def with_norms(exported, tmp_path):
+    """The exported network with a batch norm after each convolution, and a scaled image before the first."""
+    model = onnx.load(exported.payload(".onnx"))
+    random, nodes, constants = np.random.default_rng(0), [], []
+
+    def constant(name, values):
+        constants.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+        return name
+
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "Conv":
+            continue
+        result, width = node.output[0], exported_width(model, node)
+        node.output[0] = f"{result}_plain"
+        parts = [constant(f"norm_{result}_{i}", random.uniform(0.5, 2, width)) for i in range(4)]
+        nodes.append(onnx.helper.make_node("BatchNormalization", [node.output[0], *parts], [result]))
+    first = nodes[0]
+    nodes.insert(0, onnx.helper.make_node("Mul", ["images", constant("two", np.full((1, 3, 1, 1), 2))], ["scaled"]))
+    first.input[0] = "scaled"
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(copied)
+    model.graph.initializer.extend(constants)
+    with draft(tmp_path / "norms") as folder:
+        onnx.save(model, folder / "model.onnx")
+        seal(folder, exported.card)
+    return Artifact.load(tmp_path / "norms")
+
+
+def exported_width(model, node):
+    return next(i.dims[0] for i in model.graph.initializer if i.name == node.input[1])
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
+def test_batch_norms_are_part_of_the_convolutions_before_they_are_rounded(with_norms, held_out, tmp_path, precision):
+    made = tlopt.quantize(with_norms, tmp_path / "q", precision=precision, samples=16)
+    kinds = {node.op_type for node in onnx.load(made.payload(".onnx")).graph.node}
+    assert not {"BatchNormalization", "Mul"} & kinds
+    if precision == "int8":
+        expected = logits(with_norms, held_out)
+        np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
+
+
 def test_half_the_range_is_for_int8(exported, tmp_path):
     with pytest.raises(SettingError, match="reduce_range is for int8, got precision fp16"):
         tlopt.quantize(exported, tmp_path / "q", precision="fp16", reduce_range="on")

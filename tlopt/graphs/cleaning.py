@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -19,10 +19,10 @@ IR = 7  # of the same release
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equal graph in plain form, with the shapes of all tensors.
 
-    Older operators are brought to opset 13, initializers are no longer inputs, Constant nodes become
-    initializers, Identity nodes go, a mean over the image plane becomes GlobalAveragePool (which has
-    an integer kernel; ReduceMean has none), every node has a name of its own, and what the exporter
-    noted for itself goes.
+    Older operators are brought to opset 13. Initializers are no longer inputs, and Constant nodes become
+    initializers. Identity nodes go, and Dropout, which does nothing after training. A mean over the image plane
+    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. Every node has a name of its
+    own, and what the exporter noted for itself goes.
 
     Raises:
         ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
@@ -34,11 +34,12 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     outputs = {output.name for output in graph.output}
+    read = {name for node in graph.node for name in node.input} | outputs
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
             graph.initializer.append(tensor)
-        elif node.op_type == "Identity" and node.output[0] not in outputs:
+        elif _passes(node, read) and node.output[0] not in outputs:
             renamed[node.output[0]] = node.input[0]
         else:
             nodes.append(node)
@@ -55,6 +56,14 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         if hasattr(item, "metadata_props"):
             del item.metadata_props[:]
     return infer(model)
+
+
+def _passes(node: onnx.NodeProto, read: Collection[str]) -> bool:
+    """Whether a node gives what it is given."""
+    trains = len(node.input) > 2 and node.input[2]
+    return node.op_type == "Identity" or (
+        node.op_type == "Dropout" and not trains and not any(name in read for name in node.output[1:])
+    )
 
 
 def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,12 +96,21 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 def rewritten(
     model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto] = ()
 ) -> onnx.ModelProto:
-    """Return a model with other nodes: of its constants those that they read, and some new ones."""
+    """Return a model with other nodes, and of its constants those that they read.
+
+    Args:
+        model: Stays as it is.
+        nodes: In order.
+        constants: New ones; they take the place of those of the same names.
+    """
+    new = {constant.name: constant for constant in constants}
     made = onnx.ModelProto()
     made.CopyFrom(model)
     _replace(made.graph.node, list(nodes))
     used = {name for node in made.graph.node for name in node.input}
-    _replace(made.graph.initializer, [*(i for i in made.graph.initializer if i.name in used), *constants])
+    _replace(
+        made.graph.initializer, [*(i for i in made.graph.initializer if i.name in used - new.keys()), *new.values()]
+    )
     return made
 
 

@@ -113,10 +113,13 @@ def quantize(
     import onnx
 
     from tlopt.graphs.cleaning import clean
+    from tlopt.graphs.folding import fold
     from tlopt.graphs.view import View
     from tlopt.quantization.int8 import Scheme, calibrate
 
-    view = View(clean(onnx.load(source.payload(".onnx"))))
+    graph = clean(onnx.load(source.payload(".onnx")))
+    # A network that was trained with its scales was rounded as the exporter wrote it.
+    view = View(graph if trained else fold(graph))
     blocks = _asked(view, float_blocks)
     floats = [node for block in blocks for node in block.nodes]
     fixed = fixed_batch(source)
