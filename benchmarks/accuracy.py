@@ -146,7 +146,7 @@ def tlopt_run(
         test = open_pixels(reopen(card.images)["test"], card.preprocess).filled()
         logits, labels = predict(sources.open_model(made), test, device=torch.device("cpu"))
         test.close()
-    metrics = card.details["metrics"]
+    metrics = card.torch.metrics
     return {
         "test_accuracy": float((logits.argmax(1) == labels).mean()),
         "test_loss": calibrated_loss(logits, labels),

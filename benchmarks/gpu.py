@@ -30,6 +30,7 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.card import plain
 from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.environment import processor, versions
 from tlopt.errors import ImagesError, TloptError
@@ -227,7 +228,7 @@ def quantized(network: Artifact, work: Path, precision: str) -> Artifact:
 
 def engine_facts(engine: Artifact) -> dict[str, Any]:
     """Return what the card says about an engine."""
-    details = engine.card.details
+    details = plain(engine.card.engine)
     facts = {name: details[name] for name in ("flavour", "version", "cuda", "targets", "gpu", "profile", "inspector")}
     return {**facts, "size_mb": engine.size_mb, "build_seconds": engine.card.lineage[-1].seconds}
 

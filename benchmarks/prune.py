@@ -97,7 +97,8 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
     ours = finished(work / "ours") or stage.prune(
         whole, work / "ours", speedup=speedup, epochs=options.epochs, lr=options.lr, seed=seed
     )
-    macs = ours.card.details["macs"]["after"]
+    assert ours.card.torch.macs is not None
+    macs = ours.card.torch.macs.after
     peer = finished(work / "peer") or torch_pruning_s(whole, work / "peer", macs, seed, options)
     artifacts = {"unpruned": whole, "tlopt": ours, "torch-pruning": peer}
     exported = {key: finished(work / f"{key}-onnx") or export(a, work / f"{key}-onnx") for key, a in artifacts.items()}
@@ -203,7 +204,7 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
     )  # fmt: skip
     train(best, pixels, val, settings, teacher=original, label="Recovery")
     with draft(out) as folder:
-        seal(folder, replace(whole.card, details={**whole.card.details, **weights.save(best, folder)}))
+        seal(folder, replace(whole.card, details=replace(whole.card.torch, groups=weights.save(best, folder))))
     return Artifact.load(out)
 
 

@@ -41,6 +41,7 @@ import tlopt
 from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
+from tlopt.card import plain
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
 from tlopt.statistics import wilson
@@ -210,9 +211,9 @@ def ours(
     for i, (name, options) in enumerate(variants.items()):
         settings = {"images": images, "samples": samples, **options}
         found = kept(folder / f"tlopt-{i}") or tlopt.quantize(fp32, folder / f"tlopt-{i}", **settings)
-        sensitivity = found.card.details.get("sensitivity", {})
+        sensitivity = plain(found.card.onnx.quantized.sensitivity) or {}
         made[name] = Made(found.payload(".onnx"), found.card.lineage[-1].seconds, sensitivity)
-        print(name, made[name].seconds, found.card.details["measured"], sensitivity, flush=True)
+        print(name, made[name].seconds, plain(found.card.onnx.quantized.measured), sensitivity, flush=True)
     if tuned:
         trained = kept(folder / "qat") or tlopt.qat(tuned, folder / "qat", epochs=2, lr=2e-4)
         exported = kept(folder / "qat-fp32") or tlopt.export(trained, folder / "qat-fp32")

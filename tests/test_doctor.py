@@ -9,9 +9,9 @@ import pytest
 from tlopt import backends
 from tlopt.backends import torch as torch_backend
 from tlopt.cli import main
+from tlopt.details import Gpu
 from tlopt.doctor import _versions, doctor
 from tlopt.engine import flavour, gpu
-from tlopt.engine.gpu import Gpu
 from tlopt.engine.trial import try_build
 from tlopt.errors import CheckError
 

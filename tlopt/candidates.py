@@ -34,7 +34,7 @@ def for_tensorrt(artifact: Artifact) -> bool:
     """Whether an ONNX artifact is meant to become an engine: here only its answers count, not its speed."""
     card = artifact.card
     half = card.precision in ("fp16", "bf16", "fp8")
-    return card.kind == "onnx" and (half or card.details.get("runtime") == "tensorrt")
+    return card.kind == "onnx" and (half or card.made_for == "tensorrt")
 
 
 def labels(artifacts: Sequence[Artifact]) -> list[str]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, cast
 
+from msgspec import Meta
+
+from tlopt.details import KINDS, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
 from tlopt.errors import ArtifactError
+from tlopt.migration import migrate
 from tlopt.preprocess import Preprocess
+from tlopt.schema import SchemaError, Sha256, Share, Text, convert, parse_json
 
-SCHEMA = 1
+SCHEMA = 2
 CARD_NAME = "artifact.json"
 
 
@@ -25,7 +32,7 @@ class Step:
     stage: str
     settings: Mapping[str, Any]
     source: str
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0)]
     versions: Mapping[str, str]
     device: str
 
@@ -41,8 +48,8 @@ class ImagesRef:
 
     path: str
     digest: str
-    val: float
-    test: float
+    val: Share
+    test: Share
     seed: int
 
 
@@ -59,8 +66,7 @@ class Card:
         images: The training images, or None if the model was imported.
         files: Payload file name -> sha256.
         lineage: The stages gone through, oldest first.
-        details: What only the kind's own backend reads (torch: widths; onnx: opset, batch range;
-            tensorrt: flavour, version, targets).
+        details: What is said of artifacts of this kind only; without it, what is said of an empty one.
     """
 
     kind: str
@@ -71,11 +77,45 @@ class Card:
     images: ImagesRef | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     lineage: tuple[Step, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Details = None  # type: ignore[assignment]  # replaced below
+
+    def __post_init__(self) -> None:
+        if cast(object, self.details) is None:
+            empty: Details = OnnxDetails() if self.kind == "onnx" else TorchDetails()
+            object.__setattr__(self, "details", empty)
+        assert isinstance(self.details, KINDS[self.kind]), f"{type(self.details).__name__} of kind {self.kind}"
+
+    @property
+    def torch(self) -> TorchDetails:
+        """The details of a torch artifact."""
+        assert isinstance(self.details, TorchDetails)
+        return self.details
+
+    @property
+    def onnx(self) -> OnnxDetails:
+        """The details of an onnx artifact."""
+        assert isinstance(self.details, OnnxDetails)
+        return self.details
+
+    @property
+    def engine(self) -> EngineDetails:
+        """The details of a tensorrt artifact."""
+        assert isinstance(self.details, EngineDetails)
+        return self.details
+
+    @property
+    def quantized(self) -> Quantized | None:
+        """How the graph was quantized or cast; None for any other artifact."""
+        return self.details.quantized if isinstance(self.details, OnnxDetails) else None
+
+    @property
+    def made_for(self) -> str:
+        """The runtime that the graph was quantized or cast for; empty for any other artifact."""
+        return self.quantized.runtime if self.quantized else ""
 
     def to_json(self) -> str:
         """Return the text of ``artifact.json``."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON types."""
@@ -83,40 +123,85 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str) -> Card:
-        """Rebuild from `to_json`.
+        """Rebuild from `to_json`, also from that of an earlier version.
 
         Raises:
             ArtifactError: The text is no card, or one of a newer tlopt.
         """
         try:
-            raw = json.loads(text)
-            schema = raw.pop("schema")
-            if schema > SCHEMA:
-                raise ArtifactError(
-                    f"The card has schema {schema}; this version of tlopt reads up to {SCHEMA}.",
-                    hint="python -m pip install --upgrade tlopt",
-                )
-            return cls(
-                **{
-                    **raw,
-                    "classes": tuple(raw["classes"]),
-                    "preprocess": Preprocess.from_dict(raw["preprocess"]),
-                    "images": ImagesRef(**raw["images"]) if raw["images"] else None,
-                    "lineage": tuple(Step(**step) for step in raw["lineage"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, ArtifactError):
-                raise
-            raise ArtifactError(f"The card is damaged: {error}.") from error
+            return _read(parse_json(text, finite=False))  # 0.1.0 wrote NaN into records
+        except SchemaError as error:
+            raise ArtifactError(f"The card is damaged: {error}.", hint="Make the artifact again.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The content of ``artifact.json``; the type of the details follows from the kind."""
+
+    schema: int
+    kind: Literal["torch", "onnx", "tensorrt"]
+    model: Text
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+    classes: Annotated[tuple[Text, ...], Meta(min_length=1)]
+    preprocess: Preprocess
+    images: ImagesRef | None
+    files: Mapping[str, Sha256]
+    lineage: tuple[Step, ...]
+    details: Mapping[str, Any]
+
+
+def _read(raw: Any) -> Card:
+    """Return a parsed card.
+
+    Raises:
+        SchemaError: It does not fit.
+        ArtifactError: It is of a newer version.
+    """
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise SchemaError("it has no number in the field schema")
+    if schema > SCHEMA:
+        raise ArtifactError(
+            f"The card has schema {schema}; this version of tlopt reads up to {SCHEMA}.",
+            hint="python -m pip install --upgrade tlopt",
+        )
+    if schema == 1:
+        raw = migrate(raw)
+    found = convert(raw, _Stored)
+    _check_names(found)
+    # The numbers stay as they are written: 1 is not 1.0 in what the digest is made of.
+    preprocess = Preprocess.from_dict({**found.preprocess.to_dict(), **raw["preprocess"]})
+    return Card(
+        kind=found.kind,
+        model=found.model,
+        precision=found.precision,
+        classes=found.classes,
+        preprocess=preprocess,
+        images=found.images,
+        files=found.files,
+        lineage=found.lineage,
+        details=convert(found.details, KINDS[found.kind], path="details"),
+    )
+
+
+def _check_names(found: _Stored) -> None:
+    """Refuse a class that is named twice, and payload files that cannot lie in the artifact's folder."""
+    if twice := [name for name, count in Counter(found.classes).items() if count > 1]:
+        raise SchemaError(f"the field classes names {twice[0]!a} twice")
+    for name in found.files:
+        path = PurePosixPath(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise SchemaError(f"the field files names a file outside of its folder, {name!a}")
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses, tuples and paths as JSON types."""
+    """Return dataclasses, tuples and paths as JSON types; a number that is not finite as None."""
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON knows no such number; a later run must be able to read what this one wrote
     return str(value) if isinstance(value, Path) else value

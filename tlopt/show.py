@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.card import plain
+from tlopt.details import EngineDetails, Quantized
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar
@@ -32,8 +33,8 @@ def show(artifact: str | Path | Artifact) -> Report:
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
-    notes += _engine(card.details) if card.kind == "tensorrt" else []
-    notes += _floats(card.details)
+    notes += _engine(card.details) if isinstance(card.details, EngineDetails) else []
+    notes += _floats(card.quantized) if card.quantized else []
     notes.append("Digest: " + artifact.digest[:12])
     rows: tuple[dict[str, Scalar], ...] = tuple(
         {
@@ -52,42 +53,42 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _floats(details: Mapping[str, Any]) -> list[str]:
+def _floats(quantized: Quantized) -> list[str]:
     """Return which blocks quantize left float, because it was asked to or for accuracy's sake, a line for each."""
-    asked, found = details.get("float_blocks"), details.get("sensitivity")
+    asked, found = quantized.float_blocks, quantized.sensitivity
     lines = [f"Float as asked: {', '.join(asked)}"] if asked else []
     if found is None:
         return lines
-    met = "met" if found["met"] else "NOT met"
-    lines += [f"Loss of {found['drop_of']} up to {found['max_drop']:g} on {found['images']} training images: {met}"]
-    lines += [f"Float: {name} ({reason})" for name, reason in found["float_blocks"].items()]
+    met = "met" if found.met else "NOT met"
+    lines += [f"Loss of {found.drop_of} up to {found.max_drop:g} on {found.images} training images: {met}"]
+    lines += [f"Float: {name} ({reason})" for name, reason in found.float_blocks.items()]
     rest = "all others in integers" if asked else "all in integers"
-    for row in found["trade_off"]:
-        blocks, times = row["float_blocks"], row["latency_ms"].items()
+    for row in found.trade_off:
+        blocks, times = row.float_blocks, row.latency_ms.items()
         latency = "".join(f", {ms:g} ms at batch {batch}" for batch, ms in times)
         what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else rest
-        lines.append(f"Trade-off: {what}: drop {row['drop']:g}, {row['snr_db']:g} dB{latency}")
+        lines.append(f"Trade-off: {what}: drop {row.drop:g}, {row.snr_db:g} dB{latency}")
     return lines
 
 
-def _engine(details: Mapping[str, Any]) -> list[str]:
+def _engine(details: EngineDetails) -> list[str]:
     """Return what an engine was built with and for, and what the inspector found in it."""
-    profile, inside, gpu = details["profile"], details["inspector"], details.get("gpu")
-    batches = f"{profile['min_batch']} to {profile['max_batch']}, tuned for {profile['opt_batch']}"
-    built = f"on {gpu['name']}" if gpu else "ahead of time"
+    profile, inside = details.profile, details.inspector
+    batches = f"{profile.min_batch} to {profile.max_batch}, tuned for {profile.opt_batch}"
+    built = f"on {details.gpu.name}" if details.gpu else "ahead of time"
     lines = [
-        f"Engine: {TITLES[details['flavour']]} {details['version']}, CUDA {details['cuda'] or 'unknown'}, "
-        f"built {built} for {', '.join(details['targets'])}; batches {batches}",
-        f"Built from: {details['onnx']['path']}, sha256 {details['onnx']['sha256'][:12]}",
+        f"Engine: {TITLES[details.flavour]} {details.version}, CUDA {details.cuda or 'unknown'}, "
+        f"built {built} for {', '.join(details.targets)}; batches {batches}",
+        f"Built from: {details.onnx.path}, sha256 {details.onnx.sha256[:12]}",
     ]
-    chosen = {name: value for name, value in details["options"].items() if value not in (None, False, "no", "")}
+    chosen = {name: value for name, value in plain(details.options).items() if value not in (None, False, "no", "")}
     lines.append("Options: " + ", ".join(f"{name}={value}" for name, value in chosen.items()))
-    for name in ("types", "inputs", "weights", "outputs"):
-        if name not in inside:  # the builder's listing has no types of weights
+    counted = {"types": inside.types, "inputs": inside.inputs, "weights": inside.weights, "outputs": inside.outputs}
+    for name, found in counted.items():
+        if name == "weights" and not found:  # the builder's listing has no types of weights
             continue
-        counts = ", ".join(f"{kind} {count}" for kind, count in inside[name].items())
-        lines.append(f"Layers' {name}: {counts}")
-    return [*lines, f"Layers: {inside['layers']}, from the {inside['source']}"]
+        lines.append(f"Layers' {name}: " + ", ".join(f"{kind} {count}" for kind, count in found.items()))
+    return [*lines, f"Layers: {inside.layers}, from the {inside.source}"]
 
 
 def list_names(what: str, pattern: str = "*") -> list[str]:

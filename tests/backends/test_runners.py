@@ -127,7 +127,7 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, tmp_pat
     del model.graph.value_info[:]
     with draft(tmp_path / "fixed") as scratch:
         onnx.save(model, scratch / "model.onnx")
-        seal(scratch, replace(exported.card, details={"batch": [2, 2]}))
+        seal(scratch, replace(exported.card, details=replace(exported.card.onnx, fixed_batch=2)))
     fixed = Artifact.load(tmp_path / "fixed")
     inputs = np.random.default_rng(0).standard_normal((5, *exported.card.preprocess.input_shape), dtype=np.float32)
     with open_runner(exported, backend) as any_batch, open_runner(fixed, backend) as two:

@@ -10,14 +10,15 @@ from tlopt import registry
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner, tensorrt
 from tlopt.card import Card
+from tlopt.details import EngineDetails, Gpu
 from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour
-from tlopt.engine.gpu import Gpu
 from tlopt.engine.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
+from tlopt.schema import convert
 
 GPU = Gpu(name="NVIDIA Test GPU", capability="sm89", driver_cuda="13.0")
 
@@ -32,6 +33,7 @@ def engine(tmp_path):
         details = {
             "flavour": "tensorrt",
             "version": "10.13.2.6",
+            "cuda": "13",
             "targets": ["sm89"],
             "gpu": {"name": GPU.name, "capability": "sm89", "driver_cuda": "13.0"},
             "profile": {
@@ -44,12 +46,16 @@ def engine(tmp_path):
                 "max_batch": 4,
             },
             "options": {
+                "min_batch": 2,
+                "opt_batch": 4,
+                "max_batch": 4,
                 "version_compatible": False,
                 "hardware_compatible": "no",
                 "strip_weights": False,
                 "refit": False,
             },
-            "onnx": {"artifact": "", "sha256": "", "path": "../onnx/model.onnx"},
+            "inspector": {"source": "inspector", "layers": 0, "types": {}, "inputs": {}, "outputs": {}},
+            "onnx": {"artifact": "0" * 64, "sha256": "0" * 64, "path": "../onnx/model.onnx"},
         }
         for name, value in changes.items():
             details[name] = {**details[name], **value} if isinstance(value, dict) else value
@@ -61,7 +67,7 @@ def engine(tmp_path):
                 precision="fp32",
                 classes=("a", "b", "c", "d"),
                 preprocess=Preprocess(size=2),
-                details=details,
+                details=convert(details, EngineDetails),
             )
             seal(scratch, card)
         return Artifact.load(tmp_path / "engine")

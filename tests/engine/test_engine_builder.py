@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt import progress
+from tlopt.details import Gpu
 from tlopt.engine import builder, flavour, opening
 from tlopt.engine.builder import Options
-from tlopt.engine.gpu import Gpu
 from tlopt.engine.messages import Messages
 from tlopt.engine.targets import Plan, plan
 from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
@@ -226,7 +226,7 @@ def test_the_timing_cache_is_kept_per_gpu_and_version_and_grows(on_gpu, tmp_path
         builder._load_timing_cache(config, file)
         record = builder._save_timing_cache(config, file)
         assert file.read_bytes() == expected
-    assert record["file"] == file.name
+    assert record.file == file.name
     file.write_bytes(b"foreign")
     builder._load_timing_cache(Config(), file)
     assert "belongs to another GPU or version" in caplog.text
@@ -308,8 +308,10 @@ def test_what_runs_only_on_a_gpu_is_called_as_the_library_declares_it(owner, met
 def test_the_library_itself_judges_an_engines_header_before_it_is_opened(tmp_path):
     found = flavour.load("rtx")
     runtime = found.api.Runtime(Messages(found.api).logger)
+    about = SimpleNamespace(flavour="rtx", onnx=SimpleNamespace(path="../onnx/m.onnx"))
     artifact = SimpleNamespace(
-        path=tmp_path / "engine", card=SimpleNamespace(details={"flavour": "rtx", "onnx": {"path": "../onnx/m.onnx"}})
+        path=tmp_path / "engine",
+        card=SimpleNamespace(engine=about),
     )
     here = Gpu(name="NVIDIA L4", capability="sm89", driver_cuda="13.0")
     with pytest.raises(ArtifactError, match=r"(?s)cannot run here: malformed engine.*--flavour rtx --target sm89"):

@@ -20,7 +20,7 @@ def test_the_builders_listing_gives_names_types_and_onnx_nodes():
     assert [row["name"] for row in found.rows] == ["quantize", "conv"]
     assert found.rows[1]["onnx"] == ["conv", "relu"]
     assert found.rows[1]["inputs"] == ["Int8"]
-    assert found.summary["outputs"] == {"Int8": 1, "Half": 1}
+    assert found.summary.outputs == {"Int8": 1, "Half": 1}
     assert json.loads(found.to_json())["source"] == "builder log"
 
 
@@ -46,7 +46,7 @@ def test_the_inspectors_json_of_both_major_versions_is_read_alike():
 
 
 def test_an_inspector_that_knows_only_names_gives_only_names():
-    assert layers.from_inspector('{"Layers": ["conv"]}').summary["layers"] == 1
+    assert layers.from_inspector('{"Layers": ["conv"]}').summary.layers == 1
 
 
 def test_where_the_inspector_tells_no_types_of_tensors_the_weights_do():
@@ -59,8 +59,8 @@ def test_where_the_inspector_tells_no_types_of_tensors_the_weights_do():
     assert read(conv, {**conv, "Weights": {"Type": "Int8", "Count": 9}}).computes_in("Int8") is True
     assert read(conv, {**conv, "Weights": {"Type": "Half", "Count": 9}}).computes_in("Int8") is False
     assert read(conv).computes_in("Int8") is None
-    assert read({**conv, "Weights": {"Type": "Half"}}).summary["weights"] == {"Half": 1}
-    assert read(conv).summary["inputs"] == {"unknown": 1}
+    assert read({**conv, "Weights": {"Type": "Half"}}).summary.weights == {"Half": 1}
+    assert read(conv).summary.inputs == {"unknown": 1}
 
 
 def test_the_listing_tells_what_the_layers_compute_in():

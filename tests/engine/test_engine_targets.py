@@ -1,8 +1,8 @@
 import pytest
 
+from tlopt.details import Gpu
 from tlopt.engine import flavour, gpu, targets
 from tlopt.engine.flavour import Flavour
-from tlopt.engine.gpu import Gpu
 from tlopt.errors import MissingLibraryError, PluginError, SettingError, StageError
 
 FULL = Flavour(name="tensorrt", version="10.13.2.6", cuda="13", api=object())

@@ -27,8 +27,8 @@ class Net(nn.Module):
 
 
 def saved(model, tmp_path):
-    details = weights.save(model, tmp_path)
-    return weights.read(tmp_path / weights.FILE), details["groups"]
+    groups = weights.save(model, tmp_path)
+    return weights.read(tmp_path / weights.FILE), groups
 
 
 def test_weights_come_back_as_they_were_saved(tmp_path):

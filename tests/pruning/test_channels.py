@@ -67,9 +67,9 @@ def test_each_family_is_pruned_runs_and_is_restored(name, tmp_path):
     again = channels.analyze(model, SIZE)
     assert again.macs() == predicted < 0.75 * network.macs()
     assert len(again.groups) == len(network.groups)
-    details = weights.save(model, tmp_path)
+    groups = weights.save(model, tmp_path)
     fresh = sources.build(f"timm:{name}", classes=5, size=SIZE)
-    restored = weights.restore(fresh, weights.read(tmp_path / weights.FILE), groups=details["groups"], where="it")
+    restored = weights.restore(fresh, weights.read(tmp_path / weights.FILE), groups=groups, where="it")
     with torch.no_grad():
         assert torch.equal(restored.eval()(images), logits)
 

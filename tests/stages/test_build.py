@@ -99,15 +99,15 @@ def onnx_artifact(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_build_makes_an_engine_for_four_gpus_where_there_is_none(onnx_artifact, tmp_path, precision):
     made = build(onnx_artifact(precision), tmp_path / "engine", target=("sm80", "sm86", "sm89", "sm120"), max_batch=16)
-    details = made.card.details
+    details = made.card.engine
     assert made.card.kind == "tensorrt"
     assert made.card.precision == precision
     assert made.card.classes == ("a", "b", "c", "d")
     assert made.payload(".engine").stat().st_size > 1000
-    assert details["flavour"] == "rtx"
-    assert details["targets"] == ["sm80", "sm86", "sm89", "sm120"]
-    assert details["profile"]["shape"] == [3, 16, 16]
-    assert [details["profile"][f"{which}_batch"] for which in ("min", "opt", "max")] == [1, 8, 16]
+    assert details.flavour == "rtx"
+    assert details.targets == ("sm80", "sm86", "sm89", "sm120")
+    assert details.profile.shape == (3, 16, 16)
+    assert (details.profile.min_batch, details.profile.opt_batch, details.profile.max_batch) == (1, 8, 16)
     assert made.card.lineage[-1].stage == "build"
 
 
@@ -116,15 +116,15 @@ def test_an_engine_is_tuned_for_the_batch_nearest_to_eight_that_it_accepts(
     onnx_artifact, tmp_path, smallest, largest, tuned
 ):
     made = build(onnx_artifact(), tmp_path / "engine", target=("sm89",), min_batch=smallest, max_batch=largest)
-    assert made.card.details["profile"]["opt_batch"] == tuned
+    assert made.card.engine.profile.opt_batch == tuned
 
 
 def test_the_layer_listing_names_the_onnx_nodes_and_shows_the_precision(onnx_artifact, tmp_path):
     made = build(onnx_artifact("fp16"), tmp_path / "engine", target=("sm89",))
     listing = json.loads((made.path / "layers.json").read_text())
     assert {"conv", "gemm"} <= {node for layer in listing["layers"] for node in layer["onnx"]}
-    assert made.card.details["inspector"]["layers"] == len(listing["layers"]) > 2
-    assert "Half" in made.card.details["inspector"]["outputs"]
+    assert made.card.engine.inspector.layers == len(listing["layers"]) > 2
+    assert "Half" in made.card.engine.inspector.outputs
 
 
 def test_show_tells_what_is_in_an_engine(onnx_artifact, tmp_path):
@@ -134,11 +134,11 @@ def test_show_tells_what_is_in_an_engine(onnx_artifact, tmp_path):
         r"Engine: TensorRT for RTX [\d.]+, CUDA 13, built ahead of time for sm86, sm89; batches 1 to 4", notes
     )
     assert "optimization_level=3" in notes
-    assert f"Layers: {made.card.details['inspector']['layers']}, from the builder log" in notes
+    assert f"Layers: {made.card.engine.inspector.layers}, from the builder log" in notes
     assert "Half" in notes
     assert "Layers' weights" not in notes  # the builder's listing has none
-    details = made.card.details
-    told = {**details, "inspector": {**details["inspector"], "weights": {"Half": 3}}}
+    details = made.card.engine
+    told = replace(details, inspector=replace(details.inspector, weights={"Half": 3}))
     assert "Layers' weights: Half 3" in show(replace(made, card=replace(made.card, details=told))).notes
 
 
@@ -150,32 +150,32 @@ def test_an_int8_engine_without_a_layer_in_int8_is_made_with_a_warning(onnx_arti
 def test_the_card_finds_its_onnx_file_again_after_both_folders_moved(onnx_artifact, tmp_path):
     source = onnx_artifact()
     made = build(source, tmp_path / "engine", target=("sm89",))
-    assert made.card.details["onnx"]["artifact"] == source.digest
+    assert made.card.engine.onnx.artifact == source.digest
     (tmp_path / "elsewhere").mkdir()
     for artifact in (source, made):
         artifact.path.rename(tmp_path / "elsewhere" / artifact.name)
-    found = tmp_path / "elsewhere" / "engine" / made.card.details["onnx"]["path"]
+    found = tmp_path / "elsewhere" / "engine" / made.card.engine.onnx.path
     assert found.read_bytes()
 
 
 def test_build_takes_a_uint8_input_where_preprocessing_is_folded_in(onnx_artifact, tmp_path):
     made = build(onnx_artifact(folded=True), tmp_path / "engine", target=("sm89",))
-    assert made.card.details["profile"]["dtype"] == "uint8"
-    assert made.card.details["profile"]["shape"] == [16, 16, 3]
+    assert made.card.engine.profile.dtype == "uint8"
+    assert made.card.engine.profile.shape == (16, 16, 3)
 
 
 def test_a_fixed_batch_in_the_file_becomes_the_only_batch_of_the_engine(onnx_artifact, tmp_path, caplog):
     made = build(onnx_artifact(batch=4), tmp_path / "engine", target=("sm89",))
-    profile = made.card.details["profile"]
-    assert profile["min_batch"] == profile["opt_batch"] == profile["max_batch"] == 4
+    profile = made.card.engine.profile
+    assert profile.min_batch == profile.opt_batch == profile.max_batch == 4
     assert "batches of 4 only" in caplog.text
 
 
 @without_gpu
 def test_auto_builds_ahead_of_time_where_there_is_no_gpu(onnx_artifact, tmp_path):
     made = build(onnx_artifact(), tmp_path / "engine")
-    assert made.card.details["targets"] == ["sm80", "sm86", "sm89", "sm120"]
-    assert made.card.details["gpu"] is None
+    assert made.card.details.targets == ("sm80", "sm86", "sm89", "sm120")
+    assert made.card.engine.gpu is None
 
 
 @without_gpu

@@ -29,10 +29,10 @@ def test_export_folds_batch_norms_into_convolutions(exported):
 
 
 def test_export_records_its_comparison_with_torch(exported, tuned):
-    parity = exported.card.details["parity"]
-    assert parity["origin"] == "validation images"
-    assert parity["agreement"] == 1
-    assert parity["difference"] < export_module.TOLERANCE
+    parity = exported.card.onnx.parity
+    assert parity.origin == "validation images"
+    assert parity.agreement == 1
+    assert parity.difference < export_module.TOLERANCE
     assert [step.stage for step in exported.card.lineage] == ["finetune", "export"]
     assert exported.card.lineage[1].source == tuned.digest
 

@@ -86,12 +86,12 @@ def test_finetune_leaves_its_records(tuned):
     assert first["epoch"] == 1
     assert set(last["validation"]["per_class"]) == {"blue", "green", "red"}
     assert "seconds" not in first
-    assert last["validation"] == tuned.card.details["metrics"]["validation"]
+    assert last["validation"] == tuned.card.torch.metrics["validation"]
     assert not list(tuned.path.parent.glob(".*"))
 
 
 def test_the_default_is_never_worse_than_the_probe_on_validation(tuned):
-    metrics = tuned.card.details["metrics"]
+    metrics = tuned.card.torch.metrics
     assert metrics["validation"]["accuracy"] >= metrics["probe"]["accuracy"]
 
 
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_artifact(tuned, colors, settings, tmp_path
 @pytest.mark.parametrize("method", ["head", "full", "gradual"])
 def test_every_method_learns(colors, settings, tmp_path, method):
     made = finetune(colors, tmp_path / "out", **{**settings, "method": method, "epochs": 4, "lr": 0.01})
-    assert made.card.details["metrics"]["validation"]["accuracy"] > 0.6
+    assert made.card.torch.metrics["validation"]["accuracy"] > 0.6
     assert ("learning_curves.svg" in made.card.files) == (method != "head")
 
 
@@ -111,7 +111,7 @@ def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
     assert [step.stage for step in again.card.lineage] == ["finetune", "finetune"]
     assert again.card.images == tuned.card.images
     assert again.card.preprocess == tuned.card.preprocess
-    before, after = (a.card.details["metrics"]["validation"]["accuracy"] for a in (tuned, again))
+    before, after = (a.card.torch.metrics["validation"]["accuracy"] for a in (tuned, again))
     assert after >= before
 
 
@@ -125,15 +125,15 @@ def test_a_sparse_network_keeps_its_zeros(tuned, settings, tmp_path, method):
     assert all(sparsity.follows(layer.weight) for layer in after.values())
     moved = any(not torch.equal(after[name].weight, before[name].weight) for name in after)
     assert moved or method != "full"
-    for name in ("macs", "pruned"):
-        assert again.card.details[name] == sparse.card.details[name]
+    assert again.card.torch.macs == sparse.card.torch.macs
+    assert again.card.torch.pruned == sparse.card.torch.pruned
 
 
 @pytest.mark.parametrize("kind", ["network", "features"])
 def test_an_artifact_teaches(tuned, colors, settings, tmp_path, kind):
     weight = 1.0 if kind == "features" else 0.0
     student = finetune(colors, tmp_path / "student", teacher=tuned.path, teacher_features=weight, **settings)
-    assert student.card.details["metrics"]["validation"]["accuracy"] > 0.6
+    assert student.card.torch.metrics["validation"]["accuracy"] > 0.6
     assert student.card.lineage[-1].settings["teacher"] == tuned.path or str(tuned.path)
 
 
@@ -179,7 +179,7 @@ def test_an_unreadable_image_is_left_out_and_reported(colors, settings, tmp_path
         (copy / name).rename(copy / "train" / name)
     (copy / "train" / "blue" / "bad.png").write_bytes(b"no image")
     made = finetune(copy, tmp_path / "out", **{**settings, "method": "head"})
-    assert [os.path.basename(name) for name in made.card.details["unreadable"]] == ["bad.png"]
+    assert [os.path.basename(name) for name in made.card.torch.unreadable] == ["bad.png"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tm
     two = Artifact.load(tmp_path / "two")
     assert [step.stage for step in two.card.lineage] == ["finetune"]
     # Each half of a batch is summed up on its own; what the probe and the selection do is exactly the same.
-    metrics = [artifact.card.details["metrics"] for artifact in (one, two)]
+    metrics = [artifact.card.torch.metrics for artifact in (one, two)]
     assert metrics[0]["probe"] == metrics[1]["probe"]
     assert metrics[0]["fine_tuned_share"] == metrics[1]["fine_tuned_share"]
     first, second = (load_file(artifact.payload(".safetensors")) for artifact in (one, two))

@@ -6,6 +6,7 @@ from PIL import Image
 from tlopt import sources
 from tlopt.artifact import Artifact, seal
 from tlopt.card import Card, ImagesRef
+from tlopt.details import Macs, TorchDetails
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images import scan
 from tlopt.networks import sparsity, weights
@@ -52,7 +53,7 @@ def write(out, *, photos=None, model=MODEL, classes=("dark", "light")):
             scratch,
             Card(
                 kind="torch", model=model, precision="fp32", classes=classes, preprocess=Preprocess(size=SIZE),
-                images=ref, details={"note": "kept", **weights.save(network, scratch)},
+                images=ref, details=TorchDetails(groups=weights.save(network, scratch), unreadable={"a": "empty"}),
             ),
         )  # fmt: skip
     return Artifact.load(out)
@@ -77,9 +78,9 @@ def test_a_pruned_artifact_needs_the_share_of_multiply_adds_that_was_asked_for(a
     before, after = macs(artifact), macs(pruned)
     assert after <= 0.6 * before
     assert after > 0.4 * before  # the last step of four channels cannot overshoot by more in this network
-    assert pruned.card.details["macs"] == {"before": before, "after": after}
-    assert len(pruned.card.details["pruned"]["recovery"]) == 1
-    assert pruned.card.details["note"] == "kept"
+    assert pruned.card.torch.macs == Macs(before=before, after=after)
+    assert len(pruned.card.torch.pruned.recovery) == 1
+    assert pruned.card.torch.unreadable == artifact.card.torch.unreadable
     assert pruned.card.classes == artifact.card.classes
 
 
@@ -93,7 +94,7 @@ def test_a_pruned_artifact_is_pruned_again(artifact, cache, tmp_path):
 def test_several_steps_reach_the_same_share(artifact, cache, tmp_path):
     pruned = prune(artifact, tmp_path / "a", ratio=0.5, steps=2, epochs=1, samples=16, multiple=4, cache_dir=cache)
     assert macs(pruned) <= 0.5 * macs(artifact)
-    assert len(pruned.card.details["pruned"]["recovery"]) == 2
+    assert len(pruned.card.torch.pruned.recovery) == 2
 
 
 def test_the_same_seed_gives_the_same_weights(artifact, cache, tmp_path):
@@ -163,7 +164,7 @@ def test_2_4_sparsity_outlives_the_recovery(artifact, cache, tmp_path):
     sparse = sparsity.layers(sources.open_model(pruned))
     assert len(sparse) > 5
     assert all(sparsity.follows(module.weight) for module in sparse.values())
-    assert pruned.card.details["pruned"]["sparsity"] == "2:4"
+    assert pruned.card.torch.pruned.sparsity == "2:4"
 
 
 def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache, tmp_path, monkeypatch):
@@ -181,9 +182,9 @@ def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache
     pruned = prune(
         artifact, tmp_path / "a", speedup=1.5, epochs=0, samples=16, multiple=4, cache_dir=cache, speedup_batch=(2,)
     )
-    found = pruned.card.details["pruned"]["speedup"]
-    assert found["asked"] == 1.5
-    assert 1.5 <= found["measured"]["2"] < 1.8
+    found = pruned.card.torch.pruned.speedup
+    assert found.asked == 1.5
+    assert 1.5 <= found.measured["2"] < 1.8
     assert macs(pruned) <= macs(artifact) / 1.5
 
 

@@ -43,10 +43,10 @@ def constants(artifact):
 
 def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8")
-    about = trained.card.details["qat"]
-    assert about["runtime"] == "onnxruntime"
+    about = trained.card.torch.qat
+    assert about.runtime == "onnxruntime"
     found = constants(made)
-    for tensor, (scale, zero) in about["scales"].items():
+    for tensor, (scale, zero) in about.scales.items():
         assert found[f"{tensor}_scale"] == np.float32(scale)
         assert found[f"{tensor}_zero"] == zero
     # Weights go to the nearest of the integers that they were trained with.
@@ -55,13 +55,13 @@ def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_traine
     floats = [values for values in constants(exported_trained).values() if values.shape == real.shape]
     step = found[name.replace("_quantized", "_scale")].max()
     assert min(np.abs(values - real).max() for values in floats) <= 0.51 * step
-    assert made.card.details["quantizer"] == "trained"
-    assert made.card.details["measured"]["agreement"] >= 0.9
+    assert made.card.quantized.quantizer == "trained"
+    assert made.card.quantized.measured.agreement >= 0.9
 
 
 def test_a_block_stays_float_where_asked_and_the_others_keep_their_scales(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8", float_blocks=("first",))
-    found, scales = constants(made), trained.card.details["qat"]["scales"]
+    found, scales = constants(made), trained.card.torch.qat.scales
     kept = [tensor for tensor in scales if f"{tensor}_scale" in found]
     assert "images" not in kept
     assert 0 < len(kept) < len(scales)
@@ -70,22 +70,22 @@ def test_a_block_stays_float_where_asked_and_the_others_keep_their_scales(traine
 
 def test_the_metrics_are_those_of_the_rounded_network(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8")
-    rounded = trained.card.details["metrics"]["validation"]["accuracy"]
+    rounded = trained.card.torch.metrics["validation"]["accuracy"]
     # Seven or eight photos: a tie that falls to the other side is one label at most.
-    assert abs(made.card.details["measured"]["accuracy"]["result"] - rounded) <= 1 / 7
+    assert abs(made.card.quantized.measured.accuracy.result - rounded) <= 1 / 7
 
 
 def test_raw_bytes_in_front_take_the_scale_of_the_input(trained, tmp_path):
     exported = tlopt.export(trained, tmp_path / "fp32", input_="uint8")
     made = tlopt.quantize(exported, tmp_path / "int8")
-    scale = trained.card.details["qat"]["scales"]["images"][0]
+    scale = trained.card.torch.qat.scales["images"][0]
     assert constants(made)["preprocess.normalized_scale"] == np.float32(scale)
 
 
 def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, tmp_path):
     with pytest.raises(SettingError, match="was trained to be quantized for onnxruntime, not for openvino"):
         tlopt.quantize(exported_trained, tmp_path / "int8", for_="openvino")
-    wrong = "off" if exported_trained.card.details["qat"]["reduce_range"] else "on"
+    wrong = "off" if exported_trained.card.onnx.qat.reduce_range else "on"
     with pytest.raises(SettingError, match=r"was trained with weights of (half|all) the int8 range"):
         tlopt.quantize(exported_trained, tmp_path / "int8", reduce_range=wrong)
     with pytest.raises(SettingError, match="trained with the scales of its weights as they are"):
@@ -104,8 +104,8 @@ def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path
 def test_training_in_float_again_and_pruning_drop_the_scales(trained, options, tmp_path):
     again = tlopt.finetune(trained, tmp_path / "again", **{**options, "epochs": 1})
     pruned = tlopt.prune(trained, tmp_path / "pruned", ratio=0, epochs=0, criterion="magnitude")
-    assert "qat" not in again.card.details
-    assert "qat" not in pruned.card.details
+    assert again.card.torch.qat is None
+    assert pruned.card.torch.qat is None
 
 
 @pytest.mark.parametrize("name", ["method", "precision", "compile", "teacher_features"])
@@ -149,10 +149,10 @@ def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):
             tlopt.qat(tuned, tmp_path / "out", **options)
     finally:
         progress.display.reset(token)
-    other = "off" if trained.card.details["qat"]["reduce_range"] else "on"
+    other = "off" if trained.card.torch.qat.reduce_range else "on"
     for change in ({"for": "tensorrt"}, {"reduce_range": other}):
         with pytest.raises(SettingError, match="with another --for or --reduce-range"):
             tlopt.qat(tuned, tmp_path / "out", resume=True, **{**options, **change})
     resumed = tlopt.qat(tuned, tmp_path / "out", resume=True, **options)
-    assert resumed.card.details["qat"] == trained.card.details["qat"]
+    assert resumed.card.torch.qat == trained.card.torch.qat
     assert resumed.payload(".safetensors").read_bytes() == trained.payload(".safetensors").read_bytes()

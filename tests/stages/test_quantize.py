@@ -48,7 +48,7 @@ def held_out(exported):
 def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runtime):
     made = tlopt.quantize(exported, tmp_path / "q", precision=precision, for_=runtime, samples=16)
     assert made.card.precision == precision
-    assert made.card.details["runtime"] == runtime
+    assert made.card.quantized.runtime == runtime
     assert "float_blocks" not in str(show(made).rows[-1]["settings"])
     expected, found = logits(exported, held_out), logits(made, held_out)
     # The head has a weight of 900 on a feature that is nearly always 0: rounded alone, it would cost all others their
@@ -67,7 +67,7 @@ def test_weights_keep_to_half_the_range_where_asked(exported, tmp_path, choice, 
     ]
     # The tiny network has no depthwise layers.
     assert max(int(np.abs(values.astype(int)).max()) for values in weights) == largest
-    assert made.card.details["reduce_range"] is (choice == "on")
+    assert made.card.quantized.reduce_range is (choice == "on")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_blocks_are_not_chosen_by_answers_that_saturate(exported, tmp_path, monk
     with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
         tlopt.quantize(exported, tmp_path / "q", reduce_range="off", max_drop=0.01)
     made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest", reduce_range="off")
-    assert made.card.details["measured"]["saturated"] is True
+    assert made.card.quantized.measured.saturated is True
 
 
 def test_a_graph_for_tensorrt_computes_here_as_an_engine_does(exported, held_out, tmp_path):
@@ -167,7 +167,7 @@ def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_pat
     with pytest.raises(ImagesError, match="has no training images"):
         tlopt.quantize(tmp_path / "imported", tmp_path / "out")
     made = tlopt.quantize(tmp_path / "imported", tmp_path / "out", images=photos, samples=8)
-    assert made.card.details["calibration_images"] == 8
+    assert made.card.quantized.calibration_images == 8
 
 
 def test_one_image_of_each_class_is_enough_to_calibrate_on(exported, photos, tmp_path):
@@ -177,7 +177,7 @@ def test_one_image_of_each_class_is_enough_to_calibrate_on(exported, photos, tmp
         (few / folder.name).mkdir(parents=True)
         (few / folder.name / first.name).write_bytes(first.read_bytes())
     made = tlopt.quantize(exported, tmp_path / "q", images=few)
-    assert made.card.details["calibration_images"] == len(exported.card.classes)
+    assert made.card.quantized.calibration_images == len(exported.card.classes)
 
 
 def test_equalization_is_for_eight_bits(exported, tmp_path):
@@ -192,10 +192,10 @@ def test_quantize_names_the_known_quantizers(exported, tmp_path):
 
 def test_the_card_says_what_was_measured(exported, tmp_path):
     made = tlopt.quantize(exported, tmp_path / "q", samples=16)
-    measured = made.card.details["measured"]
-    assert measured["agreement"] == 1
-    assert set(measured["accuracy"]) == {"source", "result"}
-    assert set(measured["latency_ms"]) == {"1", "32"}
+    measured = made.card.quantized.measured
+    assert measured.agreement == 1
+    assert measured.accuracy is not None
+    assert set(measured.latency_ms) == {"1", "32"}
 
 
 def test_require_faster_refuses_what_cannot_be_timed_and_leaves_nothing(exported, tmp_path):
@@ -232,11 +232,11 @@ def uneven(exported, tmp_path):
 def test_max_drop_leaves_the_blocks_float_that_do_the_harm(uneven, tmp_path):
     whole = tlopt.quantize(uneven, tmp_path / "whole", for_="tensorrt", samples=16)
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
-    found = made.card.details["sensitivity"]
-    assert found["met"]
-    assert found["trade_off"][0]["drop"] > 0.01
-    assert found["trade_off"][-1]["drop"] <= 0.01
-    assert set(found["float_blocks"]) == {"down"}
+    found = made.card.quantized.sensitivity
+    assert found.met
+    assert found.trade_off[0].drop > 0.01
+    assert found.trade_off[-1].drop <= 0.01
+    assert set(found.float_blocks) == {"down"}
     graphs = [onnx.load(artifact.payload(".onnx")).graph for artifact in (whole, made)]
     before, after = (sum(node.op_type == "QuantizeLinear" for node in graph.node) for graph in graphs)
     assert 0 < after < before
@@ -247,8 +247,8 @@ def test_max_drop_leaves_the_blocks_float_that_do_the_harm(uneven, tmp_path):
 
 def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
     plain = tlopt.quantize(exported, tmp_path / "plain", samples=16, max_drop=0.5)
-    assert plain.card.details["sensitivity"]["float_blocks"] == {}
-    assert plain.card.details["sensitivity"]["trade_off"][0]["latency_ms"].keys() == {"1", "32"}
+    assert plain.card.quantized.sensitivity.float_blocks == {}
+    assert plain.card.quantized.sensitivity.trade_off[0].latency_ms.keys() == {"1", "32"}
     again = tlopt.quantize(exported, tmp_path / "again", samples=16)
     assert plain.payload(".onnx").read_bytes() == again.payload(".onnx").read_bytes()
 
@@ -257,7 +257,7 @@ def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
 def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     found = blocks_of(View(onnx.load(exported.payload(".onnx"))))
     made = tlopt.quantize(exported, tmp_path / "q", for_=runtime, samples=16, float_blocks=("first",))
-    assert made.card.details["float_blocks"] == [found[0].name]
+    assert made.card.quantized.float_blocks == (found[0].name,)
     graph = onnx.load(made.payload(".onnx")).graph
     reads = next(node for node in graph.node if "images" in node.input)
     assert reads.op_type == "Conv"  # the images themselves, not their integers
@@ -281,10 +281,10 @@ def test_the_first_block_is_the_one_after_raw_bytes(tuned, tmp_path):
 def test_blocks_asked_for_are_not_searched(uneven, tmp_path):
     first = blocks_of(View(onnx.load(uneven / "model.onnx")))[0].name
     made = tlopt.quantize(uneven, tmp_path / "q", for_="tensorrt", samples=16, max_drop=0.01, float_blocks=(first,))
-    found = made.card.details["sensitivity"]
-    assert found["met"]
-    assert set(found["float_blocks"]) == {"down"}
-    assert first not in found["blocks"]
+    found = made.card.quantized.sensitivity
+    assert found.met
+    assert set(found.float_blocks) == {"down"}
+    assert first not in found.blocks
     assert any(note.startswith("Trade-off: all others in integers: drop") for note in show(made).notes)
 
 
@@ -311,7 +311,7 @@ def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path
     every = blocks.blocks_of
     monkeypatch.setattr(blocks, "blocks_of", lambda view: every(view)[:1])  # only the harmless one may be float
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
-    assert not made.card.details["sensitivity"]["met"]
+    assert not made.card.quantized.sensitivity.met
     assert "best found" in caplog.text
 
 
@@ -321,7 +321,7 @@ def with_fixed_batch(exported, out):
         value.type.tensor_type.shape.dim[0].dim_value = 2
     with draft(out) as folder:
         onnx.save(model, folder / "model.onnx")
-        seal(folder, replace(exported.card, details={**exported.card.details, "batch": [2, 2]}))
+        seal(folder, replace(exported.card, details=replace(exported.card.onnx, fixed_batch=2)))
     return out
 
 
@@ -336,7 +336,7 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, held_ou
 
 def test_max_drop_takes_graphs_with_a_fixed_batch(exported, tmp_path):
     made = tlopt.quantize(with_fixed_batch(exported, tmp_path / "fixed"), tmp_path / "q", samples=8, max_drop=0.5)
-    assert made.card.details["sensitivity"]["met"]
+    assert made.card.quantized.sensitivity.met
 
 
 def test_max_drop_is_for_int8(exported, tmp_path):
@@ -356,7 +356,7 @@ def test_tensorrt_builds_what_was_quantized_for_it(exported, tmp_path, precision
 def test_tensorrt_builds_a_float_block_among_integers(exported, tmp_path):
     made = tlopt.quantize(exported, tmp_path / "q", for_="tensorrt", samples=8, float_blocks=("first",))
     engine = tlopt.build(made, tmp_path / "engine", flavour="rtx", target=("sm89",))
-    assert {"Float", "Int8"} <= set(engine.card.details["inspector"]["inputs"])
+    assert {"Float", "Int8"} <= set(engine.card.engine.inspector.inputs)
 
 
 def test_fp8_is_for_tensorrt_alone(exported, tmp_path):
@@ -378,13 +378,13 @@ def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_pat
     fp32 = tlopt.export(imported, tmp_path / "fp32")
     options = {"images": photos, "samples": 8, "rounding": "nearest", "bias_correction": False}
     made = tlopt.quantize(fp32, tmp_path / "int8", max_drop=0.0, **options)
-    found = made.card.details["sensitivity"]
-    assert len(found["blocks"]) == 18
-    assert "blocks.6.0" in found["blocks"]
-    assert all(math.isfinite(block["latency"]) for block in found["blocks"].values())
-    rows = found["trade_off"]
-    assert rows[-1]["snr_db"] > rows[0]["snr_db"]
-    assert min(row["drop"] for row in rows) < rows[0]["drop"]
+    found = made.card.quantized.sensitivity
+    assert len(found.blocks) == 18
+    assert "blocks.6.0" in found.blocks
+    assert all(math.isfinite(block.latency) for block in found.blocks.values())
+    rows = found.trade_off
+    assert rows[-1].snr_db > rows[0].snr_db
+    assert min(row.drop for row in rows) < rows[0].drop
     # A block left float is a part of the graph without rounding, all else is as it was.
     kinds = [node.op_type for node in onnx.load(made.payload(".onnx")).graph.node]
     assert 20 < kinds.count("QuantizeLinear") < 61

@@ -77,7 +77,7 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     if overflows(artifact, name, device):
         # A stage opens what it is making in a hidden folder, whose name tells nobody anything.
         which = "" if artifact.path.name.startswith(".") else f" in {artifact.path}"
-        mend = "Train it anew with tlopt qat" if "qat" in artifact.card.details else "Quantize its source"
+        mend = "Train it anew with tlopt qat" if artifact.card.onnx.qat else "Quantize its source"
         log.warning(
             "The int8 graph%s answers wrongly here: its weights take the whole range, and the integer kernels of %s "
             "saturate on this processor. %s --reduce-range on.", which, name, mend,
@@ -93,10 +93,10 @@ def overflows(artifact: Artifact, name: str, device: str = "") -> bool:
         MissingLibraryError: The backend's library is not installed.
         StageError: It cannot run here.
     """
-    details = artifact.card.details
-    if artifact.card.precision != "int8" or details.get("reduce_range") or "runtime" not in details:
+    quantized = artifact.card.quantized
+    if artifact.card.precision != "int8" or quantized is None or quantized.reduce_range:
         return False
-    in_float = name == "onnxruntime" and details["runtime"] == "tensorrt"
+    in_float = name == "onnxruntime" and quantized.runtime == "tensorrt"
     here = device in ("", "cpu", "cpu-throughput", "openvino")
     return here and not in_float and saturates(name)
 

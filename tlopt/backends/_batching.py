@@ -11,8 +11,7 @@ from tlopt.artifact import Artifact
 
 def fixed_batch(artifact: Artifact) -> int:
     """Return the number of images that each run of an ONNX artifact takes; 0 if it takes any."""
-    low, high = artifact.card.details.get("batch", (0, 0))
-    return int(low) if low == high else 0
+    return artifact.card.onnx.fixed_batch
 
 
 def in_parts(run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def profile(
 
 def _in_integers(artifact: Artifact) -> bool:
     """Whether Q/DQ pairs are fused into integer kernels; those here are not what a graph for TensorRT was made for."""
-    return artifact.card.details.get("runtime") != "tensorrt"
+    return artifact.card.made_for != "tensorrt"
 
 
 def _session(model: Path | bytes, device: str, threads: int, *, integers: bool = True, profile: str = "") -> Any:

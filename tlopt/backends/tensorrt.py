@@ -18,7 +18,6 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.engine import flavour as flavours
 from tlopt.engine import opening
-from tlopt.engine.builder import Profile
 from tlopt.engine.gpu import gpu_problem
 from tlopt.engine.lane import Lane
 from tlopt.engine.profiler import LayerTimes
@@ -71,9 +70,8 @@ class Runner:
         self.lanes: list[Lane] = []
         opening.check(artifact)
         self._driver = _pycuda()
-        profile = artifact.card.details["profile"]
-        self._profile = Profile(**{**profile, "shape": tuple(profile["shape"])})
-        self._refit = bool(artifact.card.details["options"]["refit"])
+        self._profile = artifact.card.engine.profile
+        self._refit = artifact.card.engine.options.refit
         self._classes = len(artifact.card.classes)
         try:
             self._context = _primary()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tlopt.details import Profile, TimingCache
 from tlopt.engine import layers
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
@@ -24,24 +25,6 @@ HardwareCompatibility = Literal["no", "same-capability", "ampere-plus"]
 _one_at_a_time = threading.Lock()
 
 _COMPATIBILITY = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """The batches an engine accepts, and the one it is tuned for.
-
-    Attributes:
-        input: Name of the input; its type is `dtype`, its shape (batch, *shape).
-        output: Name of the output, (batch, classes).
-    """
-
-    input: str
-    output: str
-    shape: tuple[int, ...]
-    dtype: str
-    min_batch: int
-    opt_batch: int
-    max_batch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +50,13 @@ class Engine:
 
     Attributes:
         data: The serialized engine.
-        timing_cache: Name and sha256 of the timing cache used, or None.
+        timing_cache: The timing cache used, or None.
     """
 
     data: bytes
     profile: Profile
     layers: Layers
-    timing_cache: dict[str, str] | None
+    timing_cache: TimingCache | None
 
 
 def check(plan: Plan, options: Options) -> None:
@@ -274,7 +257,7 @@ def _load_timing_cache(config: Any, file: Path | None) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _save_timing_cache(config: Any, file: Path | None) -> dict[str, str] | None:
+def _save_timing_cache(config: Any, file: Path | None) -> TimingCache | None:
     if file is None:
         return None
     content = bytes(config.get_timing_cache().serialize())
@@ -285,7 +268,7 @@ def _save_timing_cache(config: Any, file: Path | None) -> dict[str, str] | None:
         scratch.replace(file)
     except OSError as error:
         raise StageError(f"The timing cache {file} cannot be written: {error}.") from error
-    return {"file": file.name, "sha256": hashlib.sha256(content).hexdigest()}
+    return TimingCache(file=file.name, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _failure(plan: Plan, options: Options, messages: Messages) -> StageError:

@@ -5,24 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from tlopt.details import Gpu
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}, cuda.h
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """A GPU.
-
-    Attributes:
-        name: As the driver gives it ("NVIDIA GeForce RTX 4090").
-        capability: Compute capability as a target's name ("sm89").
-        driver_cuda: Newest CUDA that the driver supports ("13.0").
-    """
-
-    name: str
-    capability: str
-    driver_cuda: str
 
 
 class _DriverError(Exception):

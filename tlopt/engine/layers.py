@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tlopt.details import Inspector
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
@@ -30,7 +32,7 @@ class Layers:
         return json.dumps({"source": self.source, "layers": self.rows}, indent=1) + "\n"
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Inspector:
         """Counts for the card: layers, how many of each type, and what types go in and out of them.
 
         Whether int8 has arrived shows in the inputs or weights: a layer that reads "Int8" computes in it.
@@ -39,14 +41,14 @@ class Layers:
         inputs = Counter(kind or "unknown" for row in self.rows for kind in row["inputs"])
         weights = Counter(row["weights"] for row in self.rows if row["weights"])
         outputs = Counter(kind or "unknown" for row in self.rows for kind in row["outputs"])
-        return {
-            "source": self.source,
-            "layers": len(self.rows),
-            "types": dict(types.most_common()),
-            "inputs": dict(inputs.most_common()),
-            **({"weights": dict(weights.most_common())} if weights else {}),
-            "outputs": dict(outputs.most_common()),
-        }
+        return Inspector(
+            source=self.source,
+            layers=len(self.rows),
+            types=dict(types.most_common()),
+            inputs=dict(inputs.most_common()),
+            weights=dict(weights.most_common()),
+            outputs=dict(outputs.most_common()),
+        )
 
     def computes_in(self, kind: str) -> bool | None:
         """Return whether any layer reads tensors or weights of a type; None where no type of any is told."""

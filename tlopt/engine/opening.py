@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlopt.artifact import Artifact
+from tlopt.details import EngineDetails, Gpu
 from tlopt.engine import flavour as flavours
 from tlopt.engine.flavour import TITLES, Flavour
-from tlopt.engine.gpu import Gpu, gpu, gpu_problem
+from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.engine.messages import Messages
 from tlopt.errors import ArtifactError, StageError
 
@@ -29,7 +29,7 @@ class Opened:
     messages: Messages
 
 
-def mismatch(details: Mapping[str, Any], found: Flavour, here: Gpu) -> str:
+def mismatch(details: EngineDetails, found: Flavour, here: Gpu) -> str:
     """Return why an engine cannot run with this library on this GPU; empty if it can.
 
     Args:
@@ -37,24 +37,24 @@ def mismatch(details: Mapping[str, Any], found: Flavour, here: Gpu) -> str:
         found: The kind of TensorRT that is installed.
         here: The GPU of this machine.
     """
-    built, options = str(details["version"]), details["options"]
-    if found.name != details["flavour"]:
-        return f"it was built with {TITLES[details['flavour']]}, this is {found.title}"
-    if options["version_compatible"]:
+    built, options = details.version, details.options
+    if found.name != details.flavour:
+        return f"it was built with {TITLES[details.flavour]}, this is {found.title}"
+    if options.version_compatible:
         # Newer versions, also of the next major, read such an engine through the lean runtime in it
         # (TensorRT 11.1 documentation, "Engine Compatibility").
         if _newer(built, found.version):
             return f"it was built with version {built}, which {found.title} does not open"
     elif found.version != built:
         return f"it was built with version {built}, this is {found.title}"
-    made_on = details["gpu"]
-    if here.capability not in details["targets"] and not (
-        options["hardware_compatible"] == "ampere-plus" and int(here.capability[2:]) >= 80
+    made_on = details.gpu
+    if here.capability not in details.targets and not (
+        options.hardware_compatible == "ampere-plus" and int(here.capability[2:]) >= 80
     ):
-        return f"it was built for {', '.join(details['targets'])}, this GPU is {here.capability} ({here.name})"
-    tied = found.name == "tensorrt" and options["hardware_compatible"] == "no"
-    if tied and made_on is not None and made_on["name"] != here.name:
-        return f"it was tuned on {made_on['name']}, this GPU is {here.name}"
+        return f"it was built for {', '.join(details.targets)}, this GPU is {here.capability} ({here.name})"
+    tied = found.name == "tensorrt" and options.hardware_compatible == "no"
+    if tied and made_on is not None and made_on.name != here.name:
+        return f"it was tuned on {made_on.name}, this GPU is {here.name}"
     return ""
 
 
@@ -65,10 +65,10 @@ def _newer(version: str, than: str) -> bool:
 
 def rebuild(artifact: Artifact, capability: str) -> str:
     """Return the command that builds an engine again for a GPU."""
-    details = artifact.card.details
-    source = Path(os.path.normpath(artifact.path / details["onnx"]["path"])).parent
-    target = "current" if details["flavour"] == "tensorrt" else capability or "current"
-    return f"tlopt build {source} -o {artifact.path}-{target} --flavour {details['flavour']} --target {target}"
+    details = artifact.card.engine
+    source = Path(os.path.normpath(artifact.path / details.onnx.path)).parent
+    target = "current" if details.flavour == "tensorrt" else capability or "current"
+    return f"tlopt build {source} -o {artifact.path}-{target} --flavour {details.flavour} --target {target}"
 
 
 def check(artifact: Artifact) -> tuple[Flavour, Gpu]:
@@ -88,8 +88,8 @@ def check(artifact: Artifact) -> tuple[Flavour, Gpu]:
             f"{artifact.path} is a TensorRT engine and runs on an NVIDIA GPU only. {gpu_problem()}",
             hint="Run the onnx artifact that it was built from, or move the engine to a machine with a GPU.",
         )
-    found = flavours.load(artifact.card.details["flavour"])
-    if reason := mismatch(artifact.card.details, found, here):
+    found = flavours.load(artifact.card.engine.flavour)
+    if reason := mismatch(artifact.card.engine, found, here):
         raise ArtifactError(f"{artifact.path} cannot run here: {reason}.", hint=rebuild(artifact, here.capability))
     return found, here
 
@@ -113,7 +113,7 @@ def open_engine(artifact: Artifact) -> Opened:
     runtime = found.make("Runtime", messages)
     _refuse_invalid(runtime, found.api, data, artifact, here)
     # A version-compatible engine carries a runtime of its own, which is code.
-    if artifact.card.details["options"]["version_compatible"]:
+    if artifact.card.engine.options.version_compatible:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
@@ -121,7 +121,7 @@ def open_engine(artifact: Artifact) -> Opened:
             f"{found.title} cannot open {file}: {messages.last()}", hint=rebuild(artifact, here.capability)
         )
     opened = Opened(flavour=found, gpu=here, engine=engine, runtime=runtime, messages=messages)
-    if artifact.card.details["options"]["strip_weights"]:
+    if artifact.card.engine.options.strip_weights:
         refit(opened, _weights(artifact))
     return opened
 
@@ -142,8 +142,8 @@ def _refuse_invalid(runtime: Any, api: Any, data: bytes, artifact: Artifact, her
 
 def _weights(artifact: Artifact) -> Path:
     """Return the ONNX file that holds a stripped engine's weights."""
-    expected = artifact.card.details["onnx"]
-    file = Path(os.path.normpath(artifact.path / expected["path"]))
+    expected = artifact.card.engine.onnx
+    file = Path(os.path.normpath(artifact.path / expected.path))
     try:
         found = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
@@ -151,7 +151,7 @@ def _weights(artifact: Artifact) -> Path:
             f"{artifact.path} was built without weights, and {file}, which has them, cannot be read.",
             hint="Put the onnx artifact there that the engine was built from.",
         ) from error
-    if found != expected["sha256"]:
+    if found != expected.sha256:
         raise ArtifactError(
             f"{artifact.path} was built without weights, and {file} is not the file that it was built from.",
             hint="Put the onnx artifact there that the engine was built from.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tlopt.details import Gpu
 from tlopt.engine import flavour as flavours
 from tlopt.engine.flavour import Flavour, FlavourName
-from tlopt.engine.gpu import Gpu, gpu, gpu_problem
+from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.errors import MissingLibraryError, PluginError, SettingError, StageError, suggestion
 
 # Compute capabilities of NVIDIA's GPUs since Turing (CUDA 13 Programming Guide, compute capabilities).

@@ -95,7 +95,7 @@ def roofline(
 def _computed(artifact: Artifact) -> str:
     """Return the precision that a processor computes in: fp16 graphs run in fp32 on most, those for TensorRT too."""
     card = artifact.card
-    return "int8" if card.precision == "int8" and card.details.get("runtime") != "tensorrt" else "fp32"
+    return "int8" if card.precision == "int8" and card.made_for != "tensorrt" else "fp32"
 
 
 def peak_gmacs_per_s(precision: str, threads: int) -> float:

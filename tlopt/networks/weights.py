@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +18,12 @@ from tlopt.errors import ArtifactError
 FILE = "model.safetensors"
 
 
-def save(model: nn.Module, folder: Path) -> dict[str, Any]:
+def save(model: nn.Module, folder: Path) -> dict[str, int]:
     """Write a model's weights into a folder.
 
     Returns:
-        What the card's details need, besides the weights, to rebuild the model: the groups of
-        each grouped convolution (all other widths follow from the weights' shapes).
+        What rebuilding the model needs besides the weights: the groups of each grouped convolution
+        (all other widths follow from the weights' shapes).
     """
     # safetensors refuses tensors that share memory, such as tied weights: each gets its own.
     state = {
@@ -32,12 +31,11 @@ def save(model: nn.Module, folder: Path) -> dict[str, Any]:
         for name, tensor in model.state_dict().items()
     }
     save_file(state, folder / FILE)
-    groups = {
+    return {
         name: module.groups
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and module.groups > 1
     }
-    return {"groups": groups}
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:

@@ -113,7 +113,7 @@ def open_model(artifact: Artifact) -> nn.Module:
     model = build(card.model, classes=len(card.classes), size=card.preprocess.size, named_by=str(artifact.path))
     file = artifact.payload(".safetensors")
     state = weights.read(file)
-    return weights.restore(model, state, groups=card.details.get("groups", {}), where=str(file)).eval()
+    return weights.restore(model, state, groups=card.torch.groups, where=str(file)).eval()
 
 
 def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:

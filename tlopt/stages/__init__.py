@@ -16,6 +16,7 @@ from typing import Any
 from tlopt import settings
 from tlopt.artifact import Artifact, seal, sha256
 from tlopt.card import CARD_NAME, Card, Step
+from tlopt.details import EngineDetails
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.images import ImageFolder, scan
@@ -94,7 +95,7 @@ class Stage:
                 source=opened.digest if opened is not None else "",
                 seconds=round(time.perf_counter() - started, 3),
                 versions=versions(),
-                device=card.details.get("device", processor()),
+                device=(card.engine.device if isinstance(card.details, EngineDetails) else "") or processor(),
             )
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
             seal(scratch, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))

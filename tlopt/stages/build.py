@@ -6,10 +6,11 @@ import logging
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tlopt.artifact import Artifact, sha256
 from tlopt.card import Card
+from tlopt.details import BuiltFrom, EngineDetails, EngineOptions
 from tlopt.engine import builder
 from tlopt.engine.builder import Engine, HardwareCompatibility, Options
 from tlopt.engine.targets import Plan, plan
@@ -98,27 +99,25 @@ def build(
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
     (out / ENGINE_NAME).write_bytes(engine.data)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
-    return replace(source.card, details=_details(source, onnx, out, chosen, options, engine))
+    details = _details(source, onnx, out, chosen, options, engine)
+    return replace(source.card, kind="tensorrt", details=details)
 
 
-def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Options, engine: Engine) -> dict[str, Any]:
+def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Options, engine: Engine) -> EngineDetails:
     """Return what decides where the engine runs, and how to build it again."""
-    details: dict[str, Any] = {
-        "flavour": chosen.flavour.name,
-        "version": chosen.flavour.version,
-        "cuda": chosen.flavour.cuda,
-        "targets": list(chosen.targets),
-        "gpu": asdict(chosen.gpu) if chosen.gpu is not None else None,
-        "profile": asdict(engine.profile),
-        "options": {**asdict(options), "timing_cache": engine.timing_cache},
-        "inspector": engine.layers.summary,
-        "onnx": {
-            "artifact": source.digest,
-            "sha256": sha256(onnx),
+    return EngineDetails(
+        flavour=chosen.flavour.name,
+        version=chosen.flavour.version,
+        cuda=chosen.flavour.cuda,
+        targets=chosen.targets,
+        gpu=chosen.gpu,
+        profile=engine.profile,
+        options=EngineOptions(**{**asdict(options), "timing_cache": engine.timing_cache}),
+        inspector=engine.layers.summary,
+        onnx=BuiltFrom(
+            artifact=source.digest,
+            sha256=sha256(onnx),
             # Relative to the engine's folder, so that both can be moved together.
-            "path": os.path.relpath(onnx.resolve(), out.resolve()),
-        },
-    }
-    if chosen.gpu is not None:
-        details["device"] = chosen.gpu.name
-    return details
+            path=os.path.relpath(onnx.resolve(), out.resolve()),
+        ),
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from tlopt import settings
 from tlopt.artifact import Artifact
 from tlopt.card import Card
+from tlopt.details import OnnxDetails, Parity
 from tlopt.errors import CheckError, ImagesError, SettingError
 from tlopt.images import batches, reopen
 from tlopt.progress import bar
@@ -123,12 +124,13 @@ def _export(
     file = out / FILE
     onnx.save(proto, file)
     parity = _compare(model, file, source, replace(source.card, preprocess=preprocess))
-    details = {**source.card.details, "opset": opset, "parity": parity}
-    if preprocess.folded and "qat" in details:
+    network = source.card.torch
+    if preprocess.folded and network.qat is not None:
         # The scale of the input is that of the first tensor in its place.
-        scales = {"preprocess.normalized" if k == "images" else k: v for k, v in details["qat"]["scales"].items()}
-        details["qat"] = {**details["qat"], "scales": scales}
-    return replace(source.card, preprocess=preprocess, details=details)
+        scales = {"preprocess.normalized" if k == "images" else k: v for k, v in network.qat.scales.items()}
+        network = replace(network, qat=replace(network.qat, scales=scales))
+    details = OnnxDetails(opset=opset, parity=parity, network=network)
+    return replace(source.card, kind="onnx", preprocess=preprocess, details=details)
 
 
 def _fold(proto: onnx.ModelProto, preprocess: Any) -> None:
@@ -155,7 +157,7 @@ def _fold(proto: onnx.ModelProto, preprocess: Any) -> None:
     graph.input[0].CopyFrom(helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", size, size, 3]))
 
 
-def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> dict[str, Any]:
+def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> Parity:
     """Run the torch model and the ONNX file on the same images.
 
     Returns:
@@ -181,9 +183,7 @@ def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> dict
         )
     log.info("parity with torch on %d %s: largest difference %.1e, same labels %.1f %%",
              len(pixels), origin, difference, 100 * agreement)  # fmt: skip
-    return {
-        "images": len(pixels), "origin": origin, "runtime": runtime, "difference": difference, "agreement": agreement,
-    }  # fmt: skip
+    return Parity(images=len(pixels), origin=origin, runtime=runtime, difference=difference, agreement=agreement)
 
 
 def _pixels(source: Artifact) -> tuple[np.ndarray, str]:

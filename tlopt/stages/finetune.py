@@ -9,6 +9,7 @@ from typing import Annotated
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.card import Card, ImagesRef
+from tlopt.details import TorchDetails
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, Split, reopen
 from tlopt.images.cache import Cache
@@ -70,14 +71,14 @@ def finetune(
     if isinstance(source, Artifact):
         network, pruning = of_artifact(source, start), job.of_pruning(source)
     else:
-        network, pruning = pretrained(start, classes=len(classes), seed=training.seed), {}
+        network, pruning = pretrained(start, classes=len(classes), seed=training.seed), TorchDetails()
     run = job.Job(
         network=network,
         parts=parts,
         settings=training,
         method=method,
         cache=cache,
-        sparse=pruning.get("pruned", {}).get("sparsity") == "2:4",
+        sparse=pruning.sparse,
         teacher=teacher,
         runner=open_runner,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tlopt.card import Card
+from tlopt.details import OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.preprocess import Preprocess
 from tlopt.settings import Setting
@@ -93,7 +94,7 @@ def _from_source(
         width = network.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[-1]
     return Card(
         kind="torch", model=model, precision="fp32", classes=_fitting(names, width), preprocess=preprocess,
-        details=weights.save(network, out),
+        details=TorchDetails(groups=weights.save(network, out)),
     )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _from_onnx(
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     return Card(
         kind="onnx", model=f"onnx:{file.name}", precision="fp32", classes=_fitting(names, width),
-        preprocess=preprocess, details={"opset": opset, **({"batch": [fixed, fixed]} if fixed else {})},
+        preprocess=preprocess, details=OnnxDetails(opset=opset, fixed_batch=fixed),
     )  # fmt: skip
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.card import Card
+from tlopt.details import Macs, Pruned, Speedup
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import ImageFolder, reopen, scan
 from tlopt.images.pixels import Pixels, open_pixels
@@ -130,17 +131,19 @@ def prune(
             "Only %.0f %% of the multiply-adds could go, not %.0f %%: a tenth of each group of channels stays, and "
             "widths are multiples of %d.", 100 * (1 - after / before), 100 * ratio, multiple,
         )  # fmt: skip
-    pruned: dict[str, Any] = {"criterion": criterion, "sparsity": sparsity, "recovery": recovery}
-    if speedup is not None:
-        pruned["speedup"] = _verified(whole, model, speedup, speedup_batch, size)
-    # Trained scales are those of the whole network.
-    kept_details = {name: value for name, value in source.card.details.items() if name != "qat"}
-    details = {
-        **kept_details,
-        **weights.save(model, out),
-        "macs": {"before": before, "after": after},
-        "pruned": pruned,
-    }
+    pruned = Pruned(
+        criterion=criterion,
+        sparsity=sparsity,
+        recovery=tuple(recovery),
+        speedup=None if speedup is None else _verified(whole, model, speedup, speedup_batch, size),
+    )
+    details = replace(
+        source.card.torch,
+        groups=weights.save(model, out),
+        macs=Macs(before=before, after=after),
+        pruned=pruned,
+        qat=None,  # trained scales are those of the whole network
+    )
     return replace(source.card, details=details)
 
 
@@ -258,7 +261,7 @@ def _measured(whole: nn.Module, model: nn.Module, goal: _Goal) -> float:
     return min(old[batch] / new[batch] for batch in goal.batches)
 
 
-def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[int, ...], size: int) -> dict[str, Any]:
+def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[int, ...], size: int) -> Speedup:
     """Measure the finished network once more beside the unpruned one, and say so if it falls short."""
     from tlopt.pruning import latency
 
@@ -271,12 +274,12 @@ def _verified(whole: nn.Module, model: nn.Module, asked: float, batches: tuple[i
             ", ".join(f"{ratio:.2f} x (batch {batch})" for batch, ratio in found.items()),
             asked,
         )
-    return {
-        "asked": asked,
-        "measured": found,
-        "before_ms": {str(batch): round(ms, 3) for batch, ms in old.items()},
-        "after_ms": {str(batch): round(ms, 3) for batch, ms in new.items()},
-    }
+    return Speedup(
+        asked=asked,
+        measured=found,
+        before_ms={str(batch): round(ms, 3) for batch, ms in old.items()},
+        after_ms={str(batch): round(ms, 3) for batch, ms in new.items()},
+    )
 
 
 def _open(

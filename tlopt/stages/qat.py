@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner, reduced_range
 from tlopt.card import Card
+from tlopt.details import Runtime, TrainedScales
 from tlopt.images import batches
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
@@ -25,8 +27,6 @@ from tlopt.training.network import Network, of_artifact
 
 if TYPE_CHECKING:
     from tlopt.images.pixels import Pixels
-
-Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 
 _CALIBRATED = 256  # training images from which scales to be trained begin
 _OPSET = 18  # of the graph that shows where to round; any that export knows has the same tensors
@@ -82,26 +82,26 @@ def qat(
     from tlopt.training.checkpoint import Checkpoint
 
     network, pruning = of_artifact(source), job.of_pruning(source)
-    scales: dict[str, Any] = {}
+    scales: dict[str, tuple[float, int]] = {}
     run = job.Job(
         network=network,
         parts=parts,
         settings=training,
         method="full",
         cache=cache,
-        sparse=pruning.get("pruned", {}).get("sparsity") == "2:4",
+        sparse=pruning.sparse,
         teacher=teacher,
         runner=open_runner,
         rounding=partial(_rounded, network, for_, reduced, training.seed, scales),
     )
     trained = run.run(Checkpoint(folder=checkpoint_folder(out), resume=resume))
-    details = {**pruning, "qat": {"runtime": for_, "reduce_range": reduced, "scales": scales}}
+    details = replace(pruning, qat=TrainedScales(runtime=for_, reduce_range=reduced, scales=scales))
     return run.card(out, trained, ref, details=details, tensorboard=tensorboard)
 
 
 @contextlib.contextmanager
 def _rounded(
-    network: Network, runtime: Runtime, reduced: bool, seed: int, scales: dict[str, Any], images: Pixels
+    network: Network, runtime: Runtime, reduced: bool, seed: int, scales: dict[str, tuple[float, int]], images: Pixels
 ) -> Iterator[None]:
     """Round a network where its exported graph will be, to scales calibrated on training images.
 

@@ -17,6 +17,7 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
 from tlopt.card import Card
+from tlopt.details import BesideSource, Measured, Quantized, Sensitivity
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
@@ -130,9 +131,11 @@ def quantize(
             # A graph of a fixed batch takes no fewer: the last one goes on with its first images again.
             yield np.resize(found.inputs, (fixed, *found.inputs.shape[1:])) if fixed else found.inputs
 
-    details: dict[str, Any] = {"runtime": for_, "calibration_images": 0 if trained else len(chosen)}
-    if blocks:
-        details["float_blocks"] = [block.name for block in blocks]
+    quantized = Quantized(
+        runtime=for_,
+        calibration_images=0 if trained else len(chosen),
+        float_blocks=tuple(block.name for block in blocks),
+    )
     if precision == "int8" or precision == "fp8":  # spelled out for the type checker
         if equalization:
             view = require("tlopt.quantization.equalization").equalize(view, inputs("Equalizing", _ROUNDING_IMAGES))
@@ -146,32 +149,33 @@ def quantize(
         calibrated = calibrate(view, scheme, inputs("Calibrating"), floats=floats).rounded(
             lambda: inputs(images=_ROUNDING_IMAGES), rounding=rounding, bias_correction=bias_correction, seed=seed
         )
-        details["reduce_range"] = scheme.reduced
-        notes: dict[str, Any] = {"quantizer": "trained" if trained else quantizer}
+        quantized = replace(quantized, reduce_range=scheme.reduced, quantizer="trained" if trained else quantizer)
         if max_drop is None:
             result = calibrated.graph()
         else:
-            result, notes["sensitivity"] = _within(source, calibrated, unseen, details, max_drop)
+            result, sensitivity = _within(source, calibrated, unseen, quantized, max_drop)
+            quantized = replace(quantized, sensitivity=sensitivity)
     else:
-        result, notes = _half(view, precision, inputs("Calibrating"), floats)
+        result, float_nodes = _half(view, precision, inputs("Calibrating"), floats)
+        quantized = replace(quantized, float_nodes=tuple(float_nodes))
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
-    card = replace(source.card, precision=precision, details={**source.card.details, **details, **notes})
+    card = replace(source.card, precision=precision, details=replace(source.card.onnx, quantized=quantized))
     made = Artifact(path=out, card=replace(card, files={FILE: ""}))
     measured = _measure(source, made, parts["val"] if len(parts["val"]) else parts["train"], for_)
-    if slower := measured.get("slower_at_batch"):
+    if slower := measured.slower_at_batch:
         message = (
             f"{precision} is slower than {source.path} at batch {slower[0]}: {_milliseconds(measured, slower[0])}."
         )
         if require_faster:
             raise CheckError(message, hint="Keep the source, or quantize for another runtime with --for.")
         log.warning("%s", message)
-    elif require_faster and "latency_ms" not in measured:
+    elif require_faster and measured.latency_ms is None:
         raise CheckError(
-            f"Whether {precision} is faster could not be measured: {measured['not_timed']}.",
+            f"Whether {precision} is faster could not be measured: {measured.not_timed}.",
             hint="Leave --require-faster out, and time the result with tlopt bench where it will run.",
         )
-    return replace(card, details={**card.details, "measured": measured})
+    return replace(card, details=replace(card.onnx, quantized=replace(quantized, measured=measured)))
 
 
 def _check(
@@ -234,35 +238,34 @@ def _trained(source: Artifact, runtime: str, equalization: bool, reduce_range: s
     Raises:
         SettingError: They are for another runtime or range, or weights are to be changed.
     """
-    found = source.card.details.get("qat")
+    found = source.card.onnx.qat
     if found is None:
         return None
-    if found["runtime"] != runtime:
+    if found.runtime != runtime:
         raise SettingError(
-            f"{source.path} was trained to be quantized for {found['runtime']}, not for {runtime}.",
-            hint=f"Add --for {found['runtime']}, or train with tlopt qat --for {runtime}.",
+            f"{source.path} was trained to be quantized for {found.runtime}, not for {runtime}.",
+            hint=f"Add --for {found.runtime}, or train with tlopt qat --for {runtime}.",
         )
     if equalization:
         raise SettingError(
             f"{source.path} was trained with the scales of its weights as they are.", hint="Leave --equalization out."
         )
-    reduced = found.get("reduce_range", False)
+    reduced = found.reduce_range
     if reduce_range not in ("auto", "on" if reduced else "off"):
         raise SettingError(
             f"{source.path} was trained with weights of {'half' if reduced else 'all'} the int8 range.",
             hint=f"Leave --reduce-range out, or train with tlopt qat --reduce-range {reduce_range}.",
         )
-    scales = {tensor: (scale, zero) for tensor, (scale, zero) in found["scales"].items()}
-    return _Trained(scales=scales, reduced=reduced)
+    return _Trained(scales=found.scales, reduced=reduced)
 
 
 def _within(
     source: Artifact,
     calibrated: Calibrated,
     unseen: ImageFolder,
-    about: Mapping[str, Any],
+    about: Quantized,
     max_drop: float,
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+) -> tuple[onnx.ModelProto, Sensitivity]:
     """Leave the fewest blocks float that keep the loss of accuracy within a limit, and say which and why.
 
     Args:
@@ -278,7 +281,7 @@ def _within(
 
     if len(unseen) * max_drop < 1:
         log.warning("%d training images not calibrated on cannot show a drop of %g", len(unseen), max_drop)
-    asked = about.get("float_blocks", ())
+    asked = about.float_blocks
     nodes = {block.name: block.nodes for block in blocks_of(calibrated.view) if block.name not in asked}
 
     def without(floats: Collection[str]) -> onnx.ModelProto:
@@ -287,7 +290,7 @@ def _within(
     raw = replace(source.card.preprocess, folded=True)
     seen = list(batches(unseen, raw, batch=_TIMED[-1], label="Reading images"))
     labels = np.concatenate([part.labels for part in seen]) if unseen.classes == source.card.classes else None
-    runtime = about["runtime"]
+    runtime = about.runtime
     backend = _backend(runtime)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -295,7 +298,8 @@ def _within(
         def opened(graph: onnx.ModelProto) -> Runner:
             file = Path(tempfile.mkdtemp(dir=folder)) / FILE
             file.write_bytes(graph.SerializeToString())
-            card = replace(source.card, precision="int8", files={FILE: ""}, details={**source.card.details, **about})
+            details = replace(source.card.onnx, quantized=about)
+            card = replace(source.card, precision="int8", files={FILE: ""}, details=details)
             return open_runner(Artifact(path=file.parent, card=card), backend)
 
         trials = Trials(
@@ -314,18 +318,21 @@ def _within(
             "no set of blocks that is faster than float keeps the drop within %g; best found: %s left float, drop %.4f",
             max_drop, kept, found.chosen.drop,
         )  # fmt: skip
-    return without(found.chosen.floats), {
-        "max_drop": max_drop,
-        "met": found.met,
-        "drop_of": "agreement" if labels is None else "accuracy",
-        "images": sum(len(part.labels) for part in seen),
-        **found.account(),
-    }
+    float_blocks, trade_off, alone = found.account()
+    return without(found.chosen.floats), Sensitivity(
+        max_drop=max_drop,
+        met=found.met,
+        drop_of="agreement" if labels is None else "accuracy",
+        images=sum(len(part.labels) for part in seen),
+        float_blocks=float_blocks,
+        trade_off=trade_off,
+        blocks=alone,
+    )
 
 
 def _half(
     view: View, half: Literal["fp16", "bf16"], inputs: Iterator[np.ndarray], asked: Collection[str]
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+) -> tuple[onnx.ModelProto, list[str]]:
     from tlopt.quantization.calibration.activations import observe
     from tlopt.quantization.casts import cast, overflowing
 
@@ -333,7 +340,7 @@ def _half(
     keep = overflowing(view, observe(view, floats, inputs), half)
     if keep:
         log.warning("%d of %d nodes stay fp32: their values exceed %s", len(keep), len(view.nodes), half)
-    return cast(view, half, keep={*keep, *asked}), {"float_nodes": keep}
+    return cast(view, half, keep={*keep, *asked}), keep
 
 
 def _open_images(source: Artifact, images: Path | None, seed: int) -> dict[Any, ImageFolder]:
@@ -391,10 +398,10 @@ def _backend(runtime: str) -> str:
     return "openvino" if runtime == "openvino" else "onnxruntime"
 
 
-def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str) -> dict[str, Any]:
+def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str) -> Measured:
     """Compare the result with its source: labels on held-out images, and latency."""
     backend = _backend(runtime)
-    measured: dict[str, Any] = {"backend": backend}
+    measured = Measured(backend=backend)
     some = _stratified(judged, _JUDGED, 0)
     try:
         with open_runner(source, backend) as before, open_runner(made, backend) as after:
@@ -405,30 +412,31 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
                 right_before += int((reference == found.labels).sum())
                 right_after += int((labels == found.labels).sum())
                 total += len(labels)
-            measured |= {"images": total, "agreement": round(agree / total, 4)}
-            if overflows(made, backend):
-                measured["saturated"] = True
-            if judged.classes == source.card.classes:
-                measured["accuracy"] = {
-                    "source": round(right_before / total, 4),
-                    "result": round(right_after / total, 4),
-                }
+            accuracy = BesideSource(source=round(right_before / total, 4), result=round(right_after / total, 4))
+            measured = replace(
+                measured,
+                images=total,
+                agreement=round(agree / total, 4),
+                saturated=overflows(made, backend),
+                accuracy=accuracy if judged.classes == source.card.classes else None,
+            )
             if runtime == "tensorrt":
-                measured["not_timed"] = "TensorRT runs it only as an engine"
-            else:
-                measured |= _latencies(before, after, found.inputs)
+                return replace(measured, not_timed="TensorRT runs it only as an engine")
+            latency_ms, slower = _latencies(before, after, found.inputs)
+            return replace(measured, latency_ms=latency_ms, slower_at_batch=slower)
     except (StageError, MissingLibraryError) as error:
         # ONNX Runtime's processor kernels know no bfloat16, for one: the file may serve elsewhere.
-        measured["not_timed"] = f"{backend} cannot run it here: {error.message}"
         log.warning("not measured: %s", error.message)
-    return measured
+        return replace(measured, not_timed=f"{backend} cannot run it here: {error.message}")
 
 
-def _latencies(before: Runner, after: Runner, images: np.ndarray) -> dict[str, Any]:
+def _latencies(before: Runner, after: Runner, images: np.ndarray) -> tuple[dict[str, BesideSource], tuple[int, ...]]:
+    """Return batch -> latencies, milliseconds, and the batches at which the second is slower."""
     found = _times(before, after, images, _TIMED_SECONDS)
-    latency = {str(size): {"source": round(own, 3), "result": round(made, 3)} for size, (own, made) in found.items()}
-    slower = [size for size, (own, made) in found.items() if made > _MARGIN * own]
-    return {"latency_ms": latency, "slower_at_batch": slower}
+    latency = {
+        str(size): BesideSource(source=round(own, 3), result=round(made, 3)) for size, (own, made) in found.items()
+    }
+    return latency, tuple(size for size, (own, made) in found.items() if made > _MARGIN * own)
 
 
 def _times(before: Runner, after: Runner, images: np.ndarray, seconds: float) -> dict[int, tuple[float, float]]:
@@ -449,6 +457,6 @@ def _times(before: Runner, after: Runner, images: np.ndarray, seconds: float) ->
     return found
 
 
-def _milliseconds(measured: dict[str, Any], size: int) -> str:
-    found = measured["latency_ms"][str(size)]
-    return f"{found['result']:.2f} ms against {found['source']:.2f} ms"
+def _milliseconds(measured: Measured, size: int) -> str:
+    found = (measured.latency_ms or {})[str(size)]
+    return f"{found.result:.2f} ms against {found.source:.2f} ms"

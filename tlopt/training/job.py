@@ -6,12 +6,12 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tlopt.artifact import Artifact
-from tlopt.card import Card, ImagesRef
+from tlopt.card import Card, ImagesRef, plain
+from tlopt.details import TorchDetails
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.images.pixels import Pixels, open_pixels
@@ -127,7 +127,7 @@ class Job:
         trained: tuple[Transfer, dict[str, str]],
         images: ImagesRef,
         *,
-        details: Mapping[str, Any],
+        details: TorchDetails,
         tensorboard: bool,
     ) -> Card:
         """Write weights and records, and return the card of what was trained.
@@ -149,12 +149,15 @@ class Job:
             classes=classes,
             preprocess=self.network.preprocess,
             images=images,
-            details={
-                **details, **weights.save(self.network.module, out), "metrics": metrics, "unreadable": unreadable,
-            },
-        )  # fmt: skip
+            details=replace(
+                details,
+                groups=weights.save(self.network.module, out),
+                metrics=plain(metrics),
+                unreadable=unreadable,
+            ),
+        )
 
 
-def of_pruning(source: Artifact) -> dict[str, Any]:
+def of_pruning(source: Artifact) -> TorchDetails:
     """Return what a card says about pruning: it stays true while the network trains."""
-    return {name: source.card.details[name] for name in ("macs", "pruned") if name in source.card.details}
+    return TorchDetails(macs=source.card.torch.macs, pruned=source.card.torch.pruned)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import types
-from dataclasses import replace
 
 import pytest
 
@@ -27,7 +26,8 @@ class LaneRunner:
 
 
 def test_the_gpus_own_time_is_the_median_of_its_runs(tiny):
-    engine = Artifact(path=tiny.path, card=replace(tiny.card, details={"profile": {"max_batch": 4}}))
+    details = types.SimpleNamespace(profile=types.SimpleNamespace(max_batch=4))
+    engine = Artifact(path=tiny.path, card=types.SimpleNamespace(**vars(tiny.card), engine=details))
     line = Line(
         label="x", candidate=Candidate(engine, "tensorrt"), backend="tensorrt:cuda", streams=1,
         timed=lambda _: Alone(lambda: None), runner=LaneRunner(),

@@ -84,8 +84,8 @@ class Line:
     def gpu_ms(self, batch: int, inputs: Inputs) -> dict[str, Scalar]:
         """Return the median GPU time of a run by the GPU's own clock, where the runner reports it."""
         lanes = getattr(self.runner, "lanes", None)
-        largest = self.candidate.artifact.card.details.get("profile", {}).get("max_batch", 0)
-        if not lanes or self.runner is None or batch > largest:  # a larger batch runs in pieces
+        if not lanes or self.runner is None or batch > self.candidate.artifact.card.engine.profile.max_batch:
+            # A larger batch runs in pieces.
             return {}
         pool = parts(inputs.of(self.candidate.artifact), batch)
         found = []

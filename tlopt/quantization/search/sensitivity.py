@@ -6,8 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from tlopt.details import BlockAlone, TradeOff
 from tlopt.progress import bar
 
 log = logging.getLogger(__name__)
@@ -68,33 +68,32 @@ class Search:
             best.setdefault(len(trial.floats), trial)
         return [best[count] for count in sorted(best)]
 
-    def account(self) -> dict[str, Any]:
-        """Return what stayed float and why, the trade-off, and each block's own share, as JSON types."""
+    def account(self) -> tuple[dict[str, str], tuple[TradeOff, ...], dict[str, BlockAlone]]:
+        """Return what stayed float and why, the trade-off, and each block's own share, for the card."""
         start = self.tried[0]
-        alone: dict[str, dict[str, float | None]] = {}
+        alone: dict[str, BlockAlone] = {}
         for trial in self.tried:
             if len(trial.floats) == 1:
                 cost = math.expm1(trial.slowdown(start)) if trial.latency_ms else None
-                alone[trial.floats[0]] = {
-                    "gain_db": round(trial.snr_db - start.snr_db, 2),
-                    "latency": cost if cost is None else round(cost, 4),
-                }
+                alone[trial.floats[0]] = BlockAlone(
+                    gain_db=round(trial.snr_db - start.snr_db, 2), latency=cost if cost is None else round(cost, 4)
+                )
         reasons = {}
         for name in self.chosen.floats:
-            gain, cost = alone[name]["gain_db"], alone[name]["latency"]
+            gain, cost = alone[name].gain_db, alone[name].latency
             time = "not timed" if cost is None else f"{100 * cost:+.1f} % of the latency"
             reasons[name] = f"alone in float: {gain:+.1f} dB, {time}"
-        rows = [
-            {
-                "float_blocks": list(trial.floats),
-                "drop": round(trial.drop, 4),
-                "flips": round(trial.flips, 4),
-                "snr_db": round(trial.snr_db, 2),
-                "latency_ms": {str(batch): round(ms, 3) for batch, ms in trial.latency_ms.items()},
-            }
+        rows = tuple(
+            TradeOff(
+                float_blocks=trial.floats,
+                drop=round(trial.drop, 4),
+                flips=round(trial.flips, 4),
+                snr_db=round(trial.snr_db, 2),
+                latency_ms={str(batch): round(ms, 3) for batch, ms in trial.latency_ms.items()},
+            )
             for trial in self.trade_off
-        ]
-        return {"float_blocks": reasons, "trade_off": rows, "blocks": alone}
+        )
+        return reasons, rows, alone
 
 
 def search(
