@@ -11,7 +11,8 @@ import json
 import math
 import tomllib
 from datetime import date, datetime, time
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -164,6 +165,9 @@ def _known_keys(value: Any, kind: Any, path: str) -> None:
     """Refuse keys that a dataclass does not have; they are a slip, or of a newer version."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        # Every union of a schema has one member beside None, or none that is a dataclass.
+        kind = next(member for member in get_args(kind) if member is not type(None))
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind, include_extras=True)
         if unknown := [key for key in value if key not in hints]:

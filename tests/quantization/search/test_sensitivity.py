@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from tlopt.backends import reduced_range
+from tlopt.details import BlockAlone
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import session
@@ -151,8 +152,8 @@ def test_blocks_that_make_it_slower_than_float_are_left_out():
 
 
 def test_the_account_says_why_and_what_it_costs():
-    account = found_by({"a": 0.03, "b": 0.06}, {"a": 1.0, "b": 1.0}, 0.005).account()
-    assert account["float_blocks"]["b"].endswith("+10.0 % of the latency")
-    assert [len(row["float_blocks"]) for row in account["trade_off"]] == [0, 1, 2]
-    assert account["trade_off"][2]["drop"] == 0
-    assert account["blocks"]["a"] == {"gain_db": 2.04, "latency": 0.1}
+    reasons, trade_off, alone = found_by({"a": 0.03, "b": 0.06}, {"a": 1.0, "b": 1.0}, 0.005).account()
+    assert reasons["b"].endswith("+10.0 % of the latency")
+    assert [len(row.float_blocks) for row in trade_off] == [0, 1, 2]
+    assert trade_off[2].drop == 0
+    assert alone["a"] == BlockAlone(gain_db=2.04, latency=0.1)
