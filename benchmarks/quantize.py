@@ -34,16 +34,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import openvino
 
 import tlopt
-from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
 from tlopt.card import plain
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
+from tlopt.sessions import open_session
 from tlopt.statistics import wilson
 
 RESULTS = Path(__file__).parent / "results"
@@ -89,10 +88,7 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
 
 
 def ort(path: Path, *, integers: bool = True) -> Call:
-    options = sessions.options(threads=cores())
-    if not integers:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, entries={} if integers else {"session.disable_quant_qdq": "1"})
     entry = session.get_inputs()[0].name
     return lambda inputs: session.run(None, {entry: inputs})[0]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlopt.statistics import calibration_error, mann_whitney, mcnemar, paired_drop, wilson
+from tlopt.statistics import mann_whitney, mcnemar, paired_drop, wilson
 
 
 def test_wilson_agrees_with_published_intervals():
@@ -37,13 +37,6 @@ def test_paired_drop_contains_the_drop_and_zero_when_nothing_changed():
     assert low < 8 / 400 < high
     low, high = paired_drop(0, 0, 400)
     assert low < 0 < high
-
-
-def test_calibration_error_of_hand_made_bins():
-    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
-    correct = np.array([True, True, True, False, True, False])
-    # |0.95 - 0.75| on four photos and |0.55 - 0.5| on two.
-    assert calibration_error(confidence, correct) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
 
 
 def test_mann_whitney_finds_a_shift_and_no_shift():

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tlopt.timing import Rotating, Timing, in_turns, side_by_side, turn, warm
+from tlopt.timing import Rotating, Timing, in_turns, medians_ms, side_by_side, turn, warm
 
 
 def test_every_run_counts():
@@ -62,3 +62,17 @@ def test_sessions_take_a_turn_each():
 def test_the_garbage_collector_is_switched_back_on():
     side_by_side([lambda: None], seconds=0.001, turns=2)
     assert gc.isenabled()
+
+
+def test_medians_of_calls_side_by_side_are_milliseconds_of_a_run(monkeypatch):
+    now = [0]
+
+    def taking(ms: int):
+        def call():
+            now[0] += ms * 1_000_000
+
+        return call
+
+    monkeypatch.setattr("time.perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0] / 1e9)
+    assert medians_ms([taking(20), taking(50)], seconds=0.4, turns=4, warm_s=0.1) == pytest.approx([20, 50])

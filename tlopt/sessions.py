@@ -1,22 +1,67 @@
-"""What all sessions of ONNX Runtime have in common."""
+"""The one door to ONNX Runtime: every session of tlopt is opened here."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlopt.environment import cores
+from tlopt.registry import require
+
+if TYPE_CHECKING:
+    import onnx
+
+CPU = ("CPUExecutionProvider",)
 
 
-def options(*, threads: int = 0) -> Any:
-    """Return options of a quiet session that leaves the cores alone between its runs.
+def open_session(
+    model: onnx.ModelProto | bytes | Path,
+    *,
+    threads: int = 0,
+    providers: Sequence[str] = CPU,
+    entries: Mapping[str, str] | None = None,
+    optimize: bool = True,
+    arena: bool = True,
+    profile: str = "",
+) -> Any:
+    """Open a quiet session that leaves the cores alone between its runs.
 
     Args:
-        threads: That a run takes; 0 for ONNX Runtime's choice.
-    """
-    import onnxruntime
+        model: A graph, its bytes, or its file.
+        threads: That a run takes; 0 for one per core that this process may use.
+        providers: Execution providers in order of preference.
+        entries: More entries of the session's configuration.
+        optimize: Let ONNX Runtime optimize the graph; without, every tensor of it exists.
+        arena: Keep memory for the next run; without, the most that a run took is given back.
+        profile: Start of the path of a profile to write; none if empty.
 
-    made = onnxruntime.SessionOptions()
-    made.intra_op_num_threads = threads
-    made.inter_op_num_threads = 1
-    made.log_severity_level = 3  # its warnings go to stderr past every setting of ours
+    Raises:
+        MissingLibraryError: ONNX Runtime is not installed.
+    """
+    runtime = require("onnxruntime")
+    options = runtime.SessionOptions()
+    # ONNX Runtime's own choice counts the host's cores, past a container's quota.
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # its messages go to stderr past every setting of ours; failures raise
     # Its threads would spin for up to hundreds of milliseconds on the cores that others work, or are timed, on.
-    made.add_session_config_entry("session.force_spinning_stop", "1")
-    return made
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in (entries or {}).items():
+        options.add_session_config_entry(name, value)
+    if not optimize:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = arena
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    return runtime.InferenceSession(_given(model), options, providers=list(providers))
+
+
+def _given(model: Any) -> str | bytes:
+    if isinstance(model, Path):
+        return str(model)
+    if isinstance(model, bytes):
+        return model
+    content: bytes = model.SerializeToString()
+    return content

@@ -61,24 +61,6 @@ def paired_drop(broken: int, mended: int, total: int) -> tuple[float, float]:
     return (max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
-    """Return the expected calibration error: the mean gap between confidence and accuracy.
-
-    Bins of equal width, weighted by the images in each. C. Guo et al., "On calibration of modern
-    neural networks", arXiv 1706.04599.
-
-    Args:
-        confidence: float (n,), probability of the predicted class.
-        correct: bool (n,).
-        bins: Number of bins over 0..1.
-    """
-    if len(confidence) == 0:
-        return 0.0
-    places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(places, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
 def mann_whitney(first: np.ndarray, second: np.ndarray) -> float:
     """Return the p-value of "the second sample tends to be larger", one-sided.
 

@@ -170,10 +170,11 @@ class Alone:
 
     call: Callable[[], object]
     callers: int = 1
+    warm_s: float = WARM_SECONDS
 
     def warm(self) -> tuple[int, float]:
         """Run until the duration no longer falls."""
-        return warm(self.call)
+        return warm(self.call, seconds=self.warm_s)
 
     def turn(self, runs: int) -> tuple[np.ndarray, float]:
         """Make some runs, after one that is not counted."""
@@ -270,3 +271,18 @@ def side_by_side(
 ) -> list[Timing]:
     """Time some calls in turns, one caller each; see `in_turns`."""
     return in_turns([Alone(call) for call in calls], seconds=seconds, turns=turns, seed=seed, after_turn=after_turn)
+
+
+def medians_ms(
+    calls: Sequence[Callable[[], object]], *, seconds: float, turns: int, warm_s: float = WARM_SECONDS
+) -> list[float]:
+    """Time some calls in turns, as `side_by_side` does, and return the median run of each, milliseconds.
+
+    Args:
+        calls: What to time, one caller each.
+        seconds: Measured time of each.
+        turns: Turns of each; no turn has less than one counted run.
+        warm_s: Longest warm-up of each.
+    """
+    timings = in_turns([Alone(call, warm_s=warm_s) for call in calls], seconds=seconds, turns=turns)
+    return [timing.quantile_ms(0.5) for timing in timings]

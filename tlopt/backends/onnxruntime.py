@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
 from tlopt.errors import StageError
 from tlopt.quantization import saturation
+from tlopt.sessions import open_session
 
 READS = ("onnx",)
 DEVICES = ("cpu", "cuda", "tensorrt", "openvino")
@@ -154,18 +154,10 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
             f"ONNX Runtime {onnxruntime.__version__} has no {wanted[0]} here; it has {', '.join(available)}.",
             hint=f"python -m pip install {_PACKAGES[device]}" if device in _PACKAGES else "",
         )
-    options = sessions.options(threads=threads)
-    if not integers and device == "cpu":
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
+    entries = {} if integers or device != "cpu" else {"session.disable_quant_qdq": "1"}
+    providers = [name for name in wanted if name in available]
     try:
-        session = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model,
-            options,
-            providers=[name for name in wanted if name in available],
-        )
+        session = open_session(model, threads=threads, providers=providers, entries=entries, profile=profile)
     except Exception as error:
         raise StageError(
             f"ONNX Runtime cannot open {where} on {device}: {str(error).partition(chr(10))[0]}",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 
-from tlopt import registry
+from tlopt import judging, registry
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load
 from tlopt.errors import ImagesError, MissingLibraryError, StageError
@@ -148,4 +148,4 @@ def _some(photos: Photos) -> Photos:
 def _agreement(outputs: Outputs | None, reference: Outputs | None) -> float | None:
     if outputs is None or reference is None:
         return None
-    return float((outputs.predicted == reference.predicted).mean())
+    return judging.agreement(outputs.predicted, reference.predicted)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.measure import measurement
 from tlopt.measure.answers.images import Part, Photos, open_photos
@@ -206,7 +207,7 @@ def compare(
     broken = int((was.correct & ~now.correct).sum())
     mended = int((~was.correct & now.correct).sum())
     drop = before.top1 - after.top1
-    agreement = float((was.predicted == now.predicted).mean())
+    agreement = judging.agreement(was.predicted, now.predicted)
     difference = now.logits.astype(np.float64) - was.logits
     changes = ((new.name, new.recall - old.recall) for old, new in zip(before.scores, after.scores, strict=True))
     recall_change = dict(sorted(changes, key=lambda item: item[1]))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
@@ -15,6 +14,7 @@ from tlopt.measure import measurement
 from tlopt.measure.evaluate import same_classes
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.reports import Report, Scalar
+from tlopt.sessions import open_session
 from tlopt.settings import Setting
 
 if TYPE_CHECKING:
@@ -103,7 +103,6 @@ _COMPUTING = frozenset({
 
 def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Return tensors inside a graph, float64."""
-    import onnxruntime
     from onnx import ValueInfoProto
 
     shown = type(model)()
@@ -111,9 +110,7 @@ def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> di
     outputs = {value.name for value in shown.graph.output}
     # ONNX Runtime infers the type of an output that is given by name alone.
     shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in outputs)
-    options = sessions.options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(shown, optimize=False)
     entry: Any = session.get_inputs()[0]
     kinds = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
     feed = {entry.name: inputs.astype(kinds.get(entry.type, np.float32), copy=False)}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError
@@ -19,7 +20,7 @@ from tlopt.measure.choose import choose
 from tlopt.preprocess import Views
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting
-from tlopt.statistics import calibration_error, wilson
+from tlopt.statistics import wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Evaluation:
         interval: The 95 % interval of `top1`.
         top5: Share with the right class among the top five; None below six classes.
         agreement: Share with the same top class as the reference; None without one.
-        macro_f1: Mean F1 over the classes.
+        macro_f1: Mean F1 over the classes that are in the labels or the answers.
         calibration_error: Expected calibration error, 0..1.
         majority: Share of the most frequent class: the accuracy of always answering it.
         scores: Per class, in the order of the logits.
@@ -225,9 +226,8 @@ def _judged(
     if count == 0:
         raise ImagesError(f"None of the {len(photos)} photos in {photos.folder.path} can be read.")
     predicted, correct = outputs.predicted, outputs.correct
-    confusion = np.bincount(outputs.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    confusion = judging.confusion(predicted, outputs.labels, classes)
     scores = _scores(artifact.card.classes, confusion)
-    present = [score for score in scores if score.images]
     top5 = None
     if classes > 5:
         best = np.argpartition(outputs.logits, -5, axis=1)[:, -5:]
@@ -239,9 +239,9 @@ def _judged(
         top1=float(correct.mean()),
         interval=wilson(int(correct.sum()), count),
         top5=top5,
-        agreement=None if reference is None else float((reference.predicted == predicted).mean()),
-        macro_f1=float(np.mean([score.f1 for score in present])),
-        calibration_error=calibration_error(outputs.probabilities.max(axis=1), correct),
+        agreement=None if reference is None else judging.agreement(reference.predicted, predicted),
+        macro_f1=judging.macro_f1(confusion),
+        calibration_error=judging.calibration_error(outputs.probabilities.max(axis=1), correct),
         majority=float(confusion.sum(axis=1).max() / count),
         scores=scores,
         origins=_origins(photos, outputs),

@@ -14,8 +14,9 @@ from tlopt.backends import open_runner
 from tlopt.candidates import running
 from tlopt.errors import ImagesError
 from tlopt.images import SUFFIXES, ImageFolder, Unreadable
+from tlopt.judging import softmax
 from tlopt.measure import measurement
-from tlopt.measure.answers.answering import answers, callers, softmax
+from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.settings import Setting

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from tlopt import sessions
 from tlopt.artifact import Artifact
 from tlopt.candidates import labels
 from tlopt.environment import cores, processor, versions
@@ -19,6 +18,7 @@ from tlopt.measure import measurement
 from tlopt.measure.bench import bench
 from tlopt.measure.speed.work import layers
 from tlopt.reports import Report, Scalar
+from tlopt.sessions import open_session
 from tlopt.settings import Setting
 
 _SIDE = 1024  # of the matrices that the peak is measured with: past the caches' small levels, fast enough
@@ -100,7 +100,6 @@ def _computed(artifact: Artifact) -> str:
 
 def peak_gmacs_per_s(precision: str, threads: int) -> float:
     """Measure the fastest of some large matrix products on ONNX Runtime, 10^9 multiply-adds a second."""
-    import onnxruntime
     from onnx import TensorProto, helper
 
     integer = precision == "int8"
@@ -116,9 +115,7 @@ def peak_gmacs_per_s(precision: str, threads: int) -> float:
         [helper.make_tensor_value_info("c", TensorProto.INT32 if integer else kind, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), sessions.options(threads=threads), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model, threads=threads)
     random = np.random.default_rng(0)
     feed: dict[str, Any]
     if integer:

@@ -6,30 +6,30 @@ import io
 import json
 import re
 import tempfile
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from tlopt import sessions
-from tlopt.environment import cores
 from tlopt.networks.tracing import trace
 from tlopt.progress import track
 from tlopt.pruning.channels import Layer, Network
+from tlopt.sessions import open_session
+from tlopt.timing import medians_ms
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width, at which it is timed
 _CHUNK = 24  # layers timed in one graph: bounds the memory
 _REPEATS = 7
-_TURN_S = 0.3  # one network's turn; at least one run
+_TURN_S = 0.3  # one network's turn, about
+_TURNS = 5  # at least: a median of fewer runs says little
 _FAST = 0.2  # quantile of a layer's timings that counts
 _EXPORTED_OPSET = 18  # the oldest that the newer exporter writes
 _IR_VERSION, _OPSET = 8, 17  # the oldest that the supported versions of ONNX Runtime share
@@ -122,33 +122,24 @@ def compare(
     """Return each network's time per run in ONNX Runtime for each batch size, milliseconds.
 
     The networks take turns, so that what disturbs the machine disturbs all of them, and the median
-    counts, as in `tlopt bench`. The first runs of a turn compete with the threads of the network before,
-    which spin for a while when they have nothing to do, and the larger network suffers more from it:
-    hence the uncounted first run, and turns no shorter than they are.
+    counts, as in `tlopt bench`.
 
     Args:
         models: The networks.
         size: Side of the square input, pixels.
         batches: Batch sizes.
         threads: Processor threads inside one run; 0 for one per core.
-        seconds: Time spent on each network and batch size.
+        seconds: Time measured of each network and batch size.
     """
-    sessions = [_session(to_onnx(model, size), threads) for model in models]
+    sessions = [open_session(to_onnx(model, size), threads=threads) for model in models]
     result: list[dict[int, float]] = [{} for _ in models]
     random = np.random.default_rng(0)
+    turns = max(_TURNS, round(seconds / _TURN_S))
     for batch in batches:
         images = {"images": random.standard_normal((batch, 3, size, size), dtype=np.float32)}
-        runs: list[list[float]] = [[] for _ in sessions]
-        began = time.perf_counter()
-        while len(runs[0]) < 5 or time.perf_counter() - began < seconds * len(sessions):
-            for session, durations in zip(sessions, runs, strict=True):
-                session.run(None, images)
-                turn = time.perf_counter()
-                while (started := time.perf_counter()) - turn < _TURN_S:
-                    session.run(None, images)
-                    durations.append((time.perf_counter() - started) * 1e3)
-        for entry, durations in zip(result, runs, strict=True):
-            entry[batch] = float(np.median(durations))
+        calls = [partial(session.run, None, images) for session in sessions]
+        for entry, median in zip(result, medians_ms(calls, seconds=seconds, turns=turns), strict=True):
+            entry[batch] = median
     return result
 
 
@@ -179,14 +170,6 @@ def to_onnx(model: nn.Module, size: int) -> bytes:
     finally:
         model.train(mode).to(device)
     return target.getvalue()
-
-
-def _session(model: bytes, threads: int, profile: Path | None = None) -> Any:
-    options = sessions.options(threads=threads or cores())
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _shape(layer: Layer) -> Shape:
@@ -239,7 +222,7 @@ def _profile(layers: Sequence[tuple[Layer, int, int, int]], threads: int) -> lis
     graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(model.SerializeToString(), threads, Path(folder) / "profile")
+        session = open_session(model, threads=threads, profile=str(Path(folder) / "profile"))
         for _ in range(_REPEATS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from tlopt.graphs.cleaning import rewritten
 from tlopt.graphs.view import View, attribute, fused_activation
-from tlopt.quantization.calibration.activations import session, tapped
+from tlopt.quantization.calibration.activations import tapped
+from tlopt.sessions import open_session
 
 NARROWEST = 1 / 64  # a channel is widened at most so much against the widest
 
@@ -120,7 +121,7 @@ def _flattens(view: View, node: onnx.NodeProto) -> bool:
 
 def _widths(view: View, tensors: list[str], batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Return each channel's largest magnitude in an image, averaged over the images: float64 (c,)."""
-    runner = session(tapped(view.model, tensors))
+    runner = open_session(tapped(view.model, tensors), arena=False)
     source = view.inputs[0]
     totals: dict[str, np.ndarray] = {}
     images = 0

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt import settings
+from tlopt import judging, settings
 from tlopt.artifact import Artifact
 from tlopt.card import Card
 from tlopt.details import OnnxDetails, Parity
-from tlopt.errors import CheckError, ImagesError, SettingError
+from tlopt.errors import CheckError, ImagesError, MissingLibraryError, SettingError
 from tlopt.images import batches, reopen
 from tlopt.progress import bar
 from tlopt.publishing import refuse_existing
 from tlopt.registry import require
+from tlopt.sessions import open_session
 from tlopt.settings import Setting
 from tlopt.stages import stage
 
@@ -174,7 +175,7 @@ def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> Pari
         wanted = model(torch.from_numpy(source.card.preprocess.normalize(pixels))).numpy()
     runtime, found = _run(file, card.preprocess.normalize(pixels))
     difference = float(np.abs(found - wanted).max() / max(float(wanted.std()), 1e-6))
-    agreement = float((found.argmax(1) == wanted.argmax(1)).mean())
+    agreement = judging.agreement(found.argmax(1), wanted.argmax(1))
     if difference > TOLERANCE:
         raise CheckError(
             f"The exported graph differs from the torch model: logits by {difference:.2g} of their spread "
@@ -203,10 +204,9 @@ def _pixels(source: Artifact) -> tuple[np.ndarray, str]:
 def _run(file: Path, inputs: np.ndarray) -> tuple[str, np.ndarray]:
     """Return the runtime's name and the logits, in ONNX Runtime or else in ONNX's slow reference."""
     try:
-        import onnxruntime
-    except ImportError:
+        session = open_session(file)
+    except MissingLibraryError:
         from onnx.reference import ReferenceEvaluator
 
         return "onnx reference", np.asarray(ReferenceEvaluator(str(file)).run(None, {"images": inputs})[0])
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return "onnxruntime", np.asarray(session.run(None, {"images": inputs})[0])

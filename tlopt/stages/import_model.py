@@ -13,6 +13,8 @@ from tlopt.card import Card
 from tlopt.details import OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.preprocess import Preprocess
+from tlopt.registry import require
+from tlopt.sessions import open_session
 from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
 
@@ -181,15 +183,11 @@ def _probe(file: Path, proto: onnx.ModelProto, preprocess: Preprocess, fixed: in
     """Run the file; return its number of classes, and its batch size if that cannot vary, else 0."""
     import onnx
 
-    from tlopt.registry import require
-
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
+    require("onnxruntime")  # its absence is not the file's fault
     random = np.random.default_rng(0)
 
     def run(count: int) -> np.ndarray:
-        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = open_session(file)
         pixels = random.integers(0, 256, (count, preprocess.size, preprocess.size, 3), dtype=np.uint8)
         return np.asarray(session.run(None, {"images": preprocess.normalize(pixels)})[0])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
 from tlopt.card import Card
@@ -23,6 +23,7 @@ from tlopt.images import ImageFolder, batches, reopen, scan
 from tlopt.registry import load, require
 from tlopt.settings import Setting
 from tlopt.stages import stage
+from tlopt.timing import medians_ms
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +39,7 @@ _ROUNDING_IMAGES = 128  # rounding weights needs fewer images than finding range
 _JUDGED = 512  # held-out images that the result is judged by
 _TIMED = (1, 32)  # batches that both are timed at
 _TIMED_SECONDS = 1.5
+_TURNS = 4  # of each in that time
 _SEARCHED = 512  # training images, not calibrated on, that blocks to leave float are chosen by
 _TRIAL_SECONDS = 0.4
 _MARGIN = 1.03  # what a latency may be above the other's and still count as the same
@@ -405,18 +407,17 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
     some = _stratified(judged, _JUDGED, 0)
     try:
         with open_runner(source, backend) as before, open_runner(made, backend) as after:
-            agree, right_before, right_after, total = 0, 0, 0, 0
+            answers: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
             for found in batches(some, source.card.preprocess, batch=32, label="Judging"):
-                reference, labels = before(found.inputs).argmax(1), after(found.inputs).argmax(1)
-                agree += int((reference == labels).sum())
-                right_before += int((reference == found.labels).sum())
-                right_after += int((labels == found.labels).sum())
-                total += len(labels)
-            accuracy = BesideSource(source=round(right_before / total, 4), result=round(right_after / total, 4))
+                answers.append((before(found.inputs).argmax(1), after(found.inputs).argmax(1), found.labels))
+            reference, labels, truth = (np.concatenate(column) for column in zip(*answers, strict=True))
+            accuracy = BesideSource(
+                source=round(judging.agreement(reference, truth), 4), result=round(judging.agreement(labels, truth), 4)
+            )
             measured = replace(
                 measured,
-                images=total,
-                agreement=round(agree / total, 4),
+                images=len(truth),
+                agreement=round(judging.agreement(reference, labels), 4),
                 saturated=overflows(made, backend),
                 accuracy=accuracy if judged.classes == source.card.classes else None,
             )
@@ -440,20 +441,13 @@ def _latencies(before: Runner, after: Runner, images: np.ndarray) -> tuple[dict[
 
 
 def _times(before: Runner, after: Runner, images: np.ndarray, seconds: float) -> dict[int, tuple[float, float]]:
-    """Time both in turn, so that what disturbs one disturbs the other: batch -> medians, milliseconds."""
+    """Time both in turns, `seconds` together: batch -> medians, milliseconds."""
     found = {}
     for size in _TIMED:
         inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
-        runs: tuple[list[float], list[float]] = ([], [])
-        for runner in (before, after):
-            runner(inputs)
-        deadline = time.perf_counter() + seconds
-        while time.perf_counter() < deadline or len(runs[0]) < 5:
-            for taken, runner in zip(runs, (before, after), strict=True):
-                started = time.perf_counter()
-                runner(inputs)
-                taken.append(1e3 * (time.perf_counter() - started))
-        found[size] = (float(np.median(runs[0])), float(np.median(runs[1])))
+        calls = [partial(runner, inputs) for runner in (before, after)]
+        own, made = medians_ms(calls, seconds=seconds / 2, turns=_TURNS, warm_s=seconds / 4)
+        found[size] = (own, made)
     return found
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tlopt.backends import open_runner
 from tlopt.images import Unreadable, batches, scan
-from tlopt.measure.answers.answering import answers, callers, softmax
+from tlopt.judging import softmax
+from tlopt.measure.answers.answering import answers, callers
 
 
 def logits_of(artifact, folder, *, at_once, batch, backend="", **options):

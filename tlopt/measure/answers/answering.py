@@ -11,6 +11,7 @@ import numpy as np
 from tlopt.backends import Runner
 from tlopt.environment import cores
 from tlopt.images import Batch, ImageFolder, Unreadable, batches, ordered, read_batch
+from tlopt.judging import softmax
 from tlopt.preprocess import Preprocess, Views
 
 _TURNS = 4  # batches for each caller at least, so that none waits long for the last one
@@ -92,11 +93,4 @@ def _mean(logits: np.ndarray) -> np.ndarray:
     """Return the logarithm of the mean probability over the views: (n, k, classes) to (n, classes)."""
     mean = softmax(logits).mean(axis=1)
     result: np.ndarray = np.log(np.maximum(mean, np.finfo(np.float64).tiny)).astype(np.float32)
-    return result
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis, float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
     return result

@@ -13,7 +13,8 @@ from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
 from tlopt.candidates import running
 from tlopt.images import Unreadable
-from tlopt.measure.answers.answering import Answers, answers, callers, softmax
+from tlopt.judging import softmax
+from tlopt.measure.answers.answering import Answers, answers, callers
 from tlopt.measure.answers.images import Photos
 from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import bar

@@ -6,19 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from tlopt import sessions
 from tlopt.errors import StageError
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.histogram import Histogram
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Open a graph on the processor, quietly."""
-    options = sessions.options()
-    options.enable_cpu_mem_arena = False  # it keeps what the largest batch took until the session ends
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+from tlopt.sessions import open_session
 
 
 def tapped(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -48,7 +40,8 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
     source = view.inputs[0]
     histograms = {name: Histogram() for name in tensors}
     computed = [name for name in histograms if name != source]
-    runner = session(tapped(view.model, computed or view.outputs[:1]))
+    # An arena would keep what the largest batch took until the session ends.
+    runner = open_session(tapped(view.model, computed or view.outputs[:1]), arena=False)
     for inputs in batches:
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from tlopt.graphs.view import View, attribute
-from tlopt.quantization.calibration.activations import session, tapped
+from tlopt.quantization.calibration.activations import tapped
 from tlopt.quantization.grid import Scale
+from tlopt.sessions import open_session
 
 POSITIONS = 49  # fewest places of an image that are looked at, where it has as many
 VALUES = 1 << 15  # values of an image that are looked at, if that is more
@@ -110,7 +111,7 @@ def gather(
     moments = {node.name: Moments.empty(*size(view, node)) for node in chosen}
     source = view.inputs[0]
     computed = list(dict.fromkeys(n.input[0] for n in chosen if n.input[0] != source))
-    runner = session(tapped(view.model, computed or view.outputs))
+    runner = open_session(tapped(view.model, computed or view.outputs), arena=False)
     for inputs in batches:
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tlopt import judging
 from tlopt.details import BlockAlone, TradeOff
 from tlopt.progress import bar
 
@@ -37,7 +38,7 @@ class Trial:
     @property
     def snr_db(self) -> float:
         """Signal to noise of the logits, decibels."""
-        return -10 * math.log10(max(self.noise, 1e-12))
+        return judging.decibels(self.noise)
 
     def slowdown(self, other: Trial | Mapping[int, float]) -> float:
         """Return how much longer this takes than another, as a logarithm: the mean over the batches."""

@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from tlopt import judging
 from tlopt.quantization.search.sensitivity import Trial
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -58,11 +59,9 @@ class Trials:
             logits = self._logits(run)
             latency = self._latency(run, first=not floats)
         labels, before, truth = logits.argmax(1), self._reference.argmax(1), self._labels
-        flips = float((labels != before).mean())
-        drop = flips if truth is None else float((before == truth).mean() - (labels == truth).mean())
-        # What is added to all logits of an image alike changes no answer.
-        error, signal = (x - x.mean(1, keepdims=True) for x in (logits - self._reference, self._reference))
-        noise = float(np.square(error).sum() / max(float(np.square(signal).sum()), 1e-12))
+        flips = 1 - judging.agreement(labels, before)
+        drop = flips if truth is None else judging.agreement(before, truth) - judging.agreement(labels, truth)
+        noise = judging.noise(logits, self._reference)
         return Trial(floats=floats, drop=drop, flips=flips, noise=noise, latency_ms=latency)
 
     def _logits(self, run: Run) -> np.ndarray:

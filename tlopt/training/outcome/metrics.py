@@ -6,23 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tlopt import judging
 from tlopt.training.outcome import temperature
 
 _RESAMPLES = 1000
 _MATRICES = 200  # resampled confusion matrices: enough for two digits of an interval, and quick for many classes
-
-
-def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the confusion matrix, int64 (classes, classes): rows are true classes, columns predicted ones."""
-    classes = logits.shape[1]
-    return np.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
-
-
-def macro_f1(matrix: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in the labels or the answers."""
-    right = matrix.diagonal()
-    seen = matrix.sum(0) + matrix.sum(1)
-    return float((2 * right[seen > 0] / seen[seen > 0]).mean())
 
 
 def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -37,16 +25,17 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
         labels: int64 (n,).
         classes: Class names.
     """
-    matrix = confusion(logits, labels)
+    predicted, classified = logits.argmax(1), logits.shape[1]
+    matrix = judging.confusion(predicted, labels, classified)
     top5 = np.argsort(-logits, axis=1)[:, :5]
     precision, recall = _precision_recall(matrix)
     chance = np.random.default_rng(0)
     draws = chance.integers(len(labels), size=(_RESAMPLES, len(labels)))
-    correct, among = logits.argmax(1) == labels, (top5 == labels[:, None]).any(1)
+    correct, among = predicted == labels, (top5 == labels[:, None]).any(1)
     scores, ratios = [], []
     for draw in draws[:_MATRICES]:
-        drawn = confusion(logits[draw], labels[draw])
-        scores.append(macro_f1(drawn))
+        drawn = judging.confusion(predicted[draw], labels[draw], classified)
+        scores.append(judging.macro_f1(drawn))
         ratios.append(_precision_recall(drawn))
     low, high = np.quantile(np.array(ratios), (0.025, 0.975), axis=0).round(4).tolist()  # each (2, classes)
     fitted = temperature.temperature(logits, labels)
@@ -56,7 +45,7 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
         "accuracy_interval": _interval(correct[draws].mean(1)),
         "top5": float(among.mean()),
         "top5_interval": _interval(among[draws].mean(1)),
-        "macro_f1": macro_f1(matrix),
+        "macro_f1": judging.macro_f1(matrix),
         "macro_f1_interval": _interval(np.array(scores)),
         "per_class": {
             name: {
@@ -69,8 +58,8 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
             for k, (name, images) in enumerate(zip(classes, matrix.sum(1), strict=True))
         },
         "temperature": fitted,
-        "calibration_error": temperature.calibration_error(logits, labels),
-        "calibration_error_at_temperature": temperature.calibration_error(logits / fitted, labels),
+        "calibration_error": judging.calibration_error(judging.softmax(logits).max(1), correct),
+        "calibration_error_at_temperature": judging.calibration_error(judging.softmax(logits / fitted).max(1), correct),
     }
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlopt import registry
+from tlopt import judging, registry
 from tlopt.training.outcome import pictures
-from tlopt.training.outcome.metrics import confusion, summary
+from tlopt.training.outcome.metrics import summary
 from tlopt.training.transfer import Transfer
 
 _TIMES = ("seconds", "images_per_s")
@@ -37,7 +37,8 @@ def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorbo
     lines = [{name: value for name, value in record.items() if name not in _TIMES} for record in epochs]
     text = "".join(json.dumps(line) + "\n" for line in [*lines, metrics])
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-    pictures.confusion_matrix(confusion(outcome.logits, outcome.labels), classes, folder / "confusion_matrix.svg")
+    matrix = judging.confusion(outcome.logits.argmax(1), outcome.labels, len(classes))
+    pictures.confusion_matrix(matrix, classes, folder / "confusion_matrix.svg")
     if epochs:
         probe = outcome.details.get("probe", {}).get("accuracy")
         pictures.learning_curves(epochs, probe, folder / "learning_curves.svg")

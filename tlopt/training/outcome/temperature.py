@@ -34,17 +34,3 @@ def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean cross-entropy at the best temperature."""
     scaled = torch.from_numpy(logits).double() / temperature(logits, labels)
     return float(functional.cross_entropy(scaled, torch.from_numpy(labels)))
-
-
-def calibration_error(logits: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
-    """Return the expected calibration error: the mean gap between confidence and accuracy (arXiv 1706.04599).
-
-    Args:
-        logits: float32 (n, classes).
-        labels: int64 (n,).
-        bins: Number of bins of equal width over 0..1.
-    """
-    confidence, predicted = (t.numpy() for t in torch.from_numpy(logits).double().softmax(1).max(1))
-    places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(places, weights=confidence - (predicted == labels), minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))

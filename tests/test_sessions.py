@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import tlopt
+from tlopt import sessions
+
+
+@pytest.fixture
+def graph():
+    """images -> Relu -> logits."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("images", "logits")]
+    made = helper.make_graph([helper.make_node("Relu", ["images"], ["logits"])], "g", ends[:1], ends[1:])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_nothing_else_opens_sessions():
+    root = Path(tlopt.__file__).parent
+    doors = [f.relative_to(root) for f in root.rglob("*.py") if "InferenceSession(" in f.read_text(encoding="utf-8")]
+    assert doors == [Path("sessions.py")]
+
+
+@pytest.mark.parametrize("kind", ["graph", "bytes", "file"])
+def test_a_graph_its_bytes_and_its_file_are_opened(kind, graph, tmp_path):
+    content = graph.SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content)
+    model = {"graph": graph, "bytes": content, "file": tmp_path / "model.onnx"}[kind]
+    found = sessions.open_session(model).run(None, {"images": np.array([-1, 1], np.float32)})[0]
+    np.testing.assert_array_equal(found, [0, 1])
+
+
+def test_every_session_is_quiet_stops_spinning_and_takes_the_cores_there_are(graph, monkeypatch):
+    monkeypatch.setattr(sessions, "cores", lambda: 3)
+    options = sessions.open_session(graph).get_session_options()
+    assert options.intra_op_num_threads == 3
+    assert options.log_severity_level == 4
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    own = {"session.disable_quant_qdq": "1"}
+    options = sessions.open_session(graph, threads=1, optimize=False, arena=False, entries=own).get_session_options()
+    assert options.intra_op_num_threads == 1
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert not options.enable_cpu_mem_arena
+    assert options.get_session_config_entry("session.disable_quant_qdq") == "1"

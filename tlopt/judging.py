@@ -1,0 +1,85 @@
+"""What a classifier's answers are worth: the one definition of each figure, in NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the share of images with the same class in both; with the true classes, that is the accuracy.
+
+    Args:
+        first: int64 (n,), classes.
+        second: int64 (n,), classes.
+    """
+    return float((first == second).mean())
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix, int64 (classes, classes): rows are true classes, columns predicted ones.
+
+    Args:
+        predicted: int64 (n,).
+        labels: int64 (n,), the true classes.
+        classes: Number of classes.
+    """
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur in the labels or the answers, as scikit-learn does.
+
+    A class without an image that is answered nevertheless has an F1 of 0 and counts.
+
+    Args:
+        matrix: Confusion matrix, (classes, classes).
+    """
+    right = matrix.diagonal()
+    seen = matrix.sum(0) + matrix.sum(1)
+    return float((2 * right[seen > 0] / seen[seen > 0]).mean())
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy.
+
+    Bins of equal width, weighted by the images in each. C. Guo et al., "On calibration of modern
+    neural networks", arXiv 1706.04599.
+
+    Args:
+        confidence: float (n,), probability of the predicted class.
+        correct: bool (n,).
+        bins: Number of bins over 0..1.
+    """
+    if len(confidence) == 0:
+        return 0.0
+    places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(places, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def noise(logits: np.ndarray, reference: np.ndarray) -> float:
+    """Return the squared error of logits over the squared size of the reference's, 0 if they are equal.
+
+    The mean of each image's logits is left out: what is added to all of them alike changes no answer.
+
+    Args:
+        logits: float (n, classes).
+        reference: float (n, classes).
+    """
+    error, signal = (x - x.mean(1, keepdims=True) for x in (logits - reference, reference))
+    return float(np.square(error).sum() / max(float(np.square(signal).sum()), 1e-12))
+
+
+def decibels(noise: float) -> float:
+    """Return a share of noise as a ratio of signal to noise, decibels."""
+    return -10 * math.log10(max(noise, 1e-12))
