@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.activations import observe, session
+from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.casts import _converted, cast, overflowing
+from tlopt.sessions import open_session
 
 
 def floats(view: View) -> list[str]:
@@ -17,7 +18,7 @@ def floats(view: View) -> list[str]:
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
-    return session(model).run(None, {"images": inputs})[0]
+    return open_session(model).run(None, {"images": inputs})[0]
 
 
 def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):

@@ -7,14 +7,15 @@ import onnx
 from onnx import numpy_helper
 
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.activations import session, tapped
+from tlopt.quantization.calibration.activations import tapped
 from tlopt.quantization.equalization import equalize
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
+from tlopt.sessions import open_session
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
-    return session(model).run(None, {"images": inputs})[0]
+    return open_session(model).run(None, {"images": inputs})[0]
 
 
 def uneven(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -51,8 +52,8 @@ def test_tensors_that_a_clip_bounds_are_left_alone(build, photos_like):
     made = equalize(View(model), [photos_like]).model
     bounded = [node.input[0] for node in model.graph.node if node.op_type == "Clip"]
     for before, after in zip(
-        session(tapped(model, bounded)).run(None, {"images": photos_like}),
-        session(tapped(made, bounded)).run(None, {"images": photos_like}),
+        open_session(tapped(model, bounded)).run(None, {"images": photos_like}),
+        open_session(tapped(made, bounded)).run(None, {"images": photos_like}),
         strict=True,
     ):
         np.testing.assert_allclose(before, after, atol=1e-4)

@@ -13,9 +13,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tlopt.backends import reduced_range
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.activations import session
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
+from tlopt.sessions import open_session
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 
@@ -29,7 +29,7 @@ def quantized(
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
-    return session(model).run(None, {"images": inputs})[0]
+    return open_session(model).run(None, {"images": inputs})[0]
 
 
 def optimized(model: onnx.ModelProto, tmp_path) -> Counter[str]:

@@ -11,6 +11,7 @@ from tlopt.quantization.calibration.moments import Moments, gather
 from tlopt.quantization.grid import Grid, Scale
 from tlopt.quantization.rounding import round_weight
 from tlopt.quantization.weight_grids import quantize_weight
+from tlopt.sessions import open_session
 
 FINE = Scale(grid=Grid(low=-(2**31), high=2**31, symmetric=True), scale=1e-6, zero=0)  # next to no rounding
 
@@ -82,9 +83,9 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     assert depthwise.mean.shape == (8, 9)
     # All 64 places of the first convolution were looked at: its mean output follows from the moments.
     weight, bias = (view.constant(name) for name in nodes[0].input[1:3])
-    from tlopt.quantization.calibration.activations import session, tapped
+    from tlopt.quantization.calibration.activations import tapped
 
-    outputs = session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
+    outputs = open_session(tapped(model, [nodes[0].output[0]])).run(None, {"images": photos_like})[0]
     expected = outputs.mean((0, 2, 3))
     np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
     variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.second(centered=True)[0], weight.reshape(8, 27))

@@ -13,9 +13,9 @@ from tlopt.backends import reduced_range
 from tlopt.errors import MissingLibraryError
 from tlopt.graphs.view import View
 from tlopt.quantization import saturation
-from tlopt.quantization.calibration.activations import session
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
+from tlopt.sessions import open_session
 
 EXACT = saturation.INPUTS * 64 * 127
 
@@ -39,7 +39,7 @@ def integers(builder, result, inputs, constants):
 
 def run(runtime, model, inputs):
     if runtime == "onnxruntime":
-        return session(model).run(None, {"images": inputs})[0]
+        return open_session(model).run(None, {"images": inputs})[0]
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     return core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)({0: inputs})[0]

@@ -7,12 +7,11 @@ import math
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
-from tlopt import sessions
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.view import View
+from tlopt.sessions import open_session
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +83,7 @@ def _values(view: View, nodes: list[onnx.NodeProto], wanted: list[str]) -> dict[
     )
     model = helper.make_model(graph, opset_imports=view.model.opset_import, ir_version=view.model.ir_version)
     try:
-        return dict(zip(wanted, _session(model).run(None, {}), strict=True))
+        return dict(zip(wanted, open_session(model).run(None, {}), strict=True))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but this
         log.info("what depends on constants alone stays in the graph: %s", str(error).partition("\n")[0])
         return None
-
-
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), sessions.options(), providers=["CPUExecutionProvider"]
-    )

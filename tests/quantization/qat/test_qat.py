@@ -14,11 +14,11 @@ from tlopt.errors import StageError
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.networks import tracing
-from tlopt.quantization.calibration.activations import session
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.qat import arithmetic, network
 from tlopt.quantization.qat.places import Place, Places, places_of
 from tlopt.quantization.quantizers import minmax
+from tlopt.sessions import open_session
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
@@ -77,7 +77,7 @@ def agrees_with_its_graph(name, size, runtime, *, margin_db):
     assert all(trained[tensor][0] != start[tensor][0] for tensor in start)
     graph = clean(tracing.trace(model, size, 18)[0])
     scheme = Scheme(runtime=runtime, reduced=reduced_range(runtime, "auto"), trained=trained)
-    found = session(calibrate(View(graph), scheme, []).graph()).run(None, {"images": inputs})[0]
+    found = open_session(calibrate(View(graph), scheme, []).graph()).run(None, {"images": inputs})[0]
     with torch.no_grad():
         float_ = model(given).numpy()
     # The same arithmetic but for sums in another order, which puts a value on the other side of a tie now and then.

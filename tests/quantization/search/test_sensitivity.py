@@ -12,12 +12,12 @@ from tlopt.backends import reduced_range
 from tlopt.details import BlockAlone
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.activations import session
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.quantizers import minmax
 from tlopt.quantization.search.blocks import blocks_of
 from tlopt.quantization.search.sensitivity import Search, Trial, search
 from tlopt.quantization.search.trials import Trials
+from tlopt.sessions import open_session
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
 
@@ -69,10 +69,10 @@ def trials(model, runtime, inputs):
     calibrated = calibrate(View(model), scheme, [inputs])
 
     def opened(floats):
-        runner = session(calibrated.graph([node for name in floats for node in nodes[name]]))
+        runner = open_session(calibrated.graph([node for name in floats for node in nodes[name]]))
         return contextlib.nullcontext(lambda x: runner.run(None, {"images": x})[0])
 
-    own = session(model)
+    own = open_session(model)
     with Trials(
         float_=lambda x: own.run(None, {"images": x})[0],
         opened=opened,
