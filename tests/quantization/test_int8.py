@@ -9,13 +9,13 @@ import pytest
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.activations import session
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.search.blocks import blocks_of
+from tlopt.sessions import open_session
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
-    return session(model).run(None, {"images": inputs})[0]
+    return open_session(model).run(None, {"images": inputs})[0]
 
 
 def test_any_mix_is_made_of_the_same_scales_and_roundings(build, photos_like):
