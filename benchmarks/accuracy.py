@@ -45,7 +45,7 @@ from tlopt import sources
 from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.images import reopen, scan
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.networks import vision_ops
 from tlopt.preprocess import Preprocess
 from tlopt.stages.finetune import finetune

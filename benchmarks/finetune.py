@@ -44,7 +44,7 @@ LR = 1e-3
 
 def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
     """Return seconds of an epoch of tlopt's own loop, without its validation."""
-    from tlopt.images.pixels import open_pixels
+    from tlopt.images.opening import open_pixels
     from tlopt.training.loop import train
 
     folder = scan(root)
@@ -59,7 +59,7 @@ def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
 
 def tlopt_head(root: Path, size: int) -> float:
     """Return seconds of tlopt's whole head method: decoding, features and regression."""
-    from tlopt.images.pixels import open_pixels
+    from tlopt.images.opening import open_pixels
     from tlopt.training import probe
 
     folder = scan(root)

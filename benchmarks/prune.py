@@ -36,7 +36,7 @@ from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.measure.answers.images import Photos, open_photos
 from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state

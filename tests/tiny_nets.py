@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from tlopt.images import scan
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.preprocess import Preprocess
 
 SIZE = 32

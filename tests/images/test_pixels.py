@@ -6,7 +6,8 @@ from PIL import Image
 
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import batches, scan
-from tlopt.images.pixels import make_room, open_pixels
+from tlopt.images.opening import open_pixels
+from tlopt.images.store import make_room
 from tlopt.preprocess import Preprocess, read_image
 
 PREPROCESS = Preprocess(size=24)

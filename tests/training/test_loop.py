@@ -13,7 +13,7 @@ import torch
 
 from tlopt import progress
 from tlopt.errors import ImagesError, SettingError, StageError
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
@@ -136,7 +136,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tlopt.images import scan
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import train
@@ -297,7 +297,7 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from tlopt.images import scan
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.training import distributed
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters

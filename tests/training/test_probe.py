@@ -70,7 +70,7 @@ def test_features_are_computed_once(net, parts, tmp_path):
     (file,) = (tmp_path / "features").iterdir()
     marked = first.clone()
     marked[4:] = 0  # the first batch alone is looked at again
-    np.savez(file, features=marked.numpy(), labels=labels)
+    probe._write(file, marked, labels)
     again, same_labels = features(net)
     assert torch.equal(again, marked)
     np.testing.assert_array_equal(same_labels, labels)
@@ -79,6 +79,27 @@ def test_features_are_computed_once(net, parts, tmp_path):
     other, _ = features(net)
     assert not torch.equal(first, other)
     assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "flipped", "garbage", "folder"])
+def test_damaged_features_are_computed_again(net, parts, tmp_path, caplog, damage):
+    first, labels = probe.features(net, parts[0], device=CPU, batch=4, cache=tmp_path)
+    (file,) = tmp_path.glob("*.npz")
+    sound = file.read_bytes()
+    content = {"empty": b"", "short": sound[: len(sound) // 2], "garbage": bytes(100)}.get(damage, sound)
+    if damage == "flipped":  # beyond the first batch, which is looked at again anyway
+        middle = len(sound) // 2
+        content = sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :]
+    file.write_bytes(content)
+    if damage == "folder":
+        file.unlink()
+        file.mkdir()
+    again, same = probe.features(net, parts[0], device=CPU, batch=4, cache=tmp_path)
+    assert torch.equal(again, first)
+    np.testing.assert_array_equal(same, labels)
+    assert "damaged" in caplog.text
+    if damage != "folder":
+        assert file.read_bytes() == sound
 
 
 def test_kept_features_are_not_taken_for_those_of_other_code(net, parts, tmp_path, monkeypatch):

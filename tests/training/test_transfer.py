@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tlopt.images import scan
-from tlopt.images.pixels import open_pixels
+from tlopt.images.opening import open_pixels
 from tlopt.preprocess import Preprocess
 from tlopt.training import transfer
 from tlopt.training.hyperparameters import Hyperparameters

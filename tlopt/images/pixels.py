@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import logging
 import math
 import os
@@ -17,23 +15,26 @@ from pathlib import Path
 
 import numpy as np
 
-from tlopt.errors import ImagesError, StageError
-from tlopt.images.cache import default_cache
+from tlopt.errors import ImagesError
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
+from tlopt.images.store import (
+    NOT_KEPT,
+    UNKNOWN,
+    UNREADABLE,
+    checksum,
+    space,
+    write_index,
+)
 from tlopt.preprocess import Preprocess, read_image
 from tlopt.progress import bar
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the file format and of what `Preprocess.resized` does
+_VERSION = 2  # of the file format and of what `Preprocess.resized` does
 _LONGEST = 4  # ratio of the sides that is kept; random crops never reach the ends of a longer strip
 _CHUNK = 4  # images that a thread decodes at a time
-
-# What stands in place of a height: not decoded yet, cannot be read. In place of an offset: does not fit in.
-_UNKNOWN, _UNREADABLE = -1, 0
-_NOT_KEPT = -1
 
 LARGE = 20_000  # images from which on decoding all of them before the first step would take minutes
 
@@ -56,16 +57,19 @@ class Pixels:
     preprocess: Preprocess
     unreadable: Unreadable
     _file: int
-    _places: np.ndarray  # int64 (n, 3): offset in bytes, height, width; see `_UNKNOWN`, `_UNREADABLE`, `_NOT_KEPT`
+    _places: np.ndarray  # int64 (n, `COLUMNS`): offset in bytes, height, width, checksum
+    _stored: Path | None = None  # the cache that the file was opened from
     _publish: tuple[Path, int] | None = None  # where a finished cache goes, and its lock
     _limit: float = math.inf  # bytes that the file may have; images beyond are decoded each time
     _end: int = 0  # of the file, bytes
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _unknown: int = field(init=False)  # images not decoded yet
     _kept: np.ndarray | None = field(init=False, default=None)
+    _doubtful: np.ndarray = field(init=False)  # bool (n,): of the cache, and not read yet
 
     def __post_init__(self) -> None:
-        self._unknown = int((self._places[:, 1] == _UNKNOWN).sum())
+        self._doubtful = np.full(len(self._places), self._stored is not None)
+        self._unknown = int((self._places[:, 1] == UNKNOWN).sum())
 
     def __len__(self) -> int:
         """Return the number of images not known to be unreadable; all of them while none was decoded."""
@@ -76,7 +80,7 @@ class Pixels:
         """Positions in the folder of the images not known to be unreadable, int64 (n,)."""
         if self._kept is not None:
             return self._kept
-        kept = np.flatnonzero(self._places[:, 1] != _UNREADABLE)
+        kept = np.flatnonzero(self._places[:, 1] != UNREADABLE)
         if not self._unknown:
             self._kept = kept
         return kept
@@ -95,7 +99,7 @@ class Pixels:
     @property
     def key(self) -> str:
         """Identity of the decoded pixels."""
-        return _key(self.folder, self.preprocess)
+        return key_of(self.folder, self.preprocess)
 
     def at(self, position: int) -> np.ndarray | None:
         """Return the image at a position in the folder, decoded now if it was not yet; None if unreadable.
@@ -107,12 +111,16 @@ class Pixels:
             ImagesError: More than a tenth of the images are unreadable.
             StageError: The disk that holds the file is full.
         """
-        offset, height, width = self._places[position].tolist()
-        if height == _UNREADABLE:
+        offset, height, width, expected = self._places[position].tolist()
+        if height == UNREADABLE:
             return None
-        if height == _UNKNOWN or offset == _NOT_KEPT:
+        if height == UNKNOWN or offset == NOT_KEPT:
             return self._decoded(position)
         data = os.pread(self._file, height * width * 3, offset)
+        if self._doubtful[position]:
+            if checksum(data) != expected:
+                return self._mended(position)
+            self._doubtful[position] = False
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
     def readable(self, position: int) -> tuple[np.ndarray, int]:
@@ -174,7 +182,7 @@ class Pixels:
     def filled(self, *, label: str = "") -> Pixels:
         """Return self with every image decoded."""
         if self._unknown:
-            missing = np.flatnonzero(self._places[:, 1] == _UNKNOWN)
+            missing = np.flatnonzero(self._places[:, 1] == UNKNOWN)
             for _ in self.fill(batch=64, label=label, positions=missing):
                 pass
         return self
@@ -203,37 +211,60 @@ class Pixels:
         except ImagesError as error:
             with self._lock:
                 self.unreadable.add(name, error.message)
-                self._note(position, (0, _UNREADABLE, 0))
+                self._note(position, (0, UNREADABLE, 0, 0))
             return None
         height, width = image.shape[:2]
         with self._lock:
-            room = self._places[position, 1] == _UNKNOWN and self._end + image.nbytes <= self._limit
-            offset = self._end if room else _NOT_KEPT
-            if offset != _NOT_KEPT:
+            room = self._places[position, 1] == UNKNOWN and self._end + image.nbytes <= self._limit
+            offset = self._end if room else NOT_KEPT
+            if offset != NOT_KEPT:
                 self._end += image.nbytes
-        if offset != _NOT_KEPT:
-            with _space(self._publish[0].parent if self._publish else Path(tempfile.gettempdir())):
+        if offset != NOT_KEPT:
+            with space(self._publish[0].parent if self._publish else Path(tempfile.gettempdir())):
                 os.pwrite(self._file, np.ascontiguousarray(image).data, offset)
         with self._lock:
-            self._note(position, (offset, height, width))
+            self._note(position, (offset, height, width, checksum(np.ascontiguousarray(image).data)))
         return image
 
-    def _note(self, position: int, place: tuple[int, int, int]) -> None:
+    def _mended(self, position: int) -> np.ndarray | None:
+        """Decode an image again whose pixels in the cache are damaged, and put it back there."""
+        assert self._stored is not None
+        with self._lock:
+            mends = bool(self._doubtful[position])
+            offset, *_, expected = self._places[position].tolist()
+            if mends:
+                self._doubtful[position] = False
+                self._places[position] = (NOT_KEPT, UNKNOWN, 0, 0)
+                self._unknown, self._kept = self._unknown + 1, None
+        if not mends:  # another thread does
+            return self.at(position)
+        log.warning("%s is damaged: %s is decoded again.", self._stored, self.folder.files[position])
+        image = self._decoded(position)
+        if image is None or checksum(np.ascontiguousarray(image).data) != expected:
+            # What was kept is of another decoder: all of it is made anew by the next run.
+            self._stored.with_suffix(".json").unlink(missing_ok=True)
+            return image
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, np.ascontiguousarray(image).data, offset)
+            with self._lock:
+                self._places[position] = (offset, *image.shape[:2], expected)
+        return image
+
+    def _note(self, position: int, place: tuple[int, int, int, int]) -> None:
         """Note where an image lies, once it does; after the last one, publish the cache."""
-        if self._places[position, 1] != _UNKNOWN:
+        if self._places[position, 1] != UNKNOWN:
             return
         self._places[position] = place
         self._unknown -= 1
         if self._unknown or self._publish is None:
             return
         path, lock = self._publish
-        with _space(path.parent):
-            header = {"places": self._places.tolist(), "limit": self._limit}
-            text = path.with_suffix(f".json.{os.getpid()}")
-            text.write_text(json.dumps(header), encoding="utf-8")
+        with space(path.parent):
+            os.fsync(self._file)
             # The index comes last: a cache without one is not complete and is made anew.
+            path.with_suffix(".json").unlink(missing_ok=True)
             path.with_suffix(".part").rename(path)
-            text.rename(path.with_suffix(".json"))
+            write_index(path, self._places, self._limit)
         os.close(lock)
         self._publish = None
 
@@ -247,156 +278,7 @@ def _shortened(image: np.ndarray) -> np.ndarray:
     return image[top : height - top, left : width - left]
 
 
-def open_pixels(
-    folder: ImageFolder,
-    preprocess: Preprocess,
-    *,
-    cache: Path | None = None,
-    cache_gb: float = 20.0,
-) -> Pixels:
-    """Open the decoded images of a folder: from the cache, or an empty file that `Pixels.fill` fills.
-
-    The cache is keyed by what the images hold and how they are resized. Runs that need the same one
-    at the same time share it once it is complete; until then one run fills it and the others work
-    on files of their own, which they drop at the end. Images that do not fit into `cache_gb` are
-    decoded each time.
-
-    Args:
-        folder: The images.
-        preprocess: How a file becomes an input.
-        cache: Folder that decoded images are kept in; None for `default_cache`.
-        cache_gb: Size the cache may grow to, 10^9 bytes; the sets unused for longest go first.
-            0 keeps nothing.
-
-    Raises:
-        StageError: The cache folder cannot be written.
-    """
-    root = (cache or default_cache()) / "pixels"
-    path = root / f"{_key(folder, preprocess)}.u8"
-    places = np.full((len(folder), 3), _UNKNOWN, np.int64)
-    unreadable = Unreadable(len(folder))
-    if cache_gb <= 0:
-        return Pixels(
-            folder=folder,
-            preprocess=preprocess,
-            unreadable=unreadable,
-            _file=_anonymous(),
-            _places=places,
-        )
-    with _space(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    if (stored := _open_stored(path, folder, preprocess, cache_gb * 1e9)) is not None:
-        os.close(lock)
-        make_room(root.parent, cache_gb=cache_gb)
-        return stored
-    if not _locked(lock):
-        # Another run is filling it.
-        os.close(lock)
-        return open_pixels(folder, preprocess, cache_gb=0)
-    if (stored := _open_stored(path, folder, preprocess, cache_gb * 1e9)) is not None:
-        # Another run finished it a moment ago.
-        os.close(lock)
-        return stored
-    make_room(root.parent, cache_gb=cache_gb, coming=_expected_bytes(folder, preprocess))
-    file = os.open(path.with_suffix(".part"), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-    return Pixels(
-        folder=folder,
-        preprocess=preprocess,
-        unreadable=unreadable,
-        _file=file,
-        _places=places,
-        _publish=(path, lock),
-        _limit=cache_gb * 1e9,
-    )
-
-
-def _open_stored(path: Path, folder: ImageFolder, preprocess: Preprocess, limit: float) -> Pixels | None:
-    """Return a complete set, None if there is none, or one made with less room that lacks images for want of it."""
-    try:
-        header = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        file = os.open(path, os.O_RDONLY)
-        places = np.array(header["places"], np.int64).reshape(-1, 3)
-    except (OSError, ValueError, KeyError):
-        return None
-    os.utime(path)  # says when it was last used
-    inside = places[places[:, 0] != _NOT_KEPT]
-    end = int((inside[:, 0] + inside[:, 1] * inside[:, 2] * 3).max(initial=0))
-    short = len(inside) < len(places) and limit > header.get("limit", 0)
-    if len(places) != len(folder) or os.fstat(file).st_size < end or short:
-        os.close(file)
-        return None
-    # What could not be read then is tried again, and decoded each time if it can be now.
-    places[places[:, 1] == _UNREADABLE] = _UNKNOWN
-    unreadable = Unreadable(len(folder))
-    return Pixels(folder=folder, preprocess=preprocess, unreadable=unreadable, _file=file, _places=places, _limit=0)
-
-
-def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
-    """Delete what the cache has not used for longest, images or features, until it and what is coming fit.
-
-    Args:
-        root: The folder of the cache.
-        cache_gb: Size the cache may have, 10^9 bytes.
-        coming: Bytes about to be added.
-    """
-    for part in root.glob("pixels/*.part"):
-        _drop_abandoned(part)
-    kept = []
-    for file in (*root.glob("pixels/*.u8"), *root.glob("features/*.npz")):
-        with contextlib.suppress(OSError):
-            state = file.stat()
-            kept.append((state.st_mtime, state.st_size, file))
-    used = sum(size for _, size, _ in kept) + coming
-    for _, size, file in sorted(kept):
-        if used <= cache_gb * 1e9:
-            return
-        log.info("dropping what was not used for longest: %s", file)
-        # A run that has the file open goes on reading it; its space is freed when it ends.
-        for path in (file.with_suffix(".json"), file, file.with_suffix(".lock")):
-            path.unlink(missing_ok=True)
-        used -= size
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _drop_abandoned(part: Path) -> None:
-    """Delete what a killed run left of its set."""
-    with contextlib.suppress(OSError):
-        lock = os.open(part.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        if _locked(lock):
-            part.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _key(folder: ImageFolder, preprocess: Preprocess) -> str:
+def key_of(folder: ImageFolder, preprocess: Preprocess) -> str:
+    """Return the identity of a folder's decoded pixels."""
     geometry = f"{_VERSION} {preprocess.size} {preprocess.crop_ratio!r} {preprocess.interpolation}"
     return hashlib.sha256(f"{folder.digest}\0{geometry}".encode()).hexdigest()[:32]
-
-
-def _expected_bytes(folder: ImageFolder, preprocess: Preprocess) -> int:
-    """Return the size of the decoded set if all photos had sides of 4 to 3."""
-    return int(len(folder) * (preprocess.size / preprocess.crop_ratio) ** 2 * 3 * 4 / 3)
-
-
-def _anonymous() -> int:
-    """Open a file without a name, which vanishes when it is closed."""
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-@contextlib.contextmanager
-def _space(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StageError(
-            f"Decoded images cannot be kept in {where}: {error.strerror or error}.",
-            hint="Free space there, name another folder with --cache-dir, or keep none with --cache-gb 0.",
-        ) from error

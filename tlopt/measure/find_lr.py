@@ -10,8 +10,9 @@ from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError, wrapping
 from tlopt.images import scan
 from tlopt.images.cache import Cache
+from tlopt.images.opening import open_pixels
 from tlopt.images.parts import Shares
-from tlopt.images.pixels import LARGE, open_pixels
+from tlopt.images.pixels import LARGE
 from tlopt.measure import measurement
 from tlopt.reports import Report
 from tlopt.settings import Only, Setting, Without

@@ -18,7 +18,8 @@ from tlopt.card import Card
 from tlopt.details import Macs, Pruned, Speedup
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import ImageFolder, reopen, scan
-from tlopt.images.pixels import Pixels, open_pixels
+from tlopt.images.opening import open_pixels
+from tlopt.images.pixels import Pixels
 from tlopt.progress import track
 from tlopt.registry import require
 from tlopt.settings import Setting

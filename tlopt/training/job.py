@@ -14,7 +14,8 @@ from tlopt.card import Card, ImagesRef, plain
 from tlopt.details import TorchDetails
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
-from tlopt.images.pixels import Pixels, open_pixels
+from tlopt.images.opening import open_pixels
+from tlopt.images.pixels import Pixels
 from tlopt.networks import weights
 from tlopt.training import distributed
 from tlopt.training.checkpoint import Checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tlopt.files import open_regular
 from tlopt.images.pixels import Pixels
+from tlopt.images.store import checksum, write_whole
 from tlopt.networks import head
 from tlopt.progress import track
 from tlopt.training.inputs import answering, to_inputs
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 # L2 penalties tried, on standardized features, relative to the mean loss of an image.
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _FOLDS = 5
+_CHECKSUM = 4  # bytes at the end of such a file
 _COMPARED = 20_000  # images that choose the penalty; more would take memory and say the same
 
 
@@ -239,7 +243,7 @@ def _solve(
 
 
 def _key(model: nn.Module, pixels: Pixels, device: torch.device, batch: int, positions: np.ndarray | None) -> str:
-    how = f"{device.type} {batch} {torch.__version__} {torch.get_num_threads()}"
+    how = f"2 {device.type} {batch} {torch.__version__} {torch.get_num_threads()}"
     about = f"{pixels.key} {pixels.preprocess} {how} {model}"
     state = hashlib.sha256(about.encode())
     if positions is not None:
@@ -253,23 +257,34 @@ def _key(model: nn.Module, pixels: Pixels, device: torch.device, batch: int, pos
 
 
 def _read(file: Path) -> tuple[torch.Tensor, np.ndarray] | None:
+    """Return kept features and labels, None if there are none that can be used."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with open_regular(file) as handle:
+            content = handle.read()
+        saved, end = content[:-_CHECKSUM], content[-_CHECKSUM:]
+        if end != _checksum(saved):
+            raise ValueError("its checksum is another one")
+        with np.load(io.BytesIO(saved), allow_pickle=False) as kept:
             found = torch.from_numpy(kept["features"]), kept["labels"]
-    except (OSError, ValueError, KeyError, BadZipFile):
+        os.utime(file)
+    except FileNotFoundError:
         return None
-    os.utime(file)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        log.warning("%s is damaged, so the features are computed again: %s.", file, error)
+        return None
     return found
 
 
 def _write(file: Path, values: torch.Tensor, labels: np.ndarray) -> None:
-    scratch = file.with_suffix(f".{os.getpid()}")
+    saved = io.BytesIO()
+    np.savez(saved, features=values.numpy(), labels=labels)
+    content = saved.getvalue()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as handle:
-            np.savez(handle, features=values.numpy(), labels=labels)
-        scratch.replace(file)
+        write_whole(file, content + _checksum(content))
     except OSError as error:
         # Only a later run would have gained.
         log.warning("features are not kept: %s", error)
-        scratch.unlink(missing_ok=True)
+
+
+def _checksum(content: bytes) -> bytes:
+    return checksum(content).to_bytes(_CHECKSUM, "big")
