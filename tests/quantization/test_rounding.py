@@ -90,3 +90,58 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
     variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.second(centered=True)[0], weight.reshape(8, 27))
     np.testing.assert_allclose(variance, outputs.var((0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-5, 1e-3])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_inputs_that_hardly_vary_about_a_large_mean_have_a_sound_covariance(spread, shifted):
+    """Black, blank and flat images: what a layer reads is next to constant."""
+    random = np.random.default_rng(0)
+    mean = random.uniform(-100, 100, 32)
+    batches = [(mean + spread * random.normal(0, 1, (500, 32))).astype(np.float32) for _ in range(4)]
+    weight = random.normal(0, 1, (8, 32)).astype(np.float32)
+    moments = Moments.empty(1, 32)
+    for inputs in batches:
+        moments.add(inputs[None], FINE)
+    every = np.concatenate(batches).astype(np.float64)
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    found = round_weight(node, weight, moments, noise=1e-12, shifted=shifted)
+    error = every @ weight.T - (every @ found.real().T + (found.shift if shifted else 0))
+    # Without a bias only the weights can make up for the mean: to within a step of one of them, times its input.
+    assert np.abs(error).max() < (1e-3 if shifted else found.scale.max() * 100)
+
+
+def test_the_covariance_is_that_of_float64():
+    random = np.random.default_rng(0)
+    batches = [(1000 + k + random.normal(0, 0.01, (100, 6))).astype(np.float32) for k in range(3)]
+    every = np.concatenate(batches).astype(np.float64)
+    for centered, expected in ((True, np.cov(every.T, bias=True)), (False, every.T @ every / len(every))):
+        moments = Moments.empty(1, 6)
+        for inputs in batches:
+            moments.add(inputs[None], FINE)
+        np.testing.assert_allclose(moments.second(centered=centered)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [-1.0, np.nan])
+def test_a_matrix_that_no_damping_helps_gives_the_nearest_integers(broken, caplog):
+    random = np.random.default_rng(0)
+    weight = random.normal(0, 1, (4, 8)).astype(np.float32)
+    moments = Moments.empty(1, 8)
+    moments.add(random.normal(0, 1, (1000, 1, 8)).astype(np.float32).transpose(1, 0, 2), FINE)
+    moments.product = np.full((1, 8, 8), broken) * 1e6
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="head", transB=1)
+    found = round_weight(node, weight, moments, noise=0.0)
+    np.testing.assert_allclose(found.real(), weight, atol=found.scale.max() / 2 + 1e-6)
+    assert "the weights of head are rounded to nearest" in caplog.text
+
+
+def test_a_matrix_that_is_not_positive_definite_is_damped_more(caplog):
+    random = np.random.default_rng(0)
+    inputs = random.normal(0, 1, (1000, 8)).astype(np.float32)
+    moments = Moments.empty(1, 8)
+    moments.add(inputs[None], FINE)
+    moments.product[0, :2, :2] = [[100, 106], [106, 100]]  # an eigenvalue of -6 of 1,000 patches
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="head", transB=1)
+    found = round_weight(node, random.normal(0, 1, (4, 8)).astype(np.float32), moments, noise=0.0)
+    assert np.isfinite(found.real()).all()
+    assert "nearest" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -15,9 +16,12 @@ from tlopt.quantization.grid import Scale
 from tlopt.quantization.placement import Placement
 from tlopt.quantization.weight_grids import LIMIT, QuantizedWeight, channel_scale, smallest_scale
 
+log = logging.getLogger(__name__)
+
 MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
+_MORE_DAMPING = (1e-2, 1e-1, 1.0)  # where it does not
 # Shares of a channel's largest weight that its scale may span: a weight on an input that hardly
 # varies need not stretch the scale of all others.
 _SHARES = (*np.linspace(1.0, 0.7, 16), *np.geomspace(0.6, 0.001, 16))
@@ -113,7 +117,7 @@ def round_weight(
     groups, length = moments.mean.shape
     flat = rows.reshape(groups, -1, length)
     second = moments.second(centered=shifted)
-    power = np.einsum("gii->gi", second).copy()
+    power = np.maximum(np.einsum("gii->gi", second), 0)
     second[:, range(length), range(length)] += noise + DAMPING * power.mean() + 1e-12
     widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
@@ -122,10 +126,7 @@ def round_weight(
         levels = np.round(flat / scale[:, :, None])
     else:
         scale = _scales(flat, power, widest, least, limit)
-        order = np.argsort(-np.einsum("gii->gi", second).sum(0))  # the inputs that matter most first
-        factor = _factor(second[:, order[:, None], order])
-        levels = np.empty_like(flat)
-        levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
+        levels = _levels(node.name, flat, second, power.mean(), scale, limit)
     shift = None
     if shifted:
         real = levels * scale[:, :, None].astype(np.float64)
@@ -155,13 +156,36 @@ def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.n
     return single
 
 
-def _factor(second: np.ndarray) -> np.ndarray:
-    """Return the upper factor of the inverse: row i tells how columns after i make up for an error in i."""
+def _levels(name: str, flat: np.ndarray, second: np.ndarray, power: float, scale: np.ndarray, limit: int) -> np.ndarray:
+    """Return the integers of least output error, float64 (groups, o, d); nearest ones if none can be found."""
+    order = np.argsort(-np.einsum("gii->gi", second).sum(0))  # the inputs that matter most first
+    for damping in (0.0, *_MORE_DAMPING):
+        second[:, range(len(order)), range(len(order))] += damping * power
+        factor = _factor(second[:, order[:, None], order])
+        if factor is not None:
+            levels = np.empty_like(flat)
+            levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
+            return levels
+    log.warning("the weights of %s are rounded to nearest: what it reads has no sound covariance", name)
+    nearest: np.ndarray = np.clip(np.round(flat / scale[:, :, None]), -limit, limit)
+    return nearest
+
+
+def _factor(second: np.ndarray) -> np.ndarray | None:
+    """Return the upper factor of the inverse: row i tells how columns after i make up for an error in i.
+
+    None if the matrix is not positive definite, to the precision of its numbers.
+    """
     matrix = torch.from_numpy(second)
     del second  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
-    matrix = torch.linalg.cholesky(matrix)
+    matrix, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():
+        return None
     matrix = torch.cholesky_inverse(matrix)
-    upper: np.ndarray = torch.linalg.cholesky(matrix).mT.numpy()
+    matrix, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any() or not torch.isfinite(matrix).all():
+        return None
+    upper: np.ndarray = matrix.mT.numpy()
     return upper
 
 

@@ -21,17 +21,22 @@ VALUES = 1 << 15  # values of an image that are looked at, if that is more
 class Moments:
     """First and second moments of the input patches of one weight.
 
+    Patches are looked at from a point near their mean. Were the products of the patches themselves summed up,
+    the covariance would be a small difference of large numbers wherever an input hardly varies.
+
     Attributes:
         total: float64 (groups, d), the sum of all patches; d = input channels of a group x kernel.
         rounded: float64 (groups, d), their sum after the input has been rounded to its grid.
-        product: float64 (groups, d, d), the sum of their outer products.
+        product: float64 (groups, d, d), the sum of the outer products of their distances from `center`.
         count: Number of patches.
+        center: float32 (groups, d), the mean of the patches that were added first.
     """
 
     total: np.ndarray
     rounded: np.ndarray
     product: np.ndarray
     count: int = 0
+    center: np.ndarray | None = None
 
     @classmethod
     def empty(cls, groups: int, length: int) -> Moments:
@@ -40,9 +45,12 @@ class Moments:
 
     def add(self, patches: np.ndarray, scale: Scale) -> None:
         """Add patches, float32 (groups, n, d), of an input that will have this scale."""
+        if self.center is None:
+            self.center = patches.mean(1, dtype=np.float64).astype(np.float32)
         self.total += patches.sum(1, dtype=np.float64)
         self.rounded += scale.rounded(patches).sum(1, dtype=np.float64)
-        self.product += patches.transpose(0, 2, 1) @ patches
+        away = patches - self.center[:, None, :]
+        self.product += away.transpose(0, 2, 1) @ away
         self.count += patches.shape[1]
 
     @property
@@ -62,8 +70,10 @@ class Moments:
         """
         second, self.product = self.product, np.empty((0, 0, 0))
         second /= self.count
-        if centered:
-            second -= self.mean[:, :, None] * self.mean[:, None, :]
+        away = self.mean - (0 if self.center is None else self.center)
+        second -= away[:, :, None] * away[:, None, :]
+        if not centered:
+            second += self.mean[:, :, None] * self.mean[:, None, :]
         return second
 
 
