@@ -30,13 +30,13 @@ def helps(command: click.Command, context: click.Context) -> Iterator[tuple[str,
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
-            yield from helps(inner, click.Context(inner, context, name, terminal_width=100, max_content_width=100))
+            yield from helps(inner, click.Context(inner, context, name, terminal_width=80, max_content_width=80))
 
 
 def main() -> int:
     """Write or check the page."""
     command = root()
-    context = click.Context(command, info_name="tlopt", terminal_width=100, max_content_width=100)
+    context = click.Context(command, info_name="tlopt", terminal_width=80, max_content_width=80)
     text = HEAD + "".join(f"\n## {name}\n\n```\n{page}\n```\n" for name, page in helps(command, context))
     if "--check" not in sys.argv:
         TARGET.write_text(text, encoding="utf-8")

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from tlopt import backends, registry, settings
+from tlopt import backends, registry
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 
+@checked
 def doctor(
     *,
     require: Annotated[
@@ -26,7 +27,7 @@ def doctor(
         Setting("Fail unless these can be used (onnxruntime:cuda, tensorrt, …).", metavar="NAME,…"),
     ] = None,
 ) -> Report:
-    """Show what can be used here and what is missing for the rest, by trying each.
+    """Show what works on this machine and what is missing.
 
     The driver is asked for its GPU and for memory, every backend runs a small graph on each of its
     devices, each TensorRT builds a small engine, and every engine target is asked of the builder.
@@ -36,7 +37,7 @@ def doctor(
     Raises:
         PluginError: A required name is unknown.
     """
-    wanted = settings.check(doctor, {"require": require})["require"] or ()
+    wanted = require or ()
     rows = [*_cuda(), *_backends(), *_builds(), *_targets(), *_versions()]
     usable = {str(row["part"]): row for row in rows}
     for row in rows:  # a backend's plain name stands for its default device

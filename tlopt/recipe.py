@@ -16,14 +16,13 @@ report = ["tuned", "fp32"]
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import os
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +34,8 @@ from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingE
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
 from tlopt.publishing import refuse_existing
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
+from tlopt.verbs import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -43,28 +43,7 @@ _STATE = ".steps.json"
 _READ = frozenset({"images", "teacher", "weights", "classes"})  # settings that name what a step reads
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Verb:
-    at: str
-    many: bool = False  # works on a list of artifacts
-
-    def function(self) -> Callable[..., Any]:
-        module, _, name = self.at.partition(":")
-        found: Callable[..., Any] = getattr(importlib.import_module(f"tlopt.{module}"), name)
-        return found
-
-
-_VERBS = {
-    "import": _Verb(at="stages.import_model:import_model"),
-    "finetune": _Verb(at="stages.finetune:finetune"),
-    "qat": _Verb(at="stages.qat:qat"),
-    "prune": _Verb(at="stages.prune:prune"),
-    "export": _Verb(at="stages.export:export"),
-    "quantize": _Verb(at="stages.quantize:quantize"),
-    "build": _Verb(at="stages.build:build"),
-    "compare": _Verb(at="measure.compare:compare", many=True),
-    "report": _Verb(at="measure.report:report", many=True),
-}
+_VERBS = {name: verb for name, verb in TABLE.items() if verb.recipe}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +117,9 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     given = {key: value for key, value in table.items() if key != verb}
     value = table[verb]
     sources = tuple(value) if isinstance(value, list) else (value,) if value else ()
-    if not all(isinstance(source, str) for source in sources) or (len(sources) > 1 and not _VERBS[verb].many):
-        raise SettingError(f"{where}: {verb} works on {'steps' if _VERBS[verb].many else 'one source'}, got {value!r}.")
+    if not all(isinstance(source, str) for source in sources) or (len(sources) > 1 and not _VERBS[verb].several):
+        works_on = "steps" if _VERBS[verb].several else "one source"
+        raise SettingError(f"{where}: {verb} works on {works_on}, got {value!r}.")
     if verb == "compare" and len(sources) != 2:
         raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
     for source in sources:
@@ -173,6 +153,16 @@ class Done:
     seconds: float = 0.0
     text: str = field(default="", repr=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step's result as JSON types."""
+        return {
+            "step": self.step.name,
+            "verb": self.step.verb,
+            "state": self.state,
+            "path": str(self.path),
+            "seconds": round(self.seconds, 3),
+        }
+
     def line(self) -> str:
         """Return the step's result as text."""
         time_text = f"{self.seconds:7.1f} s" if self.state == "made" else " " * 9
@@ -180,13 +170,14 @@ class Done:
         return f"{head}\n{self.text}" if self.text else head
 
 
+@checked
 def run(
     recipe: str | Path,
     *,
     dry_run: Annotated[bool, Setting("Say what would be done, and do nothing.")] = False,
     force_from: Annotated[str | None, Setting("Do this step and all after it again.", metavar="STEP")] = None,
 ) -> Iterator[Done]:
-    """Run a recipe: make every step that is not there yet with the same inputs.
+    """Run a recipe, a file of steps; finished steps are kept.
 
     The whole recipe is checked before the first step. Yields each step when it is done; a second
     run keeps what is unchanged and makes the rest again.

@@ -17,10 +17,13 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from tlopt import registry
 from tlopt.errors import SettingError, suggestion
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,16 @@ def moved(function: Callable[..., Any]) -> Mapping[str, str]:
     return found
 
 
+def formerly(**where: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Say where settings are now that a function had in earlier versions: name -> hint."""
+
+    def told(body: Callable[P, R]) -> Callable[P, R]:
+        body.__dict__["moved"] = where
+        return body
+
+    return told
+
+
 def _keyword_only(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return name -> (annotation, default) of a function's keyword-only parameters."""
     function = inspect.unwrap(function)
@@ -243,6 +256,33 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
         else:
             result[parameter.attribute] = parameter.default
     return result
+
+
+def checked(body: Callable[P, R]) -> Callable[P, R]:
+    """Check the settings of every call of a function as its signature declares them.
+
+    What is no setting goes through as it is. A value that is the default is not checked: it may mean "not given".
+    """
+
+    @functools.wraps(body)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        defaults = {parameter.name: parameter.default for parameter in parameters(body)}
+        others: dict[str, Any] = {name: value for name, value in given.items() if name in _plain(body)}
+        chosen = {
+            name: value
+            for name, value in given.items()
+            if name not in others and (name.rstrip("_") not in defaults or value != defaults[name.rstrip("_")])
+        }
+        return body(*args, **others, **arguments(body, check(body, chosen)))
+
+    return call
+
+
+@functools.cache
+def _plain(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters that are no settings."""
+    taken = {name for parameter in parameters(function) for name in (parameter.attribute, parameter.record)}
+    return frozenset(inspect.signature(function).parameters) - taken
 
 
 def arguments(function: Callable[..., Any], checked: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from tlopt.details import EngineDetails, Quantized
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar
+from tlopt.settings import checked
 
 
+@checked
 def show(artifact: str | Path | Artifact) -> Report:
-    """Show what an artifact is and the steps that made it.
+    """Show what an artifact is and how it was made.
 
     Raises:
         ArtifactError: It is missing or damaged.
@@ -91,8 +93,9 @@ def _engine(details: EngineDetails) -> list[str]:
     return [*lines, f"Layers: {inside.layers}, from the {inside.source}"]
 
 
+@checked
 def list_names(what: str, pattern: str = "*") -> list[str]:
-    """List the models, or the plugins of a kind, whose names match a pattern.
+    """List models, or plugins of a kind, by their names.
 
     Args:
         what: "models", "sources", "backends", "quantizers" or "criteria".

@@ -43,11 +43,24 @@ def test_a_backend_that_cannot_run_here_is_reported_with_its_reason(tiny):
     assert len(report.rows) == 1
     assert "finds no NPU here" in report.rows[0]["skipped"]
     assert "not run" in report.table()
+    assert "nothing could run" in report.title
+    with pytest.raises(StageError, match=r"tiny could not run on openvino:npu: .*finds no NPU here"):
+        report.check()
+
+
+def test_a_named_backend_that_cannot_run_fails_the_bench_beside_one_that_can(tiny):
+    report = bench([tiny], batch=(1,), backend=("onnxruntime", "openvino:npu"), seconds=0.01)
+    assert [row["backend"] for row in report.rows if "skipped" not in row] == ["onnxruntime:cpu"]
+    assert "1 candidate," in report.title
+    with pytest.raises(StageError, match=r"tiny could not run on openvino:npu"):
+        report.check()
 
 
 def test_a_kind_that_no_named_backend_reads_is_reported(tiny):
     report = bench([tiny], batch=(1,), backend=("torch",), seconds=0.01)
     assert report.rows[0]["skipped"] == "torch cannot run the kind onnx"
+    with pytest.raises(StageError, match="cannot run the kind onnx"):
+        report.check()
 
 
 def test_artifacts_of_one_name_are_told_apart(card, tmp_path):
@@ -197,7 +210,6 @@ def test_a_candidate_that_opens_only_once_is_named(tiny, monkeypatch):
         bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2)
 
 
-@pytest.mark.parametrize("other", [{"streams": (2,)}, {"scenario": "single-stream"}])
-def test_sessions_are_for_one_caller(tiny, other):
+def test_sessions_are_for_one_caller(tiny):
     with pytest.raises(SettingError, match="one caller at a time"):
-        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2, **other)
+        bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2, streams=(2,))

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
 from tlopt.errors import SettingError, StageError
-from tlopt.measure import loadgen as module
 from tlopt.measure.bench import bench
+from tlopt.measure.loadgen import loadgen
+from tlopt.measure.speed import mlperf
 
 
 def _verdict_in(folder):
@@ -19,8 +19,8 @@ def _verdict_in(folder):
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "offline", "server"])
 def test_loadgen_measures_and_judges_every_scenario(tiny, biased, tmp_path, scenario):
-    report = bench(
-        [tiny, biased], backend=("onnxruntime",), batch=(4,), seconds=0.1, threads=1, scenario=scenario,
+    report = loadgen(
+        [tiny, biased], backend=("onnxruntime",), batch=4, seconds=0.1, threads=1, scenario=scenario,
         target_qps=20 if scenario == "server" else None, logs=tmp_path / "logs",
     )  # fmt: skip
     assert [row["artifact"] for row in report.rows] == ["tiny", "biased"]
@@ -42,15 +42,15 @@ def test_loadgen_measures_and_judges_every_scenario(tiny, biased, tmp_path, scen
 
 def test_the_verdict_is_loadgens_own(tiny, tmp_path, monkeypatch):
     # MLPerf's shortest duration takes ten minutes: here LoadGen is told a shorter one.
-    monkeypatch.setattr(module, "_wanted", lambda *_: {"min_duration": 100, "target_latency": 0.005})
-    report = bench([tiny], backend=("onnxruntime",), threads=1, scenario="single-stream", logs=tmp_path)
+    monkeypatch.setattr(mlperf, "wanted", lambda *_: {"min_duration": 100, "target_latency": 0.005})
+    report = loadgen([tiny], backend=("onnxruntime",), threads=1, scenario="single-stream", logs=tmp_path)
     assert report.rows[0]["verdict"] == "VALID"
     assert report.rows[0]["not_met"] == ""
     assert len(report.notes) == 1
 
 
 def test_the_server_scenario_takes_its_targets(tiny, tmp_path):
-    row = bench([tiny], backend=("onnxruntime",), seconds=0.2, threads=1, scenario="server", target_qps=30,
+    row = loadgen([tiny], backend=("onnxruntime",), seconds=0.2, threads=1, scenario="server", target_qps=30,
                 target_latency=25, logs=tmp_path).rows[0]  # fmt: skip
     assert (row["target_qps"], row["target_latency_ms"]) == (30, 25)
 
@@ -69,23 +69,25 @@ def test_a_runner_that_fails_under_loadgen_is_one_clear_error(tiny, tmp_path, mo
 
     monkeypatch.setattr(Runner, "__call__", breaking)
     with pytest.raises(StageError, match=r"onnxruntime:cpu failed while running .*tiny: the device is gone"):
-        bench([tiny], backend=("onnxruntime",), seconds=0.1, scenario="single-stream", logs=tmp_path)
+        loadgen([tiny], backend=("onnxruntime",), seconds=0.1, scenario="single-stream", logs=tmp_path)
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(tiny, tmp_path):
-    report = bench([tiny], backend=("openvino:npu",), scenario="offline", logs=tmp_path)
+    report = loadgen([tiny], backend=("openvino:npu",), scenario="offline", logs=tmp_path)
     assert "finds no NPU here" in report.rows[0]["skipped"]
-
-
-def test_a_baseline_and_a_scenario_do_not_go_together(tiny, tmp_path):
-    baseline = tmp_path / "baseline.json"
-    baseline.write_text(json.dumps({"title": "", "rows": [], "conditions": {}, "notes": [], "breaches": [],
-                                    "details": {"turn_medians_ms": {}}}))  # fmt: skip
-    with pytest.raises(SettingError, match="baseline cannot be held against results of LoadGen"):
-        bench([tiny], scenario="offline", baseline=baseline)
+    assert "nothing could run" in report.title
+    with pytest.raises(StageError, match=r"could not run on openvino:npu: .*finds no NPU here"):
+        report.check()
 
 
 def test_artifacts_of_one_name_keep_their_logs_apart(card, tmp_path):
     both = [write_onnx(tmp_path / folder / "model", card, RIGHT) for folder in ("a", "b")]
-    report = bench(both, backend=("onnxruntime",), seconds=0.05, threads=1, scenario="offline", logs=tmp_path / "logs")
+    report = loadgen(
+        both, backend=("onnxruntime",), seconds=0.05, threads=1, scenario="offline", logs=tmp_path / "logs"
+    )
     assert set(report.details["loadgen"]) == {"a-model-onnxruntime-cpu-offline", "b-model-onnxruntime-cpu-offline"}
+
+
+def test_the_bench_says_where_its_scenarios_are_now(tiny):
+    with pytest.raises(SettingError, match="tlopt loadgen"):
+        bench([tiny], scenario="offline")

@@ -87,11 +87,6 @@ def test_the_chain_refuses_before_it_begins(tuned, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["engine-fp32"]
 
 
-def test_onnx_and_trt_exclude_each_other(tuned, tmp_path):
-    with pytest.raises(SettingError, match="exclude each other"):
-        tlopt.export(tuned, tmp_path / "x", onnx=True, trt=True)
-
-
 def test_a_target_needs_trt(tuned, tmp_path):
     with pytest.raises(SettingError, match="--target is for engines"):
         tlopt.export(tuned, tmp_path / "x", target=("sm89",))

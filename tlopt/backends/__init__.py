@@ -4,19 +4,23 @@ A backend module defines
 
     READS: tuple[str, ...]          the artifact kinds it runs
     DEVICES: tuple[str, ...]        the devices it knows by name, its default first
-    class Runner                    see the protocol below
+    class Runner                    see the protocols below
     def problem(device) -> str      why it cannot run here, found by trying; empty if it can
     def saturates() -> bool         whether its integer kernels saturate on this processor; of runtimes that int8
                                     graphs are made for
+    def profile(artifact, inputs, *, device, threads, runs) -> list[tuple[str, str, float]]
+                                    name, operator and mean milliseconds of each layer; of runtimes with a profiler
+
+The last two are optional: `saturates` and `profiler` below ask for them.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +57,14 @@ class Runner(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class GpuClock(Protocol):
+    """What a runner has besides if the GPU itself says how long it computed."""
+
+    def gpu_times_ms(self) -> tuple[float, float]:
+        """Return the time of the last run on the GPU, milliseconds: computing alone, and with the copies."""
 
 
 def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, callers: int = 1) -> Runner:
@@ -112,6 +124,20 @@ def saturates(name: str) -> bool:
     # Those that say nothing of it run on GPUs, which add up products of 8-bit integers in 32 bits.
     module = load(name)
     return hasattr(module, "saturates") and bool(module.saturates())
+
+
+def profiler(name: str, device: str = "") -> Callable[..., list[tuple[str, str, float]]]:
+    """Return the function that times the layers of an artifact on a backend.
+
+    Raises:
+        PluginError: The backend or its device is unknown, or it has no profiler.
+        MissingLibraryError: Its library is not installed.
+    """
+    module = load(name, device)
+    if not hasattr(module, "profile"):
+        raise PluginError(f"The backend {name} has no profiler.", hint="Choose another with --backend.")
+    found: Callable[..., list[tuple[str, str, float]]] = module.profile
+    return found
 
 
 def reduced_range(name: str, choice: str) -> bool:

@@ -97,6 +97,10 @@ class Runner:
             "opt_batch": self._profile.opt_batch,
         }
 
+    def gpu_times_ms(self) -> tuple[float, float]:
+        """Return the time of the first stream's last batch on the GPU, milliseconds: alone, and with the copies."""
+        return self.lanes[0].gpu_ms, self.lanes[0].gpu_with_copies_ms
+
     @contextmanager
     def _current(self) -> Iterator[None]:
         """Make the device's context current in this thread, and what was current again after."""

@@ -10,17 +10,23 @@ from typing import Any, NoReturn
 import click
 
 from tlopt import __version__
-from tlopt.cli import commands
+from tlopt.cli import commands, terminal
+from tlopt.cli.layout import SETTINGS, options, shell, two_columns
 from tlopt.errors import TloptError, suggestion
+from tlopt.verbs import GROUPS, TABLE, WORDS, Verb
 
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_CODES = "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted."
 
 
 class Group(click.Group):
-    """A group whose commands are made, and the modules behind them imported, when they are asked for."""
+    """A group whose commands are made, and the modules behind them imported, when they are asked for.
 
-    def __init__(self, table: dict[str, commands.Entry], **options: Any) -> None:
-        super().__init__(context_settings=_SETTINGS, no_args_is_help=True, **options)
+    Args:
+        table: What the user types after the group's name -> the verb.
+    """
+
+    def __init__(self, table: dict[str, Verb], **given: Any) -> None:
+        super().__init__(context_settings=SETTINGS, no_args_is_help=True, **given)
         self._table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -30,19 +36,32 @@ class Group(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         """Make a command, or a group of the commands whose names begin with the word."""
         if name in self._table:
-            return commands.make(name, self._table[name])
-        inner = {key.partition(" ")[2]: entry for key, entry in self._table.items() if key.startswith(f"{name} ")}
-        return Group(inner, name=name, help=commands.GROUPS[name]) if inner else None
+            return commands.make(self._table[name])
+        inner = {key.partition(" ")[2]: verb for key, verb in self._table.items() if key.startswith(f"{name} ")}
+        return Group(inner, name=name, help=WORDS[name]) if inner else None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with their summaries, read from the sources: importing all would take a second."""
-        width = formatter.width - 6 - max(map(len, self.list_commands(ctx)))
-        rows = []
-        for name in self.list_commands(ctx):
-            text = commands.summary(self._table[name]) if name in self._table else commands.GROUPS[name]
-            rows.append((name, text if len(text) <= width else text[: width - 1].rpartition(" ")[0] + " …"))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, and the options below them."""
+        self.format_commands(ctx, formatter)
+        options(self.get_params(ctx), formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands under their groups' headings, with their summaries."""
+        column = max(map(len, self._table))
+        used = [group for group in GROUPS if any(verb.group == group for verb in self._table.values())]
+        for group in used:
+            rows = [(name, verb.summary) for name, verb in self._table.items() if verb.group == group]
+            with formatter.section(group if len(used) > 1 else "Commands"):
+                two_columns(formatter, rows, column)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write an example and what the exit codes mean."""
+        if ctx.parent is not None:
+            return
+        with formatter.section("Example"):
+            formatter.write(shell(TABLE["finetune"].example, formatter.width - 2, 2))
+        formatter.write_paragraph()
+        formatter.write(f"{_CODES}\n")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -58,10 +77,10 @@ class Group(click.Group):
 def root() -> click.Group:
     """Return the ``tlopt`` command with all the others below it."""
     group = Group(
-        commands.TABLE,
+        TABLE,
         name="tlopt",
         help="From a folder of images and a pretrained CNN to a verified, benchmarked engine.",
-        epilog="Example: tlopt finetune photos -o runs/tuned",
+        params=commands.common_options(),
     )
     return click.version_option(__version__, prog_name="tlopt")(group)
 
@@ -76,7 +95,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except click.UsageError as error:
-        error.show()
+        terminal.complain_of_usage(error)
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Interrupted; nothing half-written was left.", err=True)
@@ -98,7 +117,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _fail(message: str, hint: str, code: int, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    click.echo(f"Error: {message}", err=True)
+    terminal.complain(f"Error: {message}")
     if hint:
-        click.echo(f"Hint: {hint}", err=True)
+        terminal.complain(f"Hint: {hint}")
     return code

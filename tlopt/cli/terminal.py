@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 
 import click
 
-from tlopt.progress import Bar
+from tlopt.progress import Bar, display
 
 
 class _ClickBar:
@@ -89,7 +91,50 @@ def colored() -> bool:
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         word = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}.get(record.levelno, "")
-        click.echo(word + record.getMessage(), err=True)
+        complain(word + record.getMessage())
+
+
+@contextmanager
+def heard(*, verbose: int, quiet: bool) -> Iterator[None]:
+    """Show as much on stderr inside the block as the user wants, whether the options stand before or after the verb.
+
+    Raises:
+        UsageError: The user wants more and less at once.
+    """
+    before = click.get_current_context().find_root().params
+    verbose, quiet = verbose + before.get("verbose", 0), quiet or before.get("quiet", False)
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet exclude each other.")
+    set_up_logging(-1 if quiet else verbose)
+    if quiet:
+        yield
+        return
+    token = display.set(progress)
+    try:
+        yield
+    finally:
+        display.reset(token)
+
+
+def complain(text: str) -> None:
+    """Say something on stderr; a terminal gets it in lines of at most 80 characters."""
+    if sys.stderr.isatty():
+        width = min(80, shutil.get_terminal_size().columns)
+        lines = [
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
+        ]
+        text = "\n".join(lines)
+    click.echo(text, err=True)
+
+
+def complain_of_usage(error: click.UsageError) -> None:
+    """Say what is wrong with a command line, and how the command is used."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) or error.ctx is None:
+        error.show()
+        return
+    click.echo(error.ctx.get_usage(), err=True)
+    click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    complain(f"Error: {error.format_message()}")
 
 
 def set_up_logging(verbosity: int) -> None:

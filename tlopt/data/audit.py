@@ -11,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 
-from tlopt import settings
 from tlopt.data import duplicates, findings, page
 from tlopt.data import labels as label_check
 from tlopt.data.cleaning import clean
@@ -22,7 +21,7 @@ from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, scan
 from tlopt.publishing import refuse_existing
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +98,7 @@ class Audit:
         }
 
 
+@checked
 def audit(
     images: str | Path,
     *,
@@ -119,7 +119,7 @@ def audit(
     seed: Annotated[int, Setting("Seed of the folds in which labels are checked.", minimum=0)] = 0,
     force: bool = False,
 ) -> Audit:
-    """Look for what is wrong with images: damage, copies, leaks, wrong labels, imbalance, odd formats.
+    """Find damaged, repeated and wrongly labelled images.
 
     `images` is a folder of class folders or a manifest; `force` replaces `fix` and `html` if they exist.
 
@@ -129,9 +129,6 @@ def audit(
         OutputExistsError: `fix` or `html` exists and `force` is not set.
         PluginError: The model is unknown.
     """
-    given = {"fix": fix, "html": html, "labels": labels, "model": model, "similarity": similarity, "seed": seed}
-    chosen = settings.check(audit, given)
-    fix, html = chosen["fix"], chosen["html"]
     for out in (fix, html):
         if out is not None and not force:
             refuse_existing(out)

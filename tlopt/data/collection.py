@@ -46,7 +46,7 @@ class Collection:
     left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
-    def to_report(self, title: str) -> Report:
+    def to_report(self, title: str = "") -> Report:
         """Return a table of how many images of each class each part and each origin has."""
         images = self.images
         parts = [i for i in range(len(SPLITS)) if np.any(images.fixed == i)]
@@ -60,7 +60,7 @@ class Collection:
             rows.append(row)
         left = [f"{len(self.left_out)} images were left out; {self.path / LOG} says why."] if self.left_out else []
         return Report(
-            title=title,
+            title=title or f"{len(images)} images in {self.path}",
             rows=tuple(rows),
             conditions={"path": str(self.path), "digest": images.digest},
             notes=(*self.notes, *left),

@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from tlopt import settings
 from tlopt.data import duplicates
 from tlopt.data.collection import Collection, Entry, Places, dropped, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError, suggestion
 from tlopt.images import ImageFolder, scan
 from tlopt.publishing import draft, refuse_existing
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 
+@checked
 def merge(
     sources: Sequence[str | Path],
     out: str | Path,
@@ -40,7 +40,7 @@ def merge(
     ] = "copy",
     force: bool = False,
 ) -> Collection:
-    """Merge sets of images into one, each picture once, with the origin of each in the manifest.
+    """Merge several sets of images into one.
 
     Parts are kept if all sources have them, and a picture of one source's test part is never left
     in training.
@@ -52,13 +52,12 @@ def merge(
         ImagesError: A source cannot be used, or nothing of a class remains.
         OutputExistsError: `out` exists and `force` is not set.
     """
-    chosen = settings.check(merge, {"map": map, "similarity": similarity, "files": files})
     if not sources:
         raise SettingError("merge needs at least one source.")
     if not force:
         refuse_existing(Path(out))
     folders = [scan(source) for source in sources]
-    renamed = _renamed(chosen["map"] or (), sorted({name for folder in folders for name in folder.classes}))
+    renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
     origins = _names(folders)
     parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)
     notes = []

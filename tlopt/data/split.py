@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from tlopt import settings
 from tlopt.data import duplicates
 from tlopt.data.collection import Collection, Entry, Places, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, parts, scan
 from tlopt.publishing import draft, refuse_existing
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 
+@checked
 def split(
     images: str | Path,
     out: str | Path,
@@ -47,7 +47,7 @@ def split(
     ] = "copy",
     force: bool = False,
 ) -> Collection:
-    """Split images into train, val and test, stratified by class, near duplicates on one side.
+    """Split images into parts to train, validate and test.
 
     Parts that the images have already are dissolved. The new folder holds ``part/class/image`` and
     a manifest.
@@ -60,8 +60,6 @@ def split(
         ImagesError: The images cannot be used, or none of a class is readable.
         OutputExistsError: `out` exists and `force` is not set.
     """
-    given = {"val": val, "test": test, "seed": seed, "group_by": group_by, "similarity": similarity, "files": files}
-    settings.check(split, given)
     if not force:
         refuse_existing(Path(out))
     folder = scan(images)

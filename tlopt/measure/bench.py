@@ -12,24 +12,26 @@ from tlopt.artifact import Artifact
 from tlopt.candidates import candidates, labels, on_gpu
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError
-from tlopt.measure import measurement
-from tlopt.measure.loadgen import Scenario, loadgen
 from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
 from tlopt.measure.speed.callers import Kind
 from tlopt.measure.speed.energy import Meter
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.machine import Watch
 from tlopt.measure.speed.nvml import Nvml
-from tlopt.measure.speed.rows import measure_memory, open_lines
+from tlopt.measure.speed.rows import counted, measure_memory, not_run, open_lines
 from tlopt.progress import bar
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked, formerly
 from tlopt.timing import Timed, Timing, in_turns
 
 TURNS = 10  # rounds in which the candidates take turns
 
 
-@measurement
+_LOADGEN = "It belongs to LoadGen: tlopt loadgen ARTIFACT --scenario single-stream"
+
+
+@checked
+@formerly(scenario=_LOADGEN, target_qps=_LOADGEN, target_latency=_LOADGEN, logs=_LOADGEN)
 def bench(
     artifacts: Sequence[str | Path | Artifact],
     *,
@@ -50,21 +52,9 @@ def bench(
     memory: Annotated[bool, Setting("Measure the peak memory, in a process of its own for each.")] = True,
     baseline: Annotated[Path | None, Setting("Earlier results (--json) to hold these against.")] = None,
     max_regression: Annotated[float, Setting("Slow-down against the baseline that is allowed.", minimum=0)] = 0.05,
-    scenario: Annotated[Scenario | None, Setting("Let MLPerf's LoadGen measure, in this scenario.")] = None,
-    target_qps: Annotated[
-        float | None,
-        Setting(
-            "LoadGen, server: queries a second; half of what is possible, 500 at most, if not given.", minimum=0.01
-        ),
-    ] = None,
-    target_latency: Annotated[
-        float | None,
-        Setting("LoadGen, server: milliseconds for 99 % of the queries; its own 10 if not given.", minimum=0.001),
-    ] = None,
-    logs: Annotated[Path, Setting("LoadGen: folder for its logs.")] = Path("loadgen-logs"),
     names: Sequence[str] = (),
 ) -> Report:
-    """Measure latency and throughput of artifacts side by side.
+    """Measure the latency and throughput of artifacts.
 
     A run is one call from the input in host memory to the logits in host memory. The candidates
     take turns in short slices, in another order each round, so that whatever disturbs the machine
@@ -74,7 +64,7 @@ def bench(
     Raises:
         ArtifactError: An artifact is damaged.
         ImagesError: `images` holds no photos, or `end_to_end` finds none.
-        MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
+        MissingLibraryError: The library of a named backend is not installed.
         PluginError: A backend is unknown.
         SettingError: The baseline is no result of a bench, or settings exclude each other.
         StageError: A runtime failed while running, or cannot open an artifact `sessions` times.
@@ -84,17 +74,10 @@ def bench(
     named = dict(zip((artifact.path for artifact in loaded), names or labels(loaded), strict=True))
     inputs = Inputs(images, noise=noise, largest=max(batch))
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
-    if sessions > 1 and (scenario is not None or 1 not in streams):
+    if sessions > 1 and 1 not in streams:
         raise SettingError(
             "sessions are for one caller at a time.", hint="Leave --sessions out, or add 1 to --streams."
         )
-    if scenario is not None:
-        if baseline is not None:
-            raise SettingError("A baseline cannot be held against results of LoadGen.", hint="Leave out --scenario.")
-        return loadgen(
-            tried, inputs, scenario=scenario, batch=max(batch), seconds=seconds, threads=threads,
-            target_qps=target_qps, target_latency_ms=target_latency, logs=logs,
-        )  # fmt: skip
     used = measure_memory([one for _, one in tried], inputs, batch, threads) if memory else {}
     gpu = Nvml.open() if any(on_gpu(one.backend) for _, one in tried) else None
     meter, watch = Meter(gpu=gpu), Watch(gpu=gpu if isinstance(gpu, Nvml) else None)
@@ -121,7 +104,7 @@ def bench(
     watch.close()
     rows.sort(key=lambda row: list(named.values()).index(str(row["artifact"])))
     return Report(
-        title=f"Latency and throughput, {len(lines.opened)} candidates side by side, {seconds:g} s each",
+        title=_title(len(lines.opened), seconds),
         rows=(*rows, *lines.skipped),
         conditions={
             "processor": processor(),
@@ -142,8 +125,15 @@ def bench(
         },
         notes=(*watch.notes(), *_unsteady(rows), *unmatched(medians, before)),
         breaches=tuple(regressions(medians, before, max_regression)),
+        not_run=not_run(lines.skipped, named=bool(backend), ran=bool(rows)),
         details={"turn_medians_ms": medians, "warm_up_runs": warm_up},
     )
+
+
+def _title(candidates: int, seconds: float) -> str:
+    together = " side by side" if candidates > 1 else ""
+    each = f", {seconds:g} s each" if candidates else ""
+    return f"Latency and throughput, {counted(candidates)}{together}{each}"
 
 
 def _timed(timed: Sequence[Timed], size: int, seconds: float, meter: Meter, watch: Watch) -> list[Timing]:

@@ -13,12 +13,11 @@ from tlopt import judging, registry
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load
 from tlopt.errors import ImagesError, MissingLibraryError, StageError
-from tlopt.measure import measurement
 from tlopt.measure.answers.images import Photos, open_photos
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.bench import bench
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,12 @@ class Choice:
     speed_up: float
     report: Report
 
+    def to_report(self) -> Report:
+        """Return all that were tried, and which of them is chosen."""
+        return self.report
 
-@measurement
+
+@checked
 def choose(
     artifact: str | Path | Artifact,
     *,
@@ -51,7 +54,7 @@ def choose(
     min_agreement: Annotated[float, Setting("Smallest share of equal answers.", minimum=0, maximum=1)] = 0.99,
     photos: Photos | None = None,
 ) -> Choice:
-    """Find the backend that runs an artifact fastest here and answers like its kind's own.
+    """Find the backend that runs an artifact fastest here.
 
     Every backend and device that can run here is tried, but for those that compile for minutes.
     The answers are compared on up to 128 photos; where there are none, only the speed decides, and

@@ -11,12 +11,11 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
-from tlopt.measure import measurement
 from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.reports import Report, Scalar, page, write
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 from tlopt.statistics import mcnemar, paired_drop
 
 
@@ -139,6 +138,7 @@ class Comparison:
             rows=rows,
             notes=(*notes, *self.breaches),
             breaches=self.breaches,
+            more=() if self.layers is None else (self.layers,),
             conditions={"reference": self.reference.conditions, "candidate": self.candidate.conditions},
             details={
                 "drop": self.drop,
@@ -162,7 +162,7 @@ def _verdict(flip: Flip) -> str:
     return "mended" if flip.label == flip.candidate else "both wrong"
 
 
-@measurement
+@checked
 def compare(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
@@ -182,7 +182,7 @@ def compare(
     html: Annotated[Path | None, Setting("Write a page with the photos answered differently.")] = None,
     photos: Photos | None = None,
 ) -> Comparison:
-    """Measure what an artifact has lost against another on the same photos.
+    """Measure what an artifact has lost against another.
 
     A breached gate does not raise: `Comparison.check` does, once the figures have been shown. With
     `photos`, those are used instead of opening `images`.

@@ -10,18 +10,17 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
-from tlopt.measure import measurement
 from tlopt.measure.evaluate import same_classes
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 if TYPE_CHECKING:
     import onnx
 
 
-@measurement
+@checked
 def drift(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
@@ -29,7 +28,7 @@ def drift(
     images: Annotated[Path | None, Setting("Folder of photos; those of the training if not given.")] = None,
     batch: Annotated[int, Setting("Photos to run.", minimum=1)] = 8,
 ) -> Report:
-    """Measure the error of each layer of an ONNX artifact against another of the same network.
+    """Measure in which layers two ONNX artifacts differ.
 
     Both graphs run unoptimized on ONNX Runtime; the tensors that have the same name in both are
     compared. The error is the root-mean-square difference over the reference's root mean square;

@@ -13,14 +13,15 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError
-from tlopt.measure import measurement
 from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.choose import choose
 from tlopt.preprocess import Views
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 from tlopt.statistics import wilson
+
+_MOST_CLASSES = 30  # that still make a table to read; --json has all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +131,20 @@ class Evaluation:
             rows=(row,),
             notes=tuple(notes),
             conditions=self.conditions,
+            more=self._more(),
             details={
                 "classes": [vars(score) for score in self.scores],
                 "origins": [vars(score) for score in self.origins],
                 "confusion": self.confusion.tolist(),
                 "unreadable": dict(self.unreadable),
             },
+        )
+
+    def _more(self) -> tuple[Report, ...]:
+        """Return the further tables that a reader can take in."""
+        return (
+            *([self.by_class()] if len(self.scores) <= _MOST_CLASSES else []),
+            *([self.by_origin()] if self.origins else []),
         )
 
     def by_class(self) -> Report:
@@ -157,7 +166,7 @@ class Evaluation:
         return Report(title="By source", rows=rows)
 
 
-@measurement
+@checked
 def evaluate(
     artifact: str | Path | Artifact,
     *,
@@ -175,7 +184,7 @@ def evaluate(
     photos: Photos | None = None,
     reference_outputs: Outputs | None = None,
 ) -> Evaluation:
-    """Measure how right an artifact is on labelled photos.
+    """Measure the accuracy of an artifact on labelled images.
 
     With `photos`, those are used instead of opening `images`, and kept decoded for the next call.
     `reference_outputs` are the reference's answers on the same photos, if they are there already.

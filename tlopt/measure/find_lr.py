@@ -13,16 +13,15 @@ from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels
 from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
-from tlopt.measure import measurement
 from tlopt.reports import Report
-from tlopt.settings import Only, Setting, Without
+from tlopt.settings import Only, Setting, Without, checked
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Pretrained, pretrained
 
 _TRAINING = Hyperparameters(epochs=1)
 
 
-@measurement
+@checked
 def find_lr(
     source: str | Path,
     *,
@@ -35,7 +34,7 @@ def find_lr(
     shares: Shares,
     cache: Cache,
 ) -> Report:
-    """Find a learning rate: train from a fresh classifier while the rate rises, and watch the loss.
+    """Find a learning rate for fine-tuning.
 
     Suggests a tenth of the rate at which the loss is lowest (range test, arXiv 1506.01186). Images and
     settings are those of finetune with ``--method full``.

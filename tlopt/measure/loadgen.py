@@ -1,76 +1,72 @@
-"""MLPerf's scenarios, driven and judged by its own load generator.
-
-LoadGen issues the queries, takes the time and says whether a run is valid; this module answers the
-queries and reads LoadGen's log. V. J. Reddi et al., "MLPerf Inference Benchmark", arXiv 1911.02549.
-"""
+"""MLPerf's scenarios, driven and judged by its own load generator."""
 
 from __future__ import annotations
 
-import json
-import queue
-import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Annotated, Any
 
 from tlopt import registry
+from tlopt.artifact import Artifact
 from tlopt.backends import Runner
-from tlopt.candidates import Candidate, opened, running
+from tlopt.candidates import Candidate, candidates, labels, opened, running
 from tlopt.environment import cores, processor, versions
+from tlopt.measure.speed import mlperf
 from tlopt.measure.speed.feeds import Inputs
+from tlopt.measure.speed.mlperf import SAMPLES, Scenario
 from tlopt.measure.speed.process import parts
-from tlopt.measure.speed.rows import identity
+from tlopt.measure.speed.rows import counted, identity, not_run
 from tlopt.progress import track
 from tlopt.reports import Report, Scalar
+from tlopt.settings import Setting, checked
 from tlopt.timing import warm
 
-Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 
-_NAMES = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "offline": "Offline", "server": "Server"}
-_SAMPLES = {"single-stream": 1, "multi-stream": 8}  # per query; LoadGen's mlperf.conf
-_OFFLINE_S = 660  # LoadGen makes the offline query 1.1 times as long as its shortest duration, 600 s
-_SHORTEST_S = 600  # LoadGen's mlperf.conf
-# LoadGen 6.0.17 prepares the server's queries for 600 s beforehand, at 0.5 kB and 7 microseconds each.
-_PREPARED_QPS = 500.0
-_RULES = {
-    "result_min_duration_met": "min duration",
-    "result_min_queries_met": "min queries",
-    "early_stopping_met": "early stopping",
-    "result_perf_constraints_met": "latency",
-}
-
-
+@checked
 def loadgen(
-    tried: Sequence[tuple[str, Candidate]], inputs: Inputs, *,
-    scenario: Scenario, batch: int, seconds: float, threads: int,
-    target_qps: float | None, target_latency_ms: float | None, logs: Path,
-) -> Report:  # fmt: skip
-    """Let LoadGen measure candidates one after the other.
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    scenario: Annotated[Scenario, Setting("How the queries arrive.")] = "single-stream",
+    seconds: Annotated[
+        float, Setting("Duration of a run. LoadGen calls a run of less than 600 seconds invalid.", minimum=0.01)
+    ] = 600.0,
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
+    batch: Annotated[int, Setting("Largest batch. Used by offline and server.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads of a run; 0 for one per core.", minimum=0)] = 0,
+    target_qps: Annotated[
+        float | None,
+        Setting("Server: queries a second. Default: half of what is possible, at most 500.", minimum=0.01),
+    ] = None,
+    target_latency: Annotated[
+        float | None,
+        Setting("Server: milliseconds within which 99 % of the answers must come. Default: 10.", minimum=0.001),
+    ] = None,
+    images: Annotated[Path | None, Setting("Folder of images to run. Default: the training images.")] = None,
+    noise: Annotated[bool, Setting("Run random inputs instead of images.")] = False,
+    logs: Annotated[Path, Setting("Folder for LoadGen's logs.")] = Path("loadgen-logs"),
+) -> Report:
+    """Measure artifacts with MLPerf's load generator.
 
-    LoadGen's own rules stand as they are, the shortest duration of 600 s among them; what ends
-    earlier is INVALID by its verdict, which is reported as it is.
-
-    Args:
-        tried: Names and what to run.
-        inputs: What the queries are answered with; all in memory before LoadGen starts.
-        scenario: One of MLPerf's.
-        batch: Offline and server: queries answered in one run at most.
-        seconds: When LoadGen is told to stop, or how long the offline query should take.
-        threads: Processor threads inside one run; 0 for one per core.
-        target_qps: Server: queries a second; None for half of what is possible one by one, at
-            most 500.
-        target_latency_ms: Server: for 99 % of the queries; None for LoadGen's own.
-        logs: Folder for LoadGen's logs; each call makes its own inside.
+    Artifacts are measured one after the other. LoadGen's own rules decide whether a run is valid.
+    In single-stream and multi-stream the next query waits for the last answer. In offline all
+    queries are there at once. In server they arrive at random.
 
     Raises:
-        MissingLibraryError: LoadGen is not installed.
+        ArtifactError: An artifact is damaged.
+        ImagesError: `images` holds no images.
+        MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
+        PluginError: A backend is unknown.
         StageError: A runtime failed while running.
     """
     library = registry.require("mlperf_loadgen")
+    loaded = [Artifact.load(artifact) for artifact in artifacts]
+    named = dict(zip((artifact.path for artifact in loaded), labels(loaded), strict=True))
+    inputs = Inputs(images, noise=noise, largest=batch)
+    tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
     logs = logs / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    told = _Told(scenario=scenario, seconds=seconds, target_qps=target_qps, target_latency=target_latency)
     rows: list[dict[str, Scalar]] = []
     skipped: list[dict[str, Scalar]] = []
     found: dict[str, dict[str, Any]] = {}
@@ -81,24 +77,12 @@ def loadgen(
                 skipped.append({**identity(label, one, one.backend), "skipped": runner})
                 continue
             conditions[runner.name] = dict(runner.conditions)
-            size = _SAMPLES.get(scenario, batch)
-            pool = inputs.of(one.artifact)
-            with running(one.artifact, runner.name):
-                source = parts(pool, 1 if scenario == "server" else size)
-                typical_ms = warm(lambda: runner(next(source)))[1]  # noqa: B023 - called at once
+            size = SAMPLES.get(scenario, batch)
             folder = logs / "-".join((label.replace("/", "-"), runner.name.replace(":", "-"), scenario))
-            folder.mkdir(parents=True)
-            wanted = _wanted(scenario, size, seconds, typical_ms, target_qps, target_latency_ms)
-            (folder / "user.conf").write_text(
-                "".join(f"*.{_NAMES[scenario]}.{key} = {value}\n" for key, value in wanted.items()), encoding="utf-8"
-            )
-            answers = _Answers(library, runner, pool, size)
-            with running(one.artifact, runner.name):
-                _test(library, scenario, folder, answers, len(pool))
-            log = found[folder.name] = read_log(folder / "mlperf_log_detail.txt")
-            rows.append({**identity(label, one, runner.name), "batch": size, **_figures(scenario, log)})
+            log = found[folder.name] = _measured(library, told, one, runner, inputs, size, folder)
+            rows.append({**identity(label, one, runner.name), "batch": size, **mlperf.figures(scenario, log)})
     return Report(
-        title=f"MLPerf LoadGen, {scenario}, {len(rows)} candidates one after the other",
+        title=f"MLPerf LoadGen, {scenario}, {counted(len(rows))}",
         rows=(*rows, *skipped),
         conditions={
             "processor": processor(),
@@ -112,138 +96,38 @@ def loadgen(
             "versions": versions(),
         },
         notes=tuple(_notes(found.values(), logs)) if rows else (),
+        not_run=not_run(skipped, named=bool(backend), ran=bool(rows)),
         details={"loadgen": found},
     )
 
 
-def _wanted(
-    scenario: Scenario, size: int, seconds: float, typical_ms: float, qps: float | None, latency_ms: float | None
-) -> dict[str, float]:
-    """Return what LoadGen is told; everything else is its own."""
-    wanted: dict[str, float] = {}
-    if scenario == "offline":
-        # One query that takes as long as wanted: LoadGen sizes it from the rate that it expects.
-        wanted["target_qps"] = size * 1e3 / typical_ms * seconds / _OFFLINE_S
-        return wanted
-    if seconds < _SHORTEST_S:
-        wanted["max_duration"] = max(1, round(seconds * 1e3))
-    if scenario == "server":
-        wanted["target_qps"] = qps or min(0.5e3 / typical_ms, _PREPARED_QPS)
-        if latency_ms is not None:
-            wanted["target_latency"] = latency_ms
-    else:
-        # LoadGen prepares as many queries as fit into its shortest duration at this latency.
-        wanted["target_latency"] = typical_ms / 2 * max(1.0, _SHORTEST_S / seconds)
-    return wanted
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What the user wants of LoadGen."""
+
+    scenario: Scenario
+    seconds: float
+    target_qps: float | None
+    target_latency: float | None
 
 
-class _Answers:
-    """Answers LoadGen's queries with a runner.
-
-    An exception must not fly through LoadGen: it is kept in `failure`, and the queries left are
-    answered with nothing.
-    """
-
-    def __init__(self, library: Any, runner: Runner, pool: np.ndarray, batch: int) -> None:
-        self._library, self._runner, self._pool, self._batch = library, runner, pool, batch
-        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.failure: Exception | None = None
-
-    def at_once(self, samples: Sequence[Any]) -> None:
-        """Answer the samples of a query."""
-        for first in range(0, len(samples), self._batch):
-            self._answer(samples[first : first + self._batch])
-
-    def later(self, samples: Sequence[Any]) -> None:
-        """Leave the samples to `serve`: LoadGen must not wait here."""
-        for sample in samples:
-            self._waiting.put(sample)
-
-    def serve(self) -> None:
-        """Answer what waits, as many at once as there are up to the batch, until told to stop."""
-        while (sample := self._waiting.get()) is not None:
-            samples = [sample]
-            while len(samples) < self._batch and not self._waiting.empty():
-                samples.append(self._waiting.get())
-            self._answer(samples)
-
-    def stop(self) -> None:
-        """End `serve`; LoadGen has all its answers."""
-        self._waiting.put(None)
-
-    def _answer(self, samples: Sequence[Any]) -> None:
-        if self.failure is None:
-            try:
-                self._runner(self._pool[[sample.index for sample in samples]])
-            except Exception as error:  # noqa: BLE001 - raised again after the test
-                self.failure = error
-        response = self._library.QuerySampleResponse
-        self._library.QuerySamplesComplete([response(sample.id, 0, 0) for sample in samples])
-
-
-def _test(library: Any, scenario: Scenario, folder: Path, answers: _Answers, count: int) -> None:
-    """Run a test; LoadGen writes its logs into the folder."""
-    settings = library.TestSettings()
-    # Type 0 is its own rules. LoadGen 6.0.17 adds them by itself only to the first settings of a process.
-    settings.FromConfig("", "tlopt", _NAMES[scenario], 0)
-    settings.FromConfig(str(folder / "user.conf"), "tlopt", _NAMES[scenario], 1)
-    settings.scenario = getattr(library.TestScenario, _NAMES[scenario])
-    settings.mode = library.TestMode.PerformanceOnly
-    output = library.LogOutputSettings()
-    output.outdir = str(folder)
-    output.copy_summary_to_stdout = False
-    log = library.LogSettings()
-    log.log_output = output
-    log.enable_trace = False
-
-    def nothing(*_: Any) -> None:
-        """Load or flush: the samples lie in memory, and none is held back."""
-
-    server = threading.Thread(target=answers.serve, daemon=True)
-    server.start()
-    system = library.ConstructSUT(answers.later if scenario == "server" else answers.at_once, nothing)
-    samples = library.ConstructQSL(count, count, nothing, nothing)
-    try:
-        library.StartTestWithLogSettings(system, samples, settings, log, str(folder / "audit.config"))
-    finally:
-        answers.stop()
-        server.join()
-        library.DestroyQSL(samples)
-        library.DestroySUT(system)
-    if answers.failure is not None:
-        raise answers.failure
-
-
-def read_log(file: Path) -> dict[str, Any]:
-    """Return the results and effective settings of LoadGen's detail log, key -> value."""
-    found = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith(":::MLLOG "):
-            entry = json.loads(line.removeprefix(":::MLLOG "))
-            if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
-                found[entry["key"]] = entry["value"]
-    return found
-
-
-def _figures(scenario: Scenario, log: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return LoadGen's figures and verdict as columns."""
-    row: dict[str, Scalar] = {}
-    if scenario != "offline":  # there it has one query
-        names = {"p50_ms": "50.00_percentile", "p90_ms": "90.00_percentile", "p99_ms": "99.00_percentile"}
-        for column, name in (names | {"mean_ms": "mean", "min_ms": "min"}).items():
-            row[column] = log[f"result_{name}_latency_ns"] / 1e6
-    rate = next(
-        (log[key] for key in ("result_samples_per_second", "result_completed_samples_per_sec") if key in log), None
-    )
-    if rate is not None:
-        row["images_per_s"] = rate
-    if scenario == "server":
-        row["target_qps"] = log["effective_target_qps"]
-        row["target_latency_ms"] = log["effective_target_latency_ns"] / 1e6
-    row["queries"] = log["result_query_count"]
-    row["verdict"] = log["result_validity"]
-    row["not_met"] = ", ".join(rule for key, rule in _RULES.items() if log.get(key) is False)
-    return row
+def _measured(
+    library: Any, told: _Told, one: Candidate, runner: Runner, inputs: Inputs, size: int, folder: Path
+) -> dict[str, Any]:
+    """Measure a candidate; return what LoadGen logged."""
+    pool = inputs.of(one.artifact)
+    with running(one.artifact, runner.name):
+        source = parts(pool, 1 if told.scenario == "server" else size)
+        typical_ms = warm(lambda: runner(next(source)))[1]
+    folder.mkdir(parents=True)
+    wanted = mlperf.wanted(told.scenario, size, told.seconds, typical_ms, told.target_qps, told.target_latency)
+    name = mlperf.NAMES[told.scenario]
+    lines = "".join(f"*.{name}.{key} = {value}\n" for key, value in wanted.items())
+    (folder / "user.conf").write_text(lines, encoding="utf-8")
+    answers = mlperf.Answers(library, runner, pool, size)
+    with running(one.artifact, runner.name):
+        mlperf.test(library, told.scenario, folder, answers, len(pool))
+    return mlperf.read_log(folder / "mlperf_log_detail.txt")
 
 
 def _notes(found: Iterable[Mapping[str, Any]], logs: Path) -> list[str]:

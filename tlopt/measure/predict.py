@@ -15,11 +15,10 @@ from tlopt.candidates import running
 from tlopt.errors import ImagesError
 from tlopt.images import SUFFIXES, ImageFolder, Unreadable
 from tlopt.judging import softmax
-from tlopt.measure import measurement
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class Prediction:
         return {"file": self.file, "top": [{"class": name, "probability": p} for name, p in pairs]}
 
 
-@measurement
+@checked
 def predict(
     artifact: str | Path | Artifact,
     images: str | Path,
@@ -57,7 +56,7 @@ def predict(
     batch: Annotated[int, Setting("Most images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads; 0 for one per core.", minimum=0)] = 0,
 ) -> Iterator[Prediction]:
-    """Classify an image, or every image below a folder.
+    """Classify an image, or every image in a folder.
 
     Answers come in the order of the file names, as soon as their batch is done; an image that
     cannot be read is left out and reported. On the processor, each core decodes and classifies

@@ -8,21 +8,20 @@ from typing import Annotated
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.backends import DEFAULT, load, open_runner
+from tlopt.backends import DEFAULT, load, open_runner, profiler
 from tlopt.candidates import running
 from tlopt.environment import cores, processor, versions
-from tlopt.errors import PluginError, StageError
-from tlopt.measure import measurement
+from tlopt.errors import StageError
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
 from tlopt.reports import Report, Scalar, bars, write
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 from tlopt.timing import side_by_side
 
 _DRAWN = 40  # bars that fit a picture
 
 
-@measurement
+@checked
 def profile(
     artifact: str | Path | Artifact,
     *,
@@ -33,7 +32,7 @@ def profile(
     top: Annotated[int, Setting("Layers in the table, slowest first; 0 for all.", minimum=0)] = 20,
     picture: Annotated[Path | None, Setting("SVG file to draw the layers and operators of the table into.")] = None,
 ) -> Report:
-    """Measure how long each layer takes, with the runtime's own profiler.
+    """Measure how long each layer of an artifact takes.
 
     Raises:
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
@@ -44,8 +43,7 @@ def profile(
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(spelled, device)
     artifact.expect(*module.READS)
-    if not hasattr(module, "profile"):
-        raise PluginError(f"The backend {spelled} has no profiler.", hint="Choose another with --backend.")
+    layer_times = profiler(spelled, device)
     if reason := module.problem(device):
         raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what can.")
     pool = Inputs(None, noise=False, largest=batch)
@@ -54,9 +52,7 @@ def profile(
         (whole,) = side_by_side([lambda: runner(inputs)], seconds=1.0)
         where, conditions = runner.name, runner.conditions
     with running(artifact, where):
-        timed: list[tuple[str, str, float]] = module.profile(
-            artifact, inputs, device=device, threads=threads, runs=runs
-        )
+        timed = layer_times(artifact, inputs, device=device, threads=threads, runs=runs)
     total = sum(taken for _, _, taken in timed)
     macs: dict[str, float] = {}
     if artifact.card.kind == "onnx":

@@ -10,20 +10,19 @@ from typing import Annotated, Any
 from tlopt.artifact import Artifact
 from tlopt.candidates import candidates, for_tensorrt, labels
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
-from tlopt.measure import measurement
 from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.bench import bench
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.speed.work import multiply_adds
 from tlopt.reports import Point, Report, Scalar, page, write
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]  # artifact, backend with device
 
 
-@measurement
+@checked
 def report(
     artifacts: Sequence[str | Path | Artifact],
     out: str | Path,
@@ -36,7 +35,7 @@ def report(
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     title: Annotated[str, Setting("Title of the page.")] = "",
 ) -> Report:
-    """Evaluate and time artifacts on every backend that runs them here, on one table and page.
+    """Measure accuracy and speed of artifacts; write a page.
 
     Writes report.html and report.json into the folder `out`. The first artifact is the reference
     for agreement and speed-up, on its kind's own backend. The photos are decoded once for all
@@ -74,6 +73,7 @@ def report(
         title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
         rows=tuple(rows),
         notes=(*notes, *timed.notes, *_left_out(photos)),
+        not_run=timed.not_run,
         conditions={
             "photos": f"{len(photos)} of {photos.folder.source}, part {photos.part}",
             "reference": f"{' on '.join(next(iter(judged), ('none',)))}: agreement and speed-up are against it",

@@ -14,18 +14,17 @@ from tlopt.artifact import Artifact
 from tlopt.candidates import labels
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import StageError
-from tlopt.measure import measurement
 from tlopt.measure.bench import bench
 from tlopt.measure.speed.work import layers
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked
 
 _SIDE = 1024  # of the matrices that the peak is measured with: past the caches' small levels, fast enough
 _COPY_MB = 256  # larger than the last cache of common processors
 
 
-@measurement
+@checked
 def roofline(
     artifacts: Sequence[str | Path | Artifact],
     *,
@@ -34,7 +33,7 @@ def roofline(
     seconds: Annotated[float, Setting("Measured time per artifact, backend and batch.", minimum=0.01)] = 3.0,
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
 ) -> Report:
-    """Measure which share of the processor's peak ONNX artifacts reach.
+    """Measure the share of the processor's peak that is used.
 
     The peaks are measured, not looked up: multiply-adds by a large matrix product in the
     artifact's precision, bytes by copying memory. An artifact cannot be faster than the slower of
@@ -80,6 +79,7 @@ def roofline(
         title=f"Share of the machine's peak that is reached, {threads} threads",
         rows=tuple(rows),
         notes=timed.notes,
+        not_run=timed.not_run,
         conditions={
             "processor": processor(),
             "threads": threads,

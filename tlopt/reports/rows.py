@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlopt.errors import CheckError
+from tlopt.errors import CheckError, StageError
 
 Scalar = str | int | float | bool | None
 
@@ -27,7 +27,9 @@ class Report:
         conditions: Machine, threads, versions, settings: JSON types.
         notes: Sentences a reader should not miss: warnings first.
         breaches: The gates that were breached, one sentence each.
+        not_run: What was asked for and could not run, one sentence each.
         details: Further tables by name, for JSON and the page, not for the terminal.
+        more: Further tables for the terminal.
     """
 
     title: str
@@ -35,7 +37,13 @@ class Report:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     breaches: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    more: tuple[Report, ...] = ()
+
+    def to_report(self) -> Report:
+        """Return the report itself: whatever is shown has this method."""
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -43,11 +51,14 @@ class Report:
         return tuple(dict.fromkeys(name for row in self.rows for name in row))
 
     def check(self) -> None:
-        """Fail if a gate was breached.
+        """Fail if something that was asked for could not run, or a gate was breached.
 
         Raises:
+            StageError: It could not.
             CheckError: It was.
         """
+        if self.not_run:
+            raise StageError(" ".join(self.not_run), hint="tlopt doctor lists what can run here.")
         if self.breaches:
             raise CheckError(" ".join(self.breaches))
 
@@ -70,7 +81,8 @@ class Report:
         lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
         lines += [line(row) for row in cells]
         below = [*skipped, *self.notes]
-        return "\n".join([self.title, "", *(lines if run else []), *([""] if below else []), *below])
+        whole = [self.title, "", *(lines if run else []), *([""] if below and run else []), *below]
+        return "\n".join([*whole, *(f"\n{one.table(color=color)}" for one in self.more)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""

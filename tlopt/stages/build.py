@@ -65,7 +65,7 @@ def build(
         HardwareCompatibility, Setting("Let other GPUs open the engine: of the same capability, or Ampere and newer.")
     ] = "no",
 ) -> Card:
-    """Build a TensorRT engine of an ONNX artifact, ahead of time or for the GPU of this machine.
+    """Build a TensorRT engine from an ONNX artifact.
 
     The network is strongly typed: fp16, int8 and fp8 are what the ONNX file says (casts and
     QuantizeLinear / DequantizeLinear pairs), not options of the build. Writes ``model.engine`` and

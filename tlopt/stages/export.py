@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from tlopt import judging, settings
+from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.card import Card
 from tlopt.details import OnnxDetails, Parity
@@ -20,7 +20,7 @@ from tlopt.progress import bar
 from tlopt.publishing import refuse_existing
 from tlopt.registry import require
 from tlopt.sessions import open_session
-from tlopt.settings import Setting
+from tlopt.settings import Setting, checked, formerly
 from tlopt.stages import stage
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ TOLERANCE = 1e-3
 _CHECKED = 32  # images of the parity check
 
 
+@checked
+@formerly(onnx="Leave it out: export stops at the ONNX file unless --trt is given.")
 def export(
     source: str | Path | Artifact,
     out: str | Path,
     *,
-    onnx: Annotated[bool, Setting("Stop at the ONNX file; the default unless --trt is given.")] = False,
     trt: Annotated[bool, Setting("Go on to a TensorRT engine.")] = False,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"], Setting("Precision of the result; other than fp32 quantizes.")
@@ -56,24 +57,19 @@ def export(
     images: Annotated[Path | None, Setting("Images for calibration, if not the training images.")] = None,
     force: bool = False,
 ) -> Artifact:
-    """Export a torch artifact to ONNX, or with --trt in one command to a TensorRT engine.
+    """Export a trained network to ONNX, or on to TensorRT.
 
-    The exported graph has the input ``images`` and the output ``logits``, both with a dynamic batch
-    axis, and is compared with the torch model before it counts as made. With another precision or
-    ``trt`` the stages quantize and build follow; what they start from is left beside the result, in
-    ``OUT-fp32`` and ``OUT-fp16`` or ``OUT-int8``.
+    The exported graph takes a batch of any size. Its outputs are compared with those of the torch
+    network before the artifact counts as made.
+
+    With --precision or --trt the commands quantize and build follow. The artifacts on the way stay
+    beside the result, in OUT-fp32 and OUT-fp16 or OUT-int8.
 
     Raises:
         ArtifactError: The source is no torch artifact.
-        SettingError: `onnx` and `trt` are both set, or a setting does not fit.
+        SettingError: A setting does not fit, or there is a `target` without `trt`.
         CheckError: The ONNX file computes something else than the torch model.
     """
-    chosen = settings.check(export, {
-        "onnx": onnx, "trt": trt, "precision": precision, "target": target, "input": input_, "opset": opset,
-        "images": images,
-    })  # fmt: skip
-    if onnx and trt:
-        raise SettingError("--onnx and --trt exclude each other.", hint="Leave one of them out.")
     if target and not trt:
         raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
@@ -88,7 +84,7 @@ def export(
         )
     if trt:
         build = require("tlopt.stages.build").build
-        wanted = {"target": chosen["target"]} if chosen["target"] else {}
+        wanted = {"target": target} if target else {}
         steps.append(("engine", lambda a, o: build(a, o, force=force, **wanted)))
     places = [out.with_name(f"{out.name}-{label}") for label, _ in steps[:-1]] + [out]
     if not force:

@@ -47,7 +47,7 @@ def import_model(
     layout: Annotated[Literal["nchw", "nhwc"] | None, Setting("Axis order of an ONNX file's input.")] = None,
     channels: Annotated[Literal["rgb", "bgr"], Setting("Channel order of an ONNX file's input.")] = "rgb",
 ) -> Card:
-    """Turn a pretrained model or an ONNX file, as it is, into an artifact.
+    """Make an artifact of a pretrained model or an ONNX file.
 
     An ONNX file needs one image input and one output of shape (n, classes). Its preprocessing is
     what the settings say; ImageNet's mean and std are assumed where they say nothing.

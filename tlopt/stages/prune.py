@@ -70,7 +70,7 @@ def prune(
     cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0)] = 20.0,
     seed: Annotated[int, Setting("Seed of everything random.", minimum=0)] = 0,
 ) -> Card:
-    """Remove the least important channels of a torch artifact and train the rest to make up for them.
+    """Remove the least important channels and train the rest.
 
     The result is a smaller network of the same architecture: it loads, exports, quantizes and prunes
     again like any other. Training images are those the artifact was made with, or --images.

@@ -59,7 +59,7 @@ def qat(
     resume: Annotated[bool, Setting("Go on from the checkpoint of an interrupted run.", common=True)] = False,
     tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.")] = False,
 ) -> Card:
-    """Train a fine-tuned network for int8 (quantization-aware training).
+    """Train a network for int8, with quantization in the loop.
 
     The network computes with the rounding that quantize will do, and learns the scales of that rounding.
     export and quantize take the scales over. The metrics are those of the rounded network.

@@ -82,7 +82,7 @@ def quantize(
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0)] = 0,
     require_faster: Annotated[bool, Setting("Fail if the result is slower than its source.")] = False,
 ) -> Card:
-    """Quantize an ONNX artifact to int8 or fp8, or cast it to fp16 or bf16.
+    """Quantize an ONNX artifact, or cast it to half precision.
 
     Scales and roundings are chosen from training images alone. The graph's input and output stay
     as they are. At the end the result is measured beside its source, on images of the validation

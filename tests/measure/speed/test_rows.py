@@ -12,17 +12,18 @@ from tlopt.measure.speed.rows import Line
 from tlopt.timing import Alone
 
 
-class LaneRunner:
-    """Test double of a TensorRT runner: its lane tells the GPU time of the last batch."""
+class ClockRunner:
+    """Test double of a runner whose GPU tells the time of the last batch."""
 
     def __init__(self) -> None:
-        self.lanes = [types.SimpleNamespace(gpu_ms=0.0, gpu_with_copies_ms=0.0)]
-        self.made = 0
+        self.gpu_ms, self.made = 0.0, 0
 
     def __call__(self, inputs):
         self.made += 1
-        self.lanes[0].gpu_ms = 100.0 if self.made == 1 else float(len(inputs))
-        self.lanes[0].gpu_with_copies_ms = self.lanes[0].gpu_ms + 0.5
+        self.gpu_ms = 100.0 if self.made == 1 else float(len(inputs))
+
+    def gpu_times_ms(self):
+        return self.gpu_ms, self.gpu_ms + 0.5
 
 
 def test_the_gpus_own_time_is_the_median_of_its_runs(tiny):
@@ -30,11 +31,19 @@ def test_the_gpus_own_time_is_the_median_of_its_runs(tiny):
     engine = Artifact(path=tiny.path, card=types.SimpleNamespace(**vars(tiny.card), engine=details))
     line = Line(
         label="x", candidate=Candidate(engine, "tensorrt"), backend="tensorrt:cuda", streams=1,
-        timed=lambda _: Alone(lambda: None), runner=LaneRunner(),
+        timed=lambda _: Alone(lambda: None), runner=ClockRunner(),
     )  # fmt: skip
     inputs = Inputs(None, noise=True, largest=4)
     assert line.gpu_ms(4, inputs) == {"gpu_ms": 4.0, "gpu_with_copies_ms": 4.5}
-    assert line.gpu_ms(8, inputs) == {}  # it runs in pieces, and the lane knows the last one only
+    assert line.gpu_ms(8, inputs) == {}  # it runs in pieces, and the clock knows the last one only
+
+
+def test_a_runner_without_a_gpus_clock_says_nothing_of_it(tiny):
+    line = Line(
+        label="x", candidate=Candidate(tiny, "onnxruntime"), backend="onnxruntime:cpu", streams=1,
+        timed=lambda _: Alone(lambda: None), runner=lambda inputs: inputs,
+    )  # fmt: skip
+    assert line.gpu_ms(1, Inputs(None, noise=True, largest=1)) == {}
 
 
 def test_memory_on_the_gpu_is_what_was_added():

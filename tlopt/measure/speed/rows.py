@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tlopt.backends import Runner
+from tlopt.backends import GpuClock, Runner
 from tlopt.candidates import Candidate, opened, running, said
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure.speed.callers import Kind, Together, open_callers
@@ -83,15 +83,16 @@ class Line:
 
     def gpu_ms(self, batch: int, inputs: Inputs) -> dict[str, Scalar]:
         """Return the median GPU time of a run by the GPU's own clock, where the runner reports it."""
-        lanes = getattr(self.runner, "lanes", None)
-        if not lanes or self.runner is None or batch > self.candidate.artifact.card.engine.profile.max_batch:
-            # A larger batch runs in pieces.
+        clock: object = self.runner
+        if self.runner is None or not isinstance(clock, GpuClock):
+            return {}
+        if batch > self.candidate.artifact.card.engine.profile.max_batch:  # a larger batch runs in pieces
             return {}
         pool = parts(inputs.of(self.candidate.artifact), batch)
         found = []
         for _ in range(_GPU_RUNS):
             self.runner(next(pool))
-            found.append((lanes[0].gpu_ms, lanes[0].gpu_with_copies_ms))
+            found.append(clock.gpu_times_ms())
         alone, with_copies = np.median(np.array(found), axis=0).tolist()
         return {"gpu_ms": alone, "gpu_with_copies_ms": with_copies}
 
@@ -119,6 +120,24 @@ class _Guarded:
 def identity(label: str, candidate: Candidate, backend: str) -> dict[str, Scalar]:
     """Return the columns that say what a row is about."""
     return {"artifact": label, "precision": candidate.artifact.card.precision, "backend": backend}
+
+
+def counted(candidates: int) -> str:
+    """Return how many candidates were measured, in words for a title."""
+    return {0: "nothing could run", 1: "1 candidate"}.get(candidates, f"{candidates} candidates")
+
+
+def not_run(skipped: Iterable[Mapping[str, Scalar]], *, named: bool, ran: bool) -> tuple[str, ...]:
+    """Return which of the skipped rows the user must not miss, a sentence each.
+
+    Args:
+        skipped: Rows that say why something does not run here.
+        named: Whether the user named the backends; the usual ones may be missing.
+        ran: Whether anything ran.
+    """
+    if ran and not named:
+        return ()
+    return tuple(f"{row['artifact']} could not run on {row['backend']}: {row['skipped']}" for row in skipped)
 
 
 def measure_memory(tried: Sequence[Candidate], inputs: Inputs, batch: Iterable[int], threads: int) -> dict[int, Memory]:

@@ -1,0 +1,53 @@
+"""Every example of the help runs, in the order of the table, as a user would type it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+
+import pytest
+import tiny_models
+from calling import called
+
+from tlopt.preprocess import Preprocess
+from tlopt.sources import pip
+from tlopt.verbs import TABLE
+
+# A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
+MORE = {
+    "import": ["--classes", "classes.txt"],
+    "bench": ["--seconds", "0.01", "--no-memory"],
+    "choose": ["--seconds", "0.01"],
+    "loadgen": ["--seconds", "0.1"],
+    "report": ["--seconds", "0.01"],
+    "roofline": ["--seconds", "0.01"],
+}
+
+
+@pytest.fixture(scope="module")
+def desk(photos, tmp_path_factory):
+    """A folder like the one that the examples are typed in."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "photos").symlink_to(photos)
+    shutil.copytree(photos, folder / "more")
+    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
+    (folder / "recipe.toml").write_text('out = "runs"\n[tiny]\nfinetune = "photos"\n')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch):
+    """Put a tiny network with three classes of its own in the place of the pretrained one."""
+    monkeypatch.setattr(pip, "build", lambda _, *, classes: tiny_models.cnn(classes))
+    monkeypatch.setattr(pip, "load", lambda _, *, classes: _loaded(tiny_models.cnn(classes or 3)))
+
+
+def _loaded(model):
+    return model, Preprocess.from_dict(model.preprocess)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_example_of_a_command_runs(name, desk, capsys, monkeypatch):
+    monkeypatch.chdir(desk)
+    code, out, err = called(capsys, *shlex.split(TABLE[name].example)[1:], *MORE.get(name, []))
+    assert code == 0, out + err

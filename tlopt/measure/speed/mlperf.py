@@ -1,0 +1,163 @@
+"""MLPerf's load generator, driven: it issues the queries, takes the time and judges; this module answers them.
+
+V. J. Reddi et al., "MLPerf Inference Benchmark", arXiv 1911.02549.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tlopt.backends import Runner
+from tlopt.reports import Scalar
+
+Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
+
+NAMES = {"single-stream": "SingleStream", "multi-stream": "MultiStream", "offline": "Offline", "server": "Server"}
+SAMPLES = {"single-stream": 1, "multi-stream": 8}  # per query; LoadGen's mlperf.conf
+_OFFLINE_S = 660  # LoadGen makes the offline query 1.1 times as long as its shortest duration, 600 s
+_SHORTEST_S = 600  # LoadGen's mlperf.conf
+# LoadGen 6.0.17 prepares the server's queries for 600 s beforehand, at 0.5 kB and 7 microseconds each.
+_PREPARED_QPS = 500.0
+_RULES = {
+    "result_min_duration_met": "min duration",
+    "result_min_queries_met": "min queries",
+    "early_stopping_met": "early stopping",
+    "result_perf_constraints_met": "latency",
+}
+
+
+def wanted(
+    scenario: Scenario, size: int, seconds: float, typical_ms: float, qps: float | None, latency_ms: float | None
+) -> dict[str, float]:
+    """Return what LoadGen is told; everything else is its own."""
+    told: dict[str, float] = {}
+    if scenario == "offline":
+        # One query that takes as long as wanted: LoadGen sizes it from the rate that it expects.
+        told["target_qps"] = size * 1e3 / typical_ms * seconds / _OFFLINE_S
+        return told
+    if seconds < _SHORTEST_S:
+        told["max_duration"] = max(1, round(seconds * 1e3))
+    if scenario == "server":
+        told["target_qps"] = qps or min(0.5e3 / typical_ms, _PREPARED_QPS)
+        if latency_ms is not None:
+            told["target_latency"] = latency_ms
+    else:
+        # LoadGen prepares as many queries as fit into its shortest duration at this latency.
+        told["target_latency"] = typical_ms / 2 * max(1.0, _SHORTEST_S / seconds)
+    return told
+
+
+class Answers:
+    """Answers LoadGen's queries with a runner.
+
+    An exception must not fly through LoadGen: it is kept in `failure`, and the queries left are
+    answered with nothing.
+    """
+
+    def __init__(self, library: Any, runner: Runner, pool: np.ndarray, batch: int) -> None:
+        self._library, self._runner, self._pool, self._batch = library, runner, pool, batch
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.failure: Exception | None = None
+
+    def at_once(self, samples: Sequence[Any]) -> None:
+        """Answer the samples of a query."""
+        for first in range(0, len(samples), self._batch):
+            self._answer(samples[first : first + self._batch])
+
+    def later(self, samples: Sequence[Any]) -> None:
+        """Leave the samples to `serve`: LoadGen must not wait here."""
+        for sample in samples:
+            self._waiting.put(sample)
+
+    def serve(self) -> None:
+        """Answer what waits, as many at once as there are up to the batch, until told to stop."""
+        while (sample := self._waiting.get()) is not None:
+            samples = [sample]
+            while len(samples) < self._batch and not self._waiting.empty():
+                samples.append(self._waiting.get())
+            self._answer(samples)
+
+    def stop(self) -> None:
+        """End `serve`; LoadGen has all its answers."""
+        self._waiting.put(None)
+
+    def _answer(self, samples: Sequence[Any]) -> None:
+        if self.failure is None:
+            try:
+                self._runner(self._pool[[sample.index for sample in samples]])
+            except Exception as error:  # noqa: BLE001 - raised again after the test
+                self.failure = error
+        response = self._library.QuerySampleResponse
+        self._library.QuerySamplesComplete([response(sample.id, 0, 0) for sample in samples])
+
+
+def test(library: Any, scenario: Scenario, folder: Path, answers: Answers, count: int) -> None:
+    """Run a test; LoadGen writes its logs into the folder."""
+    settings = library.TestSettings()
+    # Type 0 is its own rules. LoadGen 6.0.17 adds them by itself only to the first settings of a process.
+    settings.FromConfig("", "tlopt", NAMES[scenario], 0)
+    settings.FromConfig(str(folder / "user.conf"), "tlopt", NAMES[scenario], 1)
+    settings.scenario = getattr(library.TestScenario, NAMES[scenario])
+    settings.mode = library.TestMode.PerformanceOnly
+    output = library.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    log = library.LogSettings()
+    log.log_output = output
+    log.enable_trace = False
+
+    def nothing(*_: Any) -> None:
+        """Load or flush: the samples lie in memory, and none is held back."""
+
+    server = threading.Thread(target=answers.serve, daemon=True)
+    server.start()
+    system = library.ConstructSUT(answers.later if scenario == "server" else answers.at_once, nothing)
+    samples = library.ConstructQSL(count, count, nothing, nothing)
+    try:
+        library.StartTestWithLogSettings(system, samples, settings, log, str(folder / "audit.config"))
+    finally:
+        answers.stop()
+        server.join()
+        library.DestroyQSL(samples)
+        library.DestroySUT(system)
+    if answers.failure is not None:
+        raise answers.failure
+
+
+def read_log(file: Path) -> dict[str, Any]:
+    """Return the results and effective settings of LoadGen's detail log, key -> value."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith(":::MLLOG "):
+            entry = json.loads(line.removeprefix(":::MLLOG "))
+            if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
+                found[entry["key"]] = entry["value"]
+    return found
+
+
+def figures(scenario: Scenario, log: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return LoadGen's figures and verdict as columns."""
+    row: dict[str, Scalar] = {}
+    if scenario != "offline":  # there it has one query
+        names = {"p50_ms": "50.00_percentile", "p90_ms": "90.00_percentile", "p99_ms": "99.00_percentile"}
+        for column, name in (names | {"mean_ms": "mean", "min_ms": "min"}).items():
+            row[column] = log[f"result_{name}_latency_ns"] / 1e6
+    rate = next(
+        (log[key] for key in ("result_samples_per_second", "result_completed_samples_per_sec") if key in log), None
+    )
+    if rate is not None:
+        row["images_per_s"] = rate
+    if scenario == "server":
+        row["target_qps"] = log["effective_target_qps"]
+        row["target_latency_ms"] = log["effective_target_latency_ns"] / 1e6
+    row["queries"] = log["result_query_count"]
+    row["verdict"] = log["result_validity"]
+    row["not_met"] = ", ".join(rule for key, rule in _RULES.items() if log.get(key) is False)
+    return row
