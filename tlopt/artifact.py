@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tlopt import external_data, files
 from tlopt.card import CARD_NAME, Card, plain
 from tlopt.errors import ArtifactError
 
@@ -30,12 +31,13 @@ class Artifact:
             return path
         path = Path(path)
         try:
-            text = (path / CARD_NAME).read_text(encoding="utf-8")
+            text = files.read_text(path / CARD_NAME)
         except (OSError, UnicodeDecodeError) as error:
             if not path.exists():
                 raise ArtifactError(f"There is no artifact at {path}.") from error
+            why = f", which {error.reason}" if isinstance(error, files.IrregularFileError) else ""
             raise ArtifactError(
-                f"{path} is not an artifact: it has no readable {CARD_NAME}.",
+                f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.",
                 hint="Artifacts are made by tlopt finetune and tlopt import.",
             ) from error
         try:
@@ -48,6 +50,8 @@ class Artifact:
                 raise ArtifactError(f"The card of {path} names a file outside of its folder: {name}.")
             try:
                 found = sha256(file)
+            except files.IrregularFileError as error:
+                raise ArtifactError(error.message, hint="Make the artifact again.") from error
             except OSError as error:
                 raise ArtifactError(f"{file} is missing or cannot be read.", hint="Make the artifact again.") from error
             if found != expected:
@@ -55,6 +59,8 @@ class Artifact:
                     f"{file} was changed after the artifact was made: sha256 {found[:12]}…, expected {expected[:12]}….",
                     hint="Make the artifact again.",
                 )
+            if name.endswith(".onnx"):
+                external_data.check(file, listed=card.files.keys())
         return cls(path=path, card=card)
 
     @property
@@ -104,7 +110,7 @@ _MAKES = {
 
 def sha256(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,14 +7,15 @@ tlopt reads by a path it was given or found is opened here; what a library opens
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from tlopt.errors import TloptError
 
 TEXT_LIMIT = 64 << 20  # bytes of a card, a recipe, a list of class names: thousands of times what they need
+TABLE_LIMIT = 4 << 30  # bytes of a table that says something of each image
 # Bytes of an image. Decoded, a larger one would exceed the number of pixels that Pillow refuses as a bomb.
 IMAGE_LIMIT = 2 << 30
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -36,12 +37,22 @@ class IrregularFileError(TloptError, OSError):
         self.strerror, self.filename = reason, str(path)
 
 
-def open_regular(path: str | Path, *, limit: int = 0) -> BinaryIO:
+def open_regular(path: str | Path, *, limit: int = 0) -> io.BufferedReader:
     """Open a regular file for reading; links are followed.
 
     Args:
         path: The file.
         limit: Most bytes that it may hold; 0 for any number.
+
+    Raises:
+        IrregularFileError: It is a pipe, a socket, a device or a folder, or it is too large.
+        OSError: It is missing or may not be read.
+    """
+    return os.fdopen(open_descriptor(path, limit=limit), "rb")
+
+
+def open_descriptor(path: str | Path, *, limit: int = 0) -> int:
+    """Open a regular file as `open_regular` does; return its descriptor, which the caller closes.
 
     Raises:
         IrregularFileError: It is a pipe, a socket, a device or a folder, or it is too large.
@@ -57,7 +68,7 @@ def open_regular(path: str | Path, *, limit: int = 0) -> BinaryIO:
         raise
     try:
         _expect(path, os.fstat(descriptor), limit)
-        return os.fdopen(descriptor, "rb")
+        return descriptor
     except BaseException:
         os.close(descriptor)
         raise

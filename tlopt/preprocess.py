@@ -6,12 +6,13 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from tlopt.errors import ImagesError, SettingError
+from tlopt.image_files import read_image
 
 log = logging.getLogger(__name__)
 
@@ -260,39 +261,3 @@ def _without_ends(image: Image.Image) -> Image.Image:
         return image
     left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
     return image.crop((left, top, left + min(width, most), top + min(height, most)))
-
-
-def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Image:
-    """Read and fully decode an image file.
-
-    Args:
-        path: The file, or its content as an open stream.
-        at_least: Decode a large JPEG at 1/2, 1/4 or 1/8 of its size, both sides at least this many
-            pixels, which is several times as fast; 0 for the full size.
-
-    Raises:
-        ImagesError: The file is missing, empty, truncated, or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            if at_least and image.format == "JPEG" and image.mode == "RGB":
-                image.draft("RGB", (at_least, at_least))
-            image.load()
-            return image
-    except Exception as error:
-        # Pillow's decoders have no common error: damaged files raise OSError, SyntaxError, ValueError,
-        # EOFError, RuntimeError, TypeError, struct.error and others.
-        if isinstance(error, FileNotFoundError):
-            reason = "there is no such file"
-        elif isinstance(error, UnidentifiedImageError):
-            reason = "it is empty" if _empty(path) else "its content is no image that Pillow knows"
-        else:
-            reason = (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
-        raise ImagesError(f"{path} cannot be read as an image: {reason}.") from error
-
-
-def _empty(path: str | Path | IO[bytes]) -> bool:
-    try:
-        return isinstance(path, str | Path) and Path(path).stat().st_size == 0
-    except OSError:
-        return False

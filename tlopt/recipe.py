@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tlopt import __version__, registry, settings, trusted
+from tlopt import __version__, files, registry, settings, trusted
 from tlopt.artifact import Artifact, sha256
 from tlopt.card import CARD_NAME
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, suggestion
@@ -86,7 +86,7 @@ class Recipe:
         """
         path = Path(path)
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = tomllib.loads(files.read_text(path))
         except OSError as error:
             raise SettingError(f"The recipe {path} cannot be read: {error.strerror}.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -295,7 +295,7 @@ def _is_done(entry: Mapping[str, Any] | None, key: str | None, place: Path) -> b
 
 def _read_state(out: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads((out / _STATE).read_text(encoding="utf-8"))
+        found = json.loads(files.read_text(out / _STATE))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

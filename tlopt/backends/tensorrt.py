@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tlopt import registry
+from tlopt import files, registry
 from tlopt.artifact import Artifact
 from tlopt.engine import flavour as flavours
 from tlopt.engine import opening
@@ -247,7 +247,7 @@ def profile(
         StageError: The batch is above the engine's largest.
     """
     del device, threads
-    rows = json.loads((artifact.path / "layers.json").read_text(encoding="utf-8"))["layers"]
+    rows = json.loads(files.read_text(artifact.path / "layers.json"))["layers"]
     types = {row["name"]: row["type"] for row in rows}
     with Runner(artifact) as runner:
         taken = runner.layer_times(inputs, warm=_WARM, runs=runs)

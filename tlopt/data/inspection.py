@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from tlopt import files
 from tlopt.errors import ImagesError
+from tlopt.image_files import opened, read_image
 from tlopt.images import ImageFolder, ordered
-from tlopt.preprocess import orientation, read_image, to_rgb, turned
+from tlopt.preprocess import orientation, to_rgb, turned
 from tlopt.progress import track
 
 SIDE = 32  # of the thumbnail, pixels
@@ -63,8 +65,7 @@ def inspect_all(folder: ImageFolder) -> list[Inspection]:
 def _inspect(root: str, file: str) -> Inspection:
     path = os.path.join(root, file)
     try:
-        with io.FileIO(path) as stream:
-            data = stream.readall()
+        data = files.read_bytes(path, limit=files.IMAGE_LIMIT)
     except OSError as error:
         return Inspection(file=file, content=f"unreadable {file}", problem=str(error.strerror))
     content = hashlib.sha256(data).hexdigest()
@@ -79,7 +80,7 @@ def _look(file: str, content: str, data: bytes) -> Inspection:
     if not data:
         raise ImagesError("it is empty")
     image = read_image(io.BytesIO(data), at_least=2 * SIDE)
-    with Image.open(io.BytesIO(data)) as header:
+    with opened(io.BytesIO(data)) as header:
         full, animated = header.size, header.format != "MPO" and _animated(header)
     turn = orientation(image)
     # Small first: turning and converting a large image would take longer than decoding it.

@@ -12,8 +12,9 @@ from typing import Any
 
 from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
+from tlopt.image_files import read_image
 from tlopt.images import ImageFolder, ordered
-from tlopt.preprocess import read_image, to_rgb, upright
+from tlopt.preprocess import to_rgb, upright
 from tlopt.reports import Report
 
 _SHOWN = 48  # findings of a kind that get thumbnails; the JSON has them all

@@ -16,6 +16,7 @@ from tlopt.engine.messages import Messages, parse_error
 from tlopt.engine.monitor import monitored
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
+from tlopt.files import TABLE_LIMIT, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ def _load_timing_cache(config: Any, file: Path | None) -> None:
     if file is None:
         return
     try:
-        content = file.read_bytes() if file.exists() else b""
+        content = read_bytes(file, limit=TABLE_LIMIT) if file.exists() else b""
     except OSError as error:
         raise StageError(f"The timing cache {file} cannot be read: {error}.") from error
     if not config.set_timing_cache(config.create_timing_cache(content), False):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tlopt import files
 from tlopt.artifact import Artifact
 from tlopt.details import EngineDetails, Gpu
 from tlopt.engine import flavour as flavours
@@ -106,7 +107,7 @@ def open_engine(artifact: Artifact) -> Opened:
     """
     found, here = check(artifact)
     file = artifact.payload(".engine")
-    data = file.read_bytes()
+    data = files.read_bytes(file, limit=files.TABLE_LIMIT)
     if hashlib.sha256(data).hexdigest() != artifact.card.files[file.name]:
         raise ArtifactError(f"{file} was changed after the artifact was loaded.", hint="Make the artifact again.")
     messages = Messages(found.api)
@@ -145,7 +146,7 @@ def _weights(artifact: Artifact) -> Path:
     expected = artifact.card.engine.onnx
     file = Path(os.path.normpath(artifact.path / expected.path))
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        found = hashlib.sha256(files.read_bytes(file, limit=files.TABLE_LIMIT)).hexdigest()
     except OSError as error:
         raise ArtifactError(
             f"{artifact.path} was built without weights, and {file}, which has them, cannot be read.",

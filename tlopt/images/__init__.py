@@ -1,7 +1,8 @@
 """Labelled images: scan, split, digest, decode."""
 
+from tlopt.image_files import SUFFIXES
 from tlopt.images.decoding import MAX_UNREADABLE, Batch, Unreadable, batches, read_batch
-from tlopt.images.folder import SUFFIXES, ImageFolder, reopen, scan
+from tlopt.images.folder import ImageFolder, reopen, scan
 from tlopt.images.ordered import ordered
 from tlopt.images.parts import SPLITS, Split
 

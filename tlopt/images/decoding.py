@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tlopt.errors import ImagesError
+from tlopt.image_files import read_image
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
-from tlopt.preprocess import Preprocess, Views, read_image
+from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import track
 
 log = logging.getLogger(__name__)

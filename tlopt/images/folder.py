@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +15,16 @@ import numpy as np
 from tlopt.artifact import sha256
 from tlopt.card import ImagesRef
 from tlopt.errors import ImagesError
+from tlopt.files import IMAGE_LIMIT, open_regular
+from tlopt.image_files import SUFFIXES, below
 from tlopt.images import manifest, parts
 from tlopt.images.ordered import ordered
 from tlopt.images.parts import SPLITS, Split
+from tlopt.names import check_classes
 from tlopt.progress import track
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 _SMALL = 1 << 20  # files up to a megabyte are read in one go, which is twice as fast
 
 
@@ -197,6 +196,7 @@ def _build(path: Path, classes: tuple[str, ...], rows: Iterable[manifest.Row], l
 
 
 def _enough(names: set[str], root: Path) -> tuple[str, ...]:
+    check_classes(sorted(names), root)
     if len(names) >= 2:
         return tuple(sorted(names))
     what = "label" if manifest.is_manifest(root) else "class folder"
@@ -238,28 +238,12 @@ def _folders(root: Path) -> list[str]:
 def _class_files(root: Path, part: str) -> dict[str, list[str]]:
     """Return class name -> image paths relative to root."""
     top = root / part
-    found = {}
-    for name in _folders(top):
-        files = []
-        for folder, folders, names in os.walk(top / name, onerror=_refuse):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            relative = Path(folder).relative_to(root).as_posix()
-            files += [
-                f"{relative}/{file}"
-                for file in names
-                if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES
-            ]
-        found[name] = files
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    raise error
+    return {name: list(below(root, top / name)) for name in _folders(top)}
 
 
 def _content(path: str) -> str:
     try:
-        with io.FileIO(path) as file:
+        with open_regular(path, limit=IMAGE_LIMIT) as file:
             content = file.read(_SMALL)
             if len(content) < _SMALL:
                 return hashlib.sha256(content).hexdigest()

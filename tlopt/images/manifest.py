@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tlopt import registry
 from tlopt.errors import ImagesError, suggestion
+from tlopt.files import TABLE_LIMIT, IrregularFileError, expect_regular
 from tlopt.images.parts import SPLITS, Split
 
 SUFFIXES = (".csv", ".parquet")
@@ -51,19 +52,27 @@ def read(file: Path) -> list[Row]:
             path or label, an unknown split, a file that is not there or was named before.
         MissingLibraryError: pyarrow is needed and not installed.
     """
-    if not file.is_file():
-        raise ImagesError(f"There is no manifest at {file}.")
+    try:
+        expect_regular(file, limit=TABLE_LIMIT)
+    except IrregularFileError as error:
+        raise ImagesError(error.message) from error
+    except OSError as error:
+        raise ImagesError(f"There is no manifest at {file}.") from error
     records = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     rows: list[Row] = []
     lines: dict[str, int] = {}
     for number, record in records:
         where = f"{file}, line {number}" if file.suffix.lower() == ".csv" else f"{file}, row {number}"
         row = _row(record, where)
-        if not (file.parent / row.path).is_file():
+        try:
+            expect_regular(file.parent / row.path)
+        except IrregularFileError as error:
+            raise ImagesError(f"{where}: {row.path} {error.reason}.") from error
+        except (OSError, ValueError) as error:
             raise ImagesError(
                 f"{where}: there is no file {row.path}.",
                 hint=f"Paths are relative to the manifest's folder, {file.parent}.",
-            )
+            ) from error
         if row.path in lines:
             raise ImagesError(f"{where} names {row.path} again, after line {lines[row.path]}.")
         lines[row.path] = number

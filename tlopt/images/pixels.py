@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.errors import ImagesError
+from tlopt.image_files import read_image
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
@@ -27,7 +28,7 @@ from tlopt.images.store import (
     space,
     write_index,
 )
-from tlopt.preprocess import Preprocess, read_image
+from tlopt.preprocess import Preprocess
 from tlopt.progress import bar
 
 log = logging.getLogger(__name__)

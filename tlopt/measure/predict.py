@@ -13,7 +13,9 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.candidates import running
 from tlopt.errors import ImagesError
-from tlopt.images import SUFFIXES, ImageFolder, Unreadable
+from tlopt.files import expect_regular
+from tlopt.image_files import SUFFIXES, below
+from tlopt.images import ImageFolder, Unreadable
 from tlopt.judging import softmax
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
@@ -98,15 +100,17 @@ def _find(path: Path) -> ImageFolder:
     """Return an image, or all below a folder, as a folder of one nameless class."""
     if path.is_dir():
         root = path
-        files = sorted(
-            file.relative_to(path).as_posix()
-            for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in file.parts[len(path.parts) :])
-        )
+        try:
+            files = sorted(below(path, path))
+        except OSError as error:
+            raise ImagesError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
         if not files:
             raise ImagesError(f"{path} holds no image.", hint="Image suffixes: " + " ".join(sorted(SUFFIXES)))
-    elif path.is_file():
+    elif path.exists():
+        try:
+            expect_regular(path)
+        except OSError as error:
+            raise ImagesError(f"{error}") from error
         root, files = path.parent, [path.name]
     else:
         raise ImagesError(f"There is no image or folder at {path}.")

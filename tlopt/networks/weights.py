@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tlopt import files
 from tlopt.errors import ArtifactError
 
 FILE = "model.safetensors"
@@ -45,6 +46,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         ArtifactError: It is missing or no safetensors file.
     """
     try:
+        files.expect_regular(path)
         state: dict[str, torch.Tensor] = load_file(path)
         return state
     except (OSError, SafetensorError) as error:

@@ -77,7 +77,8 @@ def _heading(name: str) -> str:
 def thumbnail(path: Path, *, side: int = 160) -> str:
     """Return a small JPEG of a photo as a data URL; empty if it cannot be read."""
     from tlopt.errors import ImagesError
-    from tlopt.preprocess import read_image, to_rgb
+    from tlopt.image_files import read_image
+    from tlopt.preprocess import to_rgb
 
     try:
         image = to_rgb(read_image(path))

@@ -19,6 +19,7 @@ from tlopt.card import CARD_NAME, Card, Step
 from tlopt.details import EngineDetails
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
+from tlopt.files import IrregularFileError, expect_regular
 from tlopt.images import ImageFolder, scan
 from tlopt.publishing import draft, refuse_existing
 
@@ -107,8 +108,12 @@ class Stage:
             return source
         kinds = [kind for kind in self.reads if kind not in ("images", "file", "nothing")]
         if "file" in self.reads and not isinstance(source, Artifact):
-            if not Path(source).is_file():
-                raise ArtifactError(f"There is no file at {source}.")
+            try:
+                expect_regular(source)
+            except IrregularFileError as error:
+                raise ArtifactError(error.message) from error
+            except OSError as error:
+                raise ArtifactError(f"There is no file at {source}.") from error
             return SourceFile(path=Path(source))
         if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
             if not kinds:

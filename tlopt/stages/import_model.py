@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from tlopt import external_data
 from tlopt.card import Card
 from tlopt.details import OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError, SettingError
+from tlopt.files import read_text
+from tlopt.names import check_classes
 from tlopt.preprocess import Preprocess
 from tlopt.registry import require
 from tlopt.sessions import open_session
@@ -105,6 +109,7 @@ def _from_onnx(
 ) -> Card:
     import onnx
 
+    external_data.check(file)
     try:
         proto = onnx.load(file)
         onnx.checker.check_model(proto)
@@ -215,18 +220,23 @@ def _probe(file: Path, proto: onnx.ModelProto, preprocess: Preprocess, fixed: in
     return logits.shape[1], 0
 
 
+_LINES = re.compile(r"\r\n|\n|\r")
+
+
 def _names(file: Path) -> tuple[str, ...]:
     """Read class names.
 
     Raises:
         SettingError: The file cannot be read, is empty or names a class twice.
+        ImagesError: A name cannot be written or shown.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
+        text = read_text(file)
+        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in _LINES.split(text)]
     except (OSError, ValueError) as error:
         raise SettingError(f"The class names in {file} cannot be read: {error}") from error
     names = [str(name) for name in names if str(name)]
+    check_classes(names, file)
     twice = {name for name in names if names.count(name) > 1} if len(names) < 5000 else set()
     if twice or len(names) < 2:
         problem = f"names {sorted(twice)[0]!r} twice" if twice else f"names {len(names)} classes"

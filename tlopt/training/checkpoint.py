@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from tlopt import files
 from tlopt.errors import ArtifactError, StageError
 
 FILE = "checkpoint.safetensors"
@@ -95,6 +96,7 @@ def read(file: Path) -> State | None:
     if not file.exists():
         return None
     try:
+        files.expect_regular(file)
         with safe_open(file, framework="pt") as opened:
             record = json.loads(opened.metadata()["record"])
             return State(tensors={name: opened.get_tensor(name) for name in opened.keys()}, record=record)  # noqa: SIM118

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlopt import files
 from tlopt.errors import SettingError
 from tlopt.reports import Report
 from tlopt.statistics import mann_whitney
@@ -23,7 +24,7 @@ def read_baseline(path: Path | None) -> Mapping[str, list[float]]:
     if path is None:
         return {}
     try:
-        return dict(Report.from_json(path.read_text(encoding="utf-8")).details["turn_medians_ms"])
+        return dict(Report.from_json(files.read_text(path)).details["turn_medians_ms"])
     except (OSError, ValueError, KeyError) as error:
         raise SettingError(
             f"{path} cannot be used as a baseline: {error}.", hint="Make one with tlopt bench --json > FILE."

@@ -11,8 +11,9 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
+from tlopt.image_files import read_image
 from tlopt.images import batches, scan
-from tlopt.preprocess import Preprocess, read_image
+from tlopt.preprocess import Preprocess
 
 _POOL = 32  # distinct photos at least that the runs go through
 
