@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tlopt import sources
-from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError
+from tlopt.artifact import Artifact
+from tlopt.card import Card
+from tlopt.details import TorchDetails
+from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
 
 
@@ -98,3 +104,62 @@ def test_torchvisions_older_networks_are_built_as_they_were_trained(name):
     assert not [key for key in model.state_dict() if key.lower().startswith("aux")]
     model.train()
     assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 4)
+
+
+def built(name, classes=3):
+    return sources.build(f"odd_nets:{name}", classes=classes, size=32).eval()
+
+
+def card(model, classes=3):
+    names = tuple("abcdefg"[:classes])
+    return Card(
+        kind="torch", model=model, precision="fp32", classes=names, preprocess=Preprocess(size=32),
+        details=TorchDetails(),
+    )  # fmt: skip
+
+
+def test_a_network_that_looks_at_its_version_opens_again(tmp_path):
+    model = built("versioned")
+    kept = sources.keep(model, tmp_path, card("odd_nets:versioned"))
+    again = sources.open_model(Artifact(path=tmp_path, card=kept))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+
+
+def test_a_file_of_weights_has_no_versions(tmp_path):
+    save_file(built("versioned", 7).state_dict(), tmp_path / "w.safetensors")
+    model, _ = sources.load("odd_nets:versioned", classes=3, weights_file=tmp_path / "w.safetensors")
+    assert model.fc.out_features == 3
+
+
+@pytest.mark.parametrize("given", [7, 3])
+def test_a_new_classifier_is_that_of_the_architecture(tmp_path, given):
+    before = built("two_heads", given)
+    save_file(before.state_dict(), tmp_path / "w.safetensors")
+    model, _ = sources.load("odd_nets:two_heads", classes=3, weights_file=tmp_path / "w.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
+        "body.weight": (8, 3, 3, 3), "body.bias": (8,), "other.weight": (3, 8), "fc.weight": (3, 8),
+    }  # fmt: skip
+    assert torch.equal(model.body.weight, before.body.weight)
+    sources.keep(model.eval(), tmp_path, card("odd_nets:two_heads"))
+
+
+def test_a_network_that_opens_as_another_one_is_not_kept(tmp_path):
+    model = built("forgetful")
+    with pytest.raises(StageError, match="answers otherwise when it is opened again"):
+        sources.keep(model, tmp_path, card("odd_nets:forgetful"))
+
+
+def test_a_network_that_cannot_be_opened_again_is_not_kept(tmp_path):
+    model = built("two_heads")
+    model.fc = nn.Linear(8, 3)  # has a bias, which the architecture does not know
+    with pytest.raises(StageError, match=r"could not be opened again from its weights: .*fc\.bias"):
+        sources.keep(model, tmp_path, card("odd_nets:two_heads"))
+
+
+def test_a_model_of_timm_keeps_its_second_head(tmp_path):
+    name = "timm:repvit_m0_9?distillation=True"
+    save_file(sources.build(name, classes=7, size=64).state_dict(), tmp_path / "w.safetensors")
+    model, _ = sources.load(name, classes=3, size=64, weights_file=tmp_path / "w.safetensors")
+    made = sources.keep(model.eval(), tmp_path, replace(card(name), preprocess=Preprocess(size=64)))
+    assert "head.head_dist.l.weight" in sources.open_model(Artifact(path=tmp_path, card=made)).state_dict()

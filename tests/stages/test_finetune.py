@@ -106,6 +106,15 @@ def test_every_method_learns(colors, settings, tmp_path, method):
     assert ("learning_curves.svg" in made.card.files) == (method != "head")
 
 
+@pytest.mark.parametrize("method", ["lp-ft", "full"])
+def test_a_network_that_looks_at_its_version_trains_and_opens_again(colors, tmp_path, method):
+    made = finetune(
+        colors, tmp_path / "out", model="odd_nets:versioned", image_size=SIZE, epochs=1, batch=8, method=method,
+        cache_dir=tmp_path / "cache",
+    )  # fmt: skip
+    assert sources.open_model(made)
+
+
 def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
     again = finetune(tuned, tmp_path / "again", epochs=1, batch=8, cache_dir=settings["cache_dir"])
     assert [step.stage for step in again.card.lineage] == ["finetune", "finetune"]

@@ -5,6 +5,7 @@ The model of an artifact is rebuilt by `tlopt.sources.open_model`, which uses th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -97,8 +98,23 @@ def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapp
                 module.register_buffer(key, fresh)
         _check(module, prefix, where)
         resize(module, groups.get(name))
-    model.load_state_dict(dict(state), strict=True)
+    load(model, state)
     return model
+
+
+def load(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network its weights.
+
+    torch keeps the version of each module beside the tensors of a state dict, which files and copies
+    lose. Modules that look at it (torchvision's MNASNet) get that of the network itself.
+
+    Args:
+        model: The network.
+        state: Weights; their names and shapes must be exactly the network's.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)
 
 
 def _check(module: nn.Module, prefix: str, where: str) -> None:

@@ -17,19 +17,24 @@ and the name a function in it (see `tlopt.sources.module`); its code runs if it 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from tlopt import registry, trusted
 from tlopt.artifact import Artifact
-from tlopt.errors import ArtifactError, PluginError, SettingError, TloptError
+from tlopt.card import Card
+from tlopt.errors import ArtifactError, PluginError, SettingError, StageError, TloptError
 from tlopt.names import shown_name
 from tlopt.networks import padding, weights
 from tlopt.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
 
 # Options that would make a source read files or addresses that the name of a model chose.
 _REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
@@ -95,6 +100,7 @@ def load(
         if found.is_own:
             classes = classes or pretrained_classes
         module, preprocess = found.source.load(found.name, classes=classes, **options)
+        module = _as_built(found, module, classes, options) if classes else module
     else:
         module, preprocess = _from_file(found, weights_file, classes, options)
     if size:
@@ -114,6 +120,46 @@ def open_model(artifact: Artifact) -> nn.Module:
     file = artifact.payload(".safetensors")
     state = weights.read(file)
     return weights.restore(model, state, groups=card.torch.groups, where=str(file)).eval()
+
+
+def keep(model: nn.Module, folder: Path, card: Card) -> Card:
+    """Write a network's weights, open them again, and return the card with what that needs.
+
+    So nothing is sealed that could not be opened later, when the training that made it is gone.
+
+    Args:
+        model: The network, in evaluation mode, on the CPU.
+        folder: Where to write to.
+        card: What else the card says.
+
+    Raises:
+        StageError: The network cannot be opened again, or computes something else then.
+    """
+    card = replace(card, files={weights.FILE: ""}, details=replace(card.torch, groups=weights.save(model, folder)))
+    artifact = Artifact(path=folder, card=card)
+    size = artifact.card.preprocess.size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            wanted, found = model(images), open_model(artifact)(images)
+    except (TloptError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise StageError(
+            f"The network {shown_name(artifact.card.model)} could not be opened again from its weights: {reason}",
+            hint=_REPORT,
+        ) from error
+    difference = float((found - wanted).abs().max() / wanted.std().clamp(min=1e-6))
+    if not difference <= _SAME:
+        raise StageError(
+            f"The network {shown_name(artifact.card.model)} answers otherwise when it is opened again: logits differ "
+            f"by {difference:.2g} of their spread.",
+            hint=_REPORT,
+        )
+    return card
+
+
+_SAME = 1e-2  # of the logits' spread: kernels may add up in another order, other weights are another network
+_REPORT = "Its architecture is not rebuilt as it was: report the model's name, or use another one."
 
 
 def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:
@@ -141,14 +187,33 @@ def _from_file(found: _Model, file: Path, classes: int, options: dict[str, Any])
     state = weights.read(file)
     source, name = found.source, found.name
     own = _build(found, _PROBE, options).state_dict()
-    heads = {len(state[key]) for key, tensor in own.items() if tensor.shape == (_PROBE,) and key in state}
+    heads = {len(state[key]) for key, tensor in own.items() if tensor.shape[:1] == (_PROBE,) and key in state}
     head = heads.pop() if len(heads) == 1 else classes
     model = _build(found, head, options)
-    model.load_state_dict(_strict(model, state, file))
+    weights.load(model, _strict(model, state, file))
     preprocess = source.preprocess(name, model)
     if classes and classes != head:
         source.replace_head(model, classes)
+        model = _as_built(found, model, classes, options)
     return model, preprocess
+
+
+def _as_built(found: _Model, model: nn.Module, classes: int, options: dict[str, Any]) -> nn.Module:
+    """Return a model with a new classifier as its architecture is built with so many classes.
+
+    It will be opened again that way. Where a new classifier is not what the architecture has (some of
+    timm's drop their second head with it, others have one without a bias), the architecture is built
+    anew and takes over the weights that match.
+    """
+    with torch.random.fork_rng(devices=[]):
+        built = _build(found, classes, options)
+    own, wanted = model.state_dict(), built.state_dict()
+    if {name: tensor.shape for name, tensor in own.items()} == {name: t.shape for name, t in wanted.items()}:
+        return model
+    matching = {name: own[name] for name, tensor in wanted.items() if name in own and own[name].shape == tensor.shape}
+    log.info("%d of %d tensors of the classifier are new", len(wanted) - len(matching), len(wanted))
+    weights.load(built, {**wanted, **matching})
+    return built
 
 
 _PROBE = 1009  # a prime that no layer is as wide as: marks the classifier's own tensors

@@ -11,6 +11,7 @@ from torch import nn
 
 from tlopt import registry
 from tlopt.errors import PluginError, StageError, suggestion
+from tlopt.networks.weights import load as load_weights
 from tlopt.preprocess import Preprocess
 from tlopt.sources import timm
 
@@ -69,7 +70,7 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
     # The package names its layers differently but lists them in the same order.
     if len(own) != len(saved) or any(a.shape != b.shape for a, b in zip(own.values(), saved.values(), strict=True)):
         raise StageError(f"The weights in {files[0]} do not fit {weights.architecture}.")
-    model.load_state_dict(dict(zip(own, saved.values(), strict=True)))
+    load_weights(model, dict(zip(own, saved.values(), strict=True)))
     if classes not in (0, 1000):
         replace_head(model, classes)
     return model, preprocess(name, model)

@@ -83,7 +83,6 @@ def _from_source(
     model: str, out: Path, classes: Path | None, weights_file: Path | None, changes: dict[str, Any]
 ) -> Card:
     from tlopt import sources
-    from tlopt.networks import weights
 
     names = _names(classes) if classes else None
     network, preprocess = sources.load(
@@ -98,10 +97,11 @@ def _from_source(
 
     with torch.inference_mode():
         width = network.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[-1]
-    return Card(
+    card = Card(
         kind="torch", model=model, precision="fp32", classes=_fitting(names, width), preprocess=preprocess,
-        details=TorchDetails(groups=weights.save(network, out)),
+        details=TorchDetails(),
     )  # fmt: skip
+    return sources.keep(network, out, card)
 
 
 def _from_onnx(

@@ -82,9 +82,8 @@ def prune(
             as much faster as asked.
     """
     from tlopt.networks import sparsity as two_of_four
-    from tlopt.networks import weights
     from tlopt.pruning import channels, criteria, norms, widths
-    from tlopt.sources import open_model
+    from tlopt.sources import keep, open_model
     from tlopt.training.loop import train
 
     ranking = criteria.load(criterion)
@@ -140,12 +139,11 @@ def prune(
     )
     details = replace(
         source.card.torch,
-        groups=weights.save(model, out),
         macs=Macs(before=before, after=after),
         pruned=pruned,
         qat=None,  # trained scales are those of the whole network
     )
-    return replace(source.card, details=details)
+    return keep(model, out, replace(source.card, details=details))
 
 
 def _ranked(

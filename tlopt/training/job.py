@@ -16,7 +16,7 @@ from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
-from tlopt.networks import weights
+from tlopt.sources import keep
 from tlopt.training import distributed
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters, Method
@@ -143,20 +143,16 @@ class Job:
         outcome, unreadable = trained
         classes = self.parts["train"].classes
         metrics = records.write(out, outcome, classes, tensorboard=tensorboard)
-        return Card(
+        card = Card(
             kind="torch",
             model=self.network.name,
             precision="fp32",
             classes=classes,
             preprocess=self.network.preprocess,
             images=images,
-            details=replace(
-                details,
-                groups=weights.save(self.network.module, out),
-                metrics=plain(metrics),
-                unreadable=unreadable,
-            ),
+            details=replace(details, metrics=plain(metrics), unreadable=unreadable),
         )
+        return keep(self.network.module, out, card)
 
 
 def of_pruning(source: Artifact) -> TorchDetails:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import folding
+from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
 from tlopt.training import checkpoint, distributed, freezing, memory
 from tlopt.training.augmentation import mixing
@@ -353,7 +354,7 @@ class Run:
                 "--reduce-range.",
                 hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
             )
-        self.model.load_state_dict(weights)
+        load(self.model, weights)
         self.best = {name: tensor.to(self.device) for name, tensor in state.take("best").items()}
         if self.average is not None:
             self.average.restore(state.take("average"), state.record["average_steps"])
@@ -370,7 +371,7 @@ class Run:
     def finish(self) -> None:
         """Give the network its best weights."""
         if self.best:
-            self.model.load_state_dict(self.best)
+            load(self.model, self.best)
         self.model.requires_grad_(True)
         self.model.to("cpu", memory_format=torch.contiguous_format).eval()
 

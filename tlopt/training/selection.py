@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import Pixels
+from tlopt.networks import weights
 from tlopt.progress import track
 from tlopt.training.inputs import predict
 from tlopt.training.outcome import temperature
@@ -52,10 +53,10 @@ def select(
     tried = []
     shares = (*_SHARES, 0.0)
     for share in track(shares, label="Comparing weights", total=len(shares)):
-        model.load_state_dict(_mean(start, tuned, share))
+        weights.load(model, _mean(start, tuned, share))
         tried.append(candidate(share, *predict(model.to(device), images, device=device)))
     best = _best(tried, len(images))
-    model.load_state_dict(_mean(start, tuned, best.share))
+    weights.load(model, _mean(start, tuned, best.share))
     return best, tried
 
 

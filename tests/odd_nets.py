@@ -1,0 +1,67 @@
+"""Networks that are easily not opened again as they were; made by name: odd_nets:versioned."""
+
+import itertools
+
+from torch import nn
+
+_signs = itertools.cycle([1.0, -1.0])
+
+
+def versioned(classes):
+    """Return a network whose module looks at the version of its weights."""
+    return _Versioned(classes)
+
+
+def two_heads(classes):
+    """Return a network with two classifiers, both without a bias."""
+    return _TwoHeads(classes)
+
+
+def forgetful(classes):
+    """Return a network that is another one each time that it is made."""
+    return _Forgetful(classes)
+
+
+class _Versioned(nn.Module):
+    """A network that looks at the version which torch keeps beside the tensors, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, images):
+        return self.fc(self.body(images).flatten(1))
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") not in (1, 2):
+            raise ValueError(f"version should be set to 1 or 2 instead of {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+class _TwoHeads(nn.Module):
+    """A network whose `replace_head`, which knows one head, makes something else than its architecture."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, 2, 1)
+        self.other = nn.Linear(8, classes, bias=False)
+        self.fc = nn.Linear(8, classes, bias=False)
+
+    def forward(self, images):
+        features = self.body(images).mean((2, 3))
+        return self.fc(features) + self.other(features)
+
+
+class _Forgetful(nn.Module):
+    """A network that holds something which is not among its weights."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.sign = next(_signs)
+        self.fc = nn.Linear(3, classes)
+
+    def forward(self, images):
+        return self.fc(images.mean((2, 3))) * self.sign
