@@ -160,6 +160,46 @@ def test_quantize_refuses_an_artifact_that_is_quantized_already(exported, tmp_pa
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_file_that_another_tool_quantized_is_known_and_refused(exported, photos, tmp_path, form):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        rows = iter([{"images": np.zeros((1, 3, 32, 32), np.float32)}, {"images": np.ones((1, 3, 32, 32), np.float32)}])
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    quantize_static(exported.payload(".onnx"), tmp_path / "q.onnx", Reader(), quant_format=QuantFormat[form])
+    (tmp_path / "classes.txt").write_text("\n".join(exported.card.classes))
+    imported = tlopt.import_model(tmp_path / "q.onnx", tmp_path / "art", classes=tmp_path / "classes.txt")
+    assert imported.card.precision == "int8"
+    for precision in ("int8", "fp16"):
+        with pytest.raises(ArtifactError, match="is in int8 already"):
+            tlopt.quantize(imported, tmp_path / "q", images=photos, precision=precision)
+    with draft(tmp_path / "older") as folder:
+        (folder / "model.onnx").write_bytes(imported.payload(".onnx").read_bytes())
+        seal(folder, replace(imported.card, precision="fp32"))
+    with pytest.raises(ArtifactError, match="is in int8 already"):
+        tlopt.quantize(tmp_path / "older", tmp_path / "q", images=photos)
+    with pytest.raises(ArtifactError, match="TensorRT does not take it"):
+        tlopt.build(imported, tmp_path / "engine", flavour="rtx", target=("sm89",))
+
+
+def test_a_graph_quantized_for_one_runtime_is_not_built_for_another(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest")
+    with pytest.raises(ArtifactError, match=r"was quantized for onnxruntime\. TensorRT does not take it") as error:
+        tlopt.build(made, tmp_path / "engine", flavour="rtx", target=("sm89",))
+    assert "--for tensorrt" in error.value.hint
+
+
+def test_the_card_says_the_opset_of_the_file_that_is_there(exported, tmp_path):
+    for precision, opset in (("fp8", 19), ("bf16", 22)):
+        made = tlopt.quantize(exported, tmp_path / precision, precision=precision, for_="tensorrt", samples=8)
+        assert made.card.onnx.opset == opset == onnx.load(made.payload(".onnx")).opset_import[0].version
+
+
 def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_path):
     with draft(tmp_path / "imported") as folder:
         (folder / "model.onnx").write_bytes(exported.payload(".onnx").read_bytes())

@@ -14,6 +14,8 @@ from tlopt.details import BuiltFrom, EngineDetails, EngineOptions
 from tlopt.engine import builder
 from tlopt.engine.builder import Engine, HardwareCompatibility, Options
 from tlopt.engine.targets import Plan, plan
+from tlopt.errors import ArtifactError
+from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
 
@@ -73,6 +75,7 @@ def build(
 
     Raises:
         PluginError: A target is unknown.
+        ArtifactError: The artifact was quantized for another runtime.
         SettingError: Settings do not go together, or not with this kind of TensorRT.
         MissingLibraryError: No TensorRT that can build for the target is installed.
         StageError: The target cannot be built for here, or TensorRT refuses the network.
@@ -92,6 +95,8 @@ def build(
         hardware_compatible=hardware_compatible,
     )
     onnx = source.payload(".onnx")
+    if source.card.precision == "int8":
+        _refuse_integers(source, onnx)
     preprocess = source.card.preprocess
     engine = builder.build(onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name)
     wanted = _QUANTIZED.get(source.card.precision)
@@ -101,6 +106,23 @@ def build(
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
     details = _details(source, onnx, out, chosen, options, engine)
     return replace(source.card, kind="tensorrt", details=details)
+
+
+def _refuse_integers(source: Artifact, file: Path) -> None:
+    """Refuse a graph whose integers TensorRT does not take.
+
+    Raises:
+        ArtifactError: It was quantized for another runtime.
+    """
+    from tlopt.graphs.precision import tensorrt_objection
+
+    reason = tensorrt_objection(require("onnx").load(file))
+    if reason:
+        raise ArtifactError(
+            f"{source.path} was quantized for {source.card.made_for or 'another runtime'}. "
+            f"TensorRT does not take it: {reason}.",
+            hint="Quantize the fp32 artifact that it was made from: tlopt quantize FP32 --for tensorrt -o OUT.",
+        )
 
 
 def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Options, engine: Engine) -> EngineDetails:

@@ -144,10 +144,11 @@ def _from_onnx(
     )
     width, fixed = _probe(target, proto, preprocess, fixed)
     names = _names(classes) if classes else None
-    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    from tlopt.graphs.precision import opset_of, precision_of
+
     return Card(
-        kind="onnx", model=f"onnx:{file.name}", precision="fp32", classes=_fitting(names, width),
-        preprocess=preprocess, details=OnnxDetails(opset=opset, fixed_batch=fixed),
+        kind="onnx", model=f"onnx:{file.name}", precision=precision_of(proto), classes=_fitting(names, width),
+        preprocess=preprocess, details=OnnxDetails(opset=opset_of(proto), fixed_batch=fixed),
     )  # fmt: skip
 
 

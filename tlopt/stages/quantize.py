@@ -117,10 +117,13 @@ def quantize(
 
     from tlopt.graphs.cleaning import clean
     from tlopt.graphs.folding import fold
+    from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.graphs.view import View
     from tlopt.quantization.int8 import Scheme, calibrate
 
-    graph = clean(onnx.load(source.payload(".onnx")))
+    graph = onnx.load(source.payload(".onnx"))
+    _refuse_quantized(source, precision_of(graph))  # a card of an older version says fp32 of every import
+    graph = clean(graph)
     # A network that was trained with its scales was rounded as the exporter wrote it.
     view = View(graph if trained else fold(graph))
     blocks = _asked(view, float_blocks)
@@ -162,7 +165,9 @@ def quantize(
         quantized = replace(quantized, float_nodes=tuple(float_nodes))
     onnx.checker.check_model(result, full_check=True)
     onnx.save(result, out / FILE)
-    card = replace(source.card, precision=precision, details=replace(source.card.onnx, quantized=quantized))
+    card = replace(
+        source.card, precision=precision, details=replace(source.card.onnx, opset=opset_of(result), quantized=quantized)
+    )
     made = Artifact(path=out, card=replace(card, files={FILE: ""}))
     measured = _measure(source, made, parts["val"] if len(parts["val"]) else parts["train"], for_)
     if slower := measured.slower_at_batch:
@@ -189,11 +194,7 @@ def _check(
         ArtifactError: The source is quantized already.
         SettingError: A setting does not fit the precision.
     """
-    if source.card.precision != "fp32":
-        raise ArtifactError(
-            f"{source.path} is in {source.card.precision} already; quantize takes an fp32 artifact.",
-            hint="Quantize the artifact that tlopt export made.",
-        )
+    _refuse_quantized(source, source.card.precision)
     if precision == "fp8" and runtime != "tensorrt":
         raise SettingError(
             f"{runtime} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
@@ -205,6 +206,14 @@ def _check(
     if equalization and precision not in ("int8", "fp8"):
         raise SettingError(
             f"equalization is for int8 and fp8, got precision {precision}.", hint="Leave --equalization out."
+        )
+
+
+def _refuse_quantized(source: Artifact, precision: str) -> None:
+    if precision != "fp32":
+        raise ArtifactError(
+            f"{source.path} is in {precision} already; quantize takes an fp32 artifact.",
+            hint="Quantize the fp32 artifact that it was made from; tlopt export makes one.",
         )
 
 
