@@ -1,15 +1,11 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tlopt import publishing
 from tlopt.artifact import Artifact, seal
 from tlopt.card import CARD_NAME, Card, Step
-from tlopt.errors import ArtifactError, OutputExistsError
+from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
 
@@ -96,89 +92,3 @@ def test_expect_names_the_stage_that_makes_the_wanted_kind(tmp_path):
     with pytest.raises(ArtifactError, match="of kind torch; this needs onnx") as caught:
         artifact.expect("onnx")
     assert "tlopt export" in caught.value.hint
-
-
-def test_a_draft_leaves_nothing_behind_when_its_block_fails(tmp_path):
-    with pytest.raises(RuntimeError), draft(tmp_path / "a") as scratch:  # noqa: PT012
-        (scratch / "half").write_text("x")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_draft_does_not_replace_without_force(tmp_path):
-    folder = make(tmp_path / "a")
-    with pytest.raises(OutputExistsError, match="exists already"), draft(folder):
-        pytest.fail("the block must not run")
-    assert Artifact.load(folder)
-
-
-def test_a_draft_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    for place in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
-        with pytest.raises(OutputExistsError, match="is, or lies below, a file"), draft(place):
-            pytest.fail("the block must not run")
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_forced_draft_that_fails_keeps_the_old_artifact(tmp_path):
-    folder = make(tmp_path / "a")
-    with pytest.raises(RuntimeError), draft(folder, force=True):
-        raise RuntimeError
-    assert Artifact.load(folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_forced_draft_replaces(tmp_path):
-    folder = make(tmp_path / "a")
-    with draft(folder, force=True) as scratch:
-        (scratch / "new").write_text("x")
-    assert [p.name for p in folder.iterdir()] == ["new"]
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-KILLED = """
-import os, signal, sys
-from tlopt.publishing import draft
-with draft(sys.argv[1], force=True) as scratch:
-    (scratch / "half").write_text("x")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_process_leaves_the_old_artifact_and_the_next_one_cleans_up(tmp_path):
-    folder = make(tmp_path / "a")
-    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
-    assert Artifact.load(folder)
-    assert len(list(tmp_path.iterdir())) == 2
-    make_again = draft(folder, force=True)
-    with make_again as scratch:
-        (scratch / "new").write_text("x")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_the_scratch_folder_of_a_killed_process_nobody_waited_for_is_removed(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "a")])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert list(tmp_path.glob(f".a.{process.pid}@*"))
-    with draft(tmp_path / "a"):
-        assert not list(tmp_path.glob(f".a.{process.pid}@*"))
-    process.wait()
-
-
-def test_the_scratch_folder_of_another_machine_is_left_alone(tmp_path):
-    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    other = tmp_path / f".a.{int(process.stdout)}@elsewhere.x"
-    other.mkdir()
-    make(tmp_path / "a")
-    assert other.exists()
-
-
-def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
-    folder = make(tmp_path / "a")
-    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    aside = tmp_path / f".a.{int(process.stdout)}@{publishing._node()}.x"
-    aside.mkdir()
-    os.rename(folder, aside / "old")
-    with pytest.raises(OutputExistsError), draft(folder):
-        pytest.fail("the block must not run")
-    assert Artifact.load(folder)

@@ -2,9 +2,10 @@ import shutil
 
 import pytest
 
+from tlopt import ledger
 from tlopt.artifact import Artifact
 from tlopt.errors import OutputExistsError, SettingError
-from tlopt.recipe import Recipe, _identity, _key, run
+from tlopt.recipe import Recipe, _key, run
 
 GOOD = """
 out = "{out}"
@@ -58,10 +59,10 @@ def test_whatever_a_step_reads_makes_it_anew_when_it_changes(recipe, photos, tmp
     files = sorted(file for file in copied.rglob("*.png"))
     table = tmp_path / "table.csv"
     table.write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
-    known = [_identity(path) for path in (copied, table)]
+    known = [ledger.identity(path) for path in (copied, table)]
     assert all(known)
     files[0].write_bytes(files[-1].read_bytes() + b"\0")
-    assert all(before != _identity(path) for before, path in zip(known, (copied, table), strict=True))
+    assert all(before != ledger.identity(path) for before, path in zip(known, (copied, table), strict=True))
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"one")
     recipe.write_text(recipe.read_text().replace("epochs = 1", f'epochs = 1\nweights = "{weights}"'))
@@ -80,8 +81,87 @@ def test_what_no_recipe_made_is_not_replaced(recipe, tmp_path):
         with pytest.raises(OutputExistsError, match="no run of this recipe made it"):
             states(recipe, dry_run=dry_run)
     assert not (tmp_path / "runs" / "tuned").exists()
-    assert states(recipe, dry_run=True, force_from="tuned") == [("tuned", "to make"), ("fp32", "to make")]
+    with pytest.raises(OutputExistsError, match=r"mine\.txt would be lost"):
+        states(recipe, force_from="tuned")
     assert (place / "mine.txt").read_text() == "kept"
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill does."""
+
+
+def killed_at(recipe, call, monkeypatch):
+    """Run a recipe and end it at a call of the function that writes down what became of a step."""
+    calls = iter(range(call))
+
+    def write(*args):
+        if next(calls, None) is None:
+            raise Killed
+        written(*args)
+
+    written = ledger.write
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write", write)
+        with pytest.raises(Killed):
+            states(recipe)
+
+
+def test_a_recipe_killed_before_a_step_is_written_down_goes_on_and_keeps_it(recipe, tmp_path, monkeypatch):
+    killed_at(recipe, 1, monkeypatch)
+    assert (tmp_path / "runs" / "tuned").exists()
+    assert states(recipe, dry_run=True) == [("tuned", "to keep"), ("fp32", "to make")]
+    killed_at(recipe, 2, monkeypatch)
+    assert (tmp_path / "runs" / "fp32").exists()
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
+
+
+def test_what_a_killed_run_left_is_made_again_where_the_recipe_has_changed(recipe, tmp_path, monkeypatch):
+    killed_at(recipe, 3, monkeypatch)
+    recipe.write_text(recipe.read_text() + "opset = 19\n")
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
+    # Begun again and killed before the new one stood: the old one is not taken for it.
+    recipe.write_text(recipe.read_text().replace("opset = 19", "opset = 20"))
+    with monkeypatch.context() as patch:
+        patch.setattr("tlopt.recipe._make", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            states(recipe)
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
+    assert names(tmp_path / "runs") == [".steps.json", "fp32", "tuned"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fp32": 1}', '{"fp32": {"key": 1, "result": ""}}', None])
+def test_where_the_record_is_damaged_or_gone_the_lineage_says_what_to_keep(recipe, tmp_path, text, caplog):
+    states(recipe)
+    if text is None:
+        (tmp_path / "runs" / ".steps.json").unlink()
+    else:
+        (tmp_path / "runs" / ".steps.json").write_text(text)
+    assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
+    assert ("is damaged" in caplog.text) == (text is not None)
+
+
+def test_the_second_run_of_a_recipe_is_refused(recipe, tmp_path):
+    first = run(recipe)
+    assert next(first).state == "made"
+    with pytest.raises(OutputExistsError, match="Another run"):
+        states(recipe)
+    assert [done.state for done in first] == ["made"]
+    assert names(tmp_path / "runs") == [".steps.json", "fp32", "tuned"]
+
+
+def test_a_step_never_takes_the_place_of_what_the_recipe_reads(recipe, photos, tmp_path):
+    copied = tmp_path / "runs" / "fp32"
+    shutil.copytree(photos, copied)
+    recipe.write_text(recipe.read_text().replace(str(photos), str(copied)))
+    for force_from in (None, "tuned"):
+        with pytest.raises(OutputExistsError):
+            states(recipe, force_from=force_from)
+    assert len(list(copied.rglob("*.png"))) == 48
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(

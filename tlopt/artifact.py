@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,8 +115,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(folder: Path, card: Card) -> Card:
+def seal(folder: str | os.PathLike[str], card: Card) -> Card:
     """Write ``artifact.json`` into a folder, with the sha256 of every other file in it."""
+    folder = Path(folder)
     files = {
         str(file.relative_to(folder)): sha256(file)
         for file in sorted(folder.rglob("*"))

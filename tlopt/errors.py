@@ -56,6 +56,10 @@ class OutputExistsError(TloptError, FileExistsError):
     exit_code = 2
 
 
+class OutputError(TloptError):
+    """The output cannot be written where it was asked for: a read-only or full disk, a name too long."""
+
+
 class StageError(TloptError):
     """A library that a stage relies on failed; its own exception is the cause."""
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -27,19 +25,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tlopt import __version__, files, registry, settings, trusted
-from tlopt.artifact import Artifact, sha256
+from tlopt import __version__, files, ledger, registry, settings, trusted
+from tlopt.artifact import Artifact
 from tlopt.card import CARD_NAME
-from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, suggestion
-from tlopt.images import scan
-from tlopt.images.manifest import is_manifest
-from tlopt.publishing import refuse_existing
+from tlopt.environment import versions
+from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
+from tlopt.publishing import check_place, claim, draft, write_whole
 from tlopt.settings import Setting, checked
 from tlopt.verbs import TABLE
 
 log = logging.getLogger(__name__)
 
-_STATE = ".steps.json"
+_LOCK = ".steps.lock"
 _READ = frozenset({"images", "teacher", "weights", "classes"})  # settings that name what a step reads
 
 
@@ -192,10 +189,13 @@ def run(
     names = [step.name for step in loaded.steps]
     if force_from is not None and force_from not in names:
         raise SettingError(f"The recipe has no step {force_from!r}.", hint=suggestion(force_from, names))
-    safe = names if force_from is None else names[: names.index(force_from)]
-    for name in safe:
-        if name not in _read_state(loaded.out):
-            _refuse(loaded.out / name, name)
+    kept = names if force_from is None else names[: names.index(force_from)]
+    state, damage = ledger.read(loaded.out)
+    if damage:
+        log.warning("%s", damage)
+    for step in loaded.steps:
+        ours = bool(damage) or step.name in state or step.name not in kept
+        _check_step(loaded, step, ours=ours)
     for step in loaded.steps:
         model = str(step.settings.get("model", ""))
         if ":" in model and model.partition(":")[0] not in registry.names("sources"):
@@ -204,60 +204,107 @@ def run(
     return _run(loaded, dry_run, force_from)
 
 
-def _refuse(place: Path, name: str) -> None:
+def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
+    """Refuse a step whose place holds what is not the recipe's.
+
+    Args:
+        recipe: The recipe.
+        step: One of its steps.
+        ours: A run of the recipe has worked on the step before, or is to replace what is there.
+    """
+    place = recipe.out / step.name
+    named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, source)]
+    reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
+    if ours or _is_made(recipe, step, place):
+        check_place(place, force=True, reads=reads)
+        return
     try:
-        refuse_existing(place)
+        check_place(place, reads=reads)
     except OutputExistsError as error:
-        raise OutputExistsError(
-            f"{place} exists, and no run of this recipe made it.",
-            hint=f"Move it, or choose another `out`; --force-from {name} replaces it.",
-        ) from error
+        if not place.exists():
+            raise
+        try:
+            check_place(place, force=True, reads=reads)
+            hint = f"Move it, or choose another `out`; --force-from {step.name} replaces it."
+        except OutputExistsError:
+            hint = "Move it, or choose another `out`."
+        raise OutputExistsError(f"{place} exists, and no run of this recipe made it.", hint=hint) from error
 
 
 def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done]:
-    state = _read_state(recipe.out)
-    forced = False
-    changed: set[str] = set()
+    if dry_run:
+        yield from _planned(recipe, force_from)
+        return
+    try:
+        recipe.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{recipe.out} cannot be made: {error.strerror}.", hint="Choose another `out`.") from error
+    with claim(recipe.out / _LOCK, recipe.out):
+        state, _ = ledger.read(recipe.out)
+        forced = False
+        for step in recipe.steps:
+            forced = forced or step.name == force_from
+            yield _done(recipe, step, state, forced)
+
+
+def _planned(recipe: Recipe, force_from: str | None) -> Iterator[Done]:
+    """Yield what a run would do."""
+    state, _ = ledger.read(recipe.out)
+    forced, changed = False, set[str]()
     for step in recipe.steps:
         forced = forced or step.name == force_from
         place = recipe.out / step.name
         stale = forced or any(source in changed for source in step.sources)
-        key = None if stale and dry_run else _key(recipe, step)
-        keep = not stale and _is_done(state.get(step.name), key, place)
-        if dry_run:
-            if not keep:
-                changed.add(step.name)
-            yield Done(step=step, state="to keep" if keep else "to make", path=place)
-            continue
-        if keep:
-            yield Done(step=step, state="kept", path=place, text=state[step.name].get("text", ""))
-            continue
-        started = time.perf_counter()
-        log.info("step %s: %s", step.name, step.verb)
-        text = _make(recipe, step, place)
-        seconds = time.perf_counter() - started
-        state[step.name] = {"key": _key(recipe, step), "result": _identity(place), "text": text}
-        _write_state(recipe.out, state)
-        yield Done(step=step, state="made", path=place, seconds=seconds, text=text)
+        keep = not stale and _is_kept(recipe, step, place, state.get(step.name), _key(recipe, step))
+        if not keep:
+            changed.add(step.name)
+        yield Done(step=step, state="to keep" if keep else "to make", path=place)
+
+
+def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bool) -> Done:
+    """Keep a step or make it, and write down which."""
+    place, key, entry = recipe.out / step.name, _key(recipe, step), state.get(step.name)
+    if not forced and _is_kept(recipe, step, place, entry, key):
+        text = entry["text"] if entry else ""
+        ledger.write(recipe.out, state, step.name, {"key": key, "result": ledger.identity(place), "text": text})
+        return Done(step=step, state="kept", path=place, text=text)
+    started = time.perf_counter()
+    log.info("step %s: %s", step.name, step.verb)
+    # Written down before the step begins: what it leaves if it is killed is this recipe's.
+    ledger.write(recipe.out, state, step.name, {"key": key, "result": "", "text": "", "before": ledger.identity(place)})
+    text = _make(recipe, step, place)
+    seconds = time.perf_counter() - started
+    ledger.write(recipe.out, state, step.name, {"key": key, "result": ledger.identity(place), "text": text})
+    return Done(step=step, state="made", path=place, seconds=seconds, text=text)
 
 
 def _make(recipe: Recipe, step: Step, place: Path) -> str:
     """Do a step; return what is to be shown besides its folder."""
     function = _VERBS[step.verb].function()
-    sources = [recipe.out / source if _is_step(recipe, source) else Path(source) for source in step.sources]
+    sources = _sources(recipe, step)
     if step.verb == "compare":
         comparison = function(*sources, **step.settings)
         report = comparison.to_report()
         report.check()
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "compare.json").write_text(report.to_json(), encoding="utf-8")
+        with draft(place, force=True, reads=sources) as made:
+            write_whole(made / "compare.json", report.to_json())
         return str(report.table())
     if step.verb == "report":
-        return str(function(sources, place, **step.settings).table())
+        return str(function(sources, place, force=True, **step.settings).table())
     # A recipe may be another one's: the modules that it names run only if the person who runs it trusts them.
     with trusted.reading():
         function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
     return ""
+
+
+def _sources(recipe: Recipe, step: Step) -> list[Path]:
+    return [recipe.out / source if _is_step(recipe, source) else Path(source) for source in step.sources]
+
+
+def _read_by(step: Step) -> dict[str, Path]:
+    """Return the settings of a step that name what it reads."""
+    chosen = settings.check(_VERBS[step.verb].function(), step.settings)
+    return {name: value for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
 
 
 def _is_step(recipe: Recipe, source: str) -> bool:
@@ -266,43 +313,38 @@ def _is_step(recipe: Recipe, source: str) -> bool:
 
 def _key(recipe: Recipe, step: Step) -> str:
     """Return what decides a step's result: verb, settings, tlopt's version, and the content of all that it reads."""
-    sources = [_identity(recipe.out / source if _is_step(recipe, source) else Path(source)) for source in step.sources]
+    sources = [ledger.identity(source) for source in _sources(recipe, step)]
     chosen = settings.check(_VERBS[step.verb].function(), step.settings)
-    read = {name: _identity(value) for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
+    read = {name: ledger.identity(path) for name, path in _read_by(step).items()}
     text = json.dumps([__version__, step.verb, chosen, sources, read], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _identity(path: Path) -> str:
-    """Return the digest of an artifact, a folder of images, a file, or a folder of results."""
+def _is_kept(recipe: Recipe, step: Step, place: Path, entry: ledger.Entry | None, key: str) -> bool:
+    """Return whether what stands at a step's place is what the step would make."""
+    found = ledger.identity(place)
+    if not found:
+        return False
+    if entry is None:
+        # Only what a step names is in its lineage, not what was in it.
+        return not _read_by(step) and _is_made(recipe, step, place)
+    if entry["result"]:
+        return entry["key"] == key and entry["result"] == found
+    # The run that began it was killed. It may have been before the step stood: then the old result still does.
+    return entry["key"] == key and found != entry.get("before") and _is_made(recipe, step, place)
+
+
+def _is_made(recipe: Recipe, step: Step, place: Path) -> bool:
+    """Return whether an artifact's lineage says that a step made it, with its present settings and source."""
+    if not (place / CARD_NAME).exists():
+        return False
     try:
-        if (path / CARD_NAME).exists():
-            return Artifact.load(path).digest
-        if path.is_file() and not is_manifest(path):
-            return sha256(path)
-        try:
-            return scan(path).digest
-        except ImagesError:
-            results = sorted(path.glob("*.json"))
-            return hashlib.sha256("".join(map(sha256, results)).encode()).hexdigest() if results else ""
-    except (ArtifactError, ImagesError, OSError):
-        return ""
-
-
-def _is_done(entry: Mapping[str, Any] | None, key: str | None, place: Path) -> bool:
-    return bool(entry) and entry is not None and entry["key"] == key and entry["result"] == _identity(place) != ""
-
-
-def _read_state(out: Path) -> dict[str, dict[str, Any]]:
-    try:
-        found = json.loads(files.read_text(out / _STATE))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write_state(out: Path, state: Mapping[str, Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=out, prefix=_STATE)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(state, file, indent=1)
-    Path(name).replace(out / _STATE)
+        lineage = Artifact.load(place).card.lineage
+    except ArtifactError:
+        return False
+    if not lineage or lineage[-1].stage != step.verb or lineage[-1].versions.get("tlopt") != versions().get("tlopt"):
+        return False
+    chosen = settings.check(_VERBS[step.verb].function(), step.settings)
+    wanted = json.loads(json.dumps({name.rstrip("_"): value for name, value in chosen.items()}, default=str))
+    same = all(name in wanted and wanted[name] == value for name, value in lineage[-1].settings.items())
+    return same and lineage[-1].source == "".join(map(ledger.identity, _sources(recipe, step)))

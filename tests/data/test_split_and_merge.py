@@ -72,8 +72,14 @@ def test_split_never_replaces_without_force(animals, tmp_path):
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(OutputExistsError, match="exists already"):
         split(animals, tmp_path / "out")
-    split(animals, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "mine.txt").exists()
+    with pytest.raises(OutputExistsError, match=r"mine\.txt would be lost"):
+        split(animals, tmp_path / "out", force=True)
+    split(animals, tmp_path / "set")
+    split(animals, tmp_path / "set", seed=1, force=True)
+    with pytest.raises(OutputExistsError, match="what this command reads"):
+        split(tmp_path / "set", tmp_path / "set", force=True)
+    with pytest.raises(OutputExistsError, match="what this command reads"):
+        merge([animals, tmp_path / "set" / "manifest.csv"], tmp_path / "set", force=True)
 
 
 def test_split_refuses_shares_that_leave_nothing(animals, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
-from tlopt.errors import ImagesError
+from tlopt.errors import ImagesError, OutputExistsError
 from tlopt.measure.report import _findings
 from tlopt.measure.report import report as make_report
 from tlopt.reports import Report
@@ -25,6 +25,26 @@ def test_everything_stands_in_one_table_and_two_files(tiny, biased, tmp_path):
     assert report.rows[2]["agreement"] < 1
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.html", "report.json"}
     assert Report.from_json((tmp_path / "out" / "report.json").read_text()).rows == report.rows
+
+
+def test_a_report_killed_between_its_two_files_leaves_nothing_and_goes_on(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("tlopt.measure.report.write_whole", interrupted_at_the_page)
+        with pytest.raises(KeyboardInterrupt):
+            make_report([tiny], out, batch=(1,), seconds=0.02)
+    assert not out.exists()
+    make_report([tiny], out, batch=(1,), seconds=0.02)
+    with pytest.raises(OutputExistsError, match="exists already"):
+        make_report([tiny], out, batch=(1,), seconds=0.02)
+    with pytest.raises(OutputExistsError, match="what this command reads"):
+        make_report([tiny], tiny.path, force=True)
+
+
+def interrupted_at_the_page(file, content, **_):
+    if file.name == "report.html":
+        raise KeyboardInterrupt
+    file.write_text(content)
 
 
 def test_the_photos_of_a_manifest_are_the_ones_timed(tiny, tmp_path):
@@ -77,7 +97,7 @@ def test_artifacts_keep_their_names_where_only_some_are_timed(card, tmp_path):
     plain, other = (write_onnx(tmp_path / folder / "model", card, RIGHT) for folder in ("a", "b"))
     half = write_onnx(tmp_path / "c" / "model", replace(card, precision="fp16"), RIGHT)  # made for TensorRT
     for artifacts in ([plain, half], [plain, half, other]):
-        report = make_report(artifacts, tmp_path / "out", batch=(1,), backend=(), seconds=0.01)
+        report = make_report(artifacts, tmp_path / "out", batch=(1,), backend=(), seconds=0.01, force=True)
         named = {row["artifact"] for row in report.rows}
         assert named == {f"{one.path.parent.name}/model" for one in artifacts}
         assert all(row["latency_ms_batch_1"] > 0 for row in report.rows if row["artifact"] != "c/model")

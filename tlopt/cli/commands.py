@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tlopt import trusted
 from tlopt.cli import showing, terminal
 from tlopt.cli.layout import GENERAL, Command, Option
 from tlopt.cli.options import given, setting_options
-from tlopt.publishing import refuse_existing
+from tlopt.errors import OutputExistsError
+from tlopt.publishing import check_file
 from tlopt.verbs import Argument, Verb
 
 
@@ -51,12 +53,11 @@ def _run(verb: Verb, **values: Any) -> None:
         function = verb.function()
         takes = [values.pop(argument.name) for argument in verb.takes]
         shown = {name: values.pop(name) for name in ("as_json", "csv", "markdown") if name in values}
+        _check_tables(shown, [*takes, *values.values()])
         out, force = values.pop("out", None), values.pop("force", False)
         settings = given(values)
         if "force" in inspect.signature(function).parameters:
             settings["force"] = force
-        elif out is not None and not force:
-            refuse_existing(Path(out))
         result = function(*takes, *([out] if out is not None else []), **settings)
         if verb.gives == "path":
             showing.show_path(result, out)
@@ -64,6 +65,16 @@ def _run(verb: Verb, **values: Any) -> None:
             showing.show_report(result, **shown)
         else:
             showing.show_lines(result, **shown)
+
+
+def _check_tables(shown: Mapping[Any, Any], given: Sequence[Any]) -> None:
+    """Refuse tables that would be written over what the command reads, before it reads it."""
+    tables = [Path(shown[name]) for name in ("csv", "markdown") if shown.get(name)]
+    items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
+    for table in tables:
+        check_file(table, reads=[item for item in items if isinstance(item, str) and Path(item).exists()])
+    if len({table.resolve() for table in tables}) < len(tables):
+        raise OutputExistsError(f"--csv and --markdown name the same file, {tables[0]}.", hint="Name two files.")
 
 
 def _argument(argument: Argument) -> click.Argument:
@@ -82,10 +93,10 @@ def _first(verb: Verb) -> list[click.Option]:
     if verb.gives == "path":
         return [
             Option(["out", "-o", "--out"], required=True, metavar="DIR", help="Folder to make. [required]"),
-            Option(["--force"], is_flag=True, help="Replace what is at --out."),
+            Option(["--force"], is_flag=True, help="Replace what tlopt made at --out."),
         ]
     if "force" in inspect.signature(verb.function()).parameters:
-        return [Option(["--force"], is_flag=True, help="Replace files and folders that exist already.")]
+        return [Option(["--force"], is_flag=True, help="Replace what tlopt made before.")]
     return []
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import click
 
 from tlopt.cli import terminal
+from tlopt.publishing import write_whole
 from tlopt.reports import Report
 
 
@@ -42,9 +43,9 @@ def show_report(result: Reported, *, as_json: bool, csv: str | None = None, mark
     report = result.to_report()
     click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
     if csv:
-        Path(csv).write_text(report.to_csv(), encoding="utf-8")
+        write_whole(csv, report.to_csv())
     if markdown:
-        Path(markdown).write_text(report.to_markdown(), encoding="utf-8")
+        write_whole(markdown, report.to_markdown())
     report.check()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from tlopt.data.findings import KINDS, Finding
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, scan
-from tlopt.publishing import refuse_existing
+from tlopt.publishing import check_file, check_place, write_whole
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 
@@ -129,10 +129,9 @@ def audit(
         OutputExistsError: `fix` or `html` exists and `force` is not set.
         PluginError: The model is unknown.
     """
-    for out in (fix, html):
-        if out is not None and not force:
-            refuse_existing(out)
+    _check_outputs(fix, html, [images], force)
     folder = scan(images)
+    _check_outputs(fix, html, folder.places(), force)
     inspections = inspect_all(folder)
     copies = duplicates.find(inspections, similarity=similarity)
     found = [
@@ -155,15 +154,17 @@ def audit(
     cleaned = clean(folder, inspections, copies, fix, force=force) if fix is not None else None
     result = Audit(images=folder, findings=tuple(found), notes=tuple(notes), cleaned=cleaned, page=html)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        scratch = html.with_name(f".{html.name}.{os.getpid()}")
-        try:
-            text = page.page(result.to_report(), folder, result.findings, result.counts())
-            scratch.write_text(text, encoding="utf-8", errors="replace")  # of file names that are no UTF-8
-            scratch.replace(html)
-        finally:
-            scratch.unlink(missing_ok=True)
+        text = page.page(result.to_report(), folder, result.findings, result.counts())
+        write_whole(html, text, errors="replace")  # of file names that are no UTF-8
     return result
+
+
+def _check_outputs(fix: Path | None, html: Path | None, reads: Iterable[str | Path], force: bool) -> None:
+    reads = tuple(reads)
+    if fix is not None:
+        check_place(fix, force=force, reads=reads)
+    if html is not None:
+        check_file(html, force=force, reads=reads)
 
 
 def _suspects(folder: ImageFolder, groups: np.ndarray, model: str, seed: int) -> list[Finding]:

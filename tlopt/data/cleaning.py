@@ -68,12 +68,12 @@ def clean(
             "with another label.",
             hint="Look at the findings before you use --fix.",
         )
-    with draft(out, force=force) as scratch:
+    with draft(out, force=force, reads=folder.places()) as made:
         rewritten = [entry for entry in entries if entry.action == "converted"]
-        done = ordered(lambda entry: _convert(entry.source, scratch / entry.target), rewritten)
+        done = ordered(lambda entry: _convert(entry.source, made / entry.target), rewritten)
         for _ in track(done, label="Converting images", total=len(rewritten)):
             pass
-        write(entries, scratch)
+        write(entries, made.folder)
     return opened(out, entries)
 
 

@@ -13,7 +13,7 @@ from tlopt.data.collection import Collection, Entry, Places, dropped, opened, wr
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError, suggestion
 from tlopt.images import ImageFolder, scan
-from tlopt.publishing import draft, refuse_existing
+from tlopt.publishing import check_place, draft
 from tlopt.settings import Setting, checked
 
 
@@ -54,9 +54,10 @@ def merge(
     """
     if not sources:
         raise SettingError("merge needs at least one source.")
-    if not force:
-        refuse_existing(Path(out))
+    check_place(out, force=force, reads=sources)
     folders = [scan(source) for source in sources]
+    read = [place for folder in folders for place in folder.places()]
+    check_place(out, force=force, reads=read)
     renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
     origins = _names(folders)
     parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)
@@ -92,8 +93,8 @@ def merge(
             "with another label.",
             hint="tlopt data audit shows them.",
         )
-    with draft(out, force=force) as scratch:
-        write(entries, scratch, link=files == "link")
+    with draft(out, force=force, reads=read) as made:
+        write(entries, made.folder, link=files == "link")
     return opened(out, entries, tuple(notes))
 
 

@@ -13,7 +13,7 @@ from tlopt.data.collection import Collection, Entry, Places, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images import SPLITS, ImageFolder, parts, scan
-from tlopt.publishing import draft, refuse_existing
+from tlopt.publishing import check_place, draft
 from tlopt.settings import Setting, checked
 
 
@@ -60,9 +60,9 @@ def split(
         ImagesError: The images cannot be used, or none of a class is readable.
         OutputExistsError: `out` exists and `force` is not set.
     """
-    if not force:
-        refuse_existing(Path(out))
+    check_place(out, force=force, reads=[images])
     folder = scan(images)
+    check_place(out, force=force, reads=folder.places())
     pattern = _pattern(group_by) if group_by else None
     named = _named(folder, pattern) if pattern else np.empty((0, 2), dtype=np.int64)
     inspections = inspect_all(folder)
@@ -91,8 +91,8 @@ def split(
                 reason=f"unreadable: {problem}" if problem else "",
             )
         )
-    with draft(out, force=force) as scratch:
-        write(entries, scratch, link=files == "link")
+    with draft(out, force=force, reads=folder.places()) as made:
+        write(entries, made.folder, link=files == "link")
     return opened(out, entries, _notes(folder, groups, assigned, val, test))
 
 

@@ -17,6 +17,7 @@ from tlopt.engine.monitor import monitored
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
 from tlopt.files import TABLE_LIMIT, read_bytes
+from tlopt.publishing import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -262,11 +263,8 @@ def _save_timing_cache(config: Any, file: Path | None) -> TimingCache | None:
     if file is None:
         return None
     content = bytes(config.get_timing_cache().serialize())
-    scratch = file.with_suffix(".partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content)
-        scratch.replace(file)
+        write_whole(file, content)
     except OSError as error:
         raise StageError(f"The timing cache {file} cannot be written: {error}.") from error
     return TimingCache(file=file.name, sha256=hashlib.sha256(content).hexdigest())

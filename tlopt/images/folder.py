@@ -6,7 +6,7 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -58,6 +58,13 @@ class ImageFolder:
     def source(self) -> Path:
         """What to give to `scan` to get the same images again."""
         return self.manifest or self.path
+
+    def places(self) -> Iterator[Path]:
+        """Yield what holds the images: the folder or manifest, each folder in it, and each file that is a link."""
+        yield self.source
+        files = [self.path / name for name in self.files]
+        yield from {file.parent for file in files}
+        yield from (file for file in files if file.is_symlink())
 
     @functools.cached_property
     def hashes(self) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from tlopt.errors import StageError
 from tlopt.files import open_regular
+from tlopt.publishing import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -148,25 +148,6 @@ def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
             for path in (file.with_suffix(".json"), file):
                 path.unlink(missing_ok=True)
         used -= size
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file; whatever interrupts this, it is the old one or the new one.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.part-{secrets.token_hex(4)}")
-    try:
-        with scratch.open("xb") as handle:
-            _locked(handle.fileno())  # keeps it from being swept away
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-            scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _locked(handle: int) -> bool:

@@ -14,7 +14,8 @@ from tlopt.artifact import Artifact
 from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
-from tlopt.reports import Report, Scalar, page, write
+from tlopt.publishing import check_file, write_whole
+from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, checked
 from tlopt.statistics import mcnemar, paired_drop
 
@@ -199,6 +200,8 @@ def compare(
         second.expect("onnx")
     if photos is None:
         photos = open_photos(first, images, split)
+    if html is not None:
+        check_file(html, reads=[first.path, second.path, *photos.folder.places()])
     before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, photos=photos)
     after = evaluate(
         second, backend=backend, batch=batch, threads=threads, photos=photos, reference_outputs=before.outputs
@@ -233,7 +236,7 @@ def compare(
         layers=drift(first, second, images=photos.folder.source) if layers else None,
     )
     if html is not None:
-        write(html, comparison.to_page())
+        write_whole(html, comparison.to_page(), errors="replace")
     return comparison
 
 

@@ -14,7 +14,8 @@ from tlopt.environment import cores, processor, versions
 from tlopt.errors import StageError
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
-from tlopt.reports import Report, Scalar, bars, write
+from tlopt.publishing import check_file, write_whole
+from tlopt.reports import Report, Scalar, bars
 from tlopt.settings import Setting, checked
 from tlopt.timing import side_by_side
 
@@ -40,6 +41,8 @@ def profile(
         StageError: The backend cannot run it here, or failed while running.
     """
     artifact = Artifact.load(artifact)
+    if picture is not None:
+        check_file(picture, reads=[artifact.path])
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(spelled, device)
     artifact.expect(*module.READS)
@@ -70,7 +73,7 @@ def profile(
     title = f"{artifact.name} on {where}, batch {batch}"
     if picture is not None:
         slowest = sorted(timed, key=lambda one: -one[2])[: min(top or _DRAWN, _DRAWN)]
-        write(picture, bars(slowest, by_op, title=title))
+        write_whole(picture, bars(slowest, by_op, title=title))
     median_ms = whole.quantile_ms(0.5)
     return Report(
         title=f"{title}: {median_ms:.2f} ms a run, {len(timed)} layers",

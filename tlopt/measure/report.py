@@ -14,7 +14,8 @@ from tlopt.measure.answers.images import Part, Photos, open_photos
 from tlopt.measure.bench import bench
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.speed.work import multiply_adds
-from tlopt.reports import Point, Report, Scalar, page, write
+from tlopt.publishing import check_place, draft, write_whole
+from tlopt.reports import Point, Report, Scalar, page
 from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
@@ -34,22 +35,40 @@ def report(
     seconds: Annotated[float, Setting("Time measured per artifact, backend and batch.", minimum=0.01)] = 1.5,
     threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
     title: Annotated[str, Setting("Title of the page.")] = "",
+    force: bool = False,
 ) -> Report:
     """Measure accuracy and speed of artifacts; write a page.
 
-    Writes report.html and report.json into the folder `out`. The first artifact is the reference
-    for agreement and speed-up, on its kind's own backend. The photos are decoded once for all
-    artifacts that see them alike.
+    Writes report.html and report.json into a new folder `out`; `force` replaces an older report. The first
+    artifact is the reference for agreement and speed-up, on its kind's own backend. The photos are decoded once
+    for all artifacts that see them alike.
 
     Raises:
         ArtifactError: An artifact is damaged.
         ImagesError: The photos cannot be used, or their classes are not the artifacts'.
         PluginError: A backend is unknown.
+        OutputExistsError: `out` exists and `force` is not set, or it is no report.
     """
-    out = Path(out)
+    given = [one.path if isinstance(one, Artifact) else one for one in artifacts]
+    check_place(out, force=force, reads=[*given, *([images] if images else [])])
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     photos = open_photos(loaded[0], images, split)
+    reads = [*(one.path for one in loaded), *photos.folder.places()]
+    with draft(out, force=force, reads=reads) as folder:
+        made, text = _measured(
+            loaded, named, photos, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title
+        )
+        write_whole(folder / "report.json", made.to_json())
+        write_whole(folder / "report.html", text, errors="replace")
+    return made
+
+
+def _measured(
+    loaded: Sequence[Artifact], named: Mapping[str, Artifact], photos: Photos, *, backend: tuple[str, ...],
+    batch: tuple[int, ...], seconds: float, threads: int, title: str,
+) -> tuple[Report, str]:  # fmt: skip
+    """Return the report and its page."""
     judged = _evaluations(named, photos, backend, threads)
     quick = [one for one in loaded if backend or not for_tensorrt(one)]
     timed = bench(
@@ -85,9 +104,7 @@ def report(
             "classes": {f"{name} on {where}": [vars(s) for s in one.scores] for (name, where), one in judged.items()},
         },
     )
-    write(out / "report.json", made.to_json())
-    write(out / "report.html", page(made, points=_points(rows, batch), artifacts=loaded))
-    return made
+    return made, page(made, points=_points(rows, batch), artifacts=loaded)
 
 
 def _evaluations(

@@ -3,6 +3,6 @@
 from tlopt.reports.bars import bars
 from tlopt.reports.page import page
 from tlopt.reports.picture import Point, picture
-from tlopt.reports.rows import Report, Scalar, number, text, write
+from tlopt.reports.rows import Report, Scalar, number, text
 
-__all__ = ["Point", "Report", "Scalar", "bars", "number", "page", "picture", "text", "write"]
+__all__ = ["Point", "Report", "Scalar", "bars", "number", "page", "picture", "text"]

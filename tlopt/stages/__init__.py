@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import re
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.files import IrregularFileError, expect_regular
 from tlopt.images import ImageFolder, scan
-from tlopt.publishing import draft, refuse_existing
+from tlopt.publishing import check_place, draft
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +80,13 @@ class Stage:
             StageError: A library that the stage relies on failed.
         """
         chosen = settings.check(self.body, given)
-        if not force:
-            refuse_existing(Path(out))
+        check_place(out, force=force, reads=_paths(source, chosen))
         opened = self._open(source)
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
-        with draft(out, force=force) as scratch:
+        with draft(out, force=force, reads=_paths(opened, chosen)) as made:
             started = time.perf_counter()
             with wrapping(self.name):
-                card = self.body(opened, scratch, **settings.arguments(self.body, chosen))
+                card = self.body(opened, made, **settings.arguments(self.body, chosen))
             step = Step(
                 stage=self.name,
                 settings={name.rstrip("_"): value for name, value in chosen.items()},
@@ -99,8 +96,7 @@ class Stage:
                 device=(card.engine.device if isinstance(card.details, EngineDetails) else "") or processor(),
             )
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
-            seal(scratch, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
-        shutil.rmtree(_checkpoints(Path(out).name, Path(out).parent), ignore_errors=True)
+            seal(made.folder, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
         return Artifact.load(out)
 
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
@@ -124,20 +120,19 @@ class Stage:
         return Artifact.load(source)
 
 
-def checkpoint_folder(scratch: Path) -> Path:
-    """Return where a stage may keep what it needs to go on after it was killed.
-
-    It lies beside the output, outlives the scratch folder, and is removed once the output stands.
-
-    Args:
-        scratch: The folder that the stage's function writes its payload into.
-    """
-    found = re.fullmatch(r"\.(.+)\.\d+@[^.]*\.[^.]+", scratch.name)
-    return _checkpoints(found[1] if found else scratch.name, scratch.parent)
-
-
-def _checkpoints(name: str, parent: Path) -> Path:
-    return parent / f".{name}.checkpoint"
+def _paths(source: str | Path | Source, chosen: Mapping[str, Any]) -> Iterator[str | Path]:
+    """Yield all that a stage reads: its source, the images of an artifact, and the files that settings name."""
+    if isinstance(source, ImageFolder):
+        yield from source.places()
+    elif isinstance(source, Artifact):
+        yield source.path
+        if source.card.images is not None:
+            yield source.card.images.path
+    elif isinstance(source, SourceFile):
+        yield source.path
+    elif source is not None:
+        yield source
+    yield from (value for value in chosen.values() if isinstance(value, Path))
 
 
 def stage(
@@ -145,7 +140,7 @@ def stage(
 ) -> Callable[[Callable[..., Card]], Stage]:
     """Make a stage of a function ``(source, out, *, settings…) -> Card``.
 
-    The function writes its payload into the folder `out` and returns the card of what it wrote.
+    The function writes its payload into `out`, a `Draft`, and returns the card of what it wrote.
     Kind check, settings check, timing, hashing, lineage, atomic write and the wrapping of
     third-party failures are done around it.
 

@@ -15,6 +15,7 @@ from tlopt.engine import builder
 from tlopt.engine.builder import Engine, HardwareCompatibility, Options
 from tlopt.engine.targets import Plan, plan
 from tlopt.errors import ArtifactError
+from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -31,7 +32,7 @@ _QUANTIZED = {"int8": "Int8", "fp8": "FP8"}
 @stage(reads="onnx", writes="tensorrt")
 def build(
     source: Artifact,
-    out: Path,
+    out: Draft,
     *,
     target: Annotated[
         tuple[str, ...],
@@ -104,7 +105,7 @@ def build(
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
     (out / ENGINE_NAME).write_bytes(engine.data)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
-    details = _details(source, onnx, out, chosen, options, engine)
+    details = _details(source, onnx, out.folder, chosen, options, engine)
     return replace(source.card, kind="tensorrt", details=details)
 
 

@@ -17,7 +17,7 @@ from tlopt.details import OnnxDetails, Parity
 from tlopt.errors import CheckError, ImagesError, MissingLibraryError, SettingError
 from tlopt.images import batches, reopen
 from tlopt.progress import bar
-from tlopt.publishing import refuse_existing
+from tlopt.publishing import Draft, check_place
 from tlopt.registry import require
 from tlopt.sessions import open_session
 from tlopt.settings import Setting, checked, formerly
@@ -73,8 +73,6 @@ def export(
     if target and not trt:
         raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
-    if not force:
-        refuse_existing(out)
     steps: list[tuple[str, Any]] = [("fp32", lambda a, o: _export(a, o, input=input_, opset=opset, force=force))]
     if precision != "fp32":
         quantize = require("tlopt.stages.quantize").quantize
@@ -87,9 +85,9 @@ def export(
         wanted = {"target": target} if target else {}
         steps.append(("engine", lambda a, o: build(a, o, force=force, **wanted)))
     places = [out.with_name(f"{out.name}-{label}") for label, _ in steps[:-1]] + [out]
-    if not force:
-        for place in places:
-            refuse_existing(place)
+    reads = [source.path if isinstance(source, Artifact) else source, *([images] if images else [])]
+    for place in places:
+        check_place(place, force=force, reads=reads)
     artifact = Artifact.load(source)
     for (_, step), place in zip(steps, places, strict=True):
         artifact = step(artifact, place)
@@ -99,7 +97,7 @@ def export(
 @stage(reads="torch", writes="onnx")
 def _export(
     source: Artifact,
-    out: Path,
+    out: Draft,
     *,
     input_: Annotated[Literal["float32", "uint8"], Setting("What the graph takes.")],
     opset: Annotated[int, Setting("Version of the ONNX operators.", minimum=18, maximum=23)],

@@ -14,8 +14,9 @@ from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, Split, reopen
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
+from tlopt.publishing import Draft
 from tlopt.settings import Setting
-from tlopt.stages import checkpoint_folder, stage
+from tlopt.stages import stage
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.network import Pretrained, of_artifact, pretrained
 
@@ -25,7 +26,7 @@ _QAT = "tlopt qat ARTIFACT -o OUT trains a fine-tuned artifact for int8."
 @stage(reads=("images", "torch"), writes="torch", moved={"qat": _QAT, "for": _QAT, "reduce_range": _QAT})
 def finetune(
     source: ImageFolder | Artifact,
-    out: Path,
+    out: Draft,
     *,
     start: Pretrained,
     method: Annotated[
@@ -82,8 +83,8 @@ def finetune(
         teacher=teacher,
         runner=open_runner,
     )
-    trained = run.run(Checkpoint(folder=checkpoint_folder(out), resume=resume))
-    return run.card(out, trained, ref, details=pruning, tensorboard=tensorboard)
+    trained = run.run(Checkpoint(folder=out.checkpoints, resume=resume))
+    return run.card(out.folder, trained, ref, details=pruning, tensorboard=tensorboard)
 
 
 def labelled_parts(

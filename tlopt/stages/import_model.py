@@ -17,6 +17,7 @@ from tlopt.errors import ArtifactError, SettingError
 from tlopt.files import read_text
 from tlopt.names import check_classes
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.sessions import open_session
 from tlopt.settings import Setting
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 @stage(reads=("file", "nothing"), writes="")
 def import_model(
     source: SourceFile | None,
-    out: Path,
+    out: Draft,
     *,
     model: Annotated[str | None, Setting("Pretrained model, instead of a file.", metavar="SOURCE:NAME")] = None,
     classes: Annotated[
@@ -72,11 +73,11 @@ def import_model(
             raise SettingError(f"{name} needs three values, got {len(given[name])}.", hint=f"--{name} 0.5,0.5,0.5")
     changes = {name: value for name, value in given.items() if value is not None}
     if source is not None:
-        return _from_onnx(source.path, out, classes, changes, layout, channels)
+        return _from_onnx(source.path, out.folder, classes, changes, layout, channels)
     assert model is not None
     if layout == "nhwc" or channels == "bgr":
         raise SettingError("layout and channels describe an ONNX file; torch models take RGB in NCHW.")
-    return _from_source(model, out, classes, weights, changes)
+    return _from_source(model, out.folder, classes, weights, changes)
 
 
 def _from_source(

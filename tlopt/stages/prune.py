@@ -21,6 +21,7 @@ from tlopt.images import ImageFolder, reopen, scan
 from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
 from tlopt.progress import track
+from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -42,7 +43,7 @@ _CLOSE = 1.05  # times the speed-up aimed at is close enough
 @stage(reads="torch", writes="torch")
 def prune(
     source: Artifact,
-    out: Path,
+    out: Draft,
     *,
     ratio: Annotated[float, Setting("Share of the multiply-adds removed.", minimum=0, maximum=0.95)] = 0.3,
     speedup: Annotated[

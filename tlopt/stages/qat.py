@@ -18,9 +18,10 @@ from tlopt.details import Runtime, TrainedScales
 from tlopt.images import batches
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
+from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting, Without
-from tlopt.stages import checkpoint_folder, stage
+from tlopt.stages import stage
 from tlopt.stages.finetune import labelled_parts
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Network, of_artifact
@@ -37,7 +38,7 @@ _TRAINING = Hyperparameters(precision="fp32")
 @stage(reads="torch", writes="torch")
 def qat(
     source: Artifact,
-    out: Path,
+    out: Draft,
     *,
     for_: Annotated[
         Runtime, Setting("Runtime that it will be quantized for.", group="Quantization", common=True)
@@ -94,9 +95,9 @@ def qat(
         runner=open_runner,
         rounding=partial(_rounded, network, for_, reduced, training.seed, scales),
     )
-    trained = run.run(Checkpoint(folder=checkpoint_folder(out), resume=resume))
+    trained = run.run(Checkpoint(folder=out.checkpoints, resume=resume))
     details = replace(pruning, qat=TrainedScales(runtime=for_, reduce_range=reduced, scales=scales))
-    return run.card(out, trained, ref, details=details, tensorboard=tensorboard)
+    return run.card(out.folder, trained, ref, details=details, tensorboard=tensorboard)
 
 
 @contextlib.contextmanager

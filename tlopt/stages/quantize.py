@@ -20,6 +20,7 @@ from tlopt.card import Card
 from tlopt.details import BesideSource, Measured, Quantized, Sensitivity
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
 from tlopt.images import ImageFolder, batches, reopen, scan
+from tlopt.publishing import Draft
 from tlopt.registry import load, require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -48,7 +49,7 @@ _MARGIN = 1.03  # what a latency may be above the other's and still count as the
 @stage(reads="onnx", writes="onnx")
 def quantize(
     source: Artifact,
-    out: Path,
+    out: Draft,
     *,
     precision: Annotated[Literal["int8", "fp16", "bf16", "fp8"], Setting("Numbers the graph computes in.")] = "int8",
     for_: Annotated[
@@ -168,7 +169,7 @@ def quantize(
     card = replace(
         source.card, precision=precision, details=replace(source.card.onnx, opset=opset_of(result), quantized=quantized)
     )
-    made = Artifact(path=out, card=replace(card, files={FILE: ""}))
+    made = Artifact(path=out.folder, card=replace(card, files={FILE: ""}))
     measured = _measure(source, made, parts["val"] if len(parts["val"]) else parts["train"], for_)
     if slower := measured.slower_at_batch:
         message = (

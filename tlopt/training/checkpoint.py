@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 
 from tlopt import files
 from tlopt.errors import ArtifactError, StageError
+from tlopt.publishing import writing
 
 FILE = "checkpoint.safetensors"
 
@@ -68,18 +67,12 @@ def write(file: Path, state: State) -> None:
     Raises:
         StageError: The disk is full or cannot be written; the old checkpoint stands.
     """
-    scratch = file.with_name(f"{file.name}.{os.getpid()}")
     # Copies keep tensors that share memory apart, which safetensors demands.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, scratch, metadata={"record": json.dumps(state.record)})
-        with scratch.open("rb") as handle:
-            os.fsync(handle.fileno())
-        scratch.replace(file)
+        with writing(file) as scratch:
+            save_file(tensors, scratch, metadata={"record": json.dumps(state.record)})
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
         kept = f" The checkpoint before it stands: {file}." if file.exists() else ""
         raise StageError(
             f"The checkpoint {file} cannot be written: {error}.{kept}",

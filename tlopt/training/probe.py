@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from tlopt.files import open_regular
 from tlopt.images.pixels import Pixels
-from tlopt.images.store import checksum, write_whole
+from tlopt.images.store import checksum
 from tlopt.networks import head
 from tlopt.progress import track
+from tlopt.publishing import write_whole
 from tlopt.training.inputs import answering, to_inputs
 
 log = logging.getLogger(__name__)

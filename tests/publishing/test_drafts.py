@@ -1,0 +1,230 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_places import fill
+
+from tlopt.errors import OutputError, OutputExistsError
+from tlopt.publishing import claims, draft, drafts
+
+CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0"}})
+
+
+def make(out, content="old", **options):
+    """Make what looks like an artifact."""
+    with draft(out, **options) as made:
+        (made / "artifact.json").write_text(CARD)
+        (made / "model.onnx").write_text(content)
+    return out
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_draft_leaves_nothing_behind_when_its_block_fails(tmp_path):
+    with pytest.raises(RuntimeError), draft(tmp_path / "a") as made:  # noqa: PT012
+        (made / "half").write_text("x")
+        raise RuntimeError
+    assert names(tmp_path) == []
+
+
+def test_a_draft_does_not_replace_without_force(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(OutputExistsError, match="exists already"), draft(tmp_path / "a"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "a" / "model.onnx").read_text() == "old"
+
+
+def test_an_empty_folder_becomes_the_output(tmp_path):
+    (tmp_path / "a").mkdir()
+    make(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "with spaces", "ünï", "-dash", ".dot", "a*?", "tail.", "new\nline"])
+def test_any_name_is_made_swept_and_replaced(tmp_path, name):
+    left = tmp_path / f".{name}.draft-00000000"
+    left.mkdir()
+    other = tmp_path / ".a1.draft-00000000"
+    other.mkdir()
+    make(tmp_path / name)
+    assert not left.exists()
+    assert other.exists()
+    make(tmp_path / name, "new", force=True)
+    assert sorted(os.listdir(tmp_path)) == sorted([name, other.name])
+
+
+def test_a_forced_draft_that_fails_keeps_the_old_output(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(RuntimeError), draft(tmp_path / "a", force=True):
+        raise RuntimeError
+    assert (tmp_path / "a" / "model.onnx").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_forced_draft_replaces(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(drafts, "_exchange", lambda one, other: False)  # noqa: ARG005
+    make(tmp_path / "a")
+    make(tmp_path / "a", "new", force=True)
+    assert (tmp_path / "a" / "model.onnx").read_text() == "new"
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_appears_meanwhile_is_left_as_it_is(tmp_path):
+    for force in (False, True):
+        out = tmp_path / f"a{force}"
+        refused = pytest.raises(OutputExistsError, match=r"has appeared|exists already|not made by")
+        with refused, draft(out, force=force) as made:
+            (made / "new").write_text("x")
+            fill(out, {"mine.txt": "kept"})
+        assert (out / "mine.txt").read_text() == "kept"
+    with pytest.raises(OutputExistsError), draft(tmp_path / "b"):
+        (tmp_path / "b").write_text("a file")
+    assert names(tmp_path) == ["aFalse", "aTrue", "b"]
+
+
+def test_the_second_of_two_runs_is_refused_before_its_work(tmp_path):
+    for force in (False, True):
+        with draft(tmp_path / "a") as made:
+            (made / "first").write_text("x")
+            refused = pytest.raises(OutputExistsError, match=rf"Another run \(process {os.getpid()} on")
+            with refused, draft(tmp_path / "a", force=force):
+                pytest.fail("the block must not run")
+        assert names(tmp_path / "a") == ["first"]
+        assert names(tmp_path) == ["a"]
+        (tmp_path / "a" / "first").unlink()
+
+
+def test_a_process_that_follows_another_under_torchrun_publishes_nothing(tmp_path, monkeypatch):
+    with draft(tmp_path / "a") as made:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with draft(tmp_path / "a") as other:
+            assert other.checkpoints == made.checkpoints
+            assert other.folder.parent != tmp_path
+        monkeypatch.delenv("RANK")
+    assert names(tmp_path) == ["a"]
+
+
+def test_where_the_file_system_knows_no_locks_nothing_is_swept_or_lost(tmp_path, monkeypatch):
+    def no_locks(handle, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(claims.fcntl, "flock", no_locks)
+    left = tmp_path / ".a.draft-00000000"
+    left.mkdir()
+    make(tmp_path / "a")
+    assert left.exists()
+    with pytest.raises(OutputExistsError):
+        make(tmp_path / "a")
+
+
+KILLED = """
+import os, signal, sys
+from tlopt.publishing import draft
+with draft(sys.argv[1], force=True) as made:
+    (made / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_the_old_output_and_the_next_one_cleans_up(tmp_path):
+    make(tmp_path / "a")
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "a")])
+    # Nobody has asked for its exit status yet: that it is gone must show all the same.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert (tmp_path / "a" / "model.onnx").read_text() == "old"
+    assert len(names(tmp_path)) == 3
+    make(tmp_path / "a", "new", force=True)
+    assert names(tmp_path) == ["a"]
+    assert process.wait() == -signal.SIGKILL
+
+
+def dies_at(step, monkeypatch):
+    """Have the process die before its given step on the file system, as SIGKILL would have it."""
+    left = step
+
+    def counted(function):
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **options)
+
+        return call
+
+    for where, name in ((os, "rename"), (os, "mkdir"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (os, "open")):
+        monkeypatch.setattr(where, name, counted(getattr(where, name)))
+    monkeypatch.setattr(drafts.shutil, "rmtree", counted(drafts.shutil.rmtree))
+    monkeypatch.setattr(drafts, "_exchange", counted(drafts._exchange))
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_or_nothing(tmp_path, monkeypatch, before, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(drafts, "_exchange", lambda one, other: False)  # noqa: ARG005
+    for step in range(200):
+        out = tmp_path / f"{step}" / "a"
+        out.parent.mkdir()
+        if before:
+            make(out)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException), monkeypatch.context() as patch:
+                dies_at(step, patch)
+                make(out, "new", force=True)
+                os._exit(0)
+            os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        if out.exists():
+            assert names(out) == ["artifact.json", "model.onnx"]
+            assert (out / "model.onnx").read_text() in (("old", "new") if before else ("new",))
+        else:
+            assert not (before and exchanges)
+        make(out, "again", force=True)
+        assert (out / "model.onnx").read_text() == "again"
+        assert names(out.parent) == ["a"]
+        if status == 0:
+            return
+    pytest.fail("it never ended")
+
+
+def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / ".a.old-00000000")
+    with pytest.raises(OutputExistsError), draft(tmp_path / "a"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "a" / "model.onnx").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_umask_says_who_may_read(tmp_path):
+    before = os.umask(0o077)
+    try:
+        make(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "a" / "model.onnx").stat().st_mode & 0o777 == 0o600
+    make(tmp_path / "b")
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o777 & ~before
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError, match="cannot be made: No space left on device"), draft(tmp_path / "a"):
+        pytest.fail("the block must not run")
+    assert names(tmp_path) == []

@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_places import OURS, fill
+
+from tlopt.errors import OutputExistsError
+from tlopt.publishing import check_file, write_whole, writing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_whole(tmp_path / "deep" / "a.csv", "old")
+    write_whole(tmp_path / "deep" / "a.csv", "nëw")
+    write_whole(tmp_path / "deep" / "b", b"\x00")
+    assert (tmp_path / "deep" / "a.csv").read_text(encoding="utf-8") == "nëw"
+    assert names(tmp_path / "deep") == ["a.csv", "b"]
+
+
+def test_a_file_name_in_another_encoding_keeps_its_bytes(tmp_path):
+    write_whole(tmp_path / "a", os.fsdecode(b"x\xff"))
+    assert (tmp_path / "a").read_bytes() == b"x\xff"
+
+
+def test_what_fails_leaves_the_old_file(tmp_path):
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), writing(tmp_path / "a") as scratch:  # noqa: PT012
+        scratch.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+KILLED = """
+import os, signal, sys
+from tlopt.publishing import writing
+with writing(sys.argv[1]) as scratch:
+    scratch.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path):
+    write_whole(tmp_path / "a[1]", "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a[1]")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "a[1]").read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    with writing(tmp_path / "a[1]") as scratch:  # of a process that lives nothing is swept
+        write_whole(tmp_path / "a[1]", "between")
+        scratch.write_text("new")
+    assert (tmp_path / "a[1]").read_text() == "new"
+    assert names(tmp_path) == ["a[1]"]
+
+
+def test_a_link_is_followed_and_the_mode_is_kept(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to("real")
+    write_whole(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_protected_file_is_left_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("mine")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_an_output_file_never_replaces_what_is_read(tmp_path):
+    fill(tmp_path, {"table.csv": "", "photos/a/1.jpg": "", "photos/last.csv": ""})
+    os.link(tmp_path / "table.csv", tmp_path / "hard")
+    (tmp_path / "soft").symlink_to("table.csv")
+    for name in ("table.csv", "hard", "soft"):
+        with pytest.raises(OutputExistsError, match="is what this command reads"):
+            check_file(tmp_path / name, reads=[tmp_path / "table.csv"])
+    with pytest.raises(OutputExistsError, match="which this command reads"):
+        check_file(tmp_path / "photos" / "a" / "1.jpg", reads=[tmp_path / "photos"])
+    check_file(tmp_path / "photos" / "last.csv", reads=[tmp_path / "photos"])
+    check_file(tmp_path / "photos" / "new.csv", reads=[tmp_path / "photos"])
+    with pytest.raises(OutputExistsError, match="exists already"):
+        check_file(tmp_path / "table.csv", force=False)
+
+
+def test_an_output_file_never_replaces_a_part_of_an_artifact_or_a_set(tmp_path):
+    fill(tmp_path / "artifact", OURS["artifact"])
+    fill(tmp_path / "set", OURS["set"])
+    for name in ("artifact/artifact.json", "artifact/tensorboard/events", "set/manifest.csv", "set/a/1.jpg"):
+        with pytest.raises(OutputExistsError, match=r"belongs to an? (artifact|set of images)"):
+            check_file(tmp_path / name)

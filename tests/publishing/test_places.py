@@ -1,0 +1,120 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tlopt.errors import OutputError, OutputExistsError
+from tlopt.publishing import check_place
+
+CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0", "tensorboard/events": "0"}})
+REPORT = json.dumps({"title": "", "rows": [], "notes": [], "breaches": [], "conditions": {}, "details": {}})
+SET = {"manifest.csv": "path,label,split,origin\na/1.jpg,a,,\n", "log.csv": "", "a/1.jpg": ""}
+OURS = {
+    "artifact": {"artifact.json": CARD, "model.onnx": "", "tensorboard/events": "", ".DS_Store": ""},
+    "unfinished artifact": {"artifact.json": CARD},
+    "damaged artifact": {"artifact.json": "{", "model.safetensors": "", "metrics.jsonl": ""},
+    "report": {"report.json": REPORT, "report.html": ""},
+    "comparison": {"compare.json": REPORT},
+    "set": SET,
+}
+FOREIGN = {
+    "notes": {"notes.txt": ""},
+    "photos": {"a/1.jpg": "", "b/2.jpg": ""},
+    "card of another program": {"artifact.json": '{"files": {}}'},
+    "card among photos": {"artifact.json": CARD, "a/1.jpg": ""},
+    "damaged card among photos": {"artifact.json": "", "a/1.jpg": ""},
+    "notes in an artifact": {"artifact.json": CARD, "model.onnx": "", "notes.txt": ""},
+    "page": {"report.html": ""},
+    "table of a person": {"manifest.csv": SET["manifest.csv"], "a/1.jpg": ""},
+    "set with more": {**SET, "a/new.jpg": ""},
+    "report of another program": {"report.json": "[]"},
+}
+
+
+def fill(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_force_replaces_what_tlopt_made(tmp_path, kind):
+    out = fill(tmp_path / "out", OURS[kind])
+    with pytest.raises(OutputExistsError, match="exists already") as caught:
+        check_place(out)
+    assert "--force" in caught.value.hint
+    assert check_place(out, force=True) == out
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_force_replaces_nothing_else_and_names_what_would_be_lost(tmp_path, kind):
+    out = fill(tmp_path / "out", FOREIGN[kind])
+    with pytest.raises(OutputExistsError, match=r"(notes\.txt|\.jpg|\.json|\.html).* would be lost") as caught:
+        check_place(out, force=True)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.message
+
+
+def test_force_never_replaces_what_is_read_or_what_holds_it(tmp_path, monkeypatch):
+    out = fill(tmp_path / "set", SET)
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "into").symlink_to(out / "a")
+    monkeypatch.chdir(tmp_path)
+    for read in (out, out / "a", out / "manifest.csv", tmp_path / "link", tmp_path / "into", Path("set"), "set/a"):
+        with pytest.raises(OutputExistsError, match="what this command reads"):
+            check_place(out, force=True, reads=[read])
+    with pytest.raises(OutputExistsError, match="what this command reads"):
+        check_place(tmp_path / "x" / ".." / "set", force=True, reads=[out])
+    assert check_place(out, force=True, reads=[tmp_path, tmp_path / "other"])
+
+
+def test_the_current_folder_and_those_above_it_are_refused(tmp_path, monkeypatch):
+    inner = fill(tmp_path / "a", OURS["artifact"]) / "tensorboard"
+    monkeypatch.chdir(inner)
+    for out in (".", "..", "../.", inner, tmp_path / "a", "../../a", tmp_path):
+        for force in (False, True):
+            with pytest.raises(OutputExistsError, match="the current folder"):
+                check_place(out, force=force)
+
+
+def test_home_and_root_are_refused(tmp_path, monkeypatch):
+    home = fill(tmp_path / "home", OURS["artifact"])
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(OutputExistsError, match="is your home folder"):
+        check_place(home, force=True)
+    with pytest.raises(OutputExistsError, match="is the root folder"):
+        check_place("/", force=True)
+
+
+def test_links_files_and_names_that_cannot_be_are_refused(tmp_path):
+    fill(tmp_path, {"file": "mine", "a/artifact.json": CARD})
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for place, message in {
+        "file": "and is a file",
+        "file/a": "is, or lies below, a file",
+        "file/a/b": "is, or lies below, a file",
+        "link": "is a symbolic link",
+        "dangling": "is a symbolic link",
+    }.items():
+        for force in (False, True):
+            with pytest.raises(OutputExistsError, match=message):
+                check_place(tmp_path / place, force=force)
+    with pytest.raises(OutputError, match="longer than"):
+        check_place(tmp_path / ("x" * 255))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_may_not_be_written_into_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, _how: Path(path) != tmp_path)
+    with pytest.raises(OutputError, match="you may not write into"):
+        check_place(tmp_path / "new" / "a")
+
+
+def test_the_root_of_a_file_system_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
+    with pytest.raises(OutputExistsError, match="is the root of a file system"):
+        check_place(tmp_path / "volume")

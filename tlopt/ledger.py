@@ -1,0 +1,70 @@
+"""What the runs of a recipe wrote down of its steps, and the identity of what stands on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from tlopt import files
+from tlopt.artifact import Artifact, sha256
+from tlopt.card import CARD_NAME
+from tlopt.errors import ArtifactError, ImagesError
+from tlopt.images import scan
+from tlopt.images.manifest import is_manifest
+from tlopt.publishing import write_whole
+
+_STATE = ".steps.json"
+Entry = dict[str, str]
+
+
+def parse(text: str) -> dict[str, Entry]:
+    """Read what runs wrote down: step -> "key" of what decided its result, digest of the "result", "text" to show.
+
+    A step that was begun and not ended has an empty result, and the digest of what stood "before".
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected an object, got {type(found).__name__}")
+    for name, entry in found.items():
+        if not isinstance(entry, dict) or not {"key", "result"} <= entry.keys():
+            raise ValueError(f"the entry of {name!r} is no record of a step")
+        if not all(isinstance(value, str) for value in entry.values()):
+            raise ValueError(f"the entry of {name!r} holds what is no text")
+    return {name: {"text": "", **entry} for name, entry in found.items()}
+
+
+def read(out: Path) -> tuple[dict[str, Entry], str]:
+    """Return what was written down, and what is wrong with it: nothing can be read then."""
+    try:
+        return parse(files.read_text(out / _STATE)), ""
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ""
+    except (OSError, ValueError) as error:
+        return {}, f"{out / _STATE} is damaged ({error}): steps whose lineage does not fit are made again."
+
+
+def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:
+    """Write down what became of a step, if that is news."""
+    if state.get(name) != entry:
+        state[name] = entry
+        write_whole(out / _STATE, json.dumps(state, indent=1))
+
+
+def identity(path: Path) -> str:
+    """Return the digest of an artifact, a folder of images, a file, or a folder of results."""
+    try:
+        if (path / CARD_NAME).exists():
+            return Artifact.load(path).digest
+        if path.is_file() and not is_manifest(path):
+            return sha256(path)
+        try:
+            return scan(path).digest
+        except ImagesError:
+            results = sorted(path.glob("*.json"))
+            return hashlib.sha256("".join(map(sha256, results)).encode()).hexdigest() if results else ""
+    except (ArtifactError, ImagesError, OSError):
+        return ""

@@ -1,0 +1,12 @@
+"""The one way anything is written: beside its place first, and renamed when complete.
+
+A folder is written into a `draft`, a file with `write_whole` or `writing`. `check_place` and `check_file` refuse,
+before the work, an output that would destroy something.
+"""
+
+from tlopt.publishing.claims import claim
+from tlopt.publishing.drafts import Draft, draft
+from tlopt.publishing.files import check_file, write_whole, writing
+from tlopt.publishing.places import check_place
+
+__all__ = ["Draft", "check_file", "check_place", "claim", "draft", "write_whole", "writing"]

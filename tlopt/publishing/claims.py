@@ -1,0 +1,149 @@
+"""Who is making an output: a lock that the system releases when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from tlopt.errors import OutputError, OutputExistsError
+
+_NOTE_BYTES = 4096  # a whole block, so that a full disk is noticed before the work
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def lock_file(place: Path) -> Path:
+    """Return the file that is locked while a process makes `place`."""
+    return place.with_name(f".{place.name}.lock")
+
+
+def follows() -> bool:
+    """Return whether torchrun started this process beside another one, which leads and makes the output."""
+    return int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def claim(lock: Path, shown: str | Path) -> Iterator[bool]:
+    """Hold a lock file for the length of the block, and remove it then.
+
+    The block gets False where the file system knows no locks, and in a process that only follows another one: it
+    must not tidy up then.
+
+    Args:
+        lock: The file.
+        shown: How messages name what is being made.
+
+    Raises:
+        OutputExistsError: Another process holds it.
+        OutputError: The file cannot be written.
+    """
+    try:
+        handle = None if follows() else _acquire(lock, shown)
+    except OSError as error:
+        raise unwritable(shown, error) from error
+    if handle is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Removed while it is still held: whoever opened it meanwhile sees that its name has gone.
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+
+
+def refuse_claimed(lock: Path, shown: str | Path) -> None:
+    """Raise an error if another process holds a lock file.
+
+    Raises:
+        OutputExistsError: It does.
+    """
+    if follows():
+        return
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _taken(handle, shown) from None
+    except OSError:
+        return
+    finally:
+        os.close(handle)
+
+
+def locked(handle: int, file: Path) -> bool:
+    """Lock an open file; return False if another process has it, or if its name has gone to another file."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.lstat(file))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def unwritable(shown: str | Path, error: OSError) -> OutputError:
+    """Return the error that says why an output cannot be made."""
+    return OutputError(f"{shown} cannot be made: {error.strerror or error}.", hint="Choose another place for it.")
+
+
+def _acquire(lock: Path, shown: str | Path) -> int | None:
+    """Return the locked file, None where the file system knows no locks."""
+    while True:
+        with contextlib.ExitStack() as opened:
+            handle = _open(lock)
+            opened.callback(os.close, handle)
+            try:
+                mine = locked(handle, lock)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return None
+            if mine:
+                _sign(handle, lock)
+                opened.pop_all()
+                return handle
+            # Not ours, and still the file of that name: another run has it. Else that run has just ended: once more.
+            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+                raise _taken(handle, shown)
+
+
+def _open(lock: Path) -> int:
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(lock, flags | os.O_RDWR, 0o666)
+    except PermissionError:
+        return os.open(lock, flags | os.O_RDONLY, 0o666)  # another user's, left by a killed run
+
+
+def _sign(handle: int, lock: Path) -> None:
+    """Say in the file who holds it."""
+    note = f"process {os.getpid()} on {platform.node()}\n".encode(errors="replace").ljust(_NOTE_BYTES)
+    try:
+        os.pwrite(handle, note, 0)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # opened for reading only
+            return
+        lock.unlink(missing_ok=True)
+        raise
+
+
+def _taken(handle: int, shown: str | Path) -> OutputExistsError:
+    with contextlib.suppress(OSError):
+        holder = os.pread(handle, _NOTE_BYTES, 0).decode(errors="replace").strip()
+        if holder.isprintable() and holder:
+            return _busy(shown, f" ({holder})")
+    return _busy(shown, "")
+
+
+def _busy(shown: str | Path, holder: str) -> OutputExistsError:
+    return OutputExistsError(
+        f"Another run{holder} is making {shown} at this moment.",
+        hint="Wait for its end, or choose another --out.",
+    )

@@ -1,0 +1,144 @@
+"""Single files: written beside their place, and renamed when they are on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tlopt.errors import OutputExistsError
+from tlopt.publishing.claims import locked
+from tlopt.publishing.drafts import sync
+from tlopt.publishing.marks import MARKS, contents
+
+
+def write_whole(file: str | Path, content: str | bytes, *, errors: str = "surrogateescape") -> None:
+    """Write a file; whatever interrupts this, it is the old one or the new one.
+
+    Args:
+        file: The file. Missing folders above it are made.
+        content: Text is written as UTF-8.
+        errors: What becomes of characters that UTF-8 lacks, as those of a file name in another encoding.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with writing(file) as scratch, scratch.open("wb") as handle:
+        handle.write(content.encode(errors=errors) if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing(file: str | Path) -> Iterator[Path]:
+    """Yield the path of an empty file that takes the place of `file` if the block succeeds.
+
+    A link is followed. A device or a pipe is written to directly. The mode of the old file is kept.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    target = Path(os.path.realpath(file))
+    mode = _mode(target)
+    if mode is not None and not stat.S_ISREG(mode):
+        yield target
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    scratch, handle = _open(target)
+    try:
+        if mode is not None:
+            os.fchmod(handle, stat.S_IMODE(mode))
+        yield scratch
+        sync(scratch)
+        scratch.replace(target)
+        sync(target.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Path] = ()) -> None:
+    """Refuse an output file that would replace what the command reads or what belongs to an artifact or a set.
+
+    Args:
+        file: The file to write.
+        force: Replace another file that is there.
+        reads: What the command reads: files and folders.
+
+    Raises:
+        OutputExistsError: It would, or it is there and `force` is not set.
+    """
+    file = Path(file)
+    if not os.path.lexists(file):
+        return
+    if file.is_dir():
+        raise OutputExistsError(f"{file} is a folder.", hint="Name a file in it.")
+    if not file.is_file():
+        return  # a device or a pipe
+    if not force:
+        raise OutputExistsError(f"{file} exists already.", hint="Choose another file, or add --force to replace it.")
+    real = Path(os.path.realpath(file))
+    for read in map(Path, reads):
+        if read.exists() and read.samefile(file):
+            raise OutputExistsError(f"{file} is what this command reads.", hint="Choose another file.")
+        inside = real.is_relative_to(os.path.realpath(read))
+        if inside and real.suffix.lower() not in _TABLES:
+            raise OutputExistsError(f"{file} lies in {read}, which this command reads.", hint="Choose another file.")
+    for folder in real.parents[:_DEEPEST]:
+        held = contents(folder) if any((folder / mark.file).is_file() for mark in MARKS) else None
+        if held and held.mark and str(real.relative_to(folder)) in held.owned:
+            raise OutputExistsError(f"{file} belongs to {held.mark.what}, {folder}.", hint="Choose another file.")
+
+
+_TABLES = frozenset({".csv", ".md", ".markdown", ".txt", ".html", ".json"})  # what an earlier run may have written
+_DEEPEST = 3  # folders that a file of a set or an artifact lies below: part, class and the set itself
+
+
+def _mode(target: Path) -> int | None:
+    """Return the mode of what is at a path, None if nothing is.
+
+    Raises:
+        PermissionError: It is protected from being written.
+    """
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    return mode
+
+
+def _open(target: Path) -> tuple[Path, int]:
+    """Make a file beside another one and lock it, which keeps it from being swept away."""
+    while True:
+        scratch = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
+        try:
+            handle = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        try:
+            if locked(handle, scratch):
+                return scratch, handle
+        except OSError:
+            return scratch, handle  # no locks here, so nobody sweeps
+        os.close(handle)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left of this file."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.part-[0-9a-f]{{8}}")
+    with os.scandir(target.parent) as entries:
+        left = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+    for file in left:
+        with contextlib.suppress(OSError):
+            handle = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if locked(handle, file):
+                    file.unlink()
+            finally:
+                os.close(handle)

@@ -1,0 +1,121 @@
+"""How a folder shows that tlopt made it, and which files in it tlopt wrote: nothing else is ever replaced.
+
+A new kind of folder is one line in `MARKS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt import files
+
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what file browsers leave, to be lost without regret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A kind of folder that tlopt makes.
+
+    Args:
+        what: Its name.
+        file: The file that shows it.
+        owned: Reads that file and returns the paths of all that tlopt wrote, relative to the folder and without
+            the file itself. It raises ValueError, KeyError or TypeError for a file of somebody else.
+        images: It holds images of the user.
+    """
+
+    what: str
+    file: str
+    owned: Callable[[Path], Iterable[str]]
+    images: bool = False
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found = json.loads(files.read_text(file))
+    if not isinstance(found, dict):
+        raise TypeError
+    return found
+
+
+def _artifact(card: Path) -> Iterable[str]:
+    try:
+        content = _json(card)
+    except ValueError:
+        # A damaged card must not stand in the way of the artifact that replaces it.
+        return [name for name in _files(card.parent) if Path(name).suffix in _PAYLOADS]
+    if "schema" not in content or "lineage" not in content:
+        raise ValueError
+    return map(str, dict(content["files"]))
+
+
+_PAYLOADS = (".safetensors", ".onnx", ".data", ".engine", ".plan", ".json", ".jsonl", ".svg")
+
+
+def _report(file: Path) -> Iterable[str]:
+    if not {"title", "rows", "conditions"} <= _json(file).keys():
+        raise ValueError
+    return ["report.html"]
+
+
+def _set(manifest: Path) -> Iterable[str]:
+    with io.TextIOWrapper(files.open_regular(manifest), encoding="utf-8", errors="surrogateescape", newline="") as text:
+        rows = csv.reader(text)
+        if next(rows, None) != ["path", "label", "split", "origin"]:
+            raise ValueError
+        return ["log.csv", *(row[0] for row in rows if row)]
+
+
+MARKS = (
+    Mark(what="an artifact", file="artifact.json", owned=_artifact),
+    Mark(what="a report", file="report.json", owned=_report),
+    Mark(what="a comparison", file="compare.json", owned=_report),
+    Mark(what="a set of images", file="manifest.csv", owned=_set, images=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a folder holds.
+
+    Args:
+        mark: What tlopt made of it; None if it did not make it.
+        owned: What tlopt wrote into it.
+        foreign: What it did not write, sorted.
+    """
+
+    mark: Mark | None
+    owned: frozenset[str]
+    foreign: tuple[str, ...]
+
+
+def contents(folder: Path) -> Contents:
+    """Tell what of a folder is tlopt's."""
+    present = set(_files(folder))
+    for mark in MARKS:
+        if mark.file not in present:
+            continue
+        try:
+            owned = frozenset({mark.file, *map(os.path.normpath, mark.owned(folder / mark.file))})
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            continue
+        if mark.images and "log.csv" not in present:
+            continue  # a table that a person wrote beside the images
+        return Contents(mark=mark, owned=owned, foreign=tuple(sorted(present - owned)))
+    return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted(present)))
+
+
+def _files(folder: Path) -> Iterable[str]:
+    """Yield the path of every file below a folder, relative to it; a link to a folder counts as a file."""
+    for root, folders, here in os.walk(folder):
+        below = os.path.relpath(root, folder)
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for name in [*here, *links]:
+            if name not in _LITTER:
+                yield os.path.normpath(os.path.join(below, name))

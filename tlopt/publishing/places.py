@@ -1,0 +1,125 @@
+"""Whether an output may be written where it was asked for: looked at before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tlopt.errors import OutputError, OutputExistsError
+from tlopt.names import shown_name
+from tlopt.publishing.claims import lock_file, refuse_claimed
+from tlopt.publishing.marks import contents
+
+_ELSEWHERE = "Choose another --out."
+
+
+def located(out: str | Path) -> Path:
+    """Return the absolute path of an output; a link at its end is not followed."""
+    out = Path(out)
+    if out.name in ("", ".."):
+        return Path(os.path.realpath(out))
+    return Path(os.path.realpath(out.parent)) / out.name
+
+
+def check_place(out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = ()) -> Path:
+    """Return where a folder will be made, absolute; refuse a place where something would be lost.
+
+    `draft` checks this, too. A command that works before it opens a draft calls it first.
+
+    Args:
+        out: The folder to make.
+        force: Replace what is there, if tlopt made all of it.
+        reads: What the command reads: files and folders. It is gone through only if something is at `out`.
+
+    Raises:
+        OutputExistsError: Something is there that may not be replaced, or another run is making it.
+        OutputError: It cannot be made there.
+    """
+    place = examined(out, force=force, reads=reads)
+    refuse_claimed(lock_file(place), out)
+    return place
+
+
+def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path]) -> Path:
+    """Do what `check_place` does, but let the one ask who is making `out` himself."""
+    place = located(out)
+    _refuse_homes(place, out)
+    _check_parent(place, out)
+    if place.is_symlink():
+        raise OutputExistsError(f"{out} is a symbolic link.", hint="Name the folder itself, or another one.")
+    if not place.exists():
+        return place
+    if not place.is_dir():
+        raise OutputExistsError(f"{out} exists already, and is a file.", hint=_ELSEWHERE)
+    if os.path.ismount(place):
+        raise OutputExistsError(
+            f"{out} is the root of a file system, which cannot be replaced.", hint=f"Name a folder in it: {out}/tuned."
+        )
+    if any(place.iterdir()):
+        _check_replaced(place, out, force, reads)
+    return place
+
+
+def is_occupied(place: Path) -> bool:
+    """Return whether something is at a place that an empty folder would not be."""
+    return place.is_symlink() or (place.exists() and not (place.is_dir() and not any(place.iterdir())))
+
+
+def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[str | Path]) -> None:
+    for read in reads:
+        found = Path(os.path.realpath(read))
+        if found == place or place in found.parents:
+            what = "is" if found == place else "holds"
+            raise OutputExistsError(f"{out} {what} what this command reads: {read} would be lost.", hint=_ELSEWHERE)
+    if not force:
+        raise OutputExistsError(
+            f"{out} exists already.", hint="Choose another --out, or add --force to replace what tlopt made there."
+        )
+    held = contents(place)
+    if held.mark is None:
+        raise OutputExistsError(
+            f"{out} was not made by tlopt: {_named(held.foreign)} would be lost.",
+            hint=f"--force replaces only artifacts, reports and sets of tlopt. {_ELSEWHERE}",
+        )
+    if held.foreign:
+        raise OutputExistsError(
+            f"{out} holds what tlopt did not put there: {_named(held.foreign)} would be lost.",
+            hint=f"Move it out of {out}, or choose another --out.",
+        )
+
+
+def _named(files: tuple[str, ...]) -> str:
+    """Return the first of some files, and how many more there are."""
+    if not files:
+        return "what it holds"
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{shown_name(files[0])}{more}"
+
+
+def _refuse_homes(place: Path, out: str | Path) -> None:
+    """Refuse the folders that no output may replace: root, home, the current one, and those above them."""
+    special = {Path(place.anchor): "the root folder"}
+    for find, name in ((Path.home, "your home folder"), (Path.cwd, "the current folder")):
+        try:
+            special[Path(os.path.realpath(find()))] = name
+        except (OSError, RuntimeError):  # there is none
+            continue
+    for folder, name in special.items():
+        real = Path(os.path.realpath(place))
+        if real == folder or real in folder.parents:
+            raise OutputExistsError(
+                f"{out} {'is' if real == folder else 'holds'} {name}, which cannot be replaced.",
+                hint="Name a folder that is not there yet.",
+            )
+
+
+def _check_parent(place: Path, out: str | Path) -> None:
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir():
+        raise OutputExistsError(f"{out} cannot be made: {above} is, or lies below, a file.", hint=_ELSEWHERE)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"{out} cannot be made: you may not write into {above}.", hint=_ELSEWHERE)
+    limit = os.pathconf(above, "PC_NAME_MAX") - len(".") - len(".checkpoint")
+    if len(os.fsencode(place.name)) > limit:
+        raise OutputError(f"{out} cannot be made: its name is longer than {limit} bytes.", hint=_ELSEWHERE)
