@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+import tlopt
 from tlopt import ledger
 from tlopt.artifact import Artifact
 from tlopt.errors import OutputExistsError, SettingError
@@ -23,6 +24,7 @@ export = "tuned"
 
 @pytest.fixture
 def recipe(photos, tmp_path):
+    tlopt.trust("tiny_models")
     file = tmp_path / "recipe.toml"
     file.write_text(GOOD.format(out=tmp_path / "runs", photos=photos))
     return file

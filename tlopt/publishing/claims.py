@@ -43,6 +43,8 @@ def claim(lock: Path, shown: str | Path) -> Iterator[bool]:
     """
     try:
         handle = None if follows() else _acquire(lock, shown)
+    except OutputExistsError:
+        raise
     except OSError as error:
         raise unwritable(shown, error) from error
     if handle is None:
