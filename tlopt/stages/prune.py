@@ -144,7 +144,7 @@ def prune(
         pruned=pruned,
         qat=None,  # trained scales are those of the whole network
     )
-    return keep(model, out, replace(source.card, details=details))
+    return keep(model, out.folder, replace(source.card, details=details))
 
 
 def _ranked(
