@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tlopt import registry
+from tlopt import registry, settings
 from tlopt.artifact import Artifact
-from tlopt.card import plain
+from tlopt.card import Step, plain
 from tlopt.details import EngineDetails, Quantized
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar
-from tlopt.settings import checked
+from tlopt.settings import Setting, checked
+from tlopt.verbs import TABLE
 
 
 @checked
-def show(artifact: str | Path | Artifact) -> Report:
+def show(
+    artifact: str | Path | Artifact,
+    *,
+    all_: Annotated[bool, Setting("Show every setting of each step, not only those that were changed.")] = False,
+) -> Report:
     """Show what an artifact is and how it was made.
+
+    The table lists the steps that made it. Below stand the settings of each step that differ from
+    their defaults.
 
     Raises:
         ArtifactError: It is missing or damaged.
@@ -27,7 +35,8 @@ def show(artifact: str | Path | Artifact) -> Report:
     card = artifact.card
     names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
     preprocess = card.preprocess
-    notes = [
+    notes = [_settings(number, step, every=all_) for number, step in enumerate(card.lineage, 1)]
+    notes += [
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
         f"Classes: {names}",
         f"Input: {preprocess.size} px, {preprocess.interpolation}, crop {preprocess.crop_ratio:g}"
@@ -44,14 +53,30 @@ def show(artifact: str | Path | Artifact) -> Report:
             "stage": step.stage,
             "seconds": step.seconds,
             "source": step.source[:12],
-            "settings": ", ".join(f"{key}={_text(value)}" for key, value in step.telling.items()),
         }
         for number, step in enumerate(card.lineage, 1)
     )
     return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
 
 
+def _settings(number: int, step: Step, *, every: bool) -> str:
+    """Return the settings of a step that differ from their defaults, or all of them."""
+    shown = step.settings if every else _changed(step)
+    said = ", ".join(f"{name}={_text(value)}" for name, value in shown.items())
+    return f"Step {number}, {step.stage}: {said or 'all settings are the defaults'}"
+
+
+def _changed(step: Step) -> dict[str, Any]:
+    """Return the settings of a step that say something and are not what its verb takes by default now."""
+    verb = TABLE.get(step.stage)
+    known = settings.parameters(verb.function()) if verb else ()
+    defaults = {parameter.name: plain(parameter.default) for parameter in known if not parameter.required}
+    return {n: v for n, v in step.telling.items() if n not in defaults or defaults[n] != v}
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

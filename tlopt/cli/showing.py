@@ -41,7 +41,7 @@ def show_report(result: Reported, *, as_json: bool, csv: str | None = None, mark
         CheckError: A gate was breached.
     """
     report = result.to_report()
-    click.echo(report.to_json() if as_json else report.table(color=terminal.colored()))
+    click.echo(report.to_json() if as_json else report.table(color=terminal.colored(), width=terminal.width()))
     if csv:
         write_whole(csv, report.to_csv())
     if markdown:
@@ -56,7 +56,7 @@ def show_path(result: object, out: str) -> None:
         StageError: Something that was asked for by name could not run.
     """
     if isinstance(result, Reported):
-        click.echo(result.to_report().table(color=False), err=True)
+        click.echo(result.to_report().table(width=terminal.width()), err=True)
     click.echo(str(Path(out)))
     if isinstance(result, Reported):
         result.to_report().check()

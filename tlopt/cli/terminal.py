@@ -88,6 +88,11 @@ def colored() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
+def width() -> int:
+    """Return how many characters a line of the terminal has; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         word = {logging.WARNING: "Warning: ", logging.ERROR: "Error: "}.get(record.levelno, "")
@@ -119,10 +124,8 @@ def heard(*, verbose: int, quiet: bool) -> Iterator[None]:
 def complain(text: str) -> None:
     """Say something on stderr; a terminal gets it in lines of at most 80 characters."""
     if sys.stderr.isatty():
-        width = min(80, shutil.get_terminal_size().columns)
-        lines = [
-            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
-        ]
+        most = min(80, width())
+        lines = [textwrap.fill(line, most, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")]
         text = "\n".join(lines)
     click.echo(text, err=True)
 

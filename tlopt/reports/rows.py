@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +60,13 @@ class Report:
         if self.breaches:
             raise CheckError(" ".join(self.breaches))
 
-    def table(self, *, color: bool = False) -> str:
-        """Return the table as aligned plain text, with the notes below it and no empty column."""
+    def table(self, *, color: bool = False, width: int = 0) -> str:
+        """Return the table as aligned plain text, with the notes below it and no empty column.
+
+        Args:
+            color: Whether the heads stand out.
+            width: Characters of a line at which notes are wrapped; 0 for no end.
+        """
         # Why something did not run is a sentence: it stands below the table, not in a column.
         skipped = [f"{' on '.join(_names(row))}: not run. {row['skipped']}" for row in self.rows if row.get("skipped")]
         run = [row for row in self.rows if not row.get("skipped")]
@@ -77,9 +83,9 @@ class Report:
         head = line(heads)
         lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
         lines += [line(row) for row in cells]
-        below = [*skipped, *self.notes]
+        below = [_wrapped(note, width) for note in (*skipped, *self.notes)]
         whole = [self.title, "", *(lines if run else []), *([""] if below and run else []), *below]
-        return "\n".join([*whole, *(f"\n{one.table(color=color)}" for one in self.more)])
+        return "\n".join([*whole, *(f"\n{one.table(color=color, width=width)}" for one in self.more)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -134,6 +140,13 @@ class Report:
         for row in self.rows:
             lines.append("| " + " | ".join(text(row.get(name)).replace("|", "\\|") for name in columns) + " |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def _wrapped(note: str, width: int) -> str:
+    """Return a note in lines of at most so many characters, all but the first indented."""
+    if not width:
+        return note
+    return textwrap.fill(note, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _names(row: Mapping[str, Scalar]) -> list[str]:
