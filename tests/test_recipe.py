@@ -5,7 +5,7 @@ import pytest
 import tlopt
 from tlopt import ledger
 from tlopt.artifact import Artifact
-from tlopt.errors import OutputExistsError, SettingError
+from tlopt.errors import OutputExistsError, SettingError, StageError
 from tlopt.recipe import Recipe, _key, run
 
 GOOD = """
@@ -212,3 +212,15 @@ def test_an_unknown_step_cannot_be_forced(recipe):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(SettingError, match="cannot be read: No such file"):
         run(tmp_path / "none.toml")
+
+
+def test_a_report_on_a_named_backend_that_cannot_run_is_no_finished_step(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(
+        f'out = "runs"\n[report]\nreport = ["{exported.path}"]\nbackend = ["onnxruntime", "openvino:npu"]\n'
+        "batch = [1]\nseconds = 0.01\n"
+    )
+    for _ in range(2):  # the second run tries again
+        with pytest.raises(StageError, match=r"could not run on openvino:npu"):
+            list(run(tmp_path / "recipe.toml"))
+        assert not (tmp_path / "runs" / "report").exists()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -290,7 +291,11 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
             write_whole(made / "compare.json", report.to_json())
         return str(report.table())
     if step.verb == "report":
-        return str(function(sources, place, force=True, **step.settings).table())
+        made = function(sources, place, force=True, **step.settings)
+        if made.not_run:  # the step is not done: nothing of it stays
+            shutil.rmtree(place, ignore_errors=True)
+        made.check()
+        return str(made.table())
     # A recipe may be another one's: the modules that it names run only if the person who runs it trusts them.
     with trusted.reading():
         function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
