@@ -24,15 +24,16 @@ def doctor(
     *,
     require: Annotated[
         tuple[str, ...] | None,
-        Setting("Fail unless these can be used (onnxruntime:cuda, tensorrt, …).", metavar="NAME,…"),
+        Setting(
+            "Parts that must work, such as onnxruntime:cuda or tensorrt. The command fails if one does not.",
+            metavar="NAME,…",
+        ),
     ] = None,
 ) -> Report:
     """Show what works on this machine and what is missing.
 
-    The driver is asked for its GPU and for memory, every backend runs a small graph on each of its
-    devices, each TensorRT builds a small engine, and every engine target is asked of the builder.
-    What cannot be used stands beside the command that mends it. With `require`, the report carries
-    a breach for each name that cannot be used.
+    Every part is tried. The backends run a small graph on each of their devices. The builders of
+    TensorRT build a small engine. The command that mends a part stands beside it.
 
     Raises:
         PluginError: A required name is unknown.

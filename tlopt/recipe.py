@@ -172,13 +172,13 @@ class Done:
 def run(
     recipe: str | Path,
     *,
-    dry_run: Annotated[bool, Setting("Say what would be done, and do nothing.")] = False,
-    force_from: Annotated[str | None, Setting("Do this step and all after it again.", metavar="STEP")] = None,
+    dry_run: Annotated[bool, Setting("Print the steps that would run, and run none.")] = False,
+    force_from: Annotated[str | None, Setting("Run this step and all steps after it again.", metavar="STEP")] = None,
 ) -> Iterator[Done]:
-    """Run a recipe, a file of steps; finished steps are kept.
+    """Run the steps of a recipe that are not finished yet.
 
-    The whole recipe is checked before the first step. Yields each step when it is done; a second
-    run keeps what is unchanged and makes the rest again.
+    The whole recipe is checked before its first step. A second run keeps the steps whose inputs
+    have not changed and runs the others again.
 
     Raises:
         SettingError: The recipe does not fit, or has no step called `force_from`.

@@ -21,7 +21,9 @@ from tlopt.verbs import TABLE
 def show(
     artifact: str | Path | Artifact,
     *,
-    all_: Annotated[bool, Setting("Show every setting of each step, not only those that were changed.")] = False,
+    all_: Annotated[
+        bool, Setting("Show all settings of each step, not only those that differ from their defaults.")
+    ] = False,
 ) -> Report:
     """Show what an artifact is and how it was made.
 

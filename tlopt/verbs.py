@@ -139,7 +139,7 @@ _VERBS = (
     ),
     Verb(
         name="run", at="recipe:run", group="Make", gives="lines",
-        summary="Run a recipe, a file of steps; finished steps are kept.",
+        summary="Run the steps of a recipe that are not finished yet.",
         example="tlopt run recipe.toml --dry-run",
         takes=(Argument(name="recipe", shown="RECIPE.toml"),),
     ),
@@ -169,7 +169,7 @@ _VERBS = (
     ),
     Verb(
         name="report", at="measure.report:report", group="Measure", gives="path", recipe=True,
-        summary="Measure accuracy and speed of artifacts; write a page.",
+        summary="Write a page on the accuracy and speed of artifacts.",
         example="tlopt report runs/fp32 runs/int8 -o runs/report",
         takes=(_ARTIFACTS,),
     ),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
 from calling import called
 
+from tlopt.cli.commands import prose
+from tlopt.settings import parameters
 from tlopt.verbs import GROUPS, TABLE
 
 ALL = ["", "data", *TABLE]
@@ -43,8 +46,6 @@ def test_the_commands_stand_in_groups_with_their_summaries(capsys):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_switch_says_whether_it_is_on_or_off(name, capsys):
-    from tlopt.settings import parameters
-
     _, out, _ = called(capsys, *name.split(), "--help")
     flat = " ".join(out.split())
     for parameter in parameters(TABLE[name].function()):
@@ -52,3 +53,34 @@ def test_every_switch_says_whether_it_is_on_or_off(name, capsys):
             label = f"--[no-]{parameter.option} " if parameter.default else f"--{parameter.option} "
             word = "on" if parameter.default else "off"
             assert re.search(rf"{re.escape(label)}[^[]*\[default {word}\]", flat), parameter.name
+
+
+def _sentences(text):
+    return [one for one in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if one]
+
+
+def _texts(verb):
+    """Return what a person reads of a command, by where it stands."""
+    function = verb.function()
+    texts = {parameter.option: parameter.setting.help for parameter in parameters(function)}
+    return {"text": prose(inspect.getdoc(function)), "summary": verb.summary, **texts}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_help_is_plain_english(name):
+    """One thought a sentence, 25 words at most, the word image, and nothing that only Python users can do."""
+    for where, text in _texts(TABLE[name]).items():
+        assert text.endswith("."), where
+        for sentence in _sentences(text):
+            assert len(sentence.split()) <= 25, f"{where}: {sentence}"
+            assert ";" not in sentence, f"{where}: {sentence}"
+        assert not re.search(r"(?i)photo|picture", text), f"{where}: {text}"
+        assert not re.search(r"`|\b[a-z]+_[a-z]+\b", text), f"{where}: {text}"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_options_that_matter_come_first_and_are_few_where_there_are_many(name, capsys):
+    _, out, _ = called(capsys, *name.split(), "--help")
+    first = re.findall(r"^  (-.*)$", out.partition("Options:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    all_options = re.findall(r"^  (-.*)$", out, re.MULTILINE)
+    assert len(all_options) < 30 or len(first) <= 12

@@ -37,7 +37,7 @@ def make(verb: Verb) -> click.Command:
 
 def prose(docstring: str) -> str:
     """Return a docstring up to its first section, which is for readers of the code."""
-    for section in ("Args:", "Returns:", "Raises:", "Yields:"):
+    for section in ("Args:", "From Python:", "Returns:", "Raises:", "Yields:"):
         docstring = docstring.partition(f"\n{section}")[0]
     return docstring.replace("``", "").replace("`", "").strip()
 

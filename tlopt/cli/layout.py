@@ -13,6 +13,10 @@ _COLUMN = 26  # characters of an option's name; a longer one gets a line of its 
 _FIRST = "Options"
 _GLUE = "\N{NO-BREAK SPACE}"  # between words that stay on one line
 GENERAL = "General"  # what every command has
+_ORDER = (
+    _FIRST, "Training", "Regularization", "Augmentation", "Distillation", "Quantization", "Model", "Data", "Output",
+    GENERAL,
+)  # fmt: skip
 
 
 class Option(click.Option):
@@ -70,8 +74,8 @@ def options(parameters: Iterable[click.Parameter], formatter: click.HelpFormatte
         elif isinstance(parameter, click.Option):
             label = ", ".join(sorted(parameter.opts, key=len))
             sections.setdefault(GENERAL, []).append((label, parameter.help or ""))
-    for heading, rows in sections.items():
-        if rows:
+    for heading in sorted(sections, key=lambda one: _ORDER.index(one) if one in _ORDER else len(_ORDER)):
+        if rows := sections[heading]:
             with formatter.section(heading):
                 two_columns(formatter, rows)
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Audit:
     """What was found in a set of images.
 
-    Args:
+    From Python:
         images: The set.
         findings: All of them, the gravest kind first.
         notes: What was not checked, and why.
@@ -102,16 +102,20 @@ class Audit:
 def audit(
     images: str | Path,
     *,
-    fix: Annotated[Path | None, Setting("Folder for a cleaned copy and its log; the source is never touched.")] = None,
-    html: Annotated[Path | None, Setting("File for a page with thumbnails of what was found.")] = None,
-    labels: Annotated[bool, Setting("Look for wrong labels; needs the audit extra and the model.")] = True,
-    model: Annotated[str, Setting("Network whose features the search for wrong labels uses, source:name.")] = (
+    fix: Annotated[
+        Path | None, Setting("Folder to make, with a cleaned copy and its log. The source stays as it is.")
+    ] = None,
+    html: Annotated[Path | None, Setting("Page to write, with thumbnails of what was found.")] = None,
+    labels: Annotated[
+        bool, Setting("Look for wrong labels. This needs the audit extra and a pretrained network.")
+    ] = True,
+    model: Annotated[str, Setting("Network whose features find wrong labels, named source:name.")] = (
         "pip:efficientnet_lite0"
     ),
     similarity: Annotated[
         float,
         Setting(
-            "How alike the details of two pictures must be to be near duplicates; 1 for exact copies only.",
+            "Similarity above which two images count as near duplicates. 1 finds exact copies only.",
             minimum=0.5,
             maximum=1,
         ),
@@ -121,7 +125,12 @@ def audit(
 ) -> Audit:
     """Find damaged, repeated and wrongly labelled images.
 
-    `images` is a folder of class folders or a manifest; `force` replaces `fix` and `html` if they exist.
+    Takes a folder with one folder per class, or a manifest. Finds damaged files, copies, near
+    duplicates in different parts, labels that look wrong, rare classes and odd formats.
+
+    From Python:
+        images: A folder of class folders, or a manifest.
+        force: Replace `fix` and `html` if they exist.
 
     Raises:
         SettingError: A setting does not fit.

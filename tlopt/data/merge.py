@@ -24,28 +24,34 @@ def merge(
     *,
     map: Annotated[  # noqa: A002 - the name of the option
         tuple[str, ...] | None,
-        Setting("Class of the sources and its name in the result, where they differ.", metavar="CAT=FELINE"),
+        Setting("Class of a source and its new name in the result.", metavar="CAT=FELINE"),
     ] = None,
     similarity: Annotated[
         float,
         Setting(
-            "How alike the details of two pictures must be to be near duplicates, of which one stays; 1 for exact "
-            "copies only.",
+            "Similarity above which two images count as near duplicates. One of them stays. 1 finds exact copies only.",
             minimum=0.5,
             maximum=1,
         ),
     ] = 0.95,
     files: Annotated[
-        Literal["copy", "link"], Setting("Copy the files, or make hard links that share the source's content.")
+        Literal["copy", "link"],
+        Setting("copy copies the files. link makes hard links, which share the source's content."),
     ] = "copy",
     force: bool = False,
 ) -> Collection:
     """Merge several sets of images into one.
 
-    Parts are kept if all sources have them, and a picture of one source's test part is never left
-    in training.
+    Takes folders with one folder per class, or manifests. Each image is taken once. The manifest of
+    the result names the source of each image.
 
-    `sources` are folders of class folders or manifests; `force` replaces `out` if it exists.
+    Parts are kept if all sources have them. An image in the test part of one source never becomes a
+    training image.
+
+    From Python:
+        sources: Folders of class folders, or manifests.
+        out: Folder to make.
+        force: Replace `out` if it exists.
 
     Raises:
         SettingError: A setting does not fit, or the map names an unknown class.

@@ -23,36 +23,39 @@ def split(
     out: str | Path,
     *,
     val: Annotated[float, Setting("Share of the images for validation.", minimum=0, maximum=0.9)] = 0.15,
-    test: Annotated[float, Setting("Share of the images for the test.", minimum=0, maximum=0.9)] = 0.15,
-    seed: Annotated[int, Setting("Seed of the draw.", minimum=0)] = 0,
+    test: Annotated[float, Setting("Share of the images for the final test.", minimum=0, maximum=0.9)] = 0.15,
+    seed: Annotated[int, Setting("Seed of the random split.", minimum=0)] = 0,
     group_by: Annotated[
         str | None,
         Setting(
-            "Pattern whose first group, in an image's path, names what must stay in one part: a person, an object. "
-            "Images that it does not match stand alone.",
+            "Regular expression for the path of an image. Images with the same first group stay in one part.",
             metavar="REGEX",
         ),
     ] = None,
     similarity: Annotated[
         float,
         Setting(
-            "How alike the details of two pictures must be to be near duplicates, which stay in one part; 1 for exact "
-            "copies only.",
+            "Similarity above which two images count as near duplicates. They stay in one part. 1 finds exact"
+            " copies only.",
             minimum=0.5,
             maximum=1,
         ),
     ] = 0.95,
     files: Annotated[
-        Literal["copy", "link"], Setting("Copy the files, or make hard links that share the source's content.")
+        Literal["copy", "link"],
+        Setting("copy copies the files. link makes hard links, which share the source's content."),
     ] = "copy",
     force: bool = False,
 ) -> Collection:
     """Split images into parts to train, validate and test.
 
-    Parts that the images have already are dissolved. The new folder holds ``part/class/image`` and
-    a manifest.
+    Takes a folder with one folder per class, or a manifest. Each part gets the same share of every
+    class. Near duplicates stay in one part. Parts that the images have already are dissolved.
 
-    `images` is a folder of class folders or a manifest; `force` replaces `out` if it exists.
+    From Python:
+        images: A folder of class folders, or a manifest.
+        out: Folder to make; it holds part/class/image and a manifest.
+        force: Replace `out` if it exists.
 
     Raises:
         SettingError: A setting does not fit, the pattern is wrong or matches no image, or there are

@@ -20,11 +20,11 @@ class Cache:
     """A folder that is filled up to a size."""
 
     cache_dir: Annotated[
-        Path | None, Setting("Folder for decoded images; by default ~/.cache/tlopt.", group="Data")
+        Path | None, Setting("Folder that keeps decoded images. Default: ~/.cache/tlopt.", group="Data")
     ] = None
-    cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0, group="Data")] = (
-        20.0
-    )
+    cache_gb: Annotated[
+        float, Setting("Largest size of that folder, in GB. 0 keeps nothing.", minimum=0, group="Data")
+    ] = 20.0
 
     @property
     def folder(self) -> Path:

@@ -23,7 +23,7 @@ class Shares:
         float, Setting("Share of the images for validation.", minimum=0, maximum=0.9, group="Data", common=True)
     ] = 0.15
     test: Annotated[
-        float, Setting("Share of the images kept for the test.", minimum=0, maximum=0.9, group="Data", common=True)
+        float, Setting("Share of the images for the final test.", minimum=0, maximum=0.9, group="Data", common=True)
     ] = 0.15
 
 

@@ -35,31 +35,44 @@ _LOADGEN = "It belongs to LoadGen: tlopt loadgen ARTIFACT --scenario single-stre
 def bench(
     artifacts: Sequence[str | Path | Artifact],
     *,
-    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 8, 32),
-    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device; the usual ones if empty.")] = (),
-    seconds: Annotated[float, Setting("Measured time per artifact, backend and batch.", minimum=0.01)] = 5.0,
-    threads: Annotated[
-        int, Setting("Processor threads in one run; 0 for one per core, shared by the streams.", minimum=0)
-    ] = 0,
-    streams: Annotated[tuple[int, ...], Setting("Callers at once, one or several numbers.", minimum=1)] = (1,),
-    callers: Annotated[Kind, Setting("What the callers at once are.")] = "threads",
+    batch: Annotated[
+        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+    ] = (1, 8, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
+    seconds: Annotated[
+        float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
+    ] = 5.0,
+    threads: Annotated[int, Setting("Processor threads. 0 takes one per core. Streams share them.", minimum=0)] = 0,
+    streams: Annotated[tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1)] = (1,),
+    callers: Annotated[Kind, Setting("What these callers are.")] = "threads",
     sessions: Annotated[
-        int, Setting("Times that each candidate is opened; its turns go round the sessions.", minimum=1, maximum=TURNS)
+        int,
+        Setting(
+            "Number of times that each artifact is opened. The turns go round these sessions.", minimum=1, maximum=TURNS
+        ),
     ] = 1,
-    images: Annotated[Path | None, Setting("Folder of photos to run; those of the training if not given.")] = None,
-    noise: Annotated[bool, Setting("Run noise instead of photos.")] = False,
-    end_to_end: Annotated[bool, Setting("Time the way from the file on disk, too.")] = False,
-    memory: Annotated[bool, Setting("Measure the peak memory, in a process of its own for each.")] = True,
-    baseline: Annotated[Path | None, Setting("Earlier results (--json) to hold these against.")] = None,
-    max_regression: Annotated[float, Setting("Slow-down against the baseline that is allowed.", minimum=0)] = 0.05,
+    images: Annotated[Path | None, Setting("Folder of images to run. Default: the training images.")] = None,
+    noise: Annotated[bool, Setting("Run random inputs instead of images.")] = False,
+    end_to_end: Annotated[bool, Setting("Also measure the whole way from the file on disk to the answer.")] = False,
+    memory: Annotated[
+        bool, Setting("Measure the peak memory. Each artifact runs in a process of its own for that.")
+    ] = True,
+    baseline: Annotated[
+        Path | None, Setting("File with earlier results of --json. Slower results than these fail.")
+    ] = None,
+    max_regression: Annotated[
+        float, Setting("Largest slow-down against the baseline that is allowed. 0.05 is 5 %.", minimum=0)
+    ] = 0.05,
     names: Sequence[str] = (),
 ) -> Report:
     """Measure the latency and throughput of artifacts.
 
-    A run is one call from the input in host memory to the logits in host memory. The candidates
-    take turns in short slices, in another order each round, so that whatever disturbs the machine
-    disturbs all of them; each is warmed up until its duration no longer falls; no run is left out.
-    With `names`, the artifacts are called so in the table.
+    A run takes one batch from memory and returns its answers to memory. The artifacts take turns in
+    short slices, in another order each round. So whatever disturbs the machine disturbs all of
+    them. Each is warmed up first, and no run is left out.
+
+    From Python:
+        names: What the table calls the artifacts; empty for the names of their folders.
 
     Raises:
         ArtifactError: An artifact is damaged.

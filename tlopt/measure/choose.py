@@ -47,18 +47,23 @@ class Choice:
 def choose(
     artifact: str | Path | Artifact,
     *,
-    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
-    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 1,
-    seconds: Annotated[float, Setting("Measured time per backend.", minimum=0.01)] = 1.0,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
-    min_agreement: Annotated[float, Setting("Smallest share of equal answers.", minimum=0, maximum=1)] = 0.99,
+    images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
+    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
+    seconds: Annotated[float, Setting("Time measured for each backend, in seconds.", minimum=0.01)] = 1.0,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    min_agreement: Annotated[
+        float, Setting("Smallest share of equal answers that a backend must reach.", minimum=0, maximum=1)
+    ] = 0.99,
     photos: Photos | None = None,
 ) -> Choice:
     """Find the backend that runs an artifact fastest here.
 
-    Every backend and device that can run here is tried, but for those that compile for minutes.
-    The answers are compared on up to 128 photos; where there are none, only the speed decides, and
-    a note says so.
+    All backends and devices that work here are tried, except those that compile for minutes. Their
+    answers must agree with those of the backend of the artifact's kind. Up to 128 images are
+    compared. Without images only the speed decides, and a note says so.
+
+    From Python:
+        photos: Images that are open already; they are used instead of `images`.
 
     Raises:
         ArtifactError: The artifact is damaged.

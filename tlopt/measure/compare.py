@@ -168,25 +168,34 @@ def compare(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
     *,
-    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
-    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
-    reference_backend: Annotated[str, Setting("Backend of the reference; its kind's own if empty.")] = "",
-    backend: Annotated[str, Setting("Backend of the candidate; its kind's own if empty.")] = "",
-    batch: Annotated[int, Setting("Photos per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
-    max_drop: Annotated[float | None, Setting("Largest accuracy drop allowed.", minimum=0, maximum=1)] = None,
-    min_agreement: Annotated[float | None, Setting("Smallest agreement allowed.", minimum=0, maximum=1)] = None,
-    max_class_drop: Annotated[
-        float | None, Setting("Largest drop allowed of any class's recall.", minimum=0, maximum=1)
+    images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
+    split: Annotated[Part, Setting("Part of the images to use.")] = "test",
+    reference_backend: Annotated[str, Setting("Backend of the reference. Default: that of its kind.")] = "",
+    backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
+    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    max_drop: Annotated[
+        float | None,
+        Setting("Largest loss of accuracy that is allowed. 0.01 is one percentage point.", minimum=0, maximum=1),
     ] = None,
-    layers: Annotated[bool, Setting("Say layer by layer where the error starts; both must be ONNX.")] = False,
-    html: Annotated[Path | None, Setting("Write a page with the photos answered differently.")] = None,
+    min_agreement: Annotated[
+        float | None, Setting("Smallest share of equal answers that is allowed.", minimum=0, maximum=1)
+    ] = None,
+    max_class_drop: Annotated[
+        float | None, Setting("Largest loss of recall that is allowed for any class.", minimum=0, maximum=1)
+    ] = None,
+    layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
+    html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
     photos: Photos | None = None,
 ) -> Comparison:
     """Measure what an artifact has lost against another.
 
-    A breached gate does not raise: `Comparison.check` does, once the figures have been shown. With
-    `photos`, those are used instead of opening `images`.
+    Both artifacts answer the same images. The loss of accuracy is shown with its 95 % interval and
+    with a test of whether chance explains it. Limits that are exceeded end the command with exit
+    code 3.
+
+    From Python:
+        photos: Images that are open already; they are used instead of `images`.
 
     Raises:
         ImagesError: The photos cannot be used, or the artifacts' classes differ.

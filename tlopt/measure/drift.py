@@ -25,14 +25,14 @@ def drift(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
     *,
-    images: Annotated[Path | None, Setting("Folder of photos; those of the training if not given.")] = None,
-    batch: Annotated[int, Setting("Photos to run.", minimum=1)] = 8,
+    images: Annotated[Path | None, Setting("Folder of images. Default: the training images.")] = None,
+    batch: Annotated[int, Setting("Number of images to run.", minimum=1)] = 8,
 ) -> Report:
     """Measure in which layers two ONNX artifacts differ.
 
-    Both graphs run unoptimized on ONNX Runtime; the tensors that have the same name in both are
-    compared. The error is the root-mean-square difference over the reference's root mean square;
-    "added" is what the layer added to the largest error before it.
+    Both graphs run on ONNX Runtime without its optimizations. Tensors of the same name are
+    compared. Their error is the root mean square of the difference over that of the reference. The
+    column "added" shows by how much a layer raises the largest error before it.
 
     Raises:
         ArtifactError: An artifact is not of kind onnx, or they have no tensor in common.

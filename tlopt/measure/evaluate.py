@@ -170,27 +170,36 @@ class Evaluation:
 def evaluate(
     artifact: str | Path | Artifact,
     *,
-    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
-    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
+    images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
+    split: Annotated[Part, Setting("Part of the images to use.")] = "test",
     backend: Annotated[
-        str, Setting("Backend, or backend:device; auto for the fastest that agrees; the kind's own if empty.")
+        str,
+        Setting(
+            "Backend, or backend:device. auto takes the fastest backend that gives the same answers. Default:"
+            " that of the artifact's kind."
+        ),
     ] = "",
-    batch: Annotated[int, Setting("Most photos per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads; 0 for one per core.", minimum=0)] = 0,
+    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0)] = 0,
     tta: Annotated[
-        Views, Setting("Views to average of each photo: its center, that mirrored too, center and corners, all those.")
+        Views,
+        Setting(
+            "Views of each image whose answers are averaged. flip adds the mirrored center. five adds the "
+            "corners. ten adds the mirrored corners, too."
+        ),
     ] = "center",
-    reference: Annotated[Path | None, Setting("Artifact to count agreeing answers with.")] = None,
+    reference: Annotated[Path | None, Setting("Artifact whose answers are compared with these.")] = None,
     photos: Photos | None = None,
     reference_outputs: Outputs | None = None,
 ) -> Evaluation:
     """Measure the accuracy of an artifact on labelled images.
 
-    With `photos`, those are used instead of opening `images`, and kept decoded for the next call.
-    `reference_outputs` are the reference's answers on the same photos, if they are there already.
-    With `tta` (test-time augmentation) other than "center", the probabilities of 2, 5 or 10 views
-    of each photo are averaged: "flip" adds the mirror image, "five" the corners, "ten" the mirror
-    images of those.
+    The share of right answers is shown with its 95 % interval, and for each class its precision and
+    recall. --tta (test-time augmentation) averages the answers for several views of each image.
+
+    From Python:
+        photos: Images that are open already; they are used instead of `images`, and kept decoded for the next call.
+        reference_outputs: The reference's answers on the same images, if they are there already.
 
     Raises:
         ImagesError: The photos cannot be used, or their classes are not the artifact's.

@@ -26,18 +26,19 @@ def find_lr(
     source: str | Path,
     *,
     start: Annotated[Pretrained, Without("dropout", "drop_path")],
-    plot: Annotated[Path | None, Setting("SVG file to draw the loss against the learning rate into.")] = None,
-    lowest: Annotated[float, Setting("First learning rate.", minimum=1e-9)] = 1e-6,
-    highest: Annotated[float, Setting("Last learning rate.", minimum=1e-9)] = 1.0,
-    steps: Annotated[int, Setting("Number of steps.", minimum=10)] = 60,
+    plot: Annotated[Path | None, Setting("SVG file to write, with the loss over the learning rate.")] = None,
+    lowest: Annotated[float, Setting("Learning rate of the first step.", minimum=1e-9)] = 1e-6,
+    highest: Annotated[float, Setting("Learning rate of the last step.", minimum=1e-9)] = 1.0,
+    steps: Annotated[int, Setting("Number of training steps.", minimum=10)] = 60,
     training: Annotated[Hyperparameters, Only("batch", "optimizer", "backbone_lr", "seed")] = _TRAINING,
     shares: Shares,
     cache: Cache,
 ) -> Report:
     """Find a learning rate for fine-tuning.
 
-    Suggests a tenth of the rate at which the loss is lowest (range test, arXiv 1506.01186). Images and
-    settings are those of finetune with ``--method full``.
+    A fresh classifier is trained while the learning rate rises. A tenth of the rate with the lowest
+    loss is suggested (arXiv 1506.01186). Images and settings are those of finetune with --method
+    full.
 
     Raises:
         SettingError: A setting does not fit.

@@ -33,15 +33,20 @@ def loadgen(
         float, Setting("Duration of a run. LoadGen calls a run of less than 600 seconds invalid.", minimum=0.01)
     ] = 600.0,
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
-    batch: Annotated[int, Setting("Largest batch. Used by offline and server.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads of a run; 0 for one per core.", minimum=0)] = 0,
+    batch: Annotated[int, Setting("Largest batch in the offline and server scenarios.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
     target_qps: Annotated[
         float | None,
-        Setting("Server: queries a second. Default: half of what is possible, at most 500.", minimum=0.01),
+        Setting(
+            "Queries a second in the server scenario. Default: half of what is possible, at most 500.", minimum=0.01
+        ),
     ] = None,
     target_latency: Annotated[
         float | None,
-        Setting("Server: milliseconds within which 99 % of the answers must come. Default: 10.", minimum=0.001),
+        Setting(
+            "Milliseconds within which 99 % of the answers must come in the server scenario. Default: 10.",
+            minimum=0.001,
+        ),
     ] = None,
     images: Annotated[Path | None, Setting("Folder of images to run. Default: the training images.")] = None,
     noise: Annotated[bool, Setting("Run random inputs instead of images.")] = False,
@@ -49,7 +54,9 @@ def loadgen(
 ) -> Report:
     """Measure artifacts with MLPerf's load generator.
 
-    Artifacts are measured one after the other. LoadGen's own rules decide whether a run is valid.
+    The artifacts are measured one after the other. LoadGen's own rules decide whether a run is
+    valid.
+
     In single-stream and multi-stream the next query waits for the last answer. In offline all
     queries are there at once. In server they arrive at random.
 

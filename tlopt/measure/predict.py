@@ -53,16 +53,17 @@ def predict(
     artifact: str | Path | Artifact,
     images: str | Path,
     *,
-    top: Annotated[int, Setting("Classes to name per image.", minimum=1)] = 5,
-    backend: Annotated[str, Setting("Backend, backend:device, or auto for the fastest; the kind's own if empty.")] = "",
-    batch: Annotated[int, Setting("Most images per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads; 0 for one per core.", minimum=0)] = 0,
+    top: Annotated[int, Setting("Number of classes to name for each image.", minimum=1)] = 5,
+    backend: Annotated[
+        str, Setting("Backend, or backend:device. auto takes the fastest. Default: that of the artifact's kind.")
+    ] = "",
+    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
+    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0)] = 0,
 ) -> Iterator[Prediction]:
     """Classify an image, or every image in a folder.
 
-    Answers come in the order of the file names, as soon as their batch is done; an image that
-    cannot be read is left out and reported. On the processor, each core decodes and classifies
-    batches of its own; for a GPU, all cores decode.
+    The answers come in the order of the file names. An image that cannot be read is left out, and a
+    warning names it.
 
     Raises:
         ImagesError: There is no image, or more than a tenth cannot be read.

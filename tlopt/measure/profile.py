@@ -26,14 +26,16 @@ _DRAWN = 40  # bars that fit a picture
 def profile(
     artifact: str | Path | Artifact,
     *,
-    backend: Annotated[str, Setting("Backend, or backend:device; the kind's own if empty.")] = "",
+    backend: Annotated[str, Setting("Backend, or backend:device. Default: that of the artifact's kind.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
-    runs: Annotated[int, Setting("Runs to average over.", minimum=1)] = 30,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
-    top: Annotated[int, Setting("Layers in the table, slowest first; 0 for all.", minimum=0)] = 20,
-    picture: Annotated[Path | None, Setting("SVG file to draw the layers and operators of the table into.")] = None,
+    runs: Annotated[int, Setting("Number of runs whose times are averaged.", minimum=1)] = 30,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    top: Annotated[int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0)] = 20,
+    picture: Annotated[Path | None, Setting("SVG file to write, with the layers and operators as bars.")] = None,
 ) -> Report:
     """Measure how long each layer of an artifact takes.
+
+    The runtime's own profiler measures the layers. The whole run is measured without it, too.
 
     Raises:
         ArtifactError: The artifact is damaged, or the backend does not run its kind.

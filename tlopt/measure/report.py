@@ -28,20 +28,28 @@ def report(
     artifacts: Sequence[str | Path | Artifact],
     out: str | Path,
     *,
-    images: Annotated[Path | None, Setting("Folder of labelled photos; those of the training if not given.")] = None,
-    split: Annotated[Part, Setting("Part of the photos to use.")] = "test",
-    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 32),
-    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device; the usual ones if empty.")] = (),
-    seconds: Annotated[float, Setting("Time measured per artifact, backend and batch.", minimum=0.01)] = 1.5,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
-    title: Annotated[str, Setting("Title of the page.")] = "",
+    images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
+    split: Annotated[Part, Setting("Part of the images to use.")] = "test",
+    batch: Annotated[
+        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+    ] = (1, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
+    seconds: Annotated[
+        float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
+    ] = 1.5,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    title: Annotated[str, Setting("Title of the page. Default: the network's name.")] = "",
     force: bool = False,
 ) -> Report:
-    """Measure accuracy and speed of artifacts; write a page.
+    """Write a page on the accuracy and speed of artifacts.
 
-    Writes report.html and report.json into a new folder `out`; `force` replaces an older report. The first
-    artifact is the reference for agreement and speed-up, on its kind's own backend. The photos are decoded once
-    for all artifacts that see them alike.
+    The artifacts are measured on every backend that runs them here. The folder gets report.html and
+    report.json. Agreement and speed-up are against the first artifact on the backend of its kind.
+
+    From Python:
+        artifacts: What to measure; the first is the reference.
+        out: Folder to make.
+        force: Replace an older report at `out`.
 
     Raises:
         ArtifactError: An artifact is damaged.

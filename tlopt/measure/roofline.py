@@ -1,4 +1,7 @@
-"""How near an artifact comes to what the machine can do at best."""
+"""How near an artifact comes to what the machine can do at best.
+
+S. Williams, A. Waterman, D. Patterson, "Roofline", Communications of the ACM 52 (2009).
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,22 @@ _COPY_MB = 256  # larger than the last cache of common processors
 def roofline(
     artifacts: Sequence[str | Path | Artifact],
     *,
-    batch: Annotated[tuple[int, ...], Setting("Images per run, one or several.", minimum=1)] = (1, 32),
-    backend: Annotated[tuple[str, ...], Setting("Backends that run on the processor; the usual ones if empty.")] = (),
-    seconds: Annotated[float, Setting("Measured time per artifact, backend and batch.", minimum=0.01)] = 3.0,
-    threads: Annotated[int, Setting("Processor threads in one run; 0 for one per core.", minimum=0)] = 0,
+    batch: Annotated[
+        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+    ] = (1, 32),
+    backend: Annotated[tuple[str, ...], Setting("Backends that run on the processor. Default: the usual ones.")] = (),
+    seconds: Annotated[
+        float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
+    ] = 3.0,
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
 ) -> Report:
     """Measure the share of the processor's peak that is used.
 
-    The peaks are measured, not looked up: multiply-adds by a large matrix product in the
-    artifact's precision, bytes by copying memory. An artifact cannot be faster than the slower of
-    its multiply-adds at the one and its bytes at the other.
-    S. Williams, A. Waterman, D. Patterson, "Roofline", Communications of the ACM 52 (2009).
+    The peaks of this machine are measured first. A large matrix product gives the multiply-adds a
+    second. Copying memory gives the bytes a second.
+
+    The time that an artifact needs at least follows from its multiply-adds and from its bytes. The
+    larger of the two times is its bound. The table shows the share of that bound that it reaches.
 
     Raises:
         ArtifactError: An artifact is not of kind onnx, or a shape in it cannot be inferred.

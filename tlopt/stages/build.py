@@ -37,42 +37,45 @@ def build(
     target: Annotated[
         tuple[str, ...],
         Setting(
-            "GPUs to build for: sm80, sm86, sm89, sm120, … ahead of time; current for the one here; "
-            "auto for the one here, or the four without one."
+            "GPUs for which the engine is built, such as sm80, sm86, sm89 or sm120. current is the GPU of "
+            "this machine. auto is current, or those four on a machine without a GPU."
         ),
     ] = ("auto",),
     flavour: Annotated[
-        Literal["auto", "tensorrt", "rtx"], Setting("TensorRT, TensorRT for RTX, or the one that can.")
+        Literal["auto", "tensorrt", "rtx"],
+        Setting("Builder to use. rtx is TensorRT for RTX. auto takes the builder that knows the targets."),
     ] = "auto",
     min_batch: Annotated[int, Setting("Smallest batch that the engine accepts.", minimum=1)] = 1,
     opt_batch: Annotated[
-        int | None, Setting("Batch that the engine is tuned for; by default 8, or the nearest it accepts.", minimum=1)
+        int | None,
+        Setting("Batch for which the engine is tuned. Default: 8, or the nearest batch that it accepts.", minimum=1),
     ] = None,
     max_batch: Annotated[int, Setting("Largest batch that the engine accepts.", minimum=1)] = 32,
     workspace_mb: Annotated[
-        int | None, Setting("GPU memory that one layer may use while it runs, MiB; all of it if not given.", minimum=1)
+        int | None, Setting("GPU memory that one layer may use, in MiB. Default: all.", minimum=1)
     ] = None,
     optimization_level: Annotated[
-        int, Setting("How long the builder searches: 0 is quickest to build, 5 fastest to run.", minimum=0, maximum=5)
+        int, Setting("Effort of the search for fast kernels. 0 builds quickest. 5 runs fastest.", minimum=0, maximum=5)
     ] = 3,
     timing_cache: Annotated[
-        Path | None, Setting("Folder that keeps layer timings, one file per GPU and version, for quicker builds.")
+        Path | None, Setting("Folder that keeps the timings of layers. Later builds are quicker with it.")
     ] = None,
-    sparse: Annotated[bool, Setting("Use 2:4 sparse kernels where the weights are sparse so.")] = False,
-    refit: Annotated[bool, Setting("Let the engine's weights be replaced later.")] = False,
+    sparse: Annotated[bool, Setting("Use sparse kernels for weights with 2:4 sparsity.")] = False,
+    refit: Annotated[bool, Setting("Allow the engine's weights to be replaced later.")] = False,
     strip_weights: Annotated[
-        bool, Setting("Leave the weights out; they are taken from the ONNX file when the engine is opened.")
+        bool, Setting("Leave the weights out of the engine. Opening it reads them from the ONNX file.")
     ] = False,
-    version_compatible: Annotated[bool, Setting("Let newer versions of TensorRT open the engine too.")] = False,
+    version_compatible: Annotated[bool, Setting("Allow newer versions of TensorRT to open the engine.")] = False,
     hardware_compatible: Annotated[
-        HardwareCompatibility, Setting("Let other GPUs open the engine: of the same capability, or Ampere and newer.")
+        HardwareCompatibility,
+        Setting("Allow other GPUs to open the engine. They have the same compute capability, or are Ampere or newer."),
     ] = "no",
 ) -> Card:
     """Build a TensorRT engine from an ONNX artifact.
 
-    The network is strongly typed: fp16, int8 and fp8 are what the ONNX file says (casts and
-    QuantizeLinear / DequantizeLinear pairs), not options of the build. Writes ``model.engine`` and
-    ``layers.json``.
+    The ONNX file decides the precision of each layer, by its casts and its QuantizeLinear and
+    DequantizeLinear nodes. The builder takes no option for it. The result holds the engine and a
+    list of its layers.
 
     Raises:
         PluginError: A target is unknown.

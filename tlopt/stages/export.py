@@ -42,19 +42,21 @@ def export(
     source: str | Path | Artifact,
     out: str | Path,
     *,
-    trt: Annotated[bool, Setting("Go on to a TensorRT engine.")] = False,
+    trt: Annotated[bool, Setting("Build a TensorRT engine, too.")] = False,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"], Setting("Precision of the result; other than fp32 quantizes.")
+        Literal["fp32", "fp16", "int8"], Setting("Precision of the result. fp16 and int8 quantize the exported graph.")
     ] = "fp32",
     target: Annotated[
-        tuple[str, ...] | None, Setting("GPUs to build the engine for, as tlopt build takes them.", metavar="SM,…")
+        tuple[str, ...] | None, Setting("GPUs for which the engine is built, as in tlopt build.", metavar="SM,…")
     ] = None,
     input_: Annotated[
         Literal["float32", "uint8"],
-        Setting("What the graph takes: normalized float32, or raw RGB bytes (n, h, w, 3) with the scaling inside."),
+        Setting(
+            "Input of the graph. float32 takes normalized pixels. uint8 takes raw RGB bytes of shape (n, h, w, 3)."
+        ),
     ] = "float32",
     opset: Annotated[int, Setting("Version of the ONNX operators.", minimum=18, maximum=23)] = 18,
-    images: Annotated[Path | None, Setting("Images for calibration, if not the training images.")] = None,
+    images: Annotated[Path | None, Setting("Folder of images for calibration. Default: the training images.")] = None,
     force: bool = False,
 ) -> Artifact:
     """Export a trained network to ONNX, or on to TensorRT.
@@ -99,7 +101,7 @@ def _export(
     source: Artifact,
     out: Draft,
     *,
-    input_: Annotated[Literal["float32", "uint8"], Setting("What the graph takes.")],
+    input_: Annotated[Literal["float32", "uint8"], Setting("Input of the graph.")],
     opset: Annotated[int, Setting("Version of the ONNX operators.", minimum=18, maximum=23)],
 ) -> Card:
     """Write the ONNX file and compare it with the torch model."""

@@ -32,23 +32,23 @@ def finetune(
     method: Annotated[
         Method,
         Setting(
-            "lp-ft: probe, then all layers, and what does better is kept; full: all layers from a fresh classifier; "
-            "gradual: stage by stage from the top; head: the probe alone.",
+            "lp-ft trains the classifier, then all layers, and keeps the better network. full trains all layers at "
+            "once. gradual adds one stage after the other. head trains the classifier alone.",
             group="Model",
             common=True,
         ),
     ] = "lp-ft",
     training: Hyperparameters,
     teacher: Annotated[
-        Path | None, Setting("Artifact whose answers the network learns from, too.", group="Distillation")
+        Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
     ] = None,
     images: Annotated[
-        Path | None, Setting("Where the images of an artifact are now, if they were moved.", group="Data")
+        Path | None, Setting("Folder of the artifact's training images, if they were moved.", group="Data")
     ] = None,
     shares: Shares,
     cache: Cache,
-    resume: Annotated[bool, Setting("Go on from the checkpoint of an interrupted run.", common=True)] = False,
-    tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.")] = False,
+    resume: Annotated[bool, Setting("Continue an interrupted run from its checkpoint.", common=True)] = False,
+    tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.", group="Output")] = False,
 ) -> Card:
     """Fine-tune a pretrained network on labelled images.
 

@@ -34,28 +34,41 @@ def import_model(
     source: SourceFile | None,
     out: Draft,
     *,
-    model: Annotated[str | None, Setting("Pretrained model, instead of a file.", metavar="SOURCE:NAME")] = None,
+    model: Annotated[
+        str | None, Setting("Pretrained model, named source:name. It takes the place of a file.", metavar="SOURCE:NAME")
+    ] = None,
     classes: Annotated[
         Path | None,
-        Setting("File with the class names in the order of the logits: one a line, or a JSON list."),
+        Setting("File with the class names in the order of the logits. One name a line, or a JSON list."),
     ] = None,
-    weights: Annotated[Path | None, Setting("Safetensors file in place of the model's own weights.")] = None,
-    image_size: Annotated[int | None, Setting("Side of the square input, pixels.", minimum=8, maximum=4096)] = None,
+    weights: Annotated[Path | None, Setting("Safetensors file that replaces the model's own weights.")] = None,
+    image_size: Annotated[
+        int | None, Setting("Side of the square input image, in pixels.", minimum=8, maximum=4096)
+    ] = None,
     crop_ratio: Annotated[
-        float | None, Setting("Share of the shorter side that is kept.", minimum=0.1, maximum=1)
+        float | None, Setting("Share of the image's shorter side that the central crop keeps.", minimum=0.1, maximum=1)
     ] = None,
     interpolation: Annotated[
-        Literal["nearest", "bilinear", "bicubic", "lanczos"] | None, Setting("Resampling filter.")
+        Literal["nearest", "bilinear", "bicubic", "lanczos"] | None, Setting("Filter that resizes images.")
     ] = None,
-    mean: Annotated[tuple[float, ...] | None, Setting("Mean of each channel, 0..1 scale.", metavar="R,G,B")] = None,
-    std: Annotated[tuple[float, ...] | None, Setting("Std of each channel, 0..1 scale.", metavar="R,G,B")] = None,
-    layout: Annotated[Literal["nchw", "nhwc"] | None, Setting("Axis order of an ONNX file's input.")] = None,
-    channels: Annotated[Literal["rgb", "bgr"], Setting("Channel order of an ONNX file's input.")] = "rgb",
+    mean: Annotated[
+        tuple[float, ...] | None, Setting("Mean of each color channel, on a scale from 0 to 1.", metavar="R,G,B")
+    ] = None,
+    std: Annotated[
+        tuple[float, ...] | None,
+        Setting("Standard deviation of each color channel, on a scale from 0 to 1.", metavar="R,G,B"),
+    ] = None,
+    layout: Annotated[
+        Literal["nchw", "nhwc"] | None,
+        Setting("Order of the axes of an ONNX file's input. Default: found from its shape."),
+    ] = None,
+    channels: Annotated[Literal["rgb", "bgr"], Setting("Order of the color channels of an ONNX file's input.")] = "rgb",
 ) -> Card:
     """Make an artifact of a pretrained model or an ONNX file.
 
-    An ONNX file needs one image input and one output of shape (n, classes). Its preprocessing is
-    what the settings say; ImageNet's mean and std are assumed where they say nothing.
+    An ONNX file needs one image input and one output of shape (n, classes). The settings say how
+    images are preprocessed for it. The mean and standard deviation of ImageNet are used if none are
+    given.
 
     Raises:
         SettingError: Neither or both of a file and a model are given, or the class names do not fit.

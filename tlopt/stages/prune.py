@@ -45,36 +45,39 @@ def prune(
     source: Artifact,
     out: Draft,
     *,
-    ratio: Annotated[float, Setting("Share of the multiply-adds removed.", minimum=0, maximum=0.95)] = 0.3,
+    ratio: Annotated[float, Setting("Share of the multiply-adds that is removed.", minimum=0, maximum=0.95)] = 0.3,
     speedup: Annotated[
-        float | None, Setting("How much faster ONNX Runtime runs the result; takes the place of --ratio.", minimum=1)
+        float | None, Setting("Speed-up to reach with ONNX Runtime. It takes the place of --ratio.", minimum=1)
     ] = None,
-    speedup_batch: Annotated[
-        tuple[int, ...], Setting("Batch sizes at which --speedup is measured; it holds for each.", minimum=1)
-    ] = (1, 32),
-    criterion: Annotated[str, Setting("How channels are ranked.", plugins="criteria")] = "logits",
-    multiple: Annotated[int, Setting("Channels stay multiples of this.", minimum=1)] = 8,
+    speedup_batch: Annotated[tuple[int, ...], Setting("Batch sizes for which --speedup must hold.", minimum=1)] = (
+        1,
+        32,
+    ),
+    criterion: Annotated[str, Setting("Criterion that ranks the channels.", plugins="criteria")] = "logits",
+    multiple: Annotated[int, Setting("Number whose multiples the channels stay.", minimum=1)] = 8,
     sparsity: Annotated[
         Literal["none", "2:4"],
-        Setting("2:4 also sets two of every four weights to zero, which GPUs with sparse tensor cores skip."),
+        Setting("2:4 also sets two of every four weights to zero. GPUs with sparse tensor cores skip those."),
     ] = "none",
-    steps: Annotated[int, Setting("Cuts on the way, each followed by the recovery.", minimum=1, maximum=20)] = 1,
-    epochs: Annotated[int, Setting("Epochs of recovery after each cut; 0 for none.", minimum=0)] = 5,
-    lr: Annotated[float, Setting("Learning rate of the recovery.", minimum=0)] = 2e-4,
-    batch: Annotated[int, Setting("Images per step of the recovery.", minimum=1)] = 32,
+    steps: Annotated[int, Setting("Number of cuts. Training follows each of them.", minimum=1, maximum=20)] = 1,
+    epochs: Annotated[int, Setting("Epochs of training after each cut. 0 leaves the training out.", minimum=0)] = 5,
+    lr: Annotated[float, Setting("Learning rate of the training after a cut.", minimum=0)] = 2e-4,
+    batch: Annotated[int, Setting("Images per step of the training after a cut.", minimum=1)] = 32,
     teacher_weight: Annotated[
-        float, Setting("Share of the unpruned model's answers in the loss of the recovery.", minimum=0, maximum=1)
+        float, Setting("Share of the loss that compares answers with the unpruned network's.", minimum=0, maximum=1)
     ] = 0.7,
-    samples: Annotated[int, Setting("Training images that channels are ranked on.", minimum=8)] = 256,
-    images: Annotated[Path | None, Setting("Images for ranking and recovery, if not the training images.")] = None,
-    cache_dir: Annotated[Path | None, Setting("Folder for decoded images; by default ~/.cache/tlopt.")] = None,
-    cache_gb: Annotated[float, Setting("Size this folder may have, GB; 0 keeps nothing.", minimum=0)] = 20.0,
-    seed: Annotated[int, Setting("Seed of everything random.", minimum=0)] = 0,
+    samples: Annotated[int, Setting("Number of training images on which channels are ranked.", minimum=8)] = 256,
+    images: Annotated[
+        Path | None, Setting("Folder of images to rank and train with. Default: the training images.")
+    ] = None,
+    cache_dir: Annotated[Path | None, Setting("Folder that keeps decoded images. Default: ~/.cache/tlopt.")] = None,
+    cache_gb: Annotated[float, Setting("Largest size of that folder, in GB. 0 keeps nothing.", minimum=0)] = 20.0,
+    seed: Annotated[int, Setting("Seed of all random choices.", minimum=0)] = 0,
 ) -> Card:
     """Remove the least important channels and train the rest.
 
-    The result is a smaller network of the same architecture: it loads, exports, quantizes and prunes
-    again like any other. Training images are those the artifact was made with, or --images.
+    The result is a smaller network of the same architecture. It can be exported, quantized and
+    pruned again like any other artifact.
 
     Raises:
         ImagesError: Images are needed and there are none.

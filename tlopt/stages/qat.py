@@ -41,24 +41,25 @@ def qat(
     out: Draft,
     *,
     for_: Annotated[
-        Runtime, Setting("Runtime that it will be quantized for.", group="Quantization", common=True)
+        Runtime, Setting("Runtime that will run the int8 network.", group="Quantization", common=True)
     ] = "onnxruntime",
     reduce_range: Annotated[
         Literal["auto", "on", "off"],
         Setting(
-            "Weights of half the int8 range; auto where integer sums saturate on this processor.", group="Quantization"
+            "Keep weights to half the int8 range. auto does so if integer sums saturate on this processor.",
+            group="Quantization",
         ),
     ] = "auto",
     training: Annotated[Hyperparameters, Without("precision", "compile", "teacher_features")] = _TRAINING,
     teacher: Annotated[
-        Path | None, Setting("Artifact whose answers the network learns from, too.", group="Distillation")
+        Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
     ] = None,
     images: Annotated[
-        Path | None, Setting("Where the images of the artifact are now, if they were moved.", group="Data")
+        Path | None, Setting("Folder of the artifact's training images, if they were moved.", group="Data")
     ] = None,
     cache: Cache,
-    resume: Annotated[bool, Setting("Go on from the checkpoint of an interrupted run.", common=True)] = False,
-    tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.")] = False,
+    resume: Annotated[bool, Setting("Continue an interrupted run from its checkpoint.", common=True)] = False,
+    tensorboard: Annotated[bool, Setting("Write TensorBoard events into the artifact.", group="Output")] = False,
 ) -> Card:
     """Train a network for int8, with quantization in the loop.
 

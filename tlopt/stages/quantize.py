@@ -51,50 +51,58 @@ def quantize(
     source: Artifact,
     out: Draft,
     *,
-    precision: Annotated[Literal["int8", "fp16", "bf16", "fp8"], Setting("Numbers the graph computes in.")] = "int8",
+    precision: Annotated[
+        Literal["int8", "fp16", "bf16", "fp8"], Setting("Number format in which the graph computes.")
+    ] = "int8",
     for_: Annotated[
-        Literal["onnxruntime", "openvino", "tensorrt"], Setting("Runtime whose fused integer operators to aim at.")
+        Literal["onnxruntime", "openvino", "tensorrt"], Setting("Runtime that will run the result.")
     ] = "onnxruntime",
-    quantizer: Annotated[
-        str, Setting("How ranges of activations are chosen from the images.", plugins="quantizers")
-    ] = "mse",
+    quantizer: Annotated[str, Setting("Method that chooses the ranges of activations.", plugins="quantizers")] = "mse",
     rounding: Annotated[
-        Literal["gptq", "nearest"], Setting("How weights become integers: by the layer's output error, or each alone.")
+        Literal["gptq", "nearest"],
+        Setting(
+            "How weights become integers. gptq keeps the layer's output error small. nearest rounds each weight alone."
+        ),
     ] = "gptq",
-    bias_correction: Annotated[bool, Setting("Let biases make up for mean errors.")] = True,
-    equalization: Annotated[bool, Setting("Scale channels to like ranges first, where that changes nothing.")] = False,
+    bias_correction: Annotated[bool, Setting("Correct the biases for the mean error of each layer.")] = True,
+    equalization: Annotated[bool, Setting("First scale the channels of neighboring layers to similar ranges.")] = False,
     reduce_range: Annotated[
         Literal["auto", "on", "off"],
-        Setting("Weights of half the range, for processors whose integer sums saturate; auto tries it on this one."),
+        Setting("Keep weights to half the int8 range. auto does so if integer sums saturate on this processor."),
     ] = "auto",
     max_drop: Annotated[
         float | None,
-        Setting("Loss of accuracy up to which blocks are in int8; the fewest others stay float.", minimum=0, maximum=1),
+        Setting("Largest loss of accuracy. As few blocks as possible stay float to keep it.", minimum=0, maximum=1),
     ] = None,
     float_blocks: Annotated[
         tuple[str, ...],
         Setting(
-            "Blocks to leave float whatever they cost: names as --max-drop gives them, or first.", metavar="NAME,…"
+            "Names of blocks that stay float. tlopt show prints the names. first stands for the first block.",
+            metavar="NAME,…",
         ),
     ] = (),
-    images: Annotated[Path | None, Setting("Images to calibrate on, if not the training images.")] = None,
-    samples: Annotated[int, Setting("Images to calibrate on.", minimum=1)] = 256,
-    batch: Annotated[int, Setting("Images run at once, where the graph takes any number.", minimum=1, maximum=256)] = 8,
+    images: Annotated[Path | None, Setting("Folder of images for calibration. Default: the training images.")] = None,
+    samples: Annotated[int, Setting("Number of images for calibration.", minimum=1)] = 256,
+    batch: Annotated[
+        int, Setting("Images per run, if the graph takes any number of images.", minimum=1, maximum=256)
+    ] = 8,
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0)] = 0,
     require_faster: Annotated[bool, Setting("Fail if the result is slower than its source.")] = False,
 ) -> Card:
     """Quantize an ONNX artifact, or cast it to half precision.
 
-    Scales and roundings are chosen from training images alone. The graph's input and output stay
-    as they are. At the end the result is measured beside its source, on images of the validation
-    part and on the runtime that it was made for; the card keeps what was found. A result for
-    TensorRT is judged with ONNX Runtime and not timed. With `max_drop`, blocks that cost too much
-    accuracy stay float: chosen by what they do to answers and latency, on training images that were
-    not calibrated on. Those named in `float_blocks` stay fp32 whatever they cost, at any precision. An
-    artifact from qat keeps the scales that it was trained with.
+    Ranges and rounding are chosen from training images. The input and output of the graph stay as
+    they are. An artifact from qat keeps the ranges that it was trained with.
 
-    Integer kernels of processors without VNNI saturate with weights of the whole int8 range; with
-    `reduce_range` weights of all layers but depthwise ones are at most 64 (half of 127), which cannot.
+    At the end the result is measured beside its source, on validation images and on the runtime
+    that it was made for. A result for TensorRT is judged with ONNX Runtime and is not timed.
+
+    With --max-drop, blocks that cost too much accuracy stay float. They are chosen by their effect
+    on answers and latency, on training images that calibration did not see. Blocks named with
+    --float-blocks stay float at any precision.
+
+    Integer sums saturate on processors without VNNI if weights take the whole int8 range. See
+    --reduce-range.
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.

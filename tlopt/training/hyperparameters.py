@@ -39,84 +39,136 @@ class Hyperparameters:
         teacher_features: See arXiv 1412.6550.
     """
 
-    epochs: Annotated[int, Setting("Passes over the training images.", minimum=1, group=_TRAINING, common=True)] = 6
+    epochs: Annotated[
+        int, Setting("Number of passes over the training images.", minimum=1, group=_TRAINING, common=True)
+    ] = 6
     lr: Annotated[
-        float, Setting("Highest learning rate, that of the classifier.", minimum=0, group=_TRAINING, common=True)
+        float, Setting("Highest learning rate of the classifier.", minimum=0, group=_TRAINING, common=True)
     ] = 2e-3
-    batch: Annotated[int, Setting("Images per step, over all processes.", minimum=1, group=_TRAINING, common=True)] = 32
-    seed: Annotated[int, Setting("Seed of everything random.", minimum=0, group=_TRAINING)] = 0
+    batch: Annotated[
+        int, Setting("Images per training step, over all processes.", minimum=1, group=_TRAINING, common=True)
+    ] = 32
+    seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group=_TRAINING)] = 0
     backbone_lr: Annotated[
         float,
         Setting(
-            "Learning rate of the last layers before the classifier, relative to --lr.", minimum=0, group=_TRAINING
+            "Learning rate of the last layers before the classifier, as a share of --lr.", minimum=0, group=_TRAINING
         ),
     ] = 0.1
     layer_decay: Annotated[
         float,
         Setting(
-            "Factor on the learning rate from each stage to the one before it.", minimum=0, maximum=1, group=_TRAINING
+            "Factor by which the learning rate falls from each stage to the stage before it.",
+            minimum=0,
+            maximum=1,
+            group=_TRAINING,
         ),
     ] = 0.8
-    optimizer: Annotated[str, Setting("sgd, adamw, or any name that timm.optim knows.", group=_TRAINING)] = "adamw"
-    momentum: Annotated[float, Setting("Of optimizers that have one.", minimum=0, maximum=1, group=_TRAINING)] = 0.9
-    schedule: Annotated[Schedule, Setting("Course of the learning rate after the warm-up.", group=_TRAINING)] = "cosine"
+    optimizer: Annotated[str, Setting("Optimizer: sgd, adamw, or another name that timm knows.", group=_TRAINING)] = (
+        "adamw"
+    )
+    momentum: Annotated[
+        float, Setting("Momentum of the optimizer, if it has one.", minimum=0, maximum=1, group=_TRAINING)
+    ] = 0.9
+    schedule: Annotated[Schedule, Setting("How the learning rate goes on after the warm-up.", group=_TRAINING)] = (
+        "cosine"
+    )
     warmup: Annotated[
         float, Setting("Share of the steps in which the learning rate rises.", minimum=0, maximum=1, group=_TRAINING)
     ] = 0.1
-    accumulate: Annotated[int, Setting("Steps whose gradients are summed up.", minimum=1, group=_TRAINING)] = 1
-    clip: Annotated[float, Setting("Largest norm of the gradient; 0 for any.", minimum=0, group=_TRAINING)] = 1.0
-    frozen_norm: Annotated[bool, Setting("Keep the statistics of batch norms as they are.", group=_TRAINING)] = True
+    accumulate: Annotated[
+        int, Setting("Steps whose gradients are added up before the weights change.", minimum=1, group=_TRAINING)
+    ] = 1
+    clip: Annotated[float, Setting("Largest norm of the gradient. 0 sets no limit.", minimum=0, group=_TRAINING)] = 1.0
+    frozen_norm: Annotated[
+        bool, Setting("Keep the statistics of batch normalization as they are.", group=_TRAINING)
+    ] = True
     frozen_stages: Annotated[
         int,
-        Setting("Stages of the network, from the input on, that stay as they are.", minimum=0, group=_TRAINING),
+        Setting("Number of stages after the input that are not trained.", minimum=0, group=_TRAINING),
     ] = 0
-    precision: Annotated[Precision, Setting("Of the arithmetic; auto takes what is fastest here.", group=_TRAINING)] = (
-        "auto"
-    )
-    compile: Annotated[bool, Setting("Compile the network with torch.compile.", group=_TRAINING)] = False
+    precision: Annotated[
+        Precision, Setting("Precision of the arithmetic. auto takes the fastest one here.", group=_TRAINING)
+    ] = "auto"
+    compile: Annotated[
+        bool, Setting("Compile the network with torch.compile before the training.", group=_TRAINING)
+    ] = False
     moves: Moves = "full"
     patience: Annotated[
         int,
-        Setting("Epochs without improvement before training stops; 0 for never.", minimum=0, group=_REGULARIZATION),
+        Setting(
+            "Epochs without improvement after which training stops. 0 never stops it.", minimum=0, group=_REGULARIZATION
+        ),
     ] = 0
     weight_decay: Annotated[
         float,
-        Setting("Pull of the weights to zero; norms and biases are spared.", minimum=0, group=_REGULARIZATION),
+        Setting(
+            "Strength that pulls weights to zero. Normalization and biases are left out.",
+            minimum=0,
+            group=_REGULARIZATION,
+        ),
     ] = 0.02
-    loss: Annotated[Loss, Setting("What is minimized.", group=_REGULARIZATION)] = "cross-entropy"
-    smoothing: Annotated[float, Setting("Label smoothing.", minimum=0, maximum=0.9, group=_REGULARIZATION)] = 0.0
+    loss: Annotated[Loss, Setting("Loss function that training minimizes.", group=_REGULARIZATION)] = "cross-entropy"
+    smoothing: Annotated[
+        float,
+        Setting("Share of each label that is spread over all classes.", minimum=0, maximum=0.9, group=_REGULARIZATION),
+    ] = 0.0
     focal_gamma: Annotated[float, Setting("Exponent of the focal loss.", minimum=0, group=_REGULARIZATION)] = 2.0
     l2_sp: Annotated[
-        float, Setting("Pull of the weights to the pretrained ones.", minimum=0, group=_REGULARIZATION)
+        float, Setting("Strength that pulls weights to their pretrained values.", minimum=0, group=_REGULARIZATION)
     ] = 0.0
     ema: Annotated[
         float,
-        Setting("Decay of the weights' moving average; 0 for none.", minimum=0, maximum=0.99999, group=_REGULARIZATION),
+        Setting(
+            "Decay of the moving average of the weights. 0 keeps no average.",
+            minimum=0,
+            maximum=0.99999,
+            group=_REGULARIZATION,
+        ),
     ] = 0.0
     crop: Annotated[
         float,
         Setting(
-            "Smallest share of the image that a random crop keeps; 1 for the central crop.",
+            "Smallest share of the image that a random crop keeps. 1 takes the central crop.",
             minimum=0.01,
             maximum=1,
             group=_AUGMENTATION,
         ),
     ] = 0.5
-    flip: Annotated[Flip, Setting("Random mirroring.", group=_AUGMENTATION)] = "horizontal"
-    policy: Annotated[Policy, Setting("Random changes of color and shape.", group=_AUGMENTATION)] = "none"
-    magnitude: Annotated[float, Setting("Strength of the policy.", minimum=0, maximum=10, group=_AUGMENTATION)] = 5.0
+    flip: Annotated[Flip, Setting("Directions in which images are mirrored at random.", group=_AUGMENTATION)] = (
+        "horizontal"
+    )
+    policy: Annotated[Policy, Setting("Policy that changes color and shape at random.", group=_AUGMENTATION)] = "none"
+    magnitude: Annotated[
+        float, Setting("Strength of the policy's changes.", minimum=0, maximum=10, group=_AUGMENTATION)
+    ] = 5.0
     erasing: Annotated[
-        float, Setting("Share of images with a rectangle erased.", minimum=0, maximum=1, group=_AUGMENTATION)
+        float,
+        Setting(
+            "Share of the images from which a random rectangle is erased.", minimum=0, maximum=1, group=_AUGMENTATION
+        ),
     ] = 0.0
-    mixup: Annotated[float, Setting("Strength of mixup; 0 for off.", minimum=0, group=_AUGMENTATION)] = 0.0
-    cutmix: Annotated[float, Setting("Strength of CutMix; 0 for off.", minimum=0, group=_AUGMENTATION)] = 0.0
+    mixup: Annotated[
+        float, Setting("Strength of mixup, which blends two images. 0 switches it off.", minimum=0, group=_AUGMENTATION)
+    ] = 0.0
+    cutmix: Annotated[
+        float,
+        Setting(
+            "Strength of CutMix, which pastes a part of one image into another. 0 switches it off.",
+            minimum=0,
+            group=_AUGMENTATION,
+        ),
+    ] = 0.0
     teacher_weight: Annotated[
-        float, Setting("Share of the teacher's answers in the loss.", minimum=0, maximum=1, group=_DISTILLATION)
+        float,
+        Setting(
+            "Share of the loss that compares answers with the teacher's.", minimum=0, maximum=1, group=_DISTILLATION
+        ),
     ] = 0.5
     teacher_temperature: Annotated[
-        float, Setting("Softens the teacher's answers.", minimum=0.1, group=_DISTILLATION)
+        float, Setting("Temperature that softens the teacher's answers.", minimum=0.1, group=_DISTILLATION)
     ] = 2.0
     teacher_features: Annotated[
         float,
-        Setting("Weight of the distance to the teacher's features; 0 for none.", minimum=0, group=_DISTILLATION),
+        Setting("Weight of the distance to the teacher's features. 0 leaves it out.", minimum=0, group=_DISTILLATION),
     ] = 0.0

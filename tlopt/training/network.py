@@ -23,24 +23,29 @@ class Pretrained:
 
     model: Annotated[
         str,
-        Setting("Pretrained network, source:name; an artifact goes on with its own.", group=_MODEL, common=True),
+        Setting("Pretrained network, named source:name. An artifact keeps its own network.", group=_MODEL, common=True),
     ] = "pip:efficientnet_lite0"
-    weights: Annotated[
-        Path | None, Setting("Safetensors file that takes the place of the pretrained weights.", group=_MODEL)
-    ] = None
+    weights: Annotated[Path | None, Setting("Safetensors file that replaces the pretrained weights.", group=_MODEL)] = (
+        None
+    )
     image_size: Annotated[
         int | None,
-        Setting("Side of the input, pixels; by default the model's own.", minimum=16, group=_MODEL, common=True),
+        Setting(
+            "Side of the square input image, in pixels. Default: the network's own.",
+            minimum=16,
+            group=_MODEL,
+            common=True,
+        ),
     ] = None
     dropout: Annotated[
         float | None,
         Setting(
-            "Dropout before the classifier; by default the model's.", minimum=0, maximum=0.9, group="Regularization"
+            "Dropout before the classifier. Default: the network's own.", minimum=0, maximum=0.9, group="Regularization"
         ),
     ] = None
     drop_path: Annotated[
         float | None,
-        Setting("Share of residual blocks skipped at random.", minimum=0, maximum=0.9, group="Regularization"),
+        Setting("Share of residual blocks that are skipped at random.", minimum=0, maximum=0.9, group="Regularization"),
     ] = None
 
 
