@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tlopt import cpu as _cpu
 from tlopt import verbs as _verbs
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the names below
@@ -58,6 +59,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.trusted import trust as trust
 
 __version__ = "0.1.0"
+
+_cpu.share_cores()  # before anything imports torch
 
 # What is no verb: public name -> the module that defines it.
 _OTHERS = {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
+
+from tlopt.cpu import cores as cores
+from tlopt.cpu import waiting as waiting
 
 
 @functools.cache
@@ -35,8 +37,3 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Return the number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

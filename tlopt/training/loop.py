@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
-from tlopt.networks import folding
+from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
 from tlopt.training import checkpoint, distributed, freezing, memory
@@ -123,11 +123,11 @@ class Run:
                 hint=f"Give --batch a multiple of {self.world}.",
             )
         self.device = distributed.device()
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = layout.place(model, self.device)
         self.train_images, self.val_images, self.settings = train_images, val_images, settings
         self.teacher, self.checkpoints = teacher, checkpoints
         if isinstance(teacher, nn.Module):
-            teacher.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            layout.place(teacher, self.device).eval()
         folder = train_images.folder
         self.batch = batch_size(len(folder), settings, self.world)
         self.steps = len(folder) // self.batch
@@ -373,7 +373,7 @@ class Run:
         if self.best:
             load(self.model, self.best)
         self.model.requires_grad_(True)
-        self.model.to("cpu", memory_format=torch.contiguous_format).eval()
+        layout.release(self.model).eval()
 
 
 def _score(record: dict[str, float]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from tlopt.files import open_regular
 from tlopt.images.pixels import Pixels
 from tlopt.images.store import checksum
-from tlopt.networks import head
+from tlopt.networks import head, layout
 from tlopt.progress import track
 from tlopt.publishing import write_whole
 from tlopt.training.inputs import answering, to_inputs
@@ -80,7 +80,7 @@ def features(
     Returns:
         float32 (n, features) and int64 (n,).
     """
-    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout.place(model.eval(), device)
     key = _key(model, pixels, device, batch, positions) if cache is not None else ""
     file = cache / f"{key}.npz" if cache is not None else None
     kept = _read(file) if file is not None else None

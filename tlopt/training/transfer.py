@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import LARGE, Pixels
-from tlopt.networks import head, sparsity
+from tlopt.networks import head, layout, sparsity
 from tlopt.training import distributed, memory, probe, selection
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters, Method
@@ -120,7 +120,7 @@ def transfer(
             }
             log.info("kept %s of %s", chosen, tried)
     logits, labels = predict(model.to(device), val_images, device=device)
-    model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    layout.release(model).eval()
     return Transfer(logits=logits, labels=labels, history=history, details=details)
 
 

@@ -13,7 +13,7 @@ from tlopt.backends import reduced_range
 from tlopt.errors import StageError
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
-from tlopt.networks import tracing
+from tlopt.networks import layout, tracing
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.qat import arithmetic, network
 from tlopt.quantization.qat.places import Place, Places, places_of
@@ -150,3 +150,22 @@ def test_a_place_that_the_program_does_not_know_is_refused():
     ):
         pass
     assert "forward" not in vars(model)
+
+
+def test_a_strided_1x1_convolution_of_few_channels_computes_in_the_default_layout():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+    proto, program = tracing.trace(model, 16, 18)
+    places = found_places(clean(proto), "onnxruntime", images(16))
+    layout.place(model, torch.device("cpu"))
+    # Its gradient spoils memory in the other layout; hooks of its module are not called, only the graph is.
+    seen = []
+    real = layout.in_default_layout
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layout, "in_default_layout", lambda features: seen.append(features.shape) or real(features))
+        with network.rounded(model, program, places, "scales"):
+            model(torch.from_numpy(images(16)).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert seen == [(8, 3, 16, 16)]

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from tlopt.errors import StageError
+from tlopt.networks import layout
 from tlopt.networks.tracing import INPUT, OUTPUT
 from tlopt.quantization.qat.arithmetic import fold, round_activation, round_weight
 from tlopt.quantization.qat.places import Places
@@ -103,6 +104,7 @@ def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str,
     nodes[OUTPUT] = next(node for node in graph.nodes if node.op == "output").args[0][0]
     with graph.inserting_before(next(iter(graph.nodes))):
         logarithm = graph.placeholder("logarithm")
+    _keep_layouts(graph)
     for name, limit in sorted(places.weights.items()):
         nodes[name] = _round_weight(graph, _need(nodes, name), name, limit)
     names = {node: name for name, node in nodes.items() if name in places.names}
@@ -121,6 +123,18 @@ def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str,
     graph.eliminate_dead_code()
     graph.lint()
     return fx.GraphModule(nn.Module(), graph)
+
+
+def _keep_layouts(graph: fx.Graph) -> None:
+    """Put the inputs of some convolutions into torch's default layout, as hooks do where modules are called."""
+    for node in list(graph.nodes):
+        if node.target not in _CONVOLUTIONS[:2] or "val" not in node.args[1].meta:
+            continue
+        stride = node.args[3] if len(node.args) > 3 else (1, 1)
+        if layout.writes_past_the_end(node.args[1].meta["val"].shape, stride):
+            with graph.inserting_before(node):
+                inputs = graph.call_function(layout.in_default_layout, (node.args[0],))
+            node.replace_input_with(node.args[0], inputs)
 
 
 def _becomes(node: fx.Node, names: Mapping[fx.Node, str]) -> str:

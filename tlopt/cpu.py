@@ -1,0 +1,126 @@
+"""How many processor cores this process may use, and how its threads wait for one another."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")  # of the file system that is asked
+
+# libgomp, the OpenMP runtime in the Linux packages of torch, lets waiting threads spin for 300,000 rounds before
+# they sleep. While anything else runs, the thread they wait for has no core: a training step took 17 times as long.
+# docs/measuring.md has the measurements that this number follows from.
+SPINS = "1000"
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+# The user's own word on how threads wait, in any of these, is left alone.
+_OWN = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads give their core away soon while they wait, and be no more than the cores there are.
+
+    To be called before torch is imported; processes started from this one inherit it. What the user
+    has set stays.
+    """
+    if too_late():
+        return
+    if not any(name in os.environ for name in _OWN):
+        os.environ[SPIN_VARIABLE] = SPINS
+    if cores() < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def too_late() -> bool:
+    """Whether OpenMP had read its variables before `share_cores` could set them."""
+    return "torch" in sys.modules and not any(name in os.environ for name in _OWN)
+
+
+def waiting() -> str:
+    """Return how OpenMP's threads wait in this process, as the conditions of a result say it."""
+    return " ".join(f"{name}={os.environ[name]}" for name in _OWN if name in os.environ) or "OpenMP's default"
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use: its affinity, or a smaller quota.
+
+    A container's quota of 1.5 cores counts as two: one thread would leave a third of it unused.
+    """
+    return min([_affinity(), *_whole_quotas()])
+
+
+@functools.cache
+def _whole_quotas() -> tuple[int, ...]:
+    return tuple(max(1, math.ceil(quota - 1e-6)) for quota in quotas())
+
+
+def quotas() -> Iterator[float]:
+    """Yield the quota of each control group that this process is in, in cores; see cgroups(7)."""
+    mounts = dict(_mounts())
+    try:
+        lines = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        kind = "cgroup2" if not controllers else "cpu" if "cpu" in controllers.split(",") else ""
+        if kind not in mounts:
+            continue
+        root, folder = mounts[kind]
+        read = _quota_of_version_2 if kind == "cgroup2" else _quota_of_version_1
+        # In a container, the group's path may start above what is mounted.
+        inside = path.removeprefix(root.rstrip("/")) if path.startswith(root) else ""
+        place = folder / inside.strip("/")
+        while True:
+            quota = read(place)
+            if quota is not None:
+                yield quota
+            if place == folder:
+                break
+            place = place.parent
+
+
+def _mounts() -> Iterator[tuple[str, tuple[str, Path]]]:
+    """Yield where the control groups are: "cgroup2" or "cpu", then the group that is mounted, and its folder."""
+    try:
+        lines = (ROOT / "proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        place = fields[3], ROOT / fields[4].lstrip("/")
+        if kind[0] == "cgroup2":
+            yield "cgroup2", place
+        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
+            yield "cpu", place
+
+
+def _quota_of_version_2(place: Path) -> float | None:
+    return _share(_words(place / "cpu.max"))  # "max 100000" is no quota
+
+
+def _quota_of_version_1(place: Path) -> float | None:
+    return _share([*_words(place / "cpu.cfs_quota_us"), *_words(place / "cpu.cfs_period_us")])  # -1 is no quota
+
+
+def _share(words: list[str]) -> float | None:
+    if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return []
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
