@@ -17,7 +17,7 @@ ROOT = Path("/")  # of the file system that is asked
 SPINS = "1000"
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 # The user's own word on how threads wait, in any of these, is left alone.
-_OWN = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
+CHOICES = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
 
 
 def share_cores() -> None:
@@ -28,7 +28,7 @@ def share_cores() -> None:
     """
     if too_late():
         return
-    if not any(name in os.environ for name in _OWN):
+    if not any(name in os.environ for name in CHOICES):
         os.environ[SPIN_VARIABLE] = SPINS
     if cores() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
@@ -36,12 +36,12 @@ def share_cores() -> None:
 
 def too_late() -> bool:
     """Whether OpenMP had read its variables before `share_cores` could set them."""
-    return "torch" in sys.modules and not any(name in os.environ for name in _OWN)
+    return "torch" in sys.modules and not any(name in os.environ for name in CHOICES)
 
 
 def waiting() -> str:
     """Return how OpenMP's threads wait in this process, as the conditions of a result say it."""
-    return " ".join(f"{name}={os.environ[name]}" for name in _OWN if name in os.environ) or "OpenMP's default"
+    return " ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ) or "OpenMP's default"
 
 
 def cores() -> int:
