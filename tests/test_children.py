@@ -76,3 +76,10 @@ def test_an_own_module_reaches_the_process_that_measures_it(tmp_path, monkeypatc
     assert artifact.card.classes == ("a", "b")
     bench = tlopt.bench([artifact], batch=(1,), seconds=0.01)
     assert bench.rows[0]["host_mb"] is not None
+
+
+def test_how_a_process_ended_is_said_in_words():
+    assert children.ended(-11) == "was ended by signal 11 (segmentation fault)"
+    assert children.ended(-9) == "was ended by signal 9 (killed, perhaps for want of memory)"
+    assert children.ended(3) == "ended with code 3"
+    assert children.ended(-63).startswith("was ended by signal 63 (")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,19 @@ def command(module: str) -> list[str]:
 def environment() -> Mapping[str, str]:
     """Return the environment of such a process: what it starts itself is to pass over the current folder, too."""
     return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+def ended(code: int) -> str:
+    """Return in words how a process ended.
+
+    Args:
+        code: As `subprocess` gives it: negative for a signal.
+    """
+    if code >= 0:
+        return f"ended with code {code}"
+    said = (signal.strsignal(-code) or "unknown").lower()
+    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    return f"was ended by signal {-code} ({said}{hint})"
 
 
 def search_path() -> list[str]:

@@ -16,6 +16,7 @@ ROOT = Path("/")  # of the file system that is asked
 # docs/measuring.md has the measurements that this number follows from.
 SPINS = "1000"
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
+_LONG = 10 * int(SPINS)  # rounds from which on it is felt
 # The user's own word on how threads wait, in any of these, is left alone.
 CHOICES = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
 
@@ -42,6 +43,13 @@ def too_late() -> bool:
 def waiting() -> str:
     """Return how OpenMP's threads wait in this process, as the conditions of a result say it."""
     return " ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ) or "OpenMP's default"
+
+
+def spins() -> bool:
+    """Whether the user has asked for threads that spin for longer than tlopt lets them."""
+    if (own := os.environ.get(SPIN_VARIABLE)) is not None:
+        return not own.isdecimal() or int(own) > _LONG
+    return os.environ.get("OMP_WAIT_POLICY", "passive").lower() == "active"
 
 
 def cores() -> int:

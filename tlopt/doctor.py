@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from tlopt import backends, registry
-from tlopt.environment import cores, processor, versions
+from tlopt import backends, cpu, registry
+from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
@@ -39,7 +39,7 @@ def doctor(
         PluginError: A required name is unknown.
     """
     wanted = require or ()
-    rows = [*_cuda(), *_backends(), *_builds(), *_targets(), *_versions()]
+    rows = [*_cuda(), *_backends(), *_builds(), *_targets(), *_cores(), *_versions()]
     usable = {str(row["part"]): row for row in rows}
     for row in rows:  # a backend's plain name stands for its default device
         usable.setdefault(str(row["part"]).partition(":")[0], row)
@@ -56,6 +56,23 @@ def doctor(
         notes=breaches,
         breaches=breaches,
     )
+
+
+def _cores() -> Iterator[dict[str, Scalar]]:
+    """Yield the cores that may be used, and whether torch's threads share them with other programs."""
+    quota = min(cpu.quotas(), default=None)
+    limit = "all that the process may run on" if quota is None else f"a control group's quota is {quota:g}"
+    yield _row("cores", "", detail=f"{cores()}: {limit}")
+    set_to = waiting()
+    problem = ""
+    if cpu.too_late():
+        problem = (
+            "torch was imported before tlopt: its threads spin while they wait, and training collapses beside others"
+        )
+    elif cpu.spins():
+        problem = f"{set_to}: torch's threads spin while they wait, and training collapses beside other programs"
+    mend = "import tlopt before torch" if cpu.too_late() else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}"
+    yield _row("sharing cores", problem, detail=f"torch's threads sleep soon while they wait: {set_to}", mend=mend)
 
 
 def _row(part: str, problem: str, *, mend: str = "", detail: str = "") -> dict[str, Scalar]:

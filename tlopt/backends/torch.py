@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tlopt.artifact import Artifact
-from tlopt.environment import cores
+from tlopt.environment import cores, waiting
 from tlopt.errors import StageError
 from tlopt.sources import open_model
 
@@ -63,6 +63,7 @@ class Runner:
             "compiled": "compiled" in manner,
             "autocast": next((name for name in manner if name in _AUTOCAST), ""),
             "memory_format": "channels_last",
+            "openmp": waiting(),
             "torch": torch.__version__,
             **({"cuda": torch.version.cuda, "cudnn": cudnn.version()} if processor == "cuda" else {}),
         }

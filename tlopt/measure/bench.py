@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tlopt.artifact import Artifact
 from tlopt.candidates import candidates, labels, on_gpu
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import SettingError
 from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
 from tlopt.measure.speed.callers import Kind
@@ -122,6 +122,7 @@ def bench(
         conditions={
             "processor": processor(),
             "cores": cores(),
+            "openmp": waiting(),
             "threads": threads or cores(),
             "batch": list(batch),
             "streams": list(streams),

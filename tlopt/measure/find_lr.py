@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Annotated
 
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import SettingError, wrapping
 from tlopt.images import scan
 from tlopt.images.cache import Cache
@@ -71,6 +71,7 @@ def find_lr(
         conditions={
             "device": processor(),
             "cores": cores(),
+            "openmp": waiting(),
             "versions": versions(),
             "model": start.model,
             "batch": training.batch,

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tlopt.cpu import too_late
+from tlopt.environment import cores
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
@@ -382,8 +384,12 @@ def _score(record: dict[str, float]) -> tuple[float, float]:
 
 @contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Undo at the end what the block does to the number of threads."""
+    """Use no more threads than there are cores under a quota; undo at the end what the block does to their number."""
     threads = torch.get_num_threads()
+    if threads > cores():
+        torch.set_num_threads(cores())
+    if too_late():
+        log.warning("torch was imported before tlopt: beside other programs, training may be many times slower")
     try:
         yield
     finally:

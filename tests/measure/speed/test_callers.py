@@ -69,7 +69,7 @@ def test_a_process_that_dies_says_so(tiny, tmp_path):
     with Process(tiny, "onnxruntime", threads=1, pool=tmp_path / "pool.npy") as child:
         child._child.kill()
         child.prepare(1)
-        with pytest.raises(StageError, match="ended with code -9"):
+        with pytest.raises(StageError, match=r"ended by signal 9 \(killed, perhaps for want of memory\)"):
             child.ready()
 
 

@@ -89,7 +89,9 @@ class Process:
             self._child.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise StageError(f"The process that ran {self._what} ended with code {self._child.returncode}. {last}")
+            raise StageError(
+                f"The process that ran {self._what} {children.ended(self._child.returncode)}. {last}".rstrip()
+            )
         answer = json.loads(line)
         if "error" in answer:
             raise StageError(f"Running {self._what} in a process of its own failed: {answer['error']}")
