@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from tlopt import backends
+from tlopt import backends, cpu
 from tlopt.backends import torch as torch_backend
 from tlopt.cli import main
 from tlopt.details import Gpu
-from tlopt.doctor import _versions, doctor
+from tlopt.doctor import _cores, _versions, doctor
 from tlopt.engine import flavour, gpu
 from tlopt.engine.trial import try_build
 from tlopt.errors import CheckError
@@ -151,3 +151,35 @@ def test_integer_kernels_that_saturate_are_told(monkeypatch, saturates):
     row = part(doctor(), "onnxruntime:cpu")
     assert row["usable"] == "yes"
     assert ("half the range" in row["detail"]) is saturates
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "usable"),
+    [
+        ("GOMP_SPINCOUNT", "1000", "yes"),
+        ("OMP_WAIT_POLICY", "PASSIVE", "yes"),
+        ("GOMP_SPINCOUNT", "300000", "no"),
+        ("GOMP_SPINCOUNT", "INFINITE", "no"),
+        ("OMP_WAIT_POLICY", "ACTIVE", "no"),
+    ],
+)
+def test_threads_that_spin_are_explained(variable, value, usable, monkeypatch):
+    for name in cpu.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    cores, sharing = _cores()
+    assert cores["part"] == "cores"
+    assert str(cores["detail"]).startswith(f"{cpu.cores()}: ")
+    assert sharing["usable"] == usable
+    assert f"{variable}={value}" in str(sharing["detail"])
+    assert sharing["mend"] == ("" if usable == "yes" else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}")
+
+
+def test_torch_that_came_before_is_explained(monkeypatch):
+    for name in cpu.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    sharing = list(_cores())[1]
+    assert sharing["detail"] == (
+        "torch was imported before tlopt: its threads spin, and training collapses beside other programs"
+    )
+    assert sharing["mend"] == "import tlopt before torch"

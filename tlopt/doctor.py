@@ -66,11 +66,9 @@ def _cores() -> Iterator[dict[str, Scalar]]:
     set_to = waiting()
     problem = ""
     if cpu.too_late():
-        problem = (
-            "torch was imported before tlopt: its threads spin while they wait, and training collapses beside others"
-        )
+        problem = "torch was imported before tlopt: its threads spin, and training collapses beside other programs"
     elif cpu.spins():
-        problem = f"{set_to}: torch's threads spin while they wait, and training collapses beside other programs"
+        problem = f"{set_to}: torch's threads spin, and training collapses beside other programs"
     mend = "import tlopt before torch" if cpu.too_late() else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}"
     yield _row("sharing cores", problem, detail=f"torch's threads sleep soon while they wait: {set_to}", mend=mend)
 

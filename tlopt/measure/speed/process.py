@@ -89,9 +89,8 @@ class Process:
             self._child.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise StageError(
-                f"The process that ran {self._what} {children.ended(self._child.returncode)}. {last}".rstrip()
-            )
+            ended = children.ended(self._child.returncode)
+            raise StageError(f"The process that ran {self._what} {ended}. {last}".rstrip())
         answer = json.loads(line)
         if "error" in answer:
             raise StageError(f"Running {self._what} in a process of its own failed: {answer['error']}")
