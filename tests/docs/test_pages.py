@@ -1,0 +1,194 @@
+"""The pages that people follow: their commands run, on tiny images and a tiny network, and their sentences are short.
+
+A first line of a block says what else is to be done with it: `# needs …` and `# parsed only` are parsed and not run,
+`# exit 0 or 3` may fail a check, whose verdict on a tiny network says nothing.
+"""
+
+import ast
+import importlib.util
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+import tiny_models
+from conftest import write_photos
+
+import tlopt
+from tlopt.cli import main, root
+from tlopt.preprocess import Preprocess
+
+ROOT = Path(__file__).parents[2]
+FOLLOWED = [
+    "README.md",
+    "docs/tutorial.md",
+    *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/howto/*.md")),
+]
+_BLOCK = re.compile(r'^```(bash|python|toml)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_FIRST = re.compile(r"# (needs|parsed only|exit)\b(.*)")
+# What is measured on a tiny network says nothing, so it need not take its time.
+_SHORT = {"bench": ["--seconds", "0.02", "--no-memory"], "report": ["--seconds", "0.02"], "audit": ["--no-labels"]}
+
+
+def blocks(page):
+    """Yield language, title, text and what the first line says of each block that is to be looked at."""
+    for language, title, text in _BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        said = _FIRST.match(text)
+        yield language, title, text, said[1] if said else ""
+
+
+def commands(text):
+    """Yield the arguments of each command of tlopt in a shell block, and the file that its output goes to."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if "tlopt" not in words or words[:2] == ["pip", "install"]:
+            continue
+        words = words[words.index("tlopt") + 1 :]
+        target = words[words.index(">") + 1] if ">" in words else None
+        yield words[: words.index(">")] if target else words, target
+
+
+def parse(arguments):
+    """Parse a command as click does, and run nothing."""
+    command, context = root(), click.Context(root(), info_name="tlopt")
+    rest = list(arguments)
+    while isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(context, rest)
+        context = click.Context(command, context, name)
+    known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    used = {word for word in rest if word.startswith("-") and not word.lstrip("-")[:1].isdigit()}
+    assert used <= known, f"{shlex.join(arguments)}: no option {used - known}"
+    command.make_parser(context).parse_args(rest)
+
+
+def tiny_weights(monkeypatch):
+    """Let the models whose weights a package brings be a tiny network."""
+    from tlopt.sources import pip, timm
+
+    preprocess = Preprocess(**tiny_models.PREPROCESS)
+    monkeypatch.setattr(pip, "build", lambda name, *, classes, **options: tiny_models.cnn(classes))
+    monkeypatch.setattr(pip, "load", lambda name, *, classes, **options: (tiny_models.cnn(classes or 1000), preprocess))
+    monkeypatch.setattr(pip, "preprocess", lambda name, model: preprocess)
+    monkeypatch.setattr(pip, "replace_head", timm.replace_head)
+
+
+def write_images(folder):
+    write_photos(folder / "images", per_class=12)
+    (folder / "cells").mkdir()
+    for new, old in (("sound", "blue"), ("defective", "green")):
+        shutil.copytree(folder / "images" / old, folder / "cells" / new)
+    (folder / "classes.txt").write_text("blue\ngreen\nred\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory):
+    """What the tutorial makes and the how-to pages go on from: runs/tuned, runs/fp32 and runs/int8."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_images(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tiny_weights(monkeypatch)
+        tuned = tlopt.finetune(
+            folder / "cells", folder / "runs/tuned", model="pip:efficientnet_lite0", epochs=1,
+            cache_dir=folder / "cache",
+        )  # fmt: skip
+        tlopt.quantize(tlopt.export(tuned, folder / "runs/fp32"), folder / "runs/int8")
+    return folder / "runs"
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with what the pages start from; pretrained weights are those of a tiny network."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path)
+    tiny_weights(monkeypatch)
+
+
+def keras_file(target):
+    """Write a classifier as Keras exports one: channels last, the batch free."""
+    import torch
+
+    class ChannelsLast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = tiny_models.cnn(3)
+
+        def forward(self, images):
+            return self.network(images.permute(0, 3, 1, 2))
+
+    batch = {"images": {0: torch.export.Dim("n")}}
+    program = torch.onnx.export(
+        ChannelsLast().eval(), (torch.zeros(2, 32, 32, 3),), dynamo=True, dynamic_shapes=batch, verbose=False
+    )
+    program.save(target)
+
+
+def run_command(arguments, target, allowed, capsys):
+    short = _SHORT.get(next((word for word in arguments[:2] if word in _SHORT), ""), [])
+    if "--seconds" in short and "--seconds" in arguments:
+        at = arguments.index("--seconds")
+        arguments = arguments[:at] + arguments[at + 2 :]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, *short])
+    out = capsys.readouterr()
+    assert caught.value.code in allowed, shlex.join(arguments) + "\n" + out.err
+    if target:
+        Path(target).write_text(out.out, encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
+    if page.endswith("keras.md"):
+        keras_file("flowers.onnx")
+    elif "/howto/" in page:
+        shutil.copytree(request.getfixturevalue("chain"), "runs")
+    for language, title, text, said in blocks(page):
+        if title:
+            Path(title).write_text(text, encoding="utf-8")
+        elif language == "python":
+            tree = ast.parse(text)
+            if page == "README.md":  # which shows the same steps twice
+                shutil.rmtree("runs")
+            if not said:
+                exec(compile(tree, page, "exec"), {"__name__": "page"})
+        elif language == "bash":
+            for arguments, target in commands(text):
+                parse(arguments)
+                if said not in ("needs", "parsed only"):
+                    run_command(arguments, target, (0, 3) if said == "exit" else (0,), capsys)
+
+
+def test_every_page_that_is_followed_has_blocks():
+    assert all(list(blocks(page)) for page in FOLLOWED)
+
+
+def _prose():
+    spec = importlib.util.spec_from_file_location("prose", ROOT / "docs" / "prose.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sentences_are_short(capsys):
+    assert _prose().main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_prose_counts_sentences_and_not_code_or_tables():
+    page = "# Title\n\nOne two. Three `a b c` four!\n\n| a | b |\n|---|---|\n\n    code here\n\n- Five\n  six.\n\n```\nno\n```\n"
+    prose = _prose()
+    assert [prose.words(sentence) for sentence in prose.sentences(page)] == [2, 3, 2]
+    assert prose.percentile_90([1] * 9 + [40]) == 1
+    assert prose.percentile_90([1] * 8 + [40] * 2) == 40
+    assert prose.percentile_90([]) == 0
+
+
+def test_links_lead_to_files():
+    broken = []
+    for page in _prose().pages():
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path = target.partition("#")[0]
+            if path and "://" not in path and not (page.parent / path).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken
