@@ -1,15 +1,16 @@
 # make setup   the environment in .venv, and no more
 # make demo    photos of solar cells -> fine-tuned, pruned, quantized, built, measured; ends with runs/solar-cells/report
 # make test    all tests
-# make check   linters, types, import rules, generated docs
+# make check   linters, types, import rules, generated docs, length of sentences
+# make docs-site   the documentation site, in build/site
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,dev
+EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
 
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test check docs docs-site clean
 
 setup: $(STAMP)
 
@@ -33,9 +34,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/prose.py --check
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+docs-site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist runs

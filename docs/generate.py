@@ -42,7 +42,7 @@ def main() -> int:
         TARGET.write_text(text, encoding="utf-8")
         return 0
     if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{TARGET} is stale: run make docs", file=sys.stderr)  # noqa: T201
+        print(f"{TARGET} is stale: run make docs", file=sys.stderr)
         return 1
     return 0
 

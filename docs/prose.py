@@ -20,7 +20,7 @@ GENERATED = {"cli.md"}
 
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _ITEM = re.compile(r"^\s*([-*+]|\d+\.)\s+")
-_END = re.compile(r"(?<=[.!?:])[\"”)*_]*\s+(?=[\"“(*_`\[]*[A-Z0-9`])")
+_END = re.compile(r"(?<=[.!?:])[\"”)*_]*\s+(?=[\"“(*_`\[]*(?:[A-Z0-9`]|tlopt\b))")
 _ABBREVIATION = re.compile(r"\b(e\.g|i\.e|vs|etc|al|cf)\.", re.IGNORECASE)
 
 
@@ -87,9 +87,8 @@ def main(arguments: list[str]) -> int:
         lengths = [words(sentence) for sentence in found]
         limit = percentile_90(lengths)
         too_long = too_long or limit > LIMIT
-        print(
-            f"{len(text.split()):6} {sum(lengths):6} {len(lengths):9} {limit:4}  {page}{' TOO LONG' if limit > LIMIT else ''}"
-        )
+        verdict = " TOO LONG" if limit > LIMIT else ""
+        print(f"{len(text.split()):6} {sum(lengths):6} {len(lengths):9} {limit:4}  {page}{verdict}")
         if chosen.long:
             for sentence, length in sorted(zip(found, lengths, strict=True), key=lambda pair: -pair[1]):
                 if length > LIMIT:

@@ -67,7 +67,7 @@ def reference() -> str:
             group = "Errors" if issubclass(value, Exception) else "Nouns"
         groups[group].append(f"::: {value.__module__}.{value.__qualname__}\n")
     head = (
-        "# Python\n\nEach name is imported as `tlopt.NAME`. The functions take the settings of the command of the same name;\n"
-        "[the commands](cli.md) explain each setting.\n"
+        "# Python\n\nEach name is imported as `tlopt.NAME`. The functions take the settings of the command of the\n"
+        "same name. [The commands](cli.md) explain each setting.\n"
     )
     return head + "".join(f"\n## {group}\n\n" + "\n".join(lines) for group, lines in groups.items())

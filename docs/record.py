@@ -1,0 +1,44 @@
+"""Run a command and draw what a terminal shows of it, as an SVG.
+
+python docs/record.py docs/pictures/show.svg tlopt show runs/int8
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH = 104
+
+
+def main(target: Path, command: list[str]) -> int:
+    """Draw the command, then its output; return its exit code."""
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "NO_COLOR": "1"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
+    )
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
+    console.print(Text(f"$ {' '.join(command)}", style="bold"))
+    console.print(Text.from_ansi(done.stdout.rstrip()))
+    # No title and no fonts from elsewhere: the picture loads nothing.
+    svg = console.export_svg(title=" ")
+    target.write_text(without_fonts(svg), encoding="utf-8")
+    return done.returncode
+
+
+def without_fonts(svg: str) -> str:
+    """Return the picture without the web fonts that rich names; the reader's own fixed-width font is used."""
+    while "@font-face" in svg:
+        start = svg.index("@font-face")
+        svg = svg[:start] + svg[svg.index("}", start) + 1 :]
+    return svg.replace("Fira Code, monospace", "monospace")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
