@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-WIDTH = 104
+WIDTH = 96
 
 
 def main(target: Path, command: list[str]) -> int:
@@ -23,7 +23,8 @@ def main(target: Path, command: list[str]) -> int:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
     )
-    console = Console(record=True, width=WIDTH, file=io.StringIO())
+    widest = max(map(len, done.stdout.splitlines()), default=0)
+    console = Console(record=True, width=max(WIDTH, widest + 1), file=io.StringIO())
     console.print(Text(f"$ {' '.join(command)}", style="bold"))
     console.print(Text.from_ansi(done.stdout.rstrip()))
     # No title and no fonts from elsewhere: the picture loads nothing.
