@@ -13,6 +13,7 @@ from tlopt import __version__
 from tlopt.cli import commands, terminal
 from tlopt.cli.layout import SETTINGS, options, shell, two_columns
 from tlopt.errors import TloptError, suggestion
+from tlopt.names import shown
 from tlopt.verbs import GROUPS, TABLE, WORDS, Verb
 
 _CODES = "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted."
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _fail(message: str, hint: str, code: int, arguments: list[str]) -> int:
     if "--debug" in arguments:
-        traceback.print_exc()
+        click.echo(shown(traceback.format_exc()), err=True, nl=False)
     terminal.complain(f"Error: {message}")
     if hint:
         terminal.complain(f"Hint: {hint}")

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import click
 
 from tlopt.cli import terminal
+from tlopt.names import shown
 from tlopt.publishing import write_whole
 from tlopt.reports import Report
 
@@ -57,7 +58,7 @@ def show_path(result: object, out: str) -> None:
     """
     if isinstance(result, Reported):
         click.echo(result.to_report().table(width=terminal.width()), err=True)
-    click.echo(str(Path(out)))
+    click.echo(shown(Path(out)))
     if isinstance(result, Reported):
         result.to_report().check()
 
@@ -68,4 +69,4 @@ def show_lines(results: Iterable[Entry | str], *, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(result if isinstance(result, str) else result.to_dict()))
         else:
-            click.echo(result if isinstance(result, str) else result.line())
+            click.echo(shown(result if isinstance(result, str) else result.line()))

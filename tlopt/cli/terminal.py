@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from tlopt.names import shown, shown_name
 from tlopt.progress import Bar, display
 
 
@@ -21,8 +23,13 @@ class _ClickBar:
     """A progress bar that appears once its task has taken half a second."""
 
     def __init__(self, label: str, total: int) -> None:
-        self._bar = click.progressbar(
-            length=total, label=label, file=sys.stderr, item_show_func=lambda note: note or "", show_pos=True, width=24
+        self._bar: Any = click.progressbar(
+            length=total,
+            label=shown_name(label),
+            file=sys.stderr,
+            item_show_func=lambda note: shown_name(note or ""),
+            show_pos=True,
+            width=24,
         )
         self._lock = threading.Lock()
         self._shown = False
@@ -68,7 +75,7 @@ class _Line:
         """Say how long it took, if that was long."""
         seconds = time.monotonic() - self._started
         if seconds > 2:
-            click.echo(f"{self._label}: {self._done}/{self._total} in {seconds:.1f} s", err=True)
+            click.echo(f"{shown_name(self._label)}: {self._done}/{self._total} in {seconds:.1f} s", err=True)
 
 
 @contextmanager
@@ -123,6 +130,7 @@ def heard(*, verbose: int, quiet: bool) -> Iterator[None]:
 
 def complain(text: str) -> None:
     """Say something on stderr; a terminal gets it in lines of at most 80 characters."""
+    text = shown(text)
     if sys.stderr.isatty():
         most = min(80, width())
         lines = [textwrap.fill(line, most, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")]

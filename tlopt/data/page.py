@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tlopt import names as naming
 from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
 from tlopt.image_files import read_image
@@ -71,7 +72,7 @@ def page(
             made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    return text
+    return naming.shown(text)
 
 
 @functools.cache

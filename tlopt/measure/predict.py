@@ -19,6 +19,7 @@ from tlopt.images import ImageFolder, Unreadable
 from tlopt.judging import softmax
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
+from tlopt.names import shown_name
 from tlopt.progress import bar
 from tlopt.settings import Setting, checked
 
@@ -40,7 +41,8 @@ class Prediction:
     def line(self) -> str:
         """Return the answer as one line of text, tab between file and classes."""
         pairs = zip(self.classes, self.probabilities, strict=True)
-        return f"{self.file}\t" + ", ".join(f"{name} {probability:.3f}" for name, probability in pairs)
+        best = ", ".join(f"{shown_name(name)} {probability:.3f}" for name, probability in pairs)
+        return f"{shown_name(self.file)}\t{best}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON types."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+from tlopt.names import drawn
+
 _LONGEST = 44  # characters of a layer's name that are shown, from its end
 
 
@@ -27,16 +29,16 @@ def bars(layers: Sequence[tuple[str, str, float]], by_op: Mapping[str, float], *
     style = {"svg.fonttype": "none", "svg.hashsalt": "tlopt", "font.size": 8}
     with matplotlib.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 1.3 + 0.2 * max(len(layers), len(operators))), layout="constrained")
-        figure.suptitle(title)
+        figure.suptitle(drawn(title))
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         total = sum(by_op.values())
         for axes, names, taken, ops in (
             (left, [_short(name) for name, _, _ in layers], [ms for _, _, ms in layers], [op for _, op, _ in layers]),
-            (right, operators, [by_op[op] for op in operators], operators),
+            (right, [drawn(op) for op in operators], [by_op[op] for op in operators], operators),
         ):
             places = range(len(names))
-            drawn = axes.barh(places, taken, color=[color[op] for op in ops])
-            axes.bar_label(drawn, [f"{ms / total:.1%}" for ms in taken], padding=3)
+            shares = axes.barh(places, taken, color=[color[op] for op in ops])
+            axes.bar_label(shares, [f"{ms / total:.1%}" for ms in taken], padding=3)
             axes.set_yticks(places, names)
             axes.invert_yaxis()
             axes.margins(x=0.12)
@@ -51,4 +53,4 @@ def bars(layers: Sequence[tuple[str, str, float]], by_op: Mapping[str, float], *
 def _short(name: str) -> str:
     """Return the end of a long name: fused layers have the names of all they are made of."""
     text = name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
-    return text.replace("$", r"\$")  # matplotlib takes a pair of them for a formula
+    return drawn(text)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tlopt.artifact import Artifact
 from tlopt.card import Step
+from tlopt.names import shown
 from tlopt.reports.picture import Point, picture
 from tlopt.reports.rows import Report, Scalar, number, text
 
@@ -49,7 +50,7 @@ def page(
         photos=[{"image": thumbnail(Path(photo["path"])), "caption": photo["caption"]} for photo in photos],
         made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    return content
+    return shown(content)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tlopt.names import drawn, shown_name
+
 # Matplotlib needs a fixed colour; this one is replaced by the page's text colour.
 _INK = "#010203"
 # Paul Tol's bright scheme: told apart by colour-blind readers, legible on white and on black.
@@ -142,11 +144,11 @@ def _legend(axes: Any, points: Sequence[Point]) -> None:
 
     handles = [
         Line2D([], [], marker=_MARKERS.get(runtime, "P"), color=_INK, alpha=0.6, linestyle="none", markersize=7,
-               label=_NAMES.get(runtime, runtime))
+               label=_NAMES.get(runtime, drawn(runtime)))
         for runtime in dict.fromkeys(p.runtime for p in points)
     ]  # fmt: skip
     handles += [
-        Line2D([], [], marker="o", color=_COLORS.get(name, _INK), linestyle="none", markersize=7, label=name)
+        Line2D([], [], marker="o", color=_COLORS.get(name, _INK), linestyle="none", markersize=7, label=drawn(name))
         for name in dict.fromkeys(p.precision for p in points)
     ]
     handles.append(Line2D([], [], color=_INK, alpha=0.45, linestyle=(0, (4, 3)), label="Pareto front"))
@@ -169,7 +171,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point], best: Sequence[Point
     for (left, level), (right, rise) in itertools.pairwise(steps):
         thin += [(left, level - 4 * scale, right, level + 4 * scale), (right - scale, level, right + scale, rise)]
     for point, (x, y) in sorted(zip(points, spots, strict=True), key=lambda item: item[1]):
-        written = axes.text(0, 0, point.label, fontsize=8)
+        written = axes.text(0, 0, drawn(point.label), fontsize=8)
         size = written.get_window_extent(renderer)
         written.remove()
         box = min(
@@ -183,7 +185,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point], best: Sequence[Point
         )
         taken.append(box[:4])
         left, bottom = axes.transData.inverted().transform(box[:2])
-        axes.text(left, bottom, point.label, fontsize=8, zorder=5)
+        axes.text(left, bottom, drawn(point.label), fontsize=8, zorder=5)
         middle, level = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         if ((middle - x) ** 2 + (level - y) ** 2) ** 0.5 > size.width / 2 + 24 * scale:
             edge = axes.transData.inverted().transform((min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])))
@@ -218,4 +220,6 @@ def _inline(svg: str, title: str) -> str:
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = element.replace(_INK, "currentColor")
-    return element.replace("<svg", f'<svg role="img" aria-label={quoteattr(title or "Accuracy against latency")}', 1)
+    return element.replace(
+        "<svg", f'<svg role="img" aria-label={quoteattr(shown_name(title) or "Accuracy against latency")}', 1
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlopt.errors import CheckError, StageError
+from tlopt.names import shown, shown_name
 
 Scalar = str | int | float | bool | None
 
@@ -83,8 +84,8 @@ class Report:
         head = line(heads)
         lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
         lines += [line(row) for row in cells]
-        below = [_wrapped(note, width) for note in (*skipped, *self.notes)]
-        whole = [self.title, "", *(lines if run else []), *([""] if below and run else []), *below]
+        below = [_wrapped(shown(note), width) for note in (*skipped, *self.notes)]
+        whole = [shown(self.title), "", *(lines if run else []), *([""] if below and run else []), *below]
         return "\n".join([*whole, *(f"\n{one.table(color=color, width=width)}" for one in self.more)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +128,8 @@ class Report:
         target = io.StringIO()
         writer = csv.DictWriter(target, self.columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        # A name of a folder may be no UTF-8, and the file could not be written.
+        writer.writerows({name: text(v) if isinstance(v, str) else v for name, v in row.items()} for row in self.rows)
         return target.getvalue()
 
     def to_markdown(self) -> str:
@@ -139,7 +141,7 @@ class Report:
         ]
         for row in self.rows:
             lines.append("| " + " | ".join(text(row.get(name)).replace("|", "\\|") for name in columns) + " |")
-        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+        return "\n".join([*lines, *(f"\n{shown(note)}" for note in self.notes)]) + "\n"
 
 
 def _wrapped(note: str, width: int) -> str:
@@ -162,7 +164,7 @@ def text(value: Scalar) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
-    return str(value)
+    return shown_name(value)
 
 
 def number(value: float) -> str:

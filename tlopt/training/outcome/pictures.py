@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlopt.names import drawn
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -45,8 +47,9 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], file: Path) -
     figure.colorbar(shown, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= _NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+        names = [drawn(name) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if shares[row, column] > 0.6 else "black"
