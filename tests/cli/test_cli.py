@@ -192,13 +192,16 @@ def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
     for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         # What a shell starts in the background ignores Ctrl-C, and hands that down.
         heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        before = set(tmp_path.rglob("*"))
         with subprocess.Popen(
             command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
         ) as process:
-            time.sleep(8)
+            while not set(tmp_path.rglob("*")) - before:  # until it has begun to write
+                assert process.poll() is None
+                time.sleep(0.1)
             process.send_signal(sign)
             try:
-                _, err = process.communicate(timeout=60)
+                _, err = process.communicate(timeout=600)
             finally:
                 process.kill()
         assert process.returncode == code

@@ -39,6 +39,11 @@ def release(model: nn.Module) -> nn.Module:
     return moved
 
 
+def has_exceptions(model: nn.Module) -> bool:
+    """Whether `place` keeps layers of a network apart on the processor; torch.compile would not leave them so."""
+    return any(isinstance(m, nn.Conv2d) and writes_past_the_end(m.weight.shape, m.stride) for m in model.modules())
+
+
 def writes_past_the_end(weight: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether a convolution's gradient spoils memory where its input lies channels last, on the processor.
 

@@ -127,6 +127,11 @@ class Run:
         self.device = distributed.device()
         self.model = layout.place(model, self.device)
         self.train_images, self.val_images, self.settings = train_images, val_images, settings
+        self.compiled = settings.compile and not (self.device.type == "cpu" and layout.has_exceptions(model))
+        if settings.compile and not self.compiled:
+            log.warning(
+                "not compiled: torch.compile crashes on the processor with a strided 1 x 1 layer of this network"
+            )
         self.teacher, self.checkpoints = teacher, checkpoints
         if isinstance(teacher, nn.Module):
             layout.place(teacher, self.device).eval()
@@ -193,14 +198,14 @@ class Run:
         with ExitStack() as stack:
             if isinstance(self.teacher, nn.Module):
                 stack.enter_context(folding.folded(self.teacher, example))
-            if self.settings.frozen_norm and not self.settings.compile:  # which fuses by itself
+            if self.settings.frozen_norm and not self.compiled:  # which fuses by itself
                 stack.enter_context(folding.folded(self.model, example))
             yield
 
     def forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the network as it is called in training."""
         # What torch.compile returns is a module, though it is declared as a function.
-        forward: Any = torch.compile(self.model) if self.settings.compile else self.model
+        forward: Any = torch.compile(self.model) if self.compiled else self.model
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # Made anew each epoch: the set of layers that train may have grown.
