@@ -10,6 +10,7 @@ from tiny_onnx import CLASSES, RIGHT, write_onnx
 from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError
 from tlopt.images import scan
 from tlopt.measure.answers.images import open_photos
+from tlopt.measure.compare import compare
 from tlopt.measure.evaluate import evaluate
 
 
@@ -81,6 +82,17 @@ def test_an_unreadable_photo_is_left_out_and_named(tiny, swatches, tmp_path):
     assert "1 unreadable photos were left out: green/7.png" in result.to_report().table()
 
 
+def test_a_class_without_a_photo_has_no_recall(tiny, swatches, tmp_path):
+    shutil.copytree(swatches, tmp_path / "photos")
+    shutil.rmtree(tmp_path / "photos" / "green")
+    result = evaluate(tiny, images=tmp_path / "photos")
+    assert result.images == 40
+    assert [score.recall is None for score in result.scores] == [False, True, False]
+    assert "No photo shows green" in result.to_report().table()
+    assert result.by_class().table()
+    assert "green" not in compare(tiny, tiny, images=tmp_path / "photos").recall_change
+
+
 def test_other_classes_are_refused_by_name(tiny, swatches, tmp_path):
     shutil.copytree(swatches, tmp_path / "photos")
     (tmp_path / "photos" / "red").rename(tmp_path / "photos" / "pink")
@@ -99,7 +111,7 @@ def test_changed_training_photos_are_refused(card, swatches, tmp_path):
 
 def test_an_imported_model_needs_photos(card, tmp_path):
     artifact = write_onnx(tmp_path / "artifact", replace(card, images=None), RIGHT)
-    with pytest.raises(ImagesError, match="does not know any images"):
+    with pytest.raises(ImagesError, match="knows no training images"):
         evaluate(artifact)
 
 

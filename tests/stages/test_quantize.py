@@ -204,7 +204,7 @@ def test_quantize_asks_for_images_where_there_are_none(exported, photos, tmp_pat
     with draft(tmp_path / "imported") as folder:
         (folder / "model.onnx").write_bytes(exported.payload(".onnx").read_bytes())
         seal(folder, replace(exported.card, images=None))
-    with pytest.raises(ImagesError, match="has no training images"):
+    with pytest.raises(ImagesError, match="knows no training images"):
         tlopt.quantize(tmp_path / "imported", tmp_path / "out")
     made = tlopt.quantize(tmp_path / "imported", tmp_path / "out", images=photos, samples=8)
     assert made.card.quantized.calibration_images == 8

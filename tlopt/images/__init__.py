@@ -2,9 +2,10 @@
 
 from tlopt.image_files import SUFFIXES
 from tlopt.images.decoding import MAX_UNREADABLE, Batch, Unreadable, batches, read_batch
-from tlopt.images.folder import ImageFolder, reopen, scan
+from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
 from tlopt.images.parts import SPLITS, Split
+from tlopt.images.scanning import reopen, scan
 
 __all__ = [
     "MAX_UNREADABLE",

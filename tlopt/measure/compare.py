@@ -221,7 +221,11 @@ def compare(
     drop = before.top1 - after.top1
     agreement = judging.agreement(was.predicted, now.predicted)
     difference = now.logits.astype(np.float64) - was.logits
-    changes = ((new.name, new.recall - old.recall) for old, new in zip(before.scores, after.scores, strict=True))
+    changes = (
+        (new.name, new.recall - old.recall)
+        for old, new in zip(before.scores, after.scores, strict=True)
+        if new.recall is not None and old.recall is not None
+    )
     recall_change = dict(sorted(changes, key=lambda item: item[1]))
     comparison = Comparison(
         reference=before,

@@ -32,14 +32,14 @@ class ClassScore:
         name: The class.
         images: Photos of it.
         precision: Share of the photos called so that are of it; 0 if none is called so.
-        recall: Share of its photos that are called so; 0 if it has none.
+        recall: Share of its photos that are called so; None if it has none.
         f1: Harmonic mean of both.
     """
 
     name: str
     images: int
     precision: float
-    recall: float
+    recall: float | None
     f1: float
 
 
@@ -123,6 +123,8 @@ class Evaluation:
         if self.origins:
             shares = (f"{one.origin} {one.top1:.1%} of {one.images}" for one in self.origins)
             notes.insert(0, f"By source: {', '.join(shares)}.")
+        if missing := [score.name for score in self.scores if not score.images]:
+            notes.append(f"No photo shows {', '.join(missing)}: what the network makes of them is not measured.")
         if self.unreadable:
             notes.insert(0, f"{len(self.unreadable)} unreadable photos were left out: {', '.join(self.unreadable)}.")
         return Report(
@@ -300,7 +302,7 @@ def _scores(names: tuple[str, ...], confusion: np.ndarray) -> tuple[ClassScore, 
             name=name,
             images=int(n),
             precision=float(hit / max(1, m)),
-            recall=float(hit / max(1, n)),
+            recall=float(hit / n) if n else None,
             f1=float(2 * hit / max(1, n + m)),
         )
         for name, hit, n, m in zip(names, hits, images, answers, strict=True)

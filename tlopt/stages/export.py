@@ -15,7 +15,8 @@ from tlopt.artifact import Artifact
 from tlopt.card import Card
 from tlopt.details import OnnxDetails, Parity
 from tlopt.errors import CheckError, ImagesError, MissingLibraryError, SettingError
-from tlopt.images import batches, reopen
+from tlopt.images import batches
+from tlopt.images.of_artifact import parts_of
 from tlopt.progress import bar
 from tlopt.publishing import Draft, check_place
 from tlopt.registry import require
@@ -188,8 +189,7 @@ def _pixels(source: Artifact) -> tuple[np.ndarray, str]:
     preprocess = replace(source.card.preprocess, folded=True)
     if source.card.images is not None:
         with contextlib.suppress(ImagesError):
-            parts = reopen(source.card.images)
-            part = parts["val"] if len(parts["val"]) else parts["train"]
+            part = parts_of(source, labels="none").held_out
             some = part.select(np.linspace(0, len(part) - 1, min(_CHECKED, len(part)), dtype=int))
             return next(batches(some, preprocess, batch=_CHECKED)).inputs, "validation images"
     size = preprocess.size

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
-from tlopt.card import Card, ImagesRef
+from tlopt.card import Card
 from tlopt.details import TorchDetails
-from tlopt.errors import ImagesError
-from tlopt.images import ImageFolder, Split, reopen
+from tlopt.images import ImageFolder
 from tlopt.images.cache import Cache
+from tlopt.images.of_artifact import drawn, trained_on
 from tlopt.images.parts import Shares
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
@@ -64,7 +63,10 @@ def finetune(
 
     if teacher is not None:
         sources.check_artifact(teacher)  # a wrong one is told before images are decoded
-    ref, parts = labelled_parts(source, images, shares, training.seed)
+    if isinstance(source, Artifact):
+        ref, parts = trained_on(source, images)
+    else:
+        ref, parts = drawn(source, shares, training.seed)
     classes = parts["train"].classes
     from tlopt.training import job
     from tlopt.training.checkpoint import Checkpoint
@@ -85,27 +87,3 @@ def finetune(
     )
     trained = run.run(Checkpoint(folder=out.checkpoints, resume=resume))
     return run.card(out.folder, trained, ref, details=pruning, tensorboard=tensorboard)
-
-
-def labelled_parts(
-    source: ImageFolder | Artifact, moved: Path | None, shares: Shares, seed: int
-) -> tuple[ImagesRef, Mapping[Split, ImageFolder]]:
-    """Return the reference to the images, and their parts."""
-    if isinstance(source, ImageFolder):
-        ref = ImagesRef(
-            path=str(source.source.resolve()), digest=source.digest, val=shares.val, test=shares.test, seed=seed
-        )
-        parts = source.split(val=shares.val, test=shares.test, seed=seed)
-    elif source.card.images is not None:
-        ref, parts = source.card.images, reopen(source.card.images, moved)
-    else:
-        raise ImagesError(
-            f"{source.path} was not trained by tlopt: its card names no images.",
-            hint="tlopt finetune IMAGES --model … starts from a pretrained network.",
-        )
-    if not len(parts["val"]):
-        raise ImagesError(
-            f"None of the {sum(map(len, parts.values()))} images is left for validation.",
-            hint="Give a larger --val, or add images.",
-        )
-    return ref, parts

@@ -17,12 +17,11 @@ from tlopt.card import Card
 from tlopt.details import Runtime, TrainedScales
 from tlopt.images import batches
 from tlopt.images.cache import Cache
-from tlopt.images.parts import Shares
+from tlopt.images.of_artifact import trained_on
 from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting, Without
 from tlopt.stages import stage
-from tlopt.stages.finetune import labelled_parts
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Network, of_artifact
 
@@ -79,7 +78,7 @@ def qat(
         sources.check_artifact(teacher)  # a wrong one is told before images are decoded
     require("onnxruntime")
     reduced = reduced_range(for_, reduce_range)
-    ref, parts = labelled_parts(source, images, Shares(), training.seed)
+    ref, parts = trained_on(source, images)
     from tlopt.training import job
     from tlopt.training.checkpoint import Checkpoint
 

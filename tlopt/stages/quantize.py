@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_
 from tlopt.card import Card
 from tlopt.details import BesideSource, Measured, Quantized, Sensitivity
 from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
-from tlopt.images import ImageFolder, batches, reopen, scan
+from tlopt.images import ImageFolder, batches
+from tlopt.images.of_artifact import parts_of
 from tlopt.publishing import Draft
 from tlopt.registry import load, require
 from tlopt.settings import Setting
@@ -119,8 +120,8 @@ def quantize(
             f"max_drop chooses by answers measured here, where the integer kernels of {for_} saturate.",
             hint="Leave --reduce-range out, or quantize on the processor that it will run on.",
         )
-    parts = _open_images(source, images, seed)
-    chosen, unseen = _divided(parts["train"], samples, max_drop, seed)
+    parts = parts_of(source, images, labels="none", draw=True, seed=seed)
+    chosen, unseen = _divided(parts.train, samples, max_drop, seed)
     require("onnxruntime")
     import onnx
 
@@ -178,7 +179,7 @@ def quantize(
         source.card, precision=precision, details=replace(source.card.onnx, opset=opset_of(result), quantized=quantized)
     )
     made = Artifact(path=out.folder, card=replace(card, files={FILE: ""}))
-    measured = _measure(source, made, parts["val"] if len(parts["val"]) else parts["train"], for_)
+    measured = _measure(source, made, parts.held_out, for_)
     if slower := measured.slower_at_batch:
         message = (
             f"{precision} is slower than {source.path} at batch {slower[0]}: {_milliseconds(measured, slower[0])}."
@@ -361,25 +362,6 @@ def _half(
     if keep:
         log.warning("%d of %d nodes stay fp32: their values exceed %s", len(keep), len(view.nodes), half)
     return cast(view, half, keep={*keep, *asked}), keep
-
-
-def _open_images(source: Artifact, images: Path | None, seed: int) -> dict[Any, ImageFolder]:
-    """Return the train part, to calibrate on, and the val part, to judge by."""
-    ref = source.card.images
-    if images is not None:
-        folder = scan(images)
-        if ref is not None and folder.digest == ref.digest:
-            return reopen(ref, images)
-        try:
-            return folder.split(val=0.2, test=0.0, seed=seed)
-        except SettingError:  # too few for two parts: an image of each class, say, which is enough to calibrate on
-            return {"train": folder, "val": folder.select(range(0))}
-    if ref is None:
-        raise ImagesError(
-            f"{source.path} has no training images; quantize calibrates on images.",
-            hint="Name a folder of class folders with --images.",
-        )
-    return reopen(ref)
 
 
 def _stratified(folder: ImageFolder, samples: int, seed: int) -> ImageFolder:

@@ -14,6 +14,7 @@ from tlopt.images import ordered
 from tlopt.images.pixels import Pixels
 from tlopt.networks import folding
 from tlopt.preprocess import Preprocess
+from tlopt.progress import track
 from tlopt.training import memory
 from tlopt.training.augmentation import crops
 from tlopt.training.hyperparameters import Hyperparameters
@@ -119,3 +120,22 @@ def predict(
             labels.append(truth)
     model.train(was_training)
     return np.concatenate(logits), np.concatenate(labels)
+
+
+def central_batches(pixels: Pixels, samples: int, seed: int, label: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield central crops and labels of some images, the same ones each time.
+
+    Args:
+        pixels: The images, decoded.
+        samples: How many of them.
+        seed: Of the choice.
+        label: Name of the progress bar.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(pixels))[:samples]
+    chunks = np.array_split(chosen, max(1, len(chosen) // 32))
+    for chunk in track(chunks, label=label, total=len(chunks)):
+        crops = np.stack([pixels.crop(i) for i in chunk.tolist()])
+        yield (
+            to_inputs(crops, pixels.preprocess, torch.device("cpu")),
+            torch.from_numpy(pixels.labels[chunk]),
+        )

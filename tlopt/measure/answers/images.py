@@ -11,7 +11,8 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
-from tlopt.images import SPLITS, Batch, ImageFolder, Split, Unreadable, batches, reopen, scan
+from tlopt.images import SPLITS, Batch, ImageFolder, Unreadable, batches
+from tlopt.images.of_artifact import parts_of
 from tlopt.preprocess import Preprocess
 
 Part = Literal["test", "val", "train", "all"]
@@ -69,7 +70,12 @@ class Photos:
         Raises:
             ImagesError: They are not.
         """
-        _same_classes(artifact, self.folder)
+        classes, found = artifact.card.classes, self.folder.classes
+        if set(classes) != set(found):
+            raise ImagesError(
+                f"{artifact.path} knows other classes than the photos in {self.folder.path} are labelled with.",
+                hint="Only artifacts of the same classes are measured on the same photos.",
+            )
 
     def _decode(self, preprocess: Preprocess, batch: int, label: str) -> Iterator[Batch]:
         found = Unreadable(len(self.folder))
@@ -117,44 +123,12 @@ def open_photos(artifact: Artifact, images: Path | None = None, part: Part = "te
         ImagesError: There are none, they have changed, the part is empty, or their classes are
             not the artifact's.
     """
-    ref = artifact.card.images
-    if images is None:
-        if ref is None:
-            raise ImagesError(
-                f"{artifact.path} does not know any images: its model was imported.",
-                hint="Name a folder with --images.",
-            )
-        folder = scan(ref.path)
-        _same_classes(artifact, folder)
-        return _photos(folder, reopen(ref), part)
-    folder = scan(images)
-    _same_classes(artifact, folder)
-    if ref is not None and folder.digest == ref.digest:
-        return _photos(folder, folder.split(val=ref.val, test=ref.test, seed=ref.seed), part)
-    if part == "test" and bool((folder.fixed < 0).all()):
-        return Photos(folder, "all")
-    parts = {split: folder.select(np.flatnonzero(folder.fixed == i)) for i, split in enumerate(SPLITS)}
-    return _photos(folder, parts, part)
-
-
-def _photos(folder: ImageFolder, parts: dict[Split, ImageFolder], part: Part) -> Photos:
-    if part == "all":
-        return Photos(folder, part)
-    if not len(parts[part]):
-        held = [name for name, members in parts.items() if len(members)]
+    parts = parts_of(artifact, images, labels="some")
+    chosen = parts.whole if part == "all" else parts.divided[part]
+    if not len(chosen):
+        held = [name for name in SPLITS if len(parts.divided[name])]
         raise ImagesError(
-            f"{folder.path} has no {part} images.",
+            f"{parts.whole.path} has no {part} images.",
             hint=f"Choose --split {' or '.join(held or ['all'])}, or name another folder with --images.",
         )
-    return Photos(parts[part], part)
-
-
-def _same_classes(artifact: Artifact, folder: ImageFolder) -> None:
-    expected, found = set(artifact.card.classes), set(folder.classes)
-    if expected == found:
-        return
-    missing, extra = sorted(expected - found), sorted(found - expected)
-    text = f"The classes of {folder.path} are not those of {artifact.path}:"
-    text += f" it has no {', '.join(missing[:10])}{' …' * (len(missing) > 10)};" if missing else ""
-    text += f" {artifact.name} does not know {', '.join(extra[:10])}{' …' * (len(extra) > 10)};" if extra else ""
-    raise ImagesError(text.rstrip(";") + ".", hint="Each class folder needs the name of a class of the artifact.")
+    return Photos(chosen, "all" if len(chosen) == len(parts.whole) else part)

@@ -12,7 +12,8 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
 from tlopt.image_files import read_image
-from tlopt.images import batches, scan
+from tlopt.images import batches
+from tlopt.images.scanning import scan_any
 from tlopt.preprocess import Preprocess
 
 _POOL = 32  # distinct photos at least that the runs go through
@@ -37,7 +38,7 @@ class Inputs:
         preprocess, folder = artifact.card.preprocess, self._folder(artifact)
         key = (preprocess, str(folder))
         if key not in self._pools:
-            pool = None if self._noise or folder is None else self._photos(folder, preprocess)
+            pool = None if self._noise or folder is None else self._photos(folder, artifact)
             if pool is None:
                 pool = _noise(preprocess, self._count)
                 self.what = self.what or "noise of the inputs' mean and spread"
@@ -80,9 +81,10 @@ class Inputs:
         ref = artifact.card.images
         return self._images or (Path(ref.path) if ref else None)
 
-    def _photos(self, path: Path, preprocess: Preprocess) -> np.ndarray | None:
+    def _photos(self, path: Path, artifact: Artifact) -> np.ndarray | None:
+        preprocess = artifact.card.preprocess
         try:
-            folder = scan(path)
+            folder = scan_any(path, known=artifact.card.classes)
         except ImagesError:
             if self._images is not None:
                 raise
