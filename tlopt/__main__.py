@@ -1,12 +1,29 @@
-"""``python -m tlopt`` runs the command line."""
+"""The command ``tlopt`` and ``python -m tlopt`` start here."""
+
+from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
-# Python was told to search the current folder first. A folder of images may hold a numpy.py, which nobody asked for.
-if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - imports nothing more
-    del sys.path[0]
+from tlopt import interrupts
 
-from tlopt.cli import main
 
-main()
+def start() -> NoReturn:
+    """Run the command line; Ctrl-C ends it with exit code 130 and no traceback, also while it is imported."""
+    try:
+        interrupts.listen()
+        from tlopt.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        interrupts.ignore()
+        os.write(2, b"Interrupted; nothing half-written was left.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    # Python was told to search the current folder first. A folder of images may hold a numpy.py, unasked for.
+    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - imports no more
+        del sys.path[0]
+    start()

@@ -216,4 +216,4 @@ def test_commands_are_click_commands():
 
 def test_the_packaging_names_the_entry_point():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"]["tlopt"] == "tlopt.cli:main"
+    assert project["project"]["scripts"]["tlopt"] == "tlopt.__main__:start"

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from tlopt import __version__
+from tlopt import __version__, interrupts
 from tlopt.cli import commands, terminal
 from tlopt.cli.layout import SETTINGS, options, shell, two_columns
 from tlopt.errors import TloptError, suggestion
@@ -91,6 +91,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Python processes that a library starts are not to search the current folder for modules.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    terminal.mend_streams()
     try:
         result = root().main(arguments, prog_name="tlopt", standalone_mode=False)
         sys.stdout.flush()
@@ -99,23 +100,35 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         terminal.complain_of_usage(error)
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; nothing half-written was left.", err=True)
-        code = 130
+        code = _interrupted()
     except BrokenPipeError:
         # The reader of our output has gone (`tlopt list models | head`): no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except TloptError as error:
         code = _fail(error.message, error.hint, error.exit_code, arguments)
     except OSError as error:
-        code = _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), "", 1, arguments)
+        code = _fail(
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error),
+            "",
+            1,
+            arguments,
+        )
     except Exception as error:  # noqa: BLE001 - the last boundary: a bug of ours, told without a traceback
         message = f"{type(error).__name__}: {error}"
         code = _fail(f"Unexpected failure: {message}", "Run again with --debug and report the traceback.", 1, arguments)
+    interrupts.ignore()
+    terminal.drop_unwritable()
     sys.exit(code)
 
 
+def _interrupted() -> int:
+    terminal.complain("Interrupted; nothing half-written was left.")
+    return 130
+
+
 def _fail(message: str, hint: str, code: int, arguments: list[str]) -> int:
+    if interrupts.seen():
+        return _interrupted()  # which a library took for an error of its own
     if "--debug" in arguments:
         click.echo(shown(traceback.format_exc()), err=True, nl=False)
     terminal.complain(f"Error: {message}")

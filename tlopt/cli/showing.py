@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import click
 
 from tlopt.cli import terminal
 from tlopt.names import shown
 from tlopt.publishing import write_whole
-from tlopt.reports import Report
+
+if TYPE_CHECKING:
+    from tlopt.reports import Report
 
 
 @runtime_checkable

@@ -1,0 +1,113 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Sends itself Ctrl-C when a module is imported, which is deterministic where a clock is not.
+INTERRUPTED = """
+import builtins, os, signal, sys
+real, wanted, left = builtins.__import__, sys.argv[1], int(sys.argv[2])
+def imported(name, *rest):
+    global left
+    if name == wanted and left:
+        left -= 1
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+from tlopt.__main__ import start
+builtins.__import__ = imported
+sys.argv[1:] = ["list", "models", "pip:*"]
+start()
+"""
+
+
+def run(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, **options)
+
+
+@pytest.mark.parametrize("module", ["tlopt.cli", "click", "fnmatch"])
+def test_an_interruption_while_starting_ends_with_130_and_no_traceback(module):
+    done = run(INTERRUPTED, module, 1, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Interrupted; nothing half-written was left.\n"
+
+
+WRAPPED = """
+import os, signal, sys
+from tlopt import cli
+from tlopt.__main__ import start
+class Root:
+    def main(self, *rest, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            sys.stdin.read(0)
+        except KeyboardInterrupt:
+            raise ImportError("half imported")
+cli.root = Root
+start()
+"""
+
+
+def test_an_interruption_that_a_library_took_for_an_error_ends_with_130():
+    done = run(WRAPPED, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (130, "Interrupted; nothing half-written was left.\n")
+
+
+START = "import sys; from tlopt.__main__ import start; start()"
+
+
+@pytest.fixture
+def named(tmp_path):
+    """An artifact whose name and classes Latin-1 lacks."""
+    folder = tmp_path / "猫"
+    folder.mkdir()
+    return folder
+
+
+def test_names_that_the_output_cannot_show_are_written_with_escapes(named):
+    done = run(START, "show", named, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 1
+    assert b"\\u732b is not an artifact" in done.stderr
+    assert b"Traceback" not in done.stderr
+    code = "import sys; from tlopt.cli import terminal; terminal.mend_streams(); print('\u732b \udcff')"
+    done = run(code, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.stdout == b"\\u732b \\udcff\n"
+    assert run(code, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout == "猫 \\udcff\n".encode()
+
+
+@pytest.mark.parametrize("streams", ["1", "0 1 2"])
+def test_closed_streams_end_no_command(tmp_path, streams):
+    closed = " ".join(f"{number}>&-" for number in streams.split())
+    line = f'"$0" -c "$1" list models "pip:*" {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable, START], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    code = (
+        "import os, sys; from tlopt.cli import terminal; terminal.mend_streams(); open(sys.argv[1], 'w').write('x'); "
+    )
+    code += "os.write(1, b'from a library'); print('shown')"
+    line = f'"$0" -c "$1" "$2" {closed}'
+    subprocess.run(["sh", "-c", line, sys.executable, code, tmp_path / "file"], capture_output=True, check=True)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_full_output_is_one_error():
+    line = '"$0" -c "$1" list models "pip:*" >/dev/full'
+    done = subprocess.run(["sh", "-c", line, sys.executable, START], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: No space left on device\n"
+
+
+def test_tables_are_never_written_over_what_is_read(tmp_path):
+    card = tmp_path / "artifact" / "artifact.json"
+    card.parent.mkdir()
+    card.write_text(json.dumps({"schema": 1, "lineage": [], "files": {}}))
+    done = run(START, "show", card.parent, "--csv", card, text=True)
+    assert done.returncode == 2
+    assert "belongs to an artifact" in done.stderr
+    table = tmp_path / "both"
+    done = run(START, "bench", card.parent, "--csv", table, "--markdown", table, text=True)
+    assert done.returncode == 2
+    assert "the same file" in done.stderr
