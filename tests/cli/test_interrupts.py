@@ -71,7 +71,7 @@ def test_names_that_the_output_cannot_show_are_written_with_escapes(named):
     assert done.returncode == 1
     assert b"\\u732b is not an artifact" in done.stderr
     assert b"Traceback" not in done.stderr
-    code = "import sys; from tlopt.cli import terminal; terminal.mend_streams(); print('\u732b \udcff')"
+    code = "import sys; from tlopt.cli import terminal; terminal.mend_streams(); print('\\u732b \\udcff')"
     done = run(code, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
     assert done.stdout == b"\\u732b \\udcff\n"
     assert run(code, env={**os.environ, "PYTHONIOENCODING": "utf-8"}).stdout == "猫 \\udcff\n".encode()
