@@ -33,8 +33,8 @@ class Artifact:
         path = Path(path)
         try:
             text = files.read_text(path / CARD_NAME)
-        except (OSError, UnicodeDecodeError) as error:
-            if not path.exists():
+        except (OSError, ValueError) as error:
+            if not os.path.exists(path):  # noqa: PTH110 - Path raises for a name too long
                 raise ArtifactError(f"There is no artifact at {path}.") from error
             why = f", which {error.reason}" if isinstance(error, files.IrregularFileError) else ""
             raise ArtifactError(

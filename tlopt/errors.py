@@ -64,6 +64,10 @@ class StageError(TloptError):
     """A library that a stage relies on failed; its own exception is the cause."""
 
 
+class NotFiniteError(StageError):
+    """A network answers with numbers that are not finite, which say nothing."""
+
+
 class CheckError(TloptError):
     """An accuracy, parity or latency gate was breached."""
 

@@ -13,6 +13,7 @@ from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
 from tlopt.publishing import write_whole
+from tlopt.schema import convert, parse_json
 
 _STATE = ".steps.json"
 Entry = dict[str, str]
@@ -26,14 +27,10 @@ def parse(text: str) -> dict[str, Entry]:
     Raises:
         ValueError: It is damaged.
     """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"expected an object, got {type(found).__name__}")
+    found = convert(parse_json(text), dict[str, Entry])
     for name, entry in found.items():
-        if not isinstance(entry, dict) or not {"key", "result"} <= entry.keys():
+        if not {"key", "result"} <= entry.keys():
             raise ValueError(f"the entry of {name!r} is no record of a step")
-        if not all(isinstance(value, str) for value in entry.values()):
-            raise ValueError(f"the entry of {name!r} holds what is no text")
     return {name: {"text": "", **entry} for name, entry in found.items()}
 
 

@@ -18,15 +18,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tlopt import __version__, files, ledger, registry, settings, trusted
+from tlopt import __version__, files, ledger, registry, schema, settings, trusted
 from tlopt.artifact import Artifact
 from tlopt.card import CARD_NAME
 from tlopt.environment import versions
@@ -84,11 +84,13 @@ class Recipe:
         """
         path = Path(path)
         try:
-            raw = tomllib.loads(files.read_text(path))
+            raw = schema.parse_toml(files.read_text(path))
         except OSError as error:
             raise SettingError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise SettingError(f"The recipe {path} is no valid TOML: {error}.") from error
+        except schema.SchemaError as error:
+            raise SettingError(f"The recipe {path} cannot be used: {error}.") from error
         out = raw.pop("out", None)
         if not isinstance(out, str):
             raise SettingError(
@@ -104,6 +106,11 @@ class Recipe:
 
 def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     where = f"{path}, step {name}"
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise SettingError(
+            f"{path}: {name!r} cannot be the name of a step.",
+            hint="It is the name of the step's folder: letters, digits, - and _.",
+        )
     if not isinstance(table, dict):
         raise SettingError(f"{path}: unknown key {name!r}.", hint=suggestion(name, ["out"]))
     verbs = [key for key in table if key in _VERBS]
@@ -121,7 +128,7 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     if verb == "compare" and len(sources) != 2:
         raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
     for source in sources:
-        if source not in earlier and not Path(source).exists():
+        if source not in earlier and not os.path.exists(source):
             raise SettingError(
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
                 hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",

@@ -119,7 +119,7 @@ def _writable(text: str, where: str) -> None:
         raise SchemaError(f"{where} is no Unicode text: {text[:40]!a}") from error
 
 
-def convert(value: Any, to: type[T], *, path: str = "") -> T:
+def convert(value: Any, to: type[T], *, path: str = "", finite: bool = True) -> T:
     """Return a value of JSON or TOML types as a dataclass, or as another type that holds dataclasses.
 
     Every field has exactly its type: no text stands for a number, no number for a truth value. A key
@@ -129,11 +129,12 @@ def convert(value: Any, to: type[T], *, path: str = "") -> T:
         value: What was parsed.
         to: The type.
         path: Where the value stands in its file, for the error's message.
+        finite: Refuse NaN and infinities.
 
     Raises:
         SchemaError: A field is missing, unknown, of another type or out of its range.
     """
-    sane(value, path)
+    sane(value, path, finite=finite)
     try:
         found: T = msgspec.convert(value, to, strict=True)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:

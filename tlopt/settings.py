@@ -360,16 +360,17 @@ def _converted(kind: type, value: Any) -> Any:
     if isinstance(value, bool):
         return None
     if kind is Path:
-        return Path(value) if isinstance(value, str | Path) else None
+        return Path(value) if isinstance(value, str | Path) and "\0" not in str(value) else None
     if kind is str:
         return str(value) if isinstance(value, str | Path | int | float) else None
     try:
         number = kind(value)
-    except (TypeError, ValueError):
+        finite = math.isfinite(number)
+    except (TypeError, ValueError, OverflowError):  # the last of infinity, and of a number of 400 digits
         return None
     if kind is int and isinstance(value, float) and value != number:
         return None
-    return number if math.isfinite(number) else None
+    return number if finite else None
 
 
 def range_text(setting: Setting) -> str:

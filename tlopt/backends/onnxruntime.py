@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
-from tlopt.errors import StageError
+from tlopt.errors import ArtifactError, StageError
 from tlopt.quantization import saturation
 from tlopt.sessions import open_session
 
@@ -44,6 +44,7 @@ class Runner:
         """Open a session.
 
         Raises:
+            ArtifactError: The graph does not take one tensor of images.
             StageError: The session cannot be opened, or not with the provider asked for.
         """
         device = device or DEVICES[0]
@@ -52,7 +53,14 @@ class Runner:
         threads = max(1, (threads or cores()) // self.callers)
         integers = _in_integers(artifact)
         self._session = _session(artifact.payload(".onnx"), device, threads, integers=integers)
-        entry, result = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or not outputs or inputs[0].type not in _DTYPES:
+            raise ArtifactError(
+                f"{artifact.path} is no classifier of images: its graph takes {[(i.name, i.type) for i in inputs]} and "
+                f"gives {[o.name for o in outputs]}.",
+                hint="Make the artifact again.",
+            )
+        entry, result = inputs[0], outputs[0]
         self._input, self._output = entry.name, result.name
         self._dtype, self._batch = _DTYPES[entry.type], fixed_batch(artifact)
         self._place = "cuda" if device in ("cuda", "tensorrt") else ""

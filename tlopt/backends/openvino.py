@@ -12,7 +12,7 @@ import openvino
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts
 from tlopt.environment import cores
-from tlopt.errors import StageError
+from tlopt.errors import ArtifactError, StageError
 from tlopt.quantization import saturation
 
 READS = ("onnx",)
@@ -117,6 +117,12 @@ def _compiled(artifact: Artifact, device: str, threads: int, **settings: Any) ->
             f"OpenVINO cannot compile {payload} for {name}: {_reason(error)}",
             hint="tlopt doctor lists what runs here.",
         ) from error
+    if len(compiled.inputs) != 1 or not compiled.outputs:
+        raise ArtifactError(
+            f"{artifact.path} is no classifier of images: its graph takes {len(compiled.inputs)} tensors and gives "
+            f"{len(compiled.outputs)}.",
+            hint="Make the artifact again.",
+        )
     used = [str(item) for item in compiled.get_property("EXECUTION_DEVICES")]
     if any(item.partition(".")[0] != name.upper() for item in used):
         raise StageError(f"OpenVINO compiled {payload} for {', '.join(used)} instead of {name.upper()}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,8 +19,9 @@ from tlopt.engine import flavour as flavours
 from tlopt.engine import opening
 from tlopt.engine.gpu import gpu_problem
 from tlopt.engine.lane import Lane
+from tlopt.engine.layers import Layers
 from tlopt.engine.profiler import LayerTimes
-from tlopt.errors import MissingLibraryError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 
 if TYPE_CHECKING:
     import torch
@@ -247,8 +247,11 @@ def profile(
         StageError: The batch is above the engine's largest.
     """
     del device, threads
-    rows = json.loads(files.read_text(artifact.path / "layers.json"))["layers"]
-    types = {row["name"]: row["type"] for row in rows}
+    listing = artifact.path / "layers.json"
+    try:
+        types = {row["name"]: row["type"] for row in Layers.from_json(files.read_text(listing)).rows}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{listing} cannot be read: {error}.", hint="Build the engine again.") from error
     with Runner(artifact) as runner:
         taken = runner.layer_times(inputs, warm=_WARM, runs=runs)
     return [(name, types.get(name) or "?", ms) for name, ms in taken.items()]

@@ -6,10 +6,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tlopt.details import Inspector
+from tlopt.schema import convert, parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,16 @@ class Layers:
     def to_json(self) -> str:
         """Return the text of ``layers.json``."""
         return json.dumps({"source": self.source, "layers": self.rows}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Layers:
+        """Rebuild from `to_json`.
+
+        Raises:
+            SchemaError: The text is no listing of layers.
+        """
+        found = convert(parse_json(text), _Listing)
+        return cls(source=found.source, rows=tuple(asdict(row) for row in found.layers))
 
     @property
     def summary(self) -> Inspector:
@@ -54,6 +65,25 @@ class Layers:
         """Return whether any layer reads tensors or weights of a type; None where no type of any is told."""
         told = {found for row in self.rows for found in (*row["inputs"], row["weights"]) if found}
         return kind in told if told else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    name: str
+    type: str
+    tactic: str
+    onnx: tuple[str, ...]
+    inputs: tuple[str, ...]
+    weights: str
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """The content of ``layers.json``."""
+
+    source: str
+    layers: tuple[_Row, ...]
 
 
 def from_inspector(text: str) -> Layers:

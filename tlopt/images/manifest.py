@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tlopt import registry
 from tlopt.errors import ImagesError, suggestion
@@ -82,6 +83,13 @@ def read(file: Path) -> list[Row]:
     return rows
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, such as one of 10,000 letters
+        return False
+
+
 _EXAMPLE = "A manifest has a line for each image: path,label[,split[,origin]], for example cats/1.jpg,cat,train."
 
 
@@ -131,6 +139,7 @@ def _parquet(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             columns = _columns(table.schema_arrow.names, file)
+            _expect_texts(table.schema_arrow, columns, file)
             used = [name for name, known in zip(table.schema_arrow.names, columns, strict=True) if known in COLUMNS]
             number = 0
             for batch in table.iter_batches(columns=used):
@@ -143,8 +152,19 @@ def _parquet(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                             for name, value in record.items()
                         },
                     )
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ImagesError(f"{file} cannot be read as a Parquet table: {error}") from error
+
+
+def _expect_texts(schema: Any, columns: Sequence[str], file: Path) -> None:
+    """Refuse columns of lists, of fractions, of bytes: a path and a label are texts, or whole numbers."""
+    from pyarrow import types
+
+    for known, field in zip(columns, schema, strict=True):
+        kind = field.type.value_type if types.is_dictionary(field.type) else field.type
+        fits = types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind) or types.is_null(kind)
+        if known in COLUMNS and not fits:
+            raise ImagesError(f"{file}: the column {known} must be text, got {kind}.", hint=_EXAMPLE)
 
 
 def _columns(names: Sequence[str], file: Path) -> list[str]:

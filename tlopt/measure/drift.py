@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from tlopt.artifact import Artifact
+from tlopt.candidates import running
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
 from tlopt.measure.evaluate import same_classes
@@ -40,9 +41,9 @@ def drift(
     """
     first = Artifact.load(reference).expect("onnx")
     second = same_classes(first, Artifact.load(candidate).expect("onnx"))
-    import onnx
+    from tlopt.graphs.loading import load_graph
 
-    old, new = (onnx.load(artifact.payload(".onnx")) for artifact in (first, second))
+    old, new = (load_graph(artifact.payload(".onnx")) for artifact in (first, second))
     made = {node.output[0]: node for node in new.graph.node}
     # Of the same operator, too: a quantizer may let a convolution write under its activation's name.
     common = [
@@ -56,8 +57,10 @@ def drift(
             hint="Compare an artifact with the one it was quantized or cast from.",
         )
     pool = Inputs(images, noise=False, largest=batch)
-    were = _tensors(old, common, pool.of(first)[:batch])
-    are = _tensors(new, common, pool.of(second)[:batch])
+    with running(first, "onnxruntime"):
+        were = _tensors(old, common, pool.of(first)[:batch])
+    with running(second, "onnxruntime"):
+        are = _tensors(new, common, pool.of(second)[:batch])
     rows: list[dict[str, Scalar]] = []
     worst = 0.0
     for name in common:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner
+from tlopt.backends._logits import check_logits
 from tlopt.candidates import Candidate, candidates, labels, opened, running
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed import mlperf
@@ -125,6 +126,7 @@ def _measured(
     pool = inputs.of(one.artifact)
     with running(one.artifact, runner.name):
         source = parts(pool, 1 if told.scenario == "server" else size)
+        check_logits(runner(next(source)), one.artifact, runner.name)
         typical_ms = warm(lambda: runner(next(source)))[1]
     folder.mkdir(parents=True)
     wanted = mlperf.wanted(told.scenario, size, told.seconds, typical_ms, told.target_qps, told.target_latency)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
+from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
 from tlopt.errors import ImagesError
 from tlopt.files import expect_regular
@@ -88,7 +89,7 @@ def _answers(
         running(artifact, runner.name),
     ):
         for found in answers(runner, folder, artifact.card.preprocess, batch=batch, unreadable=unreadable):
-            probabilities = softmax(found.logits)
+            probabilities = softmax(check_logits(found.logits, artifact, runner.name))
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
             shown.advance(len(found.files))
             for file, row, order in zip(found.files, probabilities, best, strict=True):

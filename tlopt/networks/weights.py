@@ -44,17 +44,30 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 
     Raises:
-        ArtifactError: It is missing or no safetensors file.
+        ArtifactError: It is missing or no safetensors file, or a weight is no finite number.
     """
     try:
         files.expect_regular(path)
         state: dict[str, torch.Tensor] = load_file(path)
-        return state
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise ArtifactError(
             f"{path} cannot be read as a safetensors file: {error}",
             hint="Save weights with safetensors.torch.save_file(model.state_dict(), path).",
         ) from error
+    for name, tensor in state.items():
+        if not _finite(tensor):
+            raise ArtifactError(
+                f"{path}: the weights {name!a} hold numbers that are not finite (NaN or infinity).",
+                hint="The training went wrong, or the file is damaged: make it again.",
+            )
+    return state
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # Not every operator knows the types of 8 bits.
+    return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
 
 
 def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapping[str, int], where: str) -> nn.Module:

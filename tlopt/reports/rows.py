@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlopt import schema
 from tlopt.errors import CheckError, StageError
 from tlopt.names import shown, shown_name
 
@@ -111,16 +112,9 @@ class Report:
             ValueError: The text is no report.
         """
         try:
-            raw = json.loads(content)
-            return cls(
-                title=raw["title"],
-                rows=tuple(raw["rows"]),
-                conditions=raw["conditions"],
-                notes=tuple(raw["notes"]),
-                breaches=tuple(raw["breaches"]),
-                details=raw["details"],
-            )
-        except (KeyError, TypeError) as error:
+            # A figure may be no number: a mean of no runs, say.
+            return schema.convert(schema.parse_json(content, finite=False), cls, finite=False)
+        except schema.SchemaError as error:
             raise ValueError(f"this is no report of tlopt: {error}") from error
 
     def to_csv(self) -> str:

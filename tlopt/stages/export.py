@@ -173,7 +173,7 @@ def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> Pari
     runtime, found = _run(file, card.preprocess.normalize(pixels))
     difference = float(np.abs(found - wanted).max() / max(float(wanted.std()), 1e-6))
     agreement = judging.agreement(found.argmax(1), wanted.argmax(1))
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # nor is a NaN
         raise CheckError(
             f"The exported graph differs from the torch model: logits by {difference:.2g} of their spread "
             f"on {len(pixels)} {origin}, more than {TOLERANCE:g}.",

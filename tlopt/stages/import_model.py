@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from tlopt.names import check_classes
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import Draft
 from tlopt.registry import require
+from tlopt.schema import convert, parse_json
 from tlopt.sessions import open_session
 from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
@@ -123,13 +124,10 @@ def _from_onnx(
 ) -> Card:
     import onnx
 
+    from tlopt.graphs.loading import load_graph
+
     external_data.check(file)
-    try:
-        proto = onnx.load(file)
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ArtifactError(f"{file} is no readable ONNX file: {reason}") from error
+    proto = load_graph(file)
     image = _image_input(proto, file)
     dims = [d.dim_value for d in image.type.tensor_type.shape.dim]
     last = dims[-1] == 3 if layout is None else layout == "nhwc"
@@ -247,12 +245,15 @@ def _names(file: Path) -> tuple[str, ...]:
     """
     try:
         text = read_text(file)
-        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in _LINES.split(text)]
+        if text.lstrip().startswith("["):
+            names = convert(parse_json(text), list[str])
+        else:
+            names = [line.strip() for line in _LINES.split(text)]
     except (OSError, ValueError) as error:
         raise SettingError(f"The class names in {file} cannot be read: {error}") from error
-    names = [str(name) for name in names if str(name)]
+    names = [name for name in names if name]
     check_classes(names, file)
-    twice = {name for name in names if names.count(name) > 1} if len(names) < 5000 else set()
+    twice = {name for name, count in Counter(names).items() if count > 1}
     if twice or len(names) < 2:
         problem = f"names {sorted(twice)[0]!r} twice" if twice else f"names {len(names)} classes"
         raise SettingError(f"{file} {problem}.", hint="Write one class name a line, in the order of the logits.")

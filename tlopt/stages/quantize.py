@@ -18,7 +18,15 @@ from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
 from tlopt.card import Card
 from tlopt.details import BesideSource, Measured, Quantized, Sensitivity
-from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, StageError
+from tlopt.errors import (
+    ArtifactError,
+    CheckError,
+    ImagesError,
+    MissingLibraryError,
+    NotFiniteError,
+    SettingError,
+    StageError,
+)
 from tlopt.images import ImageFolder, batches
 from tlopt.images.of_artifact import parts_of
 from tlopt.publishing import Draft
@@ -127,11 +135,12 @@ def quantize(
 
     from tlopt.graphs.cleaning import clean
     from tlopt.graphs.folding import fold
+    from tlopt.graphs.loading import load_graph
     from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.graphs.view import View
     from tlopt.quantization.int8 import Scheme, calibrate
 
-    graph = onnx.load(source.payload(".onnx"))
+    graph = load_graph(source.payload(".onnx"))
     _refuse_quantized(source, precision_of(graph))  # a card of an older version says fp32 of every import
     graph = clean(graph)
     # A network that was trained with its scales was rounded as the exporter wrote it.
@@ -425,6 +434,8 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
                 return replace(measured, not_timed="TensorRT runs it only as an engine")
             latency_ms, slower = _latencies(before, after, found.inputs)
             return replace(measured, latency_ms=latency_ms, slower_at_batch=slower)
+    except NotFiniteError:
+        raise
     except (StageError, MissingLibraryError) as error:
         # ONNX Runtime's processor kernels know no bfloat16, for one: the file may serve elsewhere.
         log.warning("not measured: %s", error.message)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
+from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
 from tlopt.images import Unreadable
 from tlopt.judging import softmax
@@ -90,6 +91,7 @@ def answer(
         started = time.perf_counter()
         with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
             for chunk in _answers(runner, photos, preprocess, batch, keep, views):
+                check_logits(chunk.logits, artifact, runner.name)
                 found.append(chunk)
                 shown.advance(len(chunk.files))
         seconds = time.perf_counter() - started

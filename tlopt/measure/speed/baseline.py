@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from tlopt import files
 from tlopt.errors import SettingError
 from tlopt.reports import Report
+from tlopt.schema import SchemaError, convert
 from tlopt.statistics import mann_whitney
 
+_Medians = Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
 SIGNIFICANT = 0.01  # p-value below which a slow-down is no noise
 
 
@@ -24,8 +28,11 @@ def read_baseline(path: Path | None) -> Mapping[str, list[float]]:
     if path is None:
         return {}
     try:
-        return dict(Report.from_json(files.read_text(path)).details["turn_medians_ms"])
-    except (OSError, ValueError, KeyError) as error:
+        details = Report.from_json(files.read_text(path)).details
+        if "turn_medians_ms" not in details:
+            raise SchemaError("it has no field details.turn_medians_ms")
+        return convert(details["turn_medians_ms"], dict[str, _Medians], path="details.turn_medians_ms")
+    except (OSError, ValueError) as error:
         raise SettingError(
             f"{path} cannot be used as a baseline: {error}.", hint="Make one with tlopt bench --json > FILE."
         ) from error

@@ -5,7 +5,6 @@ V. J. Reddi et al., "MLPerf Inference Benchmark", arXiv 1911.02549.
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tlopt.backends import Runner
+from tlopt.errors import StageError
 from tlopt.reports import Scalar
+from tlopt.schema import SchemaError, parse_json
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 
@@ -132,13 +133,22 @@ def test(library: Any, scenario: Scenario, folder: Path, answers: Answers, count
 
 
 def read_log(file: Path) -> dict[str, Any]:
-    """Return the results and effective settings of LoadGen's detail log, key -> value."""
+    """Return the results and effective settings of LoadGen's detail log, key -> value.
+
+    Raises:
+        StageError: The log is missing or damaged.
+    """
     found = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith(":::MLLOG "):
-            entry = json.loads(line.removeprefix(":::MLLOG "))
-            if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
-                found[entry["key"]] = entry["value"]
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if line.startswith(":::MLLOG "):
+                entry = parse_json(line.removeprefix(":::MLLOG "), finite=False)
+                if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "value" not in entry:
+                    raise SchemaError(f"line {number} has no key and value")
+                if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
+                    found[entry["key"]] = entry["value"]
+    except (OSError, ValueError) as error:
+        raise StageError(f"The log of LoadGen, {file}, cannot be read: {error}.", hint="Run it again.") from error
     return found
 
 

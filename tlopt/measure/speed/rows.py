@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tlopt.backends import GpuClock, Runner
+from tlopt.backends._logits import check_logits
 from tlopt.candidates import Candidate, opened, running, said
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure.speed.callers import Kind, Together, open_callers
@@ -196,8 +197,9 @@ def open_lines(
         pool = inputs.of(one.artifact)
         clock = time.perf_counter()
         with running(one.artifact, runner.name):
-            runner(np.ascontiguousarray(pool[:1]))
+            logits = runner(np.ascontiguousarray(pool[:1]))
         first_ms = (opening + time.perf_counter() - clock) * 1e3
+        check_logits(logits, one.artifact, runner.name)
         lines.conditions[runner.name] = dict(runner.conditions)
         for number in streams:
             if number == 1:

@@ -47,9 +47,23 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
     """
     import onnx
 
-    model = onnx.load(artifact.expect("onnx").payload(".onnx"))
+    from tlopt.graphs.loading import load_graph
+
+    file = artifact.expect("onnx").payload(".onnx")
+    model = load_graph(file)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    try:
+        return _layers(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    except (IndexError, KeyError, ValueError, RuntimeError) as error:
+        # The checker passes tensors of fewer dimensions than their operator takes.
+        raise ArtifactError(
+            f"The shapes of the tensors in {file} do not fit its operators: {str(error).partition(chr(10))[0]}.",
+            hint="Export the model again.",
+        ) from error
+
+
+def _layers(inferred: onnx.ModelProto) -> list[Layer]:
+    """Return the convolutions and matrix products of a graph whose shapes are known."""
     sizes = _Tensors(inferred)
     activated: dict[str, list[str]] = {}
     for node in inferred.graph.node:
