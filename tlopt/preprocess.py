@@ -38,6 +38,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LARGEST = 16_384  # pixels of a side: no classifier sees that many, and memory would not hold a batch
 _WIDEST = 64  # ratio of the sides above which the ends of a strip are cut off before it is resized
 
 
@@ -72,10 +73,12 @@ class Preprocess:
     folded: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise SettingError(f"The image size must be at least 1 pixel, got {self.size}.")
+        if not 1 <= self.size <= _LARGEST:
+            raise SettingError(f"The image size must be at least 1 pixel and at most {_LARGEST}, got {self.size}.")
         if not 0 < self.crop_ratio <= 1:
             raise SettingError(f"The crop ratio must be above 0 and at most 1, got {self.crop_ratio:g}.")
+        if self.size / self.crop_ratio > 2 * _LARGEST:
+            raise SettingError(f"The crop ratio is too small for {self.size} pixels, got {self.crop_ratio:g}.")
         if self.interpolation not in _RESAMPLING:
             raise SettingError(
                 f"Unknown interpolation {self.interpolation!r}.", hint=f"Known: {', '.join(_RESAMPLING)}."

@@ -128,7 +128,7 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     if verb == "compare" and len(sources) != 2:
         raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
     for source in sources:
-        if source not in earlier and not os.path.exists(source):
+        if source not in earlier and not os.path.exists(source):  # noqa: PTH110 - Path raises for a name too long
             raise SettingError(
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
                 hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",

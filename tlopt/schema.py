@@ -27,7 +27,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 _DEEPEST = 64  # levels of nesting
-_LARGEST = 2**63 - 1  # what every library behind a field can hold
+_LARGEST = 2**64 - 1  # the seeds that other programs draw are that large
 _SCALARS = (str, int, float, bool, type(None), date, datetime, time)
 
 

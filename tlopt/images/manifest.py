@@ -83,13 +83,6 @@ def read(file: Path) -> list[Row]:
     return rows
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have, such as one of 10,000 letters
-        return False
-
-
 _EXAMPLE = "A manifest has a line for each image: path,label[,split[,origin]], for example cats/1.jpg,cat,train."
 
 

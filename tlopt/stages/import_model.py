@@ -246,7 +246,7 @@ def _names(file: Path) -> tuple[str, ...]:
     try:
         text = read_text(file)
         if text.lstrip().startswith("["):
-            names = convert(parse_json(text), list[str])
+            names = list(map(str, convert(parse_json(text), list[str | int])))
         else:
             names = [line.strip() for line in _LINES.split(text)]
     except (OSError, ValueError) as error:
