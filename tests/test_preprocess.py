@@ -208,7 +208,7 @@ def test_fields_survive_a_round_trip():
     [
         ({"size": 0}, "at least 1 pixel and at most 16384, got 0"),
         ({"size": 10**9}, "at least 1 pixel and at most 16384, got 1000000000"),
-        ({"crop_ratio": 1e-300}, "too small for"),
+        ({"size": 8, "crop_ratio": 1e-300}, "too small for"),
         ({"size": 8, "crop_ratio": 1.5}, "at most 1, got 1.5"),
         ({"size": 8, "interpolation": "cubic"}, "Unknown interpolation 'cubic'"),
         ({"size": 8, "std": (1, 0, 1)}, "three numbers above 0"),
