@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import platform
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from tlopt.cpu import waiting as waiting
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of tlopt, Python and the installed libraries that decide a result."""
+    import importlib.metadata  # takes a while; help needs no versions
+
     found = {"python": platform.python_version()}
     for package in _VERSIONED:
         try:

@@ -30,14 +30,13 @@ _READERS = {
 }  # fmt: skip
 
 
-def _formats() -> tuple[str, ...]:
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read here, as Pillow names them; imports what reads them."""
     for name in _READERS.values():
         with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
             importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(name for name in _READERS if name in Image.OPEN)
-
-
-FORMATS = _formats()
 
 
 def below(root: Path, folder: Path) -> Iterator[str]:
@@ -98,7 +97,7 @@ def opened(source: str | Path | IO[bytes]) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as stack:
         if isinstance(source, str | Path):
             source = stack.enter_context(files.open_regular(source, limit=files.IMAGE_LIMIT))
-        yield stack.enter_context(Image.open(source, formats=FORMATS))
+        yield stack.enter_context(Image.open(source, formats=formats()))
 
 
 def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Image:
@@ -126,7 +125,7 @@ def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Imag
         elif isinstance(error, files.IrregularFileError):
             reason = f"it {error.reason}"
         elif isinstance(error, UnidentifiedImageError):
-            known = ", ".join(name for name in FORMATS if name != "MPO")
+            known = ", ".join(name for name in formats() if name != "MPO")
             reason = "it is empty" if _empty(path) else f"its content is none of {known}"
         else:
             reason = (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tlopt import trusted
-from tlopt.cli import showing, terminal
 from tlopt.cli.layout import GENERAL, Command, Option
-from tlopt.cli.options import given, setting_options
-from tlopt.errors import OutputExistsError
-from tlopt.publishing import check_file
+from tlopt.cli.options import setting_options
 from tlopt.verbs import Argument, Verb
 
 
@@ -43,38 +38,9 @@ def prose(docstring: str) -> str:
 
 
 def _run(verb: Verb, **values: Any) -> None:
-    """Call a verb's function with what the command line gave, and show the result."""
-    values.pop("debug")
-    own = [values.pop("trust"), click.get_current_context().find_root().params.get("trust")]
-    with (
-        terminal.heard(verbose=values.pop("verbose"), quiet=values.pop("quiet")),
-        trusted.trusting([module for text in own if text for module in text.split(",")]),
-    ):
-        function = verb.function()
-        takes = [values.pop(argument.name) for argument in verb.takes]
-        shown = {name: values.pop(name) for name in ("as_json", "csv", "markdown") if name in values}
-        _check_tables(shown, [*takes, *values.values()])
-        out, force = values.pop("out", None), values.pop("force", False)
-        settings = given(values)
-        if "force" in inspect.signature(function).parameters:
-            settings["force"] = force
-        result = function(*takes, *([out] if out is not None else []), **settings)
-        if verb.gives == "path":
-            showing.show_path(result, out)
-        elif verb.gives == "report":
-            showing.show_report(result, **shown)
-        else:
-            showing.show_lines(result, **shown)
+    from tlopt.cli.running import run  # what runs commands is not read for their help
 
-
-def _check_tables(shown: Mapping[Any, Any], given: Sequence[Any]) -> None:
-    """Refuse tables that would be written over what the command reads, before it reads it."""
-    tables = [Path(shown[name]) for name in ("csv", "markdown") if shown.get(name)]
-    items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
-    for table in tables:
-        check_file(table, reads=[item for item in items if isinstance(item, str) and Path(item).exists()])
-    if len({table.resolve() for table in tables}) < len(tables):
-        raise OutputExistsError(f"--csv and --markdown name the same file, {tables[0]}.", hint="Name two files.")
+    run(verb, **values)
 
 
 def _argument(argument: Argument) -> click.Argument:
