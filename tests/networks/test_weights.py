@@ -108,3 +108,13 @@ def test_widths_that_do_not_go_together_are_refused(tmp_path):
     save_file({**state, "norm.weight": torch.ones(5)}, file)
     with pytest.raises(ArtifactError, match=r"norm\.weight has 5 channels, the layer's other tensors 8"):
         weights.restore(Net(), weights.read(file), groups=groups, where="it")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight[0, 1] = value
+    weights.save(model, tmp_path)
+    with pytest.raises(ArtifactError, match=r"the weights 'weight' hold numbers that are not finite"):
+        weights.read(tmp_path / weights.FILE)

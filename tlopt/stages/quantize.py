@@ -16,6 +16,7 @@ import numpy as np
 from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, overflows, reduced_range
+from tlopt.backends._logits import check_logits
 from tlopt.card import Card
 from tlopt.details import BesideSource, Measured, Quantized, Sensitivity
 from tlopt.errors import (
@@ -418,7 +419,9 @@ def _measure(source: Artifact, made: Artifact, judged: ImageFolder, runtime: str
         with open_runner(source, backend) as before, open_runner(made, backend) as after:
             answers: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
             for found in batches(some, source.card.preprocess, batch=32, label="Judging"):
-                answers.append((before(found.inputs).argmax(1), after(found.inputs).argmax(1), found.labels))
+                reference = check_logits(before(found.inputs), source, backend).argmax(1)
+                labels = check_logits(after(found.inputs), made, backend).argmax(1)
+                answers.append((reference, labels, found.labels))
             reference, labels, truth = (np.concatenate(column) for column in zip(*answers, strict=True))
             accuracy = BesideSource(
                 source=round(judging.agreement(reference, truth), 4), result=round(judging.agreement(labels, truth), 4)
