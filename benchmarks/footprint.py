@@ -32,7 +32,7 @@ def start_up() -> dict[str, float]:
     for run in range(RUNS + 1):
         for command in COMMANDS:
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "tlopt", *command], check=True, capture_output=True)
+            subprocess.run([sys.executable, "-P", "-m", "tlopt", *command], check=True, capture_output=True)
             if run:  # the first warms the file cache
                 seconds[" ".join(command)].append(time.perf_counter() - started)
     return {name: round(statistics.median(values), 3) for name, values in seconds.items()}

@@ -58,7 +58,7 @@ def main() -> None:
         fp32 = source(given.model, None, folder)
         for samples in map(int, given.samples.split(",")):
             command = [
-                sys.executable, "-m", "tlopt", "quantize", str(fp32.path), "-o", str(folder / f"int8-{samples}"),
+                sys.executable, "-P", "-m", "tlopt", "quantize", str(fp32.path), "-o", str(folder / f"int8-{samples}"),
                 "--images", str(given.images), "--samples", str(samples), "--quiet",
             ]  # fmt: skip
             peak, seconds = peak_mb(command)

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tlopt import cpu as _cpu
+from tlopt import telemetry as _telemetry
 from tlopt import verbs as _verbs
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the names below
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
 __version__ = "0.1.0"
 
 _cpu.share_cores()  # before anything imports torch
+_telemetry.switch_off()  # before anything imports ONNX Runtime
 
 # What is no verb: public name -> the module that defines it.
 _OTHERS = {

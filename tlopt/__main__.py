@@ -6,7 +6,11 @@ import os
 import sys
 from typing import NoReturn
 
-from tlopt import interrupts
+# Python was told to search the current folder first. A folder of images may hold a numpy.py, unasked for.
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109
+    del sys.path[0]
+
+from tlopt import interrupts  # noqa: E402 - after the search path is what it should be
 
 
 def start() -> NoReturn:
@@ -23,7 +27,4 @@ def start() -> NoReturn:
 
 
 if __name__ == "__main__":
-    # Python was told to search the current folder first. A folder of images may hold a numpy.py, unasked for.
-    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - imports no more
-        del sys.path[0]
     start()

@@ -127,7 +127,7 @@ def test_the_readers_of_the_help_see_defaults_ranges_and_plugins():
 def test_completion_scripts_are_written():
     for shell in ("bash", "zsh", "fish"):
         done = subprocess.run(
-            [sys.executable, "-m", "tlopt"], env={**os.environ, "_TLOPT_COMPLETE": f"{shell}_source"},
+            [sys.executable, "-P", "-m", "tlopt"], env={**os.environ, "_TLOPT_COMPLETE": f"{shell}_source"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert "_TLOPT_COMPLETE" in done.stdout
@@ -135,12 +135,12 @@ def test_completion_scripts_are_written():
 
 def test_completion_knows_the_commands():
     env = {**os.environ, "_TLOPT_COMPLETE": "bash_complete", "COMP_WORDS": "tlopt fin", "COMP_CWORD": "1"}
-    done = subprocess.run([sys.executable, "-m", "tlopt"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "tlopt"], env=env, capture_output=True, text=True, check=False)
     assert "finetune" in done.stdout
 
 
 def test_a_closed_pipe_is_no_error():
-    command = f"{sys.executable} -m tlopt list models 'pip:*' | head -1"
+    command = f"{sys.executable} -P -m tlopt list models 'pip:*' | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "pip:efficientnet_lite0\n"
     assert done.stderr == ""
@@ -186,7 +186,7 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exp
 
 
 def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
-    command = [sys.executable, "-m", "tlopt", "finetune", str(photos), "-o", str(tmp_path / "out"),
+    command = [sys.executable, "-P", "-m", "tlopt", "finetune", str(photos), "-o", str(tmp_path / "out"),
                "--model", "tiny_models:cnn", "--epochs", "5000", "--cache-gb", "0"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
