@@ -10,7 +10,7 @@ from typing import NoReturn
 if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109
     del sys.path[0]
 
-from tlopt import interrupts  # noqa: E402 - after the search path is what it should be
+from tlopt import interrupts
 
 
 def start() -> NoReturn:
