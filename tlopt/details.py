@@ -189,6 +189,7 @@ class Measured:
         backend: What ran both.
         images: Number of images; None if nothing could be measured.
         agreement: Share of equal labels.
+        snr_db: Signal to noise of the logits, decibels.
         saturated: Whether integer kernels of the processor saturate with its weights.
         accuracy: None where the labels are not known.
         latency_ms: Batch -> milliseconds; None if it was not timed.
@@ -199,6 +200,7 @@ class Measured:
     backend: str
     images: Count | None = None
     agreement: Share | None = None
+    snr_db: float | None = None
     saturated: bool = False
     accuracy: BesideSource | None = None
     latency_ms: Mapping[str, BesideSource] | None = None
@@ -215,6 +217,8 @@ class Quantized:
         calibration_images: Number of images that the ranges were chosen from.
         quantizer: What chose the ranges; "trained" for those of the training; empty for a cast.
         reduce_range: Whether the weights have half of the int8 range; None for a cast.
+        macs: Multiply-adds of one image; None for a cast.
+        eight_bit_macs: Those of them that are in 8 bits; None for a cast.
         float_blocks: The blocks left float because it was asked for.
         float_nodes: The nodes left float because their values exceed the format.
         sensitivity: Which blocks were left float for the accuracy's sake, None without a limit.
@@ -225,6 +229,8 @@ class Quantized:
     calibration_images: Count
     quantizer: str = ""
     reduce_range: bool | None = None
+    macs: Count | None = None
+    eight_bit_macs: Count | None = None
     float_blocks: tuple[str, ...] = ()
     float_nodes: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None

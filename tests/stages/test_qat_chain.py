@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import onnx
 import pytest
@@ -12,14 +10,14 @@ from onnx import numpy_helper
 
 import tlopt
 import tlopt.stages.quantize
-from tlopt import backends, progress
+from tlopt import backends, progress, verdict
 from tlopt.cli import main
 from tlopt.errors import ArtifactError, SettingError
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_TIMED_SECONDS", 0.01)
+    monkeypatch.setattr(verdict, "SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -14,13 +13,14 @@ import pytest
 
 import tlopt
 import tlopt.stages.quantize
-from tlopt import backends
+from tlopt import backends, verdict
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, CheckError, ImagesError, SettingError
 from tlopt.graphs.view import View
 from tlopt.images import batches, reopen
 from tlopt.publishing import draft
+from tlopt.quantization.calibration import images
 from tlopt.quantization.search import blocks
 from tlopt.quantization.search.blocks import blocks_of
 from tlopt.show import show
@@ -34,7 +34,7 @@ def logits(artifact: Artifact, images: np.ndarray) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Time only a few runs: the tests look at what is made of them."""
-    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_TIMED_SECONDS", 0.01)
+    monkeypatch.setattr(verdict, "SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_require_faster_refuses_what_cannot_be_timed_and_leaves_nothing(exported
 
 
 def test_require_faster_refuses_what_is_slower(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["tlopt.stages.quantize"], "_MARGIN", 0.0)  # everything counts as slower
+    monkeypatch.setattr(verdict, "_MARGIN", 0.0)  # everything counts as slower
     with pytest.raises(CheckError, match=r"int8 is slower than .* at batch 1: .* ms against"):
         tlopt.quantize(exported, tmp_path / "q", samples=8, require_faster=True)
     assert not any(tmp_path.iterdir())
@@ -406,9 +406,8 @@ def test_fp8_is_for_tensorrt_alone(exported, tmp_path):
 
 @pytest.mark.slow
 def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_path, monkeypatch):
-    stage = sys.modules["tlopt.stages.quantize"]
-    monkeypatch.setattr(stage, "_TIMED", (1,))
-    monkeypatch.setattr(stage, "_SEARCHED", 12)
+    monkeypatch.setattr(verdict, "TIMED", (1,))
+    monkeypatch.setattr(images, "SEARCHED", 12)
     seen: list[object] = []
 
     def medians_ms(calls, **_):
@@ -418,7 +417,7 @@ def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_pat
         places = [next(i for i, one in enumerate(seen) if one is call.func) for call in calls]
         return [10.0 if place == 0 else 5 + 0.01 * place for place in places]
 
-    monkeypatch.setattr(stage, "medians_ms", medians_ms)
+    monkeypatch.setattr(verdict, "medians_ms", medians_ms)
     classes = tmp_path / "classes.txt"
     classes.write_text("\n".join(f"class {i}" for i in range(1000)))
     imported = tlopt.import_model(

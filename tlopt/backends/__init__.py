@@ -86,7 +86,7 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     name, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(name, device)
     artifact.expect(*module.READS)
-    if overflows(artifact, name, device):
+    if saturates_here(artifact, name, device):
         # A stage opens what it is making in a hidden folder, whose name tells nobody anything.
         which = "" if artifact.path.name.startswith(".") else f" in {artifact.path}"
         mend = "Train it anew with tlopt qat" if artifact.card.onnx.qat else "Quantize its source"
@@ -98,7 +98,7 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     return runner
 
 
-def overflows(artifact: Artifact, name: str, device: str = "") -> bool:
+def saturates_here(artifact: Artifact, name: str, device: str = "") -> bool:
     """Whether an int8 graph that tlopt made asks more of a backend's kernels on this processor than they can add up.
 
     Raises:

@@ -61,6 +61,8 @@ class View:
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Return a tensor's shape, 0 for each axis whose length is not known."""
+        if tensor in self.initializers:
+            return tuple(self.initializers[tensor].dims)
         kind = self._types.get(tensor)
         return tuple(d.dim_value for d in kind.shape.dim) if kind is not None else ()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,10 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
+
+log = logging.getLogger(__name__)
 
 Half = Literal["fp16", "bf16"]
 
@@ -42,6 +46,24 @@ def overflowing(view: View, histograms: Mapping[str, Histogram], half: Half) -> 
             if finite.size and np.abs(finite).max() > limit:
                 large.add(initializer.name)
     return [node.name for node in view.nodes if large & {*node.input, *node.output}]
+
+
+def to_half(
+    view: View, half: Half, batches: Iterable[np.ndarray], *, keep: Collection[str] = ()
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Return a graph in half precision, and the nodes that stay float32 because their values exceed it.
+
+    Args:
+        view: Of a cleaned float graph.
+        half: The format.
+        batches: Network inputs that show how large the values get.
+        keep: Names of more nodes that stay float32.
+    """
+    floats = [name for node in view.nodes for name in node.output if view.is_float(name)]
+    large = overflowing(view, observe(view, floats, batches), half)
+    if large:
+        log.warning("%d of %d nodes stay fp32: their values exceed %s", len(large), len(view.nodes), half)
+    return cast(view, half, keep={*large, *keep}), large
 
 
 def cast(view: View, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelProto:

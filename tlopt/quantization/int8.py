@@ -10,16 +10,20 @@ from typing import Literal
 import numpy as np
 import onnx
 
+from tlopt.details import TrainedScales
 from tlopt.errors import ArtifactError, SettingError
+from tlopt.graphs.macs import multiply_adds
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.scales import Choose, fit_scales, given_scales
 from tlopt.quantization.grid import Scale
+from tlopt.quantization.options import EightBits
 from tlopt.quantization.placement import Placement, Runtime, place
 from tlopt.quantization.qdq import insert
 from tlopt.quantization.quantizers import mse
 from tlopt.quantization.weight_grids import QuantizedWeight
+from tlopt.registry import load
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,9 @@ class Scheme:
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
         reduced: Keep weights to half their range, for integer kernels that saturate.
         choose: How the range of an activation is chosen: a quantizer plugin's function.
+        rounding: How weights become integers: by the layer's output error, or each alone.
+        bias_correction: Let biases make up for mean errors.
+        seed: Of the choice of places in an image.
         trained: Tensor -> scale and zero point that the network was trained with; None if it was trained in float.
     """
 
@@ -40,7 +47,26 @@ class Scheme:
     float8: bool = False
     reduced: bool = False
     choose: Choose = mse.choose
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    bias_correction: bool = True
+    seed: int = 0
     trained: Mapping[str, tuple[float, int]] | None = None
+
+
+def scheme_of(
+    how: EightBits, runtime: Runtime, *, float8: bool, reduced: bool, seed: int, trained: TrainedScales | None
+) -> Scheme:
+    """Return the scheme that settings ask for."""
+    return Scheme(
+        runtime=runtime,
+        float8=float8,
+        reduced=reduced,
+        choose=load("quantizers", how.quantizer).choose,
+        rounding=how.rounding,
+        bias_correction=how.bias_correction,
+        seed=seed,
+        trained=trained.scales if trained else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +100,19 @@ class Calibrated:
         part = _placed(self.view, self.scheme, self.floats | set(floats))
         return insert(self.view, part, self.scales(part), self.weights)
 
+    def multiply_adds(self, floats: Collection[str] = ()) -> tuple[int, int]:
+        """Return how many multiply-adds of one image the graph computes in 8 bits, and how many it has.
+
+        Args:
+            floats: Names of more nodes that stay float.
+        """
+        part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
+        # Of a batch of any size one image counts.
+        shape = lambda tensor: tuple(max(length, 1) for length in self.view.shape(tensor))  # noqa: E731
+        found = {node.name: multiply_adds(node, shape) for node in self.view.nodes}
+        inside = sum(found[node.name] for node in self.view.nodes if part.is_eight_bit(self.view, node))
+        return inside, sum(found.values())
+
     def scales(self, placement: Placement | None = None) -> dict[str, Scale]:
         """Return the scale of each quantized tensor.
 
@@ -85,26 +124,16 @@ class Calibrated:
             return given_scales(placement, self.scheme.trained)
         return fit_scales(placement, self.histograms, self.scheme.choose, self._known)
 
-    def rounded(
-        self,
-        batches: Callable[[], Iterable[np.ndarray]],
-        *,
-        rounding: Literal["gptq", "nearest"] = "gptq",
-        bias_correction: bool = True,
-        seed: int = 0,
-    ) -> Calibrated:
+    def rounded(self, batches: Callable[[], Iterable[np.ndarray]]) -> Calibrated:
         """Return the network with its weights rounded by what they do to the layers' outputs.
 
         Weights in fp8, and those of a network that was trained with its scales, are rounded to nearest.
 
         Args:
             batches: Network inputs, anew at each call.
-            rounding: How weights become integers: by the layer's output error, or each alone.
-            bias_correction: Let biases make up for mean errors.
-            seed: Of the choice of places in an image.
         """
-        nearest = rounding == "nearest" and not bias_correction
-        if self.scheme.float8 or self.scheme.trained is not None or nearest:
+        scheme, nearest = self.scheme, self.scheme.rounding == "nearest"
+        if scheme.float8 or scheme.trained is not None or (nearest and not scheme.bias_correction):
             return self
         from tlopt.quantization.rounding import round_weights
 
@@ -113,9 +142,9 @@ class Calibrated:
             self.placement,
             self.scales(),
             batches,
-            seed=seed,
-            nearest=rounding == "nearest",
-            bias_correction=bias_correction,
+            seed=scheme.seed,
+            nearest=nearest,
+            bias_correction=scheme.bias_correction,
         )
         return replace(self, weights=weights)
 

@@ -61,6 +61,18 @@ class Placement:
         """
         return REDUCED if self.reduced and not view.is_depthwise(node) else LIMIT
 
+    def is_eight_bit(self, view: View, node: onnx.NodeProto) -> bool:
+        """Whether a runtime computes a convolution or matrix product in 8 bits.
+
+        ONNX Runtime has an integer convolution only where the result is quantized, too.
+        """
+        if node.op_type == "MatMul" and not view.weight(node):
+            return all(node.name in self.edges.get(name, ()) for name in node.input)
+        if node.name not in self.weights:
+            return False
+        whole = node.op_type in ("Gemm", "MatMul") or self.runtime != "onnxruntime"
+        return whole or bool(self.edges.get(fused_activation(view, node.output[0])))
+
     def root(self, tensor: str) -> str:
         """Return the tensor whose scale a tensor uses."""
         while (up := self.leader.get(tensor, tensor)) != tensor:

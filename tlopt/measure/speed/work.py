@@ -64,6 +64,9 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
 
 def _layers(inferred: onnx.ModelProto) -> list[Layer]:
     """Return the convolutions and matrix products of a graph whose shapes are known."""
+    from tlopt.graphs.macs import multiply_adds as macs
+    from tlopt.graphs.view import WEIGHTED
+
     sizes = _Tensors(inferred)
     activated: dict[str, list[str]] = {}
     for node in inferred.graph.node:
@@ -71,25 +74,16 @@ def _layers(inferred: onnx.ModelProto) -> list[Layer]:
             activated.setdefault(node.input[0], []).append(node.output[0])
     found = []
     for node in inferred.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTED:
             continue
-        output = sizes.shape(node.output[0])
-        weight = sizes.shape(node.input[1])
-        if node.op_type == "Conv":
-            macs = math.prod(output) * math.prod(weight[1:])
-        elif node.op_type == "Gemm":
-            transposed = next((a.i for a in node.attribute if a.name == "transB"), 0)
-            macs = math.prod(output) * weight[1 if transposed else 0]
-        else:
-            macs = math.prod(output) * sizes.shape(node.input[0])[-1]
         moved = sum(sizes.nbytes(name) for name in (*node.input, node.output[0]) if name)
         found.append(
             Layer(
                 name=node.name or node.output[0],
                 op=node.op_type,
-                macs=macs,
+                macs=macs(node, sizes.shape),
                 moved=moved,
-                output=tuple(output),
+                output=tuple(sizes.shape(node.output[0])),
                 tensors=(node.output[0], *activated.get(node.output[0], ())),
             )
         )

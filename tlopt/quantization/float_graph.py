@@ -1,0 +1,28 @@
+"""The float graph that a quantized one is made of."""
+
+from __future__ import annotations
+
+from tlopt.artifact import Artifact
+from tlopt.graphs.cleaning import clean
+from tlopt.graphs.folding import fold
+from tlopt.graphs.loading import load_graph
+from tlopt.graphs.precision import precision_of
+from tlopt.graphs.view import View
+from tlopt.quantization.options import refuse_quantized
+
+
+def float_graph(source: Artifact, *, folded: bool) -> View:
+    """Return an artifact's graph in plain form.
+
+    Args:
+        source: An ONNX artifact.
+        folded: Make constant arithmetic part of the weights beside it. A network that was trained with its
+            scales was rounded as the exporter wrote it, and stays so.
+
+    Raises:
+        ArtifactError: It is quantized already, or cannot be quantized.
+    """
+    graph = load_graph(source.payload(".onnx"))
+    refuse_quantized(source, precision_of(graph))  # a card of an older version says fp32 of every import
+    graph = clean(graph)
+    return View(fold(graph) if folded else graph)
