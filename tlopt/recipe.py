@@ -31,7 +31,7 @@ from tlopt.artifact import Artifact
 from tlopt.card import CARD_NAME
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
-from tlopt.publishing import check_place, claim, draft, write_whole
+from tlopt.publishing import check_place, claim, draft, tidy, write_whole
 from tlopt.settings import Setting, checked
 from tlopt.verbs import TABLE
 
@@ -274,6 +274,7 @@ def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bo
     place, key, entry = recipe.out / step.name, _key(recipe, step), state.get(step.name)
     if not forced and _is_kept(recipe, step, place, entry, key):
         text = entry["text"] if entry else ""
+        tidy(place)
         ledger.write(recipe.out, state, step.name, {"key": key, "result": ledger.identity(place), "text": text})
         return Done(step=step, state="kept", path=place, text=text)
     started = time.perf_counter()

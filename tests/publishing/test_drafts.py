@@ -9,7 +9,7 @@ import pytest
 from test_places import fill
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing import claims, draft, drafts
+from tlopt.publishing import claims, draft, drafts, tidy
 
 CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0"}})
 
@@ -197,6 +197,17 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_or_nothing(tmp_path, monke
         if status == 0:
             return
     pytest.fail("it never ended")
+
+
+def test_what_a_run_killed_at_its_very_end_left_is_tidied(tmp_path):
+    make(tmp_path / "a")
+    for left in (".a.lock", ".a.draft-00000000/old", ".a.checkpoint/state"):
+        fill(tmp_path, {left: ""})
+    tidy(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
+    with draft(tmp_path / "b") as made:
+        tidy(tmp_path / "b")
+        assert made.folder.exists()
 
 
 def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):

@@ -92,6 +92,17 @@ def test_a_target_needs_trt(tuned, tmp_path):
         tlopt.export(tuned, tmp_path / "x", target=("sm89",))
 
 
+def test_the_chain_goes_on_with_what_a_killed_run_left_on_the_way(tuned, tmp_path):
+    left = tlopt.export(tuned, tmp_path / "x-fp32")
+    with pytest.raises(OutputExistsError, match="x-fp32 exists already"):
+        tlopt.export(tuned, tmp_path / "x", precision="fp16", opset=19)
+    written = left.payload(".onnx").stat().st_mtime_ns
+    made = tlopt.export(tuned, tmp_path / "x", precision="fp16")
+    assert made.card.precision == "fp16"
+    assert left.payload(".onnx").stat().st_mtime_ns == written
+    assert tlopt.export(tuned, tmp_path / "x", precision="fp16", force=True).digest == made.digest
+
+
 def test_export_refuses_an_onnx_artifact(exported, tmp_path):
     with pytest.raises(ArtifactError, match="of kind onnx; this needs torch"):
         tlopt.export(exported, tmp_path / "x")

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlopt.errors import OutputExistsError
+from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing.claims import claim, follows, lock_file, unwritable
-from tlopt.publishing.places import check_place, examined, is_occupied
+from tlopt.publishing.places import check_place, examined, is_occupied, located
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,17 @@ def sync_tree(folder: Path) -> None:
             if file.is_file() and not file.is_symlink():
                 sync(file)
         sync(Path(root))
+
+
+def tidy(out: str | Path) -> None:
+    """Remove what a killed run left beside an output that stands, unless another run is at work on it."""
+    place = located(out)
+    if not lock_file(place).exists():
+        return
+    with contextlib.suppress(OutputError, OutputExistsError), claim(lock_file(place), out) as alone:
+        if alone:
+            _sweep(place)
+            shutil.rmtree(Draft(folder=place, out=place).checkpoints, ignore_errors=True)
 
 
 _RENAME_EXCHANGE = 2  # <linux/fs.h>

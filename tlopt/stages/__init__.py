@@ -13,7 +13,7 @@ from typing import Any
 
 from tlopt import settings
 from tlopt.artifact import Artifact, seal, sha256
-from tlopt.card import CARD_NAME, Card, Step
+from tlopt.card import CARD_NAME, Card, Step, plain
 from tlopt.details import EngineDetails
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
@@ -98,6 +98,22 @@ class Stage:
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
             seal(made.folder, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
         return Artifact.load(out)
+
+    def standing(self, source: Artifact, out: Path, **given: Any) -> Artifact | None:
+        """Return what stands at `out` if its lineage says that this stage made it of the source with these settings."""
+        chosen = settings.check(self.body, given)
+        # What a file held then is in no lineage.
+        if any(isinstance(value, Path) for value in chosen.values()) or not (out / CARD_NAME).exists():
+            return None
+        try:
+            found = Artifact.load(out)
+        except ArtifactError:
+            return None
+        wanted = (self.name, source.digest, plain({name.rstrip("_"): value for name, value in chosen.items()}))
+        last = found.card.lineage[-1] if found.card.lineage else None
+        if last is None or (last.stage, last.source, plain(last.settings)) != wanted:
+            return None
+        return found if last.versions.get("tlopt") == versions().get("tlopt") else None
 
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
         if source is None or isinstance(source, ImageFolder):

@@ -22,7 +22,7 @@ from tlopt.publishing import Draft, check_place
 from tlopt.registry import require
 from tlopt.sessions import open_session
 from tlopt.settings import Setting, checked, formerly
-from tlopt.stages import stage
+from tlopt.stages import Stage, stage
 
 if TYPE_CHECKING:
     import onnx
@@ -76,25 +76,28 @@ def export(
     if target and not trt:
         raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
-    steps: list[tuple[str, Any]] = [("fp32", lambda a, o: _export(a, o, input=input_, opset=opset, force=force))]
+    steps: list[tuple[str, Stage, dict[str, Any]]] = [("fp32", _export, {"input": input_, "opset": opset})]
     if precision != "fp32":
-        quantize = require("tlopt.stages.quantize").quantize
         runtime = "tensorrt" if trt else "onnxruntime"
-        steps.append(
-            (precision, lambda a, o: quantize(a, o, precision=precision, for_=runtime, images=images, force=force))
-        )
+        given = {"precision": precision, "for": runtime, "images": images}
+        steps.append((precision, require("tlopt.stages.quantize").quantize, given))
     if trt:
-        build = require("tlopt.stages.build").build
-        wanted = {"target": target} if target else {}
-        steps.append(("engine", lambda a, o: build(a, o, force=force, **wanted)))
-    places = [out.with_name(f"{out.name}-{label}") for label, _ in steps[:-1]] + [out]
+        steps.append(("engine", require("tlopt.stages.build").build, {"target": target} if target else {}))
+    places = [out.with_name(f"{out.name}-{label}") for label, *_ in steps[:-1]] + [out]
     reads = [source.path if isinstance(source, Artifact) else source, *([images] if images else [])]
-    for place in places:
-        check_place(place, force=force, reads=reads)
-    artifact = Artifact.load(source)
-    for (_, step), place in zip(steps, places, strict=True):
-        artifact = step(artifact, place)
-    return artifact
+    artifact: Artifact | None = None if force else Artifact.load(source)
+    kept: dict[Path, Artifact] = {}
+    for (_, step, given), place in zip(steps, places, strict=True):
+        # What a killed run left on the way is what this one would make.
+        artifact = step.standing(artifact, place, **given) if artifact is not None and place != out else None
+        if artifact is not None:
+            kept[place] = artifact
+        else:
+            check_place(place, force=force, reads=reads)
+    made = Artifact.load(source)
+    for (_, step, given), place in zip(steps, places, strict=True):
+        made = kept[place] if place in kept else step(made, place, force=force, **given)
+    return made
 
 
 @stage(reads="torch", writes="onnx")
