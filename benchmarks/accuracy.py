@@ -48,6 +48,7 @@ from tlopt.images import reopen, scan
 from tlopt.images.opening import open_pixels
 from tlopt.networks import vision_ops
 from tlopt.preprocess import Preprocess
+from tlopt.publishing import write_whole
 from tlopt.stages.finetune import finetune
 from tlopt.training.inputs import predict
 from tlopt.training.outcome.temperature import calibrated_loss
@@ -363,8 +364,8 @@ class Results:
                 "device": processor(), "threads": 1, "versions": versions(),
             }  # fmt: skip
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
-            self.file.with_suffix(".md").write_text(markdown(self.record), encoding="utf-8")
+            write_whole(self.file, json.dumps(self.record, indent=1) + "\n")
+            write_whole(self.file.with_suffix(".md"), markdown(self.record))
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[Run, dict[str, Any]]]:

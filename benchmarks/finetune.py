@@ -32,6 +32,7 @@ from tlopt import sources
 from tlopt.environment import cores, processor, versions
 from tlopt.images import scan
 from tlopt.networks import vision_ops
+from tlopt.publishing import write_whole
 from tlopt.training.hyperparameters import Hyperparameters
 
 vision_ops.declare()  # torchvision does not import beside a CPU-only torch without
@@ -239,8 +240,8 @@ def main() -> None:
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"finetune-speed-{options.images.name}"
-    file.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    file.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    write_whole(file.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
+    write_whole(file.with_suffix(".md"), markdown(result))
     print(file.with_suffix(".md").read_text(encoding="utf-8"))
 
 

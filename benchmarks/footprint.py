@@ -20,6 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from tlopt.environment import cores, processor, versions
+from tlopt.publishing import write_whole
 
 RUNS = 20
 COMMANDS = (["--help"], ["prune", "--help"], ["finetune", "--help"], ["list", "backends"])
@@ -94,7 +95,7 @@ def main() -> None:
     }
     target = Path(__file__).parent / "results" / "footprint.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(target, json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("start_up_seconds", "size_mb")}, indent=1))
 
 

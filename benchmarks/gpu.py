@@ -37,6 +37,7 @@ from tlopt.errors import ImagesError, TloptError
 from tlopt.images import batches, reopen
 from tlopt.measure.bench import bench
 from tlopt.measure.compare import compare
+from tlopt.publishing import write_whole
 from tlopt.stages.build import build
 from tlopt.stages.export import export
 from tlopt.stages.finetune import finetune
@@ -332,7 +333,7 @@ def save(session: Session, images: Path) -> None:
     session.options.out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     file = session.options.out / f"gpu-{name}.json"
-    file.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(content, indent=1, default=str) + "\n")
     print(file)
 
 

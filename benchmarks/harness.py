@@ -27,7 +27,7 @@ from tlopt.card import Card
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed.machine import machine_state
 from tlopt.preprocess import Preprocess
-from tlopt.publishing import draft
+from tlopt.publishing import draft, write_whole
 from tlopt.timing import quiet, turn, warm
 
 SIZE = 56
@@ -92,7 +92,7 @@ def main() -> None:
         "overhead_of_a_1_ms_call": round(overhead_us / 1e3, 6),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_whole(arguments.out, json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -27,6 +27,7 @@ from tlopt.data import duplicates, labels
 from tlopt.data.inspection import inspect_all
 from tlopt.environment import cores, processor, versions
 from tlopt.images import scan
+from tlopt.publishing import write_whole
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = "pip:efficientnet_lite0"
@@ -155,8 +156,8 @@ def main() -> None:
         "sets": found,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    arguments.out.with_suffix(".md").write_text(table(result), encoding="utf-8")
+    write_whole(arguments.out, json.dumps(result, indent=1) + "\n")
+    write_whole(arguments.out.with_suffix(".md"), table(result))
 
 
 if __name__ == "__main__":

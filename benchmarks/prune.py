@@ -42,7 +42,7 @@ from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state
 from tlopt.networks import weights
 from tlopt.pruning import channels, norms
-from tlopt.publishing import draft
+from tlopt.publishing import draft, write_whole
 from tlopt.sources import open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.export import export
@@ -235,9 +235,9 @@ def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str
         "machine": machine_state(), "written": time.strftime("%Y-%m-%d"), "rows": kept + rows,
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_whole(options.out, json.dumps(record, indent=2) + "\n")
     text = criteria_markdown(record) if options.criteria else markdown(record)
-    options.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_whole(options.out.with_suffix(".md"), text)
 
 
 def criteria_markdown(record: dict[str, Any]) -> str:

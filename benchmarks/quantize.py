@@ -42,6 +42,7 @@ from tlopt.backends import reduced_range
 from tlopt.card import plain
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
+from tlopt.publishing import write_whole
 from tlopt.sessions import open_session
 from tlopt.statistics import wilson
 
@@ -73,7 +74,7 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
         return tlopt.export(tuned, folder / "fp32")
     model, file = MODELS[name]
     classes = folder / "classes.txt"
-    classes.write_text("\n".join(f"class {i:03}" for i in range(1000)))
+    write_whole(classes, "\n".join(f"class {i:03}" for i in range(1000)))
     options: dict[str, Any] = {"model": model, "classes": classes}
     if file:
         about = json.loads((WEIGHTS / f"{file}.json").read_text())
@@ -393,8 +394,8 @@ def main() -> None:
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     name = f"quantize-{given.model}{'-' * bool(given.label)}{given.label}"
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(markdown(result))
+    write_whole(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    write_whole(RESULTS / f"{name}.md", markdown(result))
 
 
 def linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from quantize import RESULTS, source
 
 from tlopt.environment import cores, processor, versions
+from tlopt.publishing import write_whole
 
 SAMPLES = (128, 512)
 
@@ -70,7 +71,7 @@ def main() -> None:
         "model": given.model, "size": fp32.card.preprocess.size, "processor": processor(), "threads": cores(),
         "versions": versions(), "rows": rows,
     }  # fmt: skip
-    (RESULTS / f"quantize-memory-{given.model}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(RESULTS / f"quantize-memory-{given.model}.json", json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.graphs.view import View
 from tlopt.images import ImageFolder, batches, scan
+from tlopt.publishing import write_whole
 
 SHARE = 1 / 8  # of the input's step
 
@@ -76,8 +77,8 @@ def main() -> None:
         "noise": f"normal, standard deviation {SHARE} of the input's step", "samples": given.samples,
         "processor": processor(), "threads": cores(), "versions": versions(), "rows": rows,
     }  # fmt: skip
-    (RESULTS / "quantize-noise.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "quantize-noise.md").write_text(markdown(result))
+    write_whole(RESULTS / "quantize-noise.json", json.dumps(result, indent=1) + "\n")
+    write_whole(RESULTS / "quantize-noise.md", markdown(result))
 
 
 def compared(fp32: Artifact, made: dict[str, Artifact], photos: ImageFolder) -> list[dict[str, Any]]:

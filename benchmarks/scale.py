@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from tlopt.environment import cores, processor, versions
+from tlopt.publishing import write_whole
 
 MODEL = "pip:efficientnet_lite0"
 CLASSES = 10
@@ -209,8 +210,8 @@ def main() -> None:
         "runs": runs,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    arguments.out.with_suffix(".md").write_text(table(result), encoding="utf-8")
+    write_whole(arguments.out, json.dumps(result, indent=1) + "\n")
+    write_whole(arguments.out.with_suffix(".md"), table(result))
 
 
 if __name__ == "__main__":
