@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt import files
+from tlopt.schema import parse_json
 
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what file browsers leave, to be lost without regret
 
@@ -38,7 +38,7 @@ class Mark:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    found = json.loads(files.read_text(file))
+    found = parse_json(files.read_text(file), finite=False)
     if not isinstance(found, dict):
         raise TypeError
     return found

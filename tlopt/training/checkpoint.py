@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tlopt import files
-from tlopt.errors import ArtifactError, StageError
+from tlopt.errors import ArtifactError, StageError, TloptError
 from tlopt.publishing import writing
+from tlopt.schema import convert, parse_json
 
 FILE = "checkpoint.safetensors"
 
@@ -91,12 +93,32 @@ def read(file: Path) -> State | None:
     try:
         files.expect_regular(file)
         with safe_open(file, framework="pt") as opened:
-            record = json.loads(opened.metadata()["record"])
+            record = convert(parse_json(opened.metadata()["record"], finite=False), dict[str, Any], finite=False)
             return State(tensors={name: opened.get_tensor(name) for name in opened.keys()}, record=record)  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"The checkpoint {file} is damaged: {error}.", hint=f"Delete {file.parent} and start without --resume."
-        ) from error
+        raise _damaged(file, error) from error
+
+
+@contextlib.contextmanager
+def taking_up(file: Path) -> Iterator[None]:
+    """Say of a state that does not fit the run that its file is damaged.
+
+    Raises:
+        ArtifactError: Something is missing in the state, or of another type or shape.
+    """
+    try:
+        yield
+    except TloptError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ArtifactError:
+    reason = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+    return ArtifactError(
+        f"The checkpoint {file} is damaged: {reason}.", hint=f"Delete {file.parent} and start without --resume."
+    )
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -347,19 +347,23 @@ class Run:
         state = checkpoint.read(self.checkpoints.file)
         if state is None:
             return
+        with checkpoint.taking_up(self.checkpoints.file):
+            self._take_up(state, self.checkpoints)
+        log.info("going on from step %d of %s", self.done, self.checkpoints.file)
+
+    def _take_up(self, state: checkpoint.State, place: checkpoint.Checkpoint) -> None:
         saved, own = state.record["identity"], self._identity()
         if saved != own:
             differ = [k for k, v in own["settings"].items() if saved["settings"].get(k) != v] or ["images"]
             raise SettingError(
-                f"The checkpoint {self.checkpoints.file} is of a run with another {', '.join(differ)}.",
-                hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
+                f"The checkpoint {place.file} is of a run with another {', '.join(differ)}.",
+                hint=f"Resume with the same settings, or delete {place.folder} and start anew.",
             )
         weights = state.take("model")
         if weights.keys() != self.model.state_dict().keys():
             raise SettingError(
-                f"The checkpoint {self.checkpoints.file} is of another network, or a run with another --for or "
-                "--reduce-range.",
-                hint=f"Resume with the same settings, or delete {self.checkpoints.folder} and start anew.",
+                f"The checkpoint {place.file} is of another network, or a run with another --for or --reduce-range.",
+                hint=f"Resume with the same settings, or delete {place.folder} and start anew.",
             )
         load(self.model, weights)
         self.best = {name: tensor.to(self.device) for name, tensor in state.take("best").items()}
@@ -373,7 +377,6 @@ class Run:
         self.history.epochs, self.history.best = state.record["history"], state.record["best"]
         self.done, self.total = state.record["done"], state.record["total"]
         self.first_loss, self.seconds = state.record["first_loss"], state.record["seconds"]
-        log.info("going on from step %d of %s", self.done, self.checkpoints.file)
 
     def finish(self) -> None:
         """Give the network its best weights."""
