@@ -29,7 +29,7 @@ def test_each_candidate_gets_a_row_per_batch(tiny, biased):
         assert row["min_ms"] <= row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert 0 < row["images_per_s"] <= row["batch"] * 1e3 / row["mean_ms"] * 1.001  # the clock reads count, too
     assert report.conditions["runners"]["onnxruntime:cpu"]["providers"] == ["CPUExecutionProvider"]
-    assert "photos of" in report.conditions["input"]
+    assert "images of" in report.conditions["input"]
 
 
 def test_an_onnx_artifact_runs_on_all_its_usual_backends(tiny):
@@ -135,7 +135,7 @@ def test_the_way_from_the_file_takes_longer_than_the_run_alone(tiny):
 
 
 def test_the_way_from_the_file_needs_photos(tiny):
-    with pytest.raises(ImagesError, match="no photos to measure"):
+    with pytest.raises(ImagesError, match="no images to measure"):
         bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, end_to_end=True, noise=True)
 
 

@@ -31,13 +31,13 @@ def test_a_backend_that_answers_otherwise_is_not_chosen_however_fast(tiny, monke
 
 def test_without_photos_the_speed_decides_and_a_note_says_so(card, tmp_path):
     artifact = write_onnx(tmp_path / "artifact", replace(card, images=None), RIGHT)
-    assert "No photos: the answers were not compared." in choose(artifact, seconds=0.01).report.notes
+    assert "There are no images, so the answers were not compared." in choose(artifact, seconds=0.01).report.notes
 
 
 def test_photos_that_are_not_here_leave_the_speed_to_decide(card, tmp_path, caplog):
     elsewhere = replace(card.images, path=str(tmp_path / "elsewhere"))
     artifact = write_onnx(tmp_path / "artifact", replace(card, images=elsewhere), RIGHT)
-    assert "No photos: the answers were not compared." in choose(artifact, seconds=0.01).report.notes
+    assert "There are no images, so the answers were not compared." in choose(artifact, seconds=0.01).report.notes
     assert "The answers are not compared:" in caplog.text
     with pytest.raises(ImagesError):
         choose(artifact, seconds=0.01, images=tmp_path / "nowhere")

@@ -79,7 +79,7 @@ def test_an_unreadable_photo_is_left_out_and_named(tiny, swatches, tmp_path):
     result = evaluate(tiny, images=tmp_path / "photos")
     assert result.images == 59
     assert list(result.unreadable) == ["green/7.png"]
-    assert "1 unreadable photos were left out: green/7.png" in result.to_report().table()
+    assert "Images left out because they cannot be read (1): green/7.png" in result.to_report().table()
 
 
 def test_a_class_without_a_photo_has_no_recall(tiny, swatches, tmp_path):
@@ -88,7 +88,7 @@ def test_a_class_without_a_photo_has_no_recall(tiny, swatches, tmp_path):
     result = evaluate(tiny, images=tmp_path / "photos")
     assert result.images == 40
     assert [score.recall is None for score in result.scores] == [False, True, False]
-    assert "No photo shows green" in result.to_report().table()
+    assert "No image shows green" in result.to_report().table()
     assert result.by_class().table()
     assert "green" not in compare(tiny, tiny, images=tmp_path / "photos").recall_change
 

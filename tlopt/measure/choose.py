@@ -109,7 +109,7 @@ def choose(
     chosen, speed_up = str(best["backend"]), float(best["speed_up"] or 1)
     said = f"{chosen} is the fastest that passes: {speed_up:.2f} times as fast as {own['backend']}."
     log.info("%s", said)
-    unchecked = [] if reference is not None else ["No photos: the answers were not compared."]
+    unchecked = [] if reference is not None else ["There are no images, so the answers were not compared."]
     report = Report(
         title=f"{artifact.name}: {chosen}",
         rows=tuple(rows),

@@ -126,7 +126,8 @@ class Comparison:
         low, high = self.drop_interval
         notes = [
             f"Accuracy drop {self.drop:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}; agreement {self.agreement:.2%}.",
-            f"{self.broken} photos broken, {self.mended} mended: p = {self.p_value:.3g} by McNemar's exact test.",
+            f"{self.broken} images were right and are wrong now, {self.mended} were wrong and are right now: "
+            f"p = {self.p_value:.3g} by McNemar's exact test.",
             f"Logits differ by {self.max_error:.3g} at most, {self.relative_error:.2%} of their size on average.",
         ]
         worse = [f"{name} {change:+.1%}" for name, change in self.recall_change.items() if change < 0]
@@ -135,7 +136,7 @@ class Comparison:
         if self.layers is not None:
             notes += [f"Layer by layer: {note}" for note in self.layers.notes]
         return Report(
-            title=f"{self.candidate.artifact} against {self.reference.artifact} on {self.images} photos",
+            title=f"{self.candidate.artifact} against {self.reference.artifact} on {self.images} images",
             rows=rows,
             notes=(*notes, *self.breaches),
             breaches=self.breaches,

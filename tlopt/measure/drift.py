@@ -83,7 +83,7 @@ def drift(
         raise ArtifactError(f"{first.path} and {second.path} have no tensor of the same name and shape.")
     leaps = sorted(rows, key=lambda row: -float(row["added"] or 0))[:3]
     return Report(
-        title=f"{second.name} against {first.name}, layer by layer, {batch} photos",
+        title=f"{second.name} against {first.name}, layer by layer, {batch} images",
         rows=tuple(rows),
         notes=(
             f"Error of the last tensor: {float(rows[-1]['error'] or 0):.2%}.",

@@ -124,11 +124,14 @@ class Evaluation:
             shares = (f"{one.origin} {one.top1:.1%} of {one.images}" for one in self.origins)
             notes.insert(0, f"By source: {', '.join(shares)}.")
         if missing := [score.name for score in self.scores if not score.images]:
-            notes.append(f"No photo shows {', '.join(missing)}: what the network makes of them is not measured.")
+            notes.append(f"No image shows {', '.join(missing)}: what the network makes of them is not measured.")
         if self.unreadable:
-            notes.insert(0, f"{len(self.unreadable)} unreadable photos were left out: {', '.join(self.unreadable)}.")
+            notes.insert(
+                0,
+                f"Images left out because they cannot be read ({len(self.unreadable)}): {', '.join(self.unreadable)}.",
+            )
         return Report(
-            title=f"{self.artifact}: {self.top1:.1%} right on {self.images} {self.conditions['split']} photos, "
+            title=f"{self.artifact}: {self.top1:.1%} right on {self.images} {self.conditions['split']} images, "
             f"95 % interval {self.interval[0]:.1%} to {self.interval[1]:.1%}",
             rows=(row,),
             notes=tuple(notes),
@@ -244,7 +247,7 @@ def _judged(
 ) -> Evaluation:
     count, classes = len(outputs.labels), len(artifact.card.classes)
     if count == 0:
-        raise ImagesError(f"None of the {len(photos)} photos in {photos.folder.path} can be read.")
+        raise ImagesError(f"None of the {len(photos)} images in {photos.folder.path} can be read.")
     predicted, correct = outputs.predicted, outputs.correct
     confusion = judging.confusion(predicted, outputs.labels, classes)
     scores = _scores(artifact.card.classes, confusion)

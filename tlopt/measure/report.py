@@ -247,4 +247,4 @@ def _slower(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[s
 
 def _left_out(photos: Photos) -> list[str]:
     count = len(photos.unreadable)
-    return [f"{count} unreadable photos were left out: {', '.join(photos.unreadable)}."] if count else []
+    return [f"Images left out because they cannot be read ({count}): {', '.join(photos.unreadable)}."] if count else []

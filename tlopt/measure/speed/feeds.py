@@ -61,7 +61,7 @@ class Inputs:
         files = self._files.get((preprocess, str(self._folder(artifact))))
         if not files:
             raise ImagesError(
-                f"There are no photos to measure {artifact.path} with from the file on.",
+                f"There are no images to measure {artifact.path} with from the file on.",
                 hint="Name a folder with --images, and leave out --noise.",
             )
         source = itertools.cycle(files)
@@ -94,7 +94,7 @@ class Inputs:
         chunks = list(batches(chosen, preprocess, batch=self._count))
         pool = np.concatenate([chunk.inputs for chunk in chunks])
         self._files[preprocess, str(path)] = [folder.path / file for chunk in chunks for file in chunk.files]
-        self.what = f"{len(pool)} photos of {path}, decoded and preprocessed before"
+        self.what = f"{len(pool)} images of {path}, decoded and preprocessed before"
         return np.resize(pool, (self._count, *pool.shape[1:]))
 
 
