@@ -6,8 +6,11 @@ to where the pages lie in the site.
 
 from __future__ import annotations
 
+import inspect
 import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -59,15 +62,32 @@ def reference() -> str:
     groups: dict[str, list[str]] = {"Make": [], "Measure and ask": [], "Nouns": [], "Errors": []}
     for name in tlopt.__all__:
         value = getattr(tlopt, name)
-        if isinstance(value, Stage):
-            group = "Make"
-        elif not isinstance(value, type):
-            group = "Measure and ask"
-        else:
+        if isinstance(value, type):
             group = "Errors" if issubclass(value, Exception) else "Nouns"
-        groups[group].append(f"::: {value.__module__}.{value.__qualname__}\n")
+            groups[group].append(f"::: {value.__module__}.{value.__qualname__}\n")
+        else:
+            groups["Make" if isinstance(value, Stage) else "Measure and ask"].append(_function(name, value))
     head = (
         "# Python\n\nEach name is imported as `tlopt.NAME`. The functions take the settings of the command of the\n"
         "same name. [The commands](cli.md) explain each setting.\n"
     )
     return head + "".join(f"\n## {group}\n\n" + "\n".join(lines) for group, lines in groups.items())
+
+
+def _function(name: str, value: Any) -> str:
+    """Return the entry of a function: its settings one by one, as a caller gives them, then its docstring."""
+    from tlopt.settings import flat_signature
+    from tlopt.stages import Stage
+
+    signature = inspect.signature(value) if isinstance(value, Stage) else flat_signature(value)
+    shown, keywords = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
+            keywords = True
+            shown.append("*")
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        shown.append(parameter.name + default)
+    call = textwrap.fill(", ".join(shown), 84, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+    below = "    options: {show_root_heading: false, show_root_toc_entry: false, show_signature: false}\n"
+    where = f"{value.__module__}.{value.__qualname__}"
+    return f"### {name}\n\n```python\ntlopt.{name}(\n{call}\n)\n```\n\n::: {where}\n{below}"

@@ -6,6 +6,7 @@ A first line of a block says what else is to be done with it: `# needs …` and 
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -251,3 +252,15 @@ def test_the_backend_of_the_first_change_agrees_with_onnxruntime(added, exported
     with open_runner(exported, "reference") as one, open_runner(exported) as other:
         # fp32 sums in another order: a few units in the last place of logits around 10.
         np.testing.assert_allclose(one(inputs), other(inputs), atol=1e-4)
+
+
+def test_the_verb_of_the_first_change_is_a_command(added, exported, monkeypatch, capsys):
+    from tlopt import verbs
+
+    added("tlopt/measure/size.py")
+    monkeypatch.setitem(verbs.TABLE, "size", eval(snippets()["tlopt/verbs.py"], vars(verbs)))
+    with pytest.raises(SystemExit) as caught:
+        main(["size", str(exported.path), "--smallest", "10", "--json"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert json.loads(out)["rows"] == [{"file": "model.onnx", "bytes": exported.payload(".onnx").stat().st_size}]
