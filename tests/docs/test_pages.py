@@ -6,6 +6,7 @@ A first line of a block says what else is to be done with it: `# needs …` and 
 
 import ast
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -196,15 +197,17 @@ def test_links_lead_to_files():
     assert not broken
 
 
-def test_the_rooms_of_the_architecture_are_those_that_import_linter_holds():
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ][0]
-    held = [layer.split(" | ") for layer in contract["layers"] if layer != "__main__"]
+def test_the_rooms_of_the_architecture_are_in_the_order_that_import_linter_holds():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    layers = tools["importlinter"]["contracts"][0]["layers"]
+    height = {name: i for i, layer in enumerate(layers) for name in layer.split(" | ")}
     page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
-    table = page.partition("<!-- layers -->")[2].partition("<!-- end of layers -->")[0]
-    shown = [re.findall(r"`(\w+)`", row.split("|")[2]) for row in re.findall(r"^\| \d.*$", table, re.MULTILINE)]
-    assert shown == held
+    table = page.partition("<!-- rooms -->")[2].partition("<!-- end of rooms -->")[0]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[2]) for row in re.findall(r"^\| \d.*$", table, re.MULTILINE)]
+    heights = [[height[name] for name in row] for row in rows]
+    assert all(max(above) <= min(below) for above, below in itertools.pairwise(heights))
+    folders = {path.parent.name for path in (ROOT / "tlopt").glob("*/__init__.py")}
+    assert folders <= {name for row in rows for name in row}
 
 
 def snippets():
