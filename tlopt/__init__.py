@@ -59,7 +59,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.stages.quantize import quantize as quantize
     from tlopt.trusted import trust as trust
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _cpu.share_cores()  # before anything imports torch
 _telemetry.switch_off()  # before anything imports ONNX Runtime
