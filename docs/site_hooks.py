@@ -57,16 +57,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def reference() -> str:
     """Return a page with each public Python name, in groups."""
     import tlopt
-    from tlopt.stages import Stage
+    from tlopt.verbs import GROUPS, TABLE
 
-    groups: dict[str, list[str]] = {"Make": [], "Measure and ask": [], "Nouns": [], "Errors": []}
+    group_of = {verb.attribute: verb.group for verb in TABLE.values()}
+    groups: dict[str, list[str]] = {name: [] for name in (*GROUPS, "Open and look", "Nouns", "Errors")}
     for name in tlopt.__all__:
         value = getattr(tlopt, name)
         if isinstance(value, type):
             group = "Errors" if issubclass(value, Exception) else "Nouns"
             groups[group].append(f"::: {value.__module__}.{value.__qualname__}\n")
         else:
-            groups["Make" if isinstance(value, Stage) else "Measure and ask"].append(_function(name, value))
+            groups[group_of.get(name, "Open and look")].append(_function(name, value))
     head = (
         "# Python\n\nEach name is imported as `tlopt.NAME`. The functions take the settings of the command of the\n"
         "same name. [The commands](cli.md) explain each setting.\n"

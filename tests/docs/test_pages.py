@@ -1,7 +1,7 @@
 """The pages that people follow: their commands run, on tiny images and a tiny network, and their sentences are short.
 
-A first line of a block says what else is to be done with it: `# needs …` and `# parsed only` are parsed and not run,
-`# exit 0 or 3` may fail a check, whose verdict on a tiny network says nothing.
+A block that begins with `# needs …`, or after the comment `parsed only`, is parsed and not run. One after the comment
+`exit 0 or 3` may fail a check, whose verdict on a tiny network says nothing.
 """
 
 import ast
@@ -32,17 +32,18 @@ FOLLOWED = [
     "docs/tutorial.md",
     *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/howto/*.md")),
 ]
-_BLOCK = re.compile(r'^```(bash|python|toml)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-_FIRST = re.compile(r"# (needs|parsed only|exit)\b(.*)")
+_BLOCK = re.compile(
+    r'(?:^<!-- (parsed only|exit) ?.*-->\n)?^```(bash|python|toml)(?: title="([^"]+)")?\n(.*?)^```$',
+    re.MULTILINE | re.DOTALL,
+)
 # What is measured on a tiny network says nothing, so it need not take its time.
 _SHORT = {"bench": ["--seconds", "0.02", "--no-memory"], "report": ["--seconds", "0.02"], "audit": ["--no-labels"]}
 
 
 def blocks(page):
-    """Yield language, title, text and what the first line says of each block that is to be looked at."""
-    for language, title, text in _BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
-        said = _FIRST.match(text)
-        yield language, title, text, said[1] if said else ""
+    """Yield language, title, text and what is said of each block that is to be looked at."""
+    for said, language, title, text in _BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
+        yield language, title, text, "needs" if text.startswith("# needs ") else said
 
 
 def commands(text):
@@ -163,6 +164,15 @@ def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
                 parse(arguments)
                 if said not in ("needs", "parsed only"):
                     run_command(arguments, target, (0, 3) if said == "exit" else (0,), capsys)
+
+
+def test_the_commands_on_every_page_are_known():
+    for page in _prose().pages():
+        for language, _, text, _ in blocks(page):
+            if language == "python":
+                ast.parse(text)
+            for arguments, _ in commands(text) if language == "bash" else ():
+                parse(arguments)
 
 
 def test_every_page_that_is_followed_has_blocks():
