@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 # Python was told to search the current folder first. A folder of images may hold a numpy.py, unasked for.
 if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109
     del sys.path[0]
 
-from tlopt import interrupts
 
-
-def start() -> NoReturn:
+def start() -> None:
     """Run the command line; Ctrl-C ends it with exit code 130 and no traceback, also while it is imported."""
     try:
+        from tlopt import interrupts
+
         interrupts.listen()
         from tlopt.cli import main
 
         main()
     except KeyboardInterrupt:
-        interrupts.ignore()
         os.write(2, b"Interrupted; nothing half-written was left.\n")
         sys.exit(130)
 
