@@ -6,11 +6,8 @@ Nothing that an artifact's digest is made of changes, so that recipes keep their
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from tlopt.details import EngineDetails, Measured, OnnxDetails, Quantized, Sensitivity, TorchDetails
 
 
 def migrate(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,40 +25,42 @@ def migrate(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**raw, "schema": 2, "details": change(_finite(details))}
 
 
+# The keys of schema 1, by what they tell of. They are written out: what later versions add to the details must
+# not take the values of other things for its own.
+_TORCH = ("groups", "macs", "pruned", "qat", "metrics", "unreadable")
+_ONNX = ("opset", "parity")
+_QUANTIZED = (
+    "runtime", "calibration_images", "quantizer", "reduce_range", "float_blocks", "float_nodes", "sensitivity",
+    "measured",
+)  # fmt: skip
+_ENGINE = ("flavour", "version", "cuda", "targets", "gpu", "profile", "options", "inspector", "onnx")
+
+
 def _torch(details: Mapping[str, Any]) -> dict[str, Any]:
-    return _only(details, TorchDetails)
+    return _only(details, _TORCH)
 
 
 def _onnx(details: Mapping[str, Any]) -> dict[str, Any]:
-    made = _only(details, OnnxDetails)
+    made = _only(details, _ONNX)
     batch = details.get("batch")
     if isinstance(batch, list) and len(batch) == 2 and batch[0] == batch[1]:
         made["fixed_batch"] = batch[0]
-    if network := _only(details, TorchDetails):
+    if network := _only(details, _TORCH):
         made["network"] = network
     if "runtime" in details:
-        made["quantized"] = _quantized(details)
-    return made
-
-
-def _quantized(details: Mapping[str, Any]) -> dict[str, Any]:
-    made = _only(details, Quantized)
-    for name, kind in (("measured", Measured), ("sensitivity", Sensitivity)):
-        if isinstance(made.get(name), dict):
-            made[name] = _only(made[name], kind)
+        made["quantized"] = _only(details, _QUANTIZED)
     return made
 
 
 def _engine(details: Mapping[str, Any]) -> dict[str, Any]:
-    return _only(details, EngineDetails)
+    return _only(details, _ENGINE)
 
 
 _CHANGES = {"torch": _torch, "onnx": _onnx, "tensorrt": _engine}
 
 
-def _only(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in given.items() if name in names}
+def _only(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: given[name] for name in names if name in given}
 
 
 def _finite(value: Any) -> Any:
