@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tlopt import progress
 from tlopt.details import Gpu
 from tlopt.engine import builder, flavour, opening
-from tlopt.engine.builder import Options
 from tlopt.engine.messages import Messages
+from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan, plan
 from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 
@@ -235,7 +235,7 @@ def test_the_timing_cache_is_kept_per_gpu_and_version_and_grows(on_gpu, tmp_path
 def test_on_a_gpu_the_library_that_times_takes_every_option(on_gpu, tmp_path):
     builder.check(on_gpu, Options(timing_cache=tmp_path, refit=True, strip_weights=True, version_compatible=True))
     with pytest.raises(SettingError, match="min <= opt <= max"):
-        builder.check(on_gpu, Options(min_batch=9))
+        builder.check(on_gpu, Options(min_batch=9, opt_batch=8))
 
 
 def test_a_library_too_old_is_refused_with_the_command_that_upgrades(monkeypatch):

@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from tlopt.artifact import Artifact, seal
 from tlopt.card import Card
 from tlopt.engine import builder, flavour
 from tlopt.engine import gpu as gpus
+from tlopt.engine.options import Options
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
@@ -246,3 +247,12 @@ def test_a_missing_library_names_the_extra_to_install(onnx_artifact, tmp_path, m
 
 def test_every_setting_has_a_help_text():
     assert all(parameter.setting.help.endswith(".") for parameter in parameters(build))
+
+
+def test_the_options_are_settings_of_the_stage():
+    names = {parameter.name: parameter for parameter in parameters(build)}
+    assert {field.name for field in fields(Options)} < names.keys()
+    assert names["opt_batch"].group == "Batches"
+    assert Options(min_batch=9).tuned_batch == 9
+    assert Options(max_batch=4).tuned_batch == 4
+    assert Options(opt_batch=2).tuned_batch == 2

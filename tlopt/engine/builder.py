@@ -7,13 +7,14 @@ import logging
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tlopt.details import Profile, TimingCache
 from tlopt.engine import layers
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
 from tlopt.engine.monitor import monitored
+from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
 from tlopt.files import TABLE_LIMIT, read_bytes
@@ -21,29 +22,10 @@ from tlopt.publishing import write_whole
 
 log = logging.getLogger(__name__)
 
-HardwareCompatibility = Literal["no", "same-capability", "ampere-plus"]
-
 # The library has one logger for all builds, and the layer listing comes through it.
 _one_at_a_time = threading.Lock()
 
 _COMPATIBILITY = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How an engine is built; the fields are the settings of the build stage."""
-
-    min_batch: int = 1
-    opt_batch: int = 8
-    max_batch: int = 32
-    workspace_mb: int | None = None
-    optimization_level: int = 3
-    timing_cache: Path | None = None
-    sparse: bool = False
-    refit: bool = False
-    strip_weights: bool = False
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatibility = "no"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +49,10 @@ def check(plan: Plan, options: Options) -> None:
     Raises:
         SettingError: The batches are out of order, or an option does not apply.
     """
-    if not options.min_batch <= options.opt_batch <= options.max_batch:
+    if not options.min_batch <= options.tuned_batch <= options.max_batch:
         raise SettingError(
             "The batches must satisfy min <= opt <= max, got "
-            f"{options.min_batch}, {options.opt_batch}, {options.max_batch}.",
+            f"{options.min_batch}, {options.tuned_batch}, {options.max_batch}.",
             hint="Set --min-batch, --opt-batch and --max-batch together.",
         )
     if plan.flavour.name != "rtx":
@@ -185,7 +167,7 @@ def _profile(api: Any, network: Any, options: Options, where: str, *, shape: tup
         shape=shape,
         dtype=dtype,
         min_batch=options.min_batch,
-        opt_batch=options.opt_batch,
+        opt_batch=options.tuned_batch,
         max_batch=options.max_batch,
     )
     if found[0] > 0:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from tlopt.engine import builder
-from tlopt.engine.builder import Options
 from tlopt.engine.flavour import FlavourName
+from tlopt.engine.options import Options
 from tlopt.engine.targets import AHEAD_OF_TIME, plan
 from tlopt.errors import TloptError
 

@@ -12,7 +12,8 @@ from tlopt.artifact import Artifact, sha256
 from tlopt.card import Card
 from tlopt.details import BuiltFrom, EngineDetails, EngineOptions
 from tlopt.engine import builder
-from tlopt.engine.builder import Engine, HardwareCompatibility, Options
+from tlopt.engine.builder import Engine
+from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan, plan
 from tlopt.errors import ArtifactError
 from tlopt.publishing import Draft
@@ -45,31 +46,7 @@ def build(
         Literal["auto", "tensorrt", "rtx"],
         Setting("Builder to use. rtx is TensorRT for RTX. auto takes the builder that knows the targets."),
     ] = "auto",
-    min_batch: Annotated[int, Setting("Smallest batch that the engine accepts.", minimum=1)] = 1,
-    opt_batch: Annotated[
-        int | None,
-        Setting("Batch for which the engine is tuned. Default: 8, or the nearest batch that it accepts.", minimum=1),
-    ] = None,
-    max_batch: Annotated[int, Setting("Largest batch that the engine accepts.", minimum=1)] = 32,
-    workspace_mb: Annotated[
-        int | None, Setting("GPU memory that one layer may use, in MiB. Default: all.", minimum=1)
-    ] = None,
-    optimization_level: Annotated[
-        int, Setting("Effort of the search for fast kernels. 0 builds quickest. 5 runs fastest.", minimum=0, maximum=5)
-    ] = 3,
-    timing_cache: Annotated[
-        Path | None, Setting("Folder that keeps the timings of layers. Later builds are quicker with it.")
-    ] = None,
-    sparse: Annotated[bool, Setting("Use sparse kernels for weights with 2:4 sparsity.")] = False,
-    refit: Annotated[bool, Setting("Allow the engine's weights to be replaced later.")] = False,
-    strip_weights: Annotated[
-        bool, Setting("Leave the weights out of the engine. Opening it reads them from the ONNX file.")
-    ] = False,
-    version_compatible: Annotated[bool, Setting("Allow newer versions of TensorRT to open the engine.")] = False,
-    hardware_compatible: Annotated[
-        HardwareCompatibility,
-        Setting("Allow other GPUs to open the engine. They have the same compute capability, or are Ampere or newer."),
-    ] = "no",
+    options: Options,
 ) -> Card:
     """Build a TensorRT engine from an ONNX artifact.
 
@@ -85,19 +62,6 @@ def build(
         StageError: The target cannot be built for here, or TensorRT refuses the network.
     """
     chosen = plan(target, flavour=flavour, precision=source.card.precision)
-    options = Options(
-        min_batch=min_batch,
-        opt_batch=min(max(8, min_batch), max_batch) if opt_batch is None else opt_batch,
-        max_batch=max_batch,
-        workspace_mb=workspace_mb,
-        optimization_level=optimization_level,
-        timing_cache=timing_cache,
-        sparse=sparse,
-        refit=refit,
-        strip_weights=strip_weights,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-    )
     onnx = source.payload(".onnx")
     if source.card.precision == "int8":
         _refuse_integers(source, onnx)
@@ -138,7 +102,9 @@ def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Opt
         targets=chosen.targets,
         gpu=chosen.gpu,
         profile=engine.profile,
-        options=EngineOptions(**{**asdict(options), "timing_cache": engine.timing_cache}),
+        options=EngineOptions(
+            **{**asdict(options), "opt_batch": options.tuned_batch, "timing_cache": engine.timing_cache}
+        ),
         inspector=engine.layers.summary,
         onnx=BuiltFrom(
             artifact=source.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,11 @@ from datetime import timedelta
 
 import torch
 from torch import distributed
+
+from tlopt.cpu import too_late
+from tlopt.environment import cores
+
+log = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -77,3 +83,17 @@ def mean(value: torch.Tensor) -> torch.Tensor:
         distributed.all_reduce(value)
         value /= distributed.get_world_size()
     return value
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Use no more threads than there are cores under a quota; undo at the end what the block does to their number."""
+    threads = torch.get_num_threads()
+    if threads > cores():
+        torch.set_num_threads(cores())
+    if too_late():
+        log.warning("torch was imported before tlopt: beside other programs, training may be many times slower")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,21 +14,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tlopt.cpu import too_late
-from tlopt.environment import cores
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
-from tlopt.training import checkpoint, distributed, freezing, memory
+from tlopt.training import distributed, freezing, memory, resuming
 from tlopt.training.augmentation import mixing
-from tlopt.training.checkpoint import Checkpoint, State
+from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import batch_size, predict, to_inputs, training_batches
 from tlopt.training.optimization import losses, optimizers, regularizers
 from tlopt.training.optimization.averaging import Average
 from tlopt.training.optimization.precision import arithmetic
+from tlopt.training.outcome.history import History, score
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +36,6 @@ Teacher = Callable[[torch.Tensor], torch.Tensor]
 _RENAMED = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
-
-
-@dataclass(kw_only=True)
-class History:
-    """What happened in a training run.
-
-    Args:
-        epochs: One record per epoch: "epoch", "loss", "lr", "val_loss", "val_accuracy", "seconds"
-            and "images_per_s".
-        best: Index of the epoch whose weights the network has at the end.
-        precision: Of the arithmetic.
-    """
-
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best: int = -1
-    precision: str = "fp32"
 
 
 def train(
@@ -91,9 +72,9 @@ def train(
         SettingError: The batch cannot be shared among the processes.
         StageError: The loss is no number or explodes, or a checkpoint cannot be written.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _threads_kept(), memory.kept():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), distributed.threads_kept(), memory.kept():
         run = Run(model, train_images, val_images, settings, teacher, checkpoints)
-        run.restore()
+        resuming.restore(run)
         with run.folded(), bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
             for epoch in range(run.done // run.steps, settings.epochs):
@@ -182,13 +163,13 @@ class Run:
             if self._due() and step + 1 < self.steps and self.done % settings.accumulate == 0:
                 self.seconds += time.monotonic() - started
                 started = time.monotonic()
-                self.save()
+                resuming.save(self)
         # The last images that the first epoch decoded on the way; later ones have nothing to do here.
         self.train_images.filled()
         self.seconds += time.monotonic() - started
         self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
         self.total, self.seconds = 0.0, 0.0
-        self.save()
+        resuming.save(self)
 
     @contextmanager
     def folded(self) -> Iterator[None]:
@@ -277,7 +258,7 @@ class Run:
             }
             epochs = self.history.epochs
             epochs.append(record)
-            if self.history.best < 0 or _score(record) > _score(epochs[self.history.best]):
+            if self.history.best < 0 or score(record) > score(epochs[self.history.best]):
                 self.history.best = len(epochs) - 1
                 self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         log.info("epoch %d: %s", epoch + 1, record)
@@ -299,106 +280,9 @@ class Run:
     def _due(self) -> bool:
         return self.checkpoints is not None and time.monotonic() - self.saved > self.checkpoints.every_s
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what must be the same for a run to go on."""
-        return {
-            "settings": dataclasses.asdict(self.settings),
-            "images": [self.train_images.folder.digest, self.val_images.folder.digest],
-            "world": self.world,
-        }
-
-    def save(self) -> None:
-        """Write a checkpoint, if one is wanted."""
-        if self.checkpoints is None or self.rank != 0:
-            return
-        state = State()
-        state.put("model", self.model.state_dict())
-        state.put("best", self.best)
-        if self.average is not None:
-            state.put("average", self.average.state())
-        if self.anchor is not None:
-            state.put("anchor", self.anchor.state())
-        state.put("matcher", self.matcher.state())
-        tensors, values = checkpoint.optimizer_state(self.optimizer)
-        state.put("optimizer", tensors)
-        state.record = {
-            "identity": self._identity(),
-            "optimizer": values,
-            "history": self.history.epochs,
-            "best": self.history.best,
-            "done": self.done,
-            "total": self.total,
-            "first_loss": self.first_loss,
-            "seconds": self.seconds,
-            "scale": self.arithmetic.scale(),
-            "average_steps": self.average.steps if self.average else 0,
-        }
-        checkpoint.write(self.checkpoints.file, state)
-        self.saved = time.monotonic()
-
-    def restore(self) -> None:
-        """Take up the checkpoint, if there is one and it is wanted.
-
-        Raises:
-            SettingError: The checkpoint is of a run with other settings or images.
-        """
-        if self.checkpoints is None or not self.checkpoints.resume:
-            return
-        state = checkpoint.read(self.checkpoints.file)
-        if state is None:
-            return
-        with checkpoint.taking_up(self.checkpoints.file):
-            self._take_up(state, self.checkpoints)
-        log.info("going on from step %d of %s", self.done, self.checkpoints.file)
-
-    def _take_up(self, state: checkpoint.State, place: checkpoint.Checkpoint) -> None:
-        saved, own = state.record["identity"], self._identity()
-        if saved != own:
-            differ = [k for k, v in own["settings"].items() if saved["settings"].get(k) != v] or ["images"]
-            raise SettingError(
-                f"The checkpoint {place.file} is of a run with another {', '.join(differ)}.",
-                hint=f"Resume with the same settings, or delete {place.folder} and start anew.",
-            )
-        weights = state.take("model")
-        if weights.keys() != self.model.state_dict().keys():
-            raise SettingError(
-                f"The checkpoint {place.file} is of another network, or a run with another --for or --reduce-range.",
-                hint=f"Resume with the same settings, or delete {place.folder} and start anew.",
-            )
-        load(self.model, weights)
-        self.best = {name: tensor.to(self.device) for name, tensor in state.take("best").items()}
-        if self.average is not None:
-            self.average.restore(state.take("average"), state.record["average_steps"])
-        if self.anchor is not None:
-            self.anchor.restore(state.take("anchor"))
-        self.matcher.restore(state.take("matcher"))
-        checkpoint.restore_optimizer(self.optimizer, state.take("optimizer"), state.record["optimizer"])
-        self.arithmetic.restore(state.record["scale"])
-        self.history.epochs, self.history.best = state.record["history"], state.record["best"]
-        self.done, self.total = state.record["done"], state.record["total"]
-        self.first_loss, self.seconds = state.record["first_loss"], state.record["seconds"]
-
     def finish(self) -> None:
         """Give the network its best weights."""
         if self.best:
             load(self.model, self.best)
         self.model.requires_grad_(True)
         layout.release(self.model).eval()
-
-
-def _score(record: dict[str, float]) -> tuple[float, float]:
-    return record["val_accuracy"], -record["val_loss"]
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Use no more threads than there are cores under a quota; undo at the end what the block does to their number."""
-    threads = torch.get_num_threads()
-    if threads > cores():
-        torch.set_num_threads(cores())
-    if too_late():
-        log.warning("torch was imported before tlopt: beside other programs, training may be many times slower")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

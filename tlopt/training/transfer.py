@@ -20,8 +20,9 @@ from tlopt.training import distributed, memory, probe, selection
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
-from tlopt.training.loop import History, Teacher, train
+from tlopt.training.loop import Teacher, train
 from tlopt.training.optimization import optimizers
+from tlopt.training.outcome.history import History
 
 log = logging.getLogger(__name__)
 

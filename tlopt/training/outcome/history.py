@@ -1,0 +1,26 @@
+"""What happened in a training run, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class History:
+    """What happened in a training run.
+
+    Args:
+        epochs: One record per epoch: "epoch", "loss", "lr", "val_loss", "val_accuracy", "seconds"
+            and "images_per_s".
+        best: Index of the epoch whose weights the network has at the end.
+        precision: Of the arithmetic.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best: int = -1
+    precision: str = "fp32"
+
+
+def score(record: dict[str, float]) -> tuple[float, float]:
+    """Return what decides which epoch is best: accuracy on validation, then the loss."""
+    return record["val_accuracy"], -record["val_loss"]
