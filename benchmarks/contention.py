@@ -51,6 +51,24 @@ def finetune(work: Path, size: int) -> Unit:
     return lambda: tlopt.finetune(work / "images", work / f"{os.getpid()}", cache_dir=work / "cache", force=True, **how)
 
 
+def steps(_: Path, size: int) -> Unit:
+    """Run some steps of training and nothing else, short enough for many rounds."""
+    from tlopt.networks import vision_ops  # tlopt before torch
+
+    vision_ops.declare()
+    import timm
+    import torch
+
+    network = timm.create_model("tf_efficientnet_lite0").to(memory_format=torch.channels_last).train()
+    inputs = torch.randn(BATCH // 2, 3, size, size).contiguous(memory_format=torch.channels_last)
+
+    def some() -> None:
+        for _ in range(2):
+            network(inputs).square().mean().backward()
+
+    return some
+
+
 def prune(work: Path, _: int) -> Unit:
     import tlopt
 
@@ -135,10 +153,10 @@ def fastai(work: Path, size: int) -> Unit:
 
 
 JOBS: dict[str, Callable[[Path, int], Unit]] = {
-    "finetune": finetune, "prune": prune, "quantize": quantize, "bench torch": bench("tuned", "torch"),
+    "finetune": finetune, "steps": steps, "prune": prune, "quantize": quantize, "bench torch": bench("tuned", "torch"),
     "bench onnxruntime": bench("fp32", "onnxruntime"), "timm": timm, "fastai": fastai,
 }  # fmt: skip
-OWN = [name for name in JOBS if name not in ("timm", "fastai")]
+OWN = [name for name in JOBS if name not in ("steps", "timm", "fastai")]
 
 
 class Contestant:
@@ -147,8 +165,9 @@ class Contestant:
     def __init__(self, python: str, job: str, work: Path, size: int, environment: dict[str, str]) -> None:
         own = {name: value for name, value in os.environ.items() if name not in VARIABLES} | environment
         command = [python, __file__, "--job", job, "--work", str(work), "--size", str(size)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=own,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=own,
             start_new_session=True,
         )  # fmt: skip
 
@@ -157,7 +176,9 @@ class Contestant:
         assert self.child.stdout is not None
         line = self.child.stdout.readline()
         if not line:
-            raise RuntimeError(f"ended with code {self.child.wait()}")
+            code = self.child.wait()
+            self.errors.seek(0)
+            raise RuntimeError(f"ended with code {code}: {self.errors.read().strip().rpartition(chr(10))[2]}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -225,7 +246,7 @@ def contestants(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, s
     """Return name -> job and environment."""
     found: dict[str, tuple[str, dict[str, str]]]
     if options.settings:
-        found = {f"finetune at {name}": ("finetune", setting) for name, setting in SETTINGS.items()}
+        found = {f"steps at {name}": ("steps", setting) for name, setting in SETTINGS.items()}
         return {name: how for name, how in found.items() if not options.only or name in options.only}
     spin = {"GOMP_SPINCOUNT": DEFAULT}
     found = {}
@@ -242,7 +263,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=96, help="images used")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--neighbours", default="0,1,3")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="30 or more with --settings")
     parser.add_argument("--settings", action="store_true", help="compare ways in which OpenMP's threads wait")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="contestants, by name")
     parser.add_argument("--python", default=sys.executable, help="interpreter that may have fastai")
@@ -272,7 +293,8 @@ def compete(options: argparse.Namespace) -> dict[str, Any]:
     skipped, how = {}, {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         work = Path(folder)
-        prepared(options.images, options.number, options.size, work)
+        if not options.settings:
+            prepared(options.images, options.number, options.size, work)
         running = {}
         for name, (job, environment) in wanted.items():
             python = options.python if job == "fastai" else sys.executable
@@ -283,6 +305,8 @@ def compete(options: argparse.Namespace) -> dict[str, Any]:
                 running[name] = one
             except RuntimeError as error:
                 skipped[name] = str(error)
+        if not running:
+            raise SystemExit(f"No contestant can run: {skipped}")
         before = dict(machine_state())
         for turn in range(options.rounds):
             for count in shuffled.sample(counts, len(counts)):
@@ -311,7 +335,7 @@ def _given(options: argparse.Namespace) -> list[str]:
 
 def rows(name: str, seconds: dict[str, dict[int, list[float]]], cores: int) -> Iterator[dict[str, Any]]:
     """Yield a contestant's figures for each number of neighbours."""
-    base = next((other for other in (f"{name} (OpenMP's default)", f"finetune at {DEFAULT} spins")
+    base = next((other for other in (f"{name} (OpenMP's default)", f"steps at {DEFAULT} spins")
                  if seconds.get(other)), "")  # fmt: skip
     for count, taken in seconds[name].items():
         row: dict[str, Any] = {"contestant": name, "neighbours": count, "seconds": round(statistics.median(taken), 3)}
