@@ -8,6 +8,7 @@ import pytest
 
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.graphs.cleaning import clean
+from tlopt.graphs.folding import fold
 from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.search.blocks import blocks_of
@@ -48,6 +49,22 @@ def test_trained_scales_need_no_images(build):
     calibrated = calibrate(view, Scheme(runtime="openvino", trained=trained), [])
     assert {(scale.scale, scale.zero) for scale in calibrated.scales().values()} == {(0.05, 3)}
     assert calibrated.rounded(list) is calibrated
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_matrix_product_with_its_bias_apart_goes_to_integers(builder, photos_like, runtime):
+    """The bias that folding makes, and that in integers, may have one name."""
+    b = builder
+    x = b.node("Flatten", b.node("GlobalAveragePool", b.node("Relu", b.conv("images", 3, 8))))
+    x = b.node("MatMul", x, b.constant(b.random.normal(0, 1, (8, 5)).astype(np.float32)))
+    bias = b.constant(b.random.normal(0, 0.1, 5).astype(np.float32))
+    model = clean(b.model(b.node("Add", x, bias)))
+    found = calibrate(View(fold(model)), Scheme(runtime=runtime), [photos_like]).rounded(lambda: [photos_like])
+    made = found.graph()
+    onnx.checker.check_model(made, full_check=True)
+    assert "Gemm" in {node.op_type for node in made.graph.node}
+    expected = run(model, photos_like)
+    np.testing.assert_allclose(run(made, photos_like), expected, atol=0.04 * np.ptp(expected))
 
 
 def test_a_graph_without_weights_is_refused(builder, photos_like):

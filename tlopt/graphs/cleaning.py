@@ -108,6 +108,8 @@ def rewritten(
     made.CopyFrom(model)
     _replace(made.graph.node, list(nodes))
     used = {name for node in made.graph.node for name in node.input}
+    # A new node may give a tensor the name of the constant whose place it takes.
+    used -= {name for node in made.graph.node for name in node.output}
     _replace(
         made.graph.initializer, [*(i for i in made.graph.initializer if i.name in used - new.keys()), *new.values()]
     )
