@@ -436,3 +436,17 @@ def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_pat
     # A block left float is a part of the graph without rounding, all else is as it was.
     kinds = [node.op_type for node in onnx.load(made.payload(".onnx")).graph.node]
     assert 20 < kinds.count("QuantizeLinear") < 61
+
+
+def test_images_need_no_labels(exported, photos, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, file in enumerate(sorted(photos.glob("*/*.png"))[::4]):
+        (flat / f"{i}.png").write_bytes(file.read_bytes())
+    made = tlopt.quantize(exported, tmp_path / "out", images=flat, samples=8)
+    measured = made.card.quantized.measured
+    assert made.card.quantized.calibration_images == 8
+    assert measured.images == 2
+    assert measured.accuracy is None
+    report = tlopt.bench([exported, made], images=flat, batch=(1,), seconds=0.01, memory=False)
+    assert report.rows
