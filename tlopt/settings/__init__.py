@@ -1,0 +1,27 @@
+"""A function's signature is the schema: options, ranges, help and defaults are read from it.
+
+A setting is a keyword-only parameter annotated ``Annotated[type, Setting("Help.")]``. Settings that
+several functions share, or that travel together, are fields of a frozen dataclass annotated alike, a
+record: a keyword-only parameter of that type stands for all of its fields. Outside of the function
+settings are always flat: command-line options, recipe keys, keyword arguments, validation and lineage
+come from `parameters` and `check`; `arguments` puts checked settings into the records again.
+"""
+
+from tlopt.settings.checking import check, checked
+from tlopt.settings.declaring import Only, Parameter, Setting, Without, range_text
+from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters
+
+__all__ = [
+    "Only",
+    "Parameter",
+    "Setting",
+    "Without",
+    "arguments",
+    "check",
+    "checked",
+    "flat_signature",
+    "formerly",
+    "moved",
+    "parameters",
+    "range_text",
+]

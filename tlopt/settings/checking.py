@@ -1,0 +1,129 @@
+"""Checking the values of settings: names, types, ranges, choices."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from tlopt.errors import SettingError, suggestion
+from tlopt.settings.declaring import Parameter, range_text
+from tlopt.settings.signatures import arguments, moved, parameters
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the complete settings for a call: defaults filled in, types and ranges checked.
+
+    Keys are the function's own parameter names. Lists become tuples, whole numbers become floats
+    where a float is wanted, strings become paths and numbers where those are wanted.
+
+    Raises:
+        SettingError: A name is unknown, a required value is missing, a value does not fit.
+    """
+    known = {parameter.name: parameter for parameter in parameters(function)}
+    given = {name.rstrip("_").replace("-", "_"): value for name, value in values.items()}
+    for name in given:
+        if name not in known:
+            where = getattr(function, "__name__", "this function")
+            hint = moved(function).get(name) or suggestion(name, known)
+            raise SettingError(f"{where} has no setting {name!r}.", hint=hint)
+    result = {}
+    for parameter in known.values():
+        if parameter.name in given:
+            result[parameter.attribute] = _checked(parameter, given[parameter.name])
+        elif parameter.required:
+            raise SettingError(
+                f"{getattr(function, '__name__', 'this function')} needs a value for {parameter.name}.",
+                hint=f"{parameter.setting.help} Give --{parameter.option}.",
+            )
+        else:
+            result[parameter.attribute] = parameter.default
+    return result
+
+
+def checked(body: Callable[P, R]) -> Callable[P, R]:
+    """Check the settings of every call of a function as its signature declares them.
+
+    What is no setting goes through as it is. A value that is the default is not checked: it may mean "not given".
+    """
+
+    @functools.wraps(body)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        defaults = {parameter.name: parameter.default for parameter in parameters(body)}
+        others: dict[str, Any] = {name: value for name, value in given.items() if name in _plain(body)}
+        chosen = {
+            name: value
+            for name, value in given.items()
+            if name not in others and (name.rstrip("_") not in defaults or value != defaults[name.rstrip("_")])
+        }
+        return body(*args, **others, **arguments(body, check(body, chosen)))
+
+    return call
+
+
+@functools.cache
+def _plain(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters that are no settings."""
+    taken = {name for parameter in parameters(function) for name in (parameter.attribute, parameter.record)}
+    return frozenset(inspect.signature(function).parameters) - taken
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    if value is None and (parameter.optional or parameter.default is None):
+        return None
+    if parameter.kind is tuple:
+        assert parameter.item is not None
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif not isinstance(value, list | tuple):
+            value = [value]
+        if not value:
+            if parameter.default == ():
+                return ()
+            raise SettingError(f"{parameter.name} needs at least one value.", hint=parameter.setting.help)
+        return tuple(_scalar(parameter, parameter.item, item) for item in value)
+    return _scalar(parameter, parameter.kind, value)
+
+
+def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
+    converted = _converted(kind, value)
+    if converted is None:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
+        raise SettingError(f"{parameter.name} must be {wanted}, got {value!r}.", hint=parameter.setting.help)
+    if parameter.known and converted not in parameter.known:
+        raise SettingError(
+            f"{parameter.name} cannot be {converted!r}.", hint=suggestion(str(converted), parameter.known)
+        )
+    low, high = parameter.setting.minimum, parameter.setting.maximum
+    if kind in (int, float) and ((low is not None and converted < low) or (high is not None and converted > high)):
+        raise SettingError(
+            f"{parameter.name} must be {range_text(parameter.setting)}, got {converted:g}.",
+            hint=parameter.setting.help,
+        )
+    return converted
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """Return the value as the wanted type, or None where that would change its meaning."""
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if kind is Path:
+        return Path(value) if isinstance(value, str | Path) and "\0" not in str(value) else None
+    if kind is str:
+        return str(value) if isinstance(value, str | Path | int | float) else None
+    try:
+        number = kind(value)
+        finite = math.isfinite(number)
+    except (TypeError, ValueError, OverflowError):  # the last of infinity, and of a number of 400 digits
+        return None
+    if kind is int and isinstance(value, float) and value != number:
+        return None
+    return number if finite else None

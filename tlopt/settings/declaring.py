@@ -1,0 +1,116 @@
+"""What a setting means, and which fields of a record are settings."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from tlopt import registry
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting means and which values it takes.
+
+    Args:
+        help: One sentence; the help text of the option.
+        minimum: Smallest value allowed, inclusive.
+        maximum: Largest value allowed, inclusive.
+        plugins: Plugin folder whose file names are the choices ("quantizers").
+        short: One-letter option name ("o").
+        metavar: Placeholder in help texts.
+        group: Heading under which the help lists it ("Augmentation"); empty for the first one.
+        common: Whether it is one of the few that most people set; the help shows those first.
+    """
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    plugins: str = ""
+    short: str = ""
+    metavar: str = ""
+    group: str = ""
+    common: bool = False
+
+
+@dataclass(frozen=True)
+class Without:
+    """Names of a record's fields that are no settings of this function: they keep their defaults.
+
+    ``training: Annotated[Hyperparameters, Without("compile")] = Hyperparameters()``
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True)
+class Only:
+    """Names of a record's fields that are settings of this function; the others keep their defaults."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One setting of a function, resolved from its signature.
+
+    Attributes:
+        name: What the user calls it.
+        item: Element type of a tuple setting, None for any other kind.
+        attribute: Its name in the signature or the record.
+        record: The keyword-only parameter whose record holds it; empty if the function takes it itself.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    setting: Setting
+    choices: tuple[str, ...]
+    optional: bool
+    item: type | None
+    attribute: str
+    record: str = ""
+
+    @property
+    def group(self) -> str:
+        """Heading under which the help lists it; empty for the first one."""
+        return self.setting.group
+
+    @property
+    def common(self) -> bool:
+        """Whether it is one of the few that most people set."""
+        return self.setting.common
+
+    @property
+    def required(self) -> bool:
+        """Whether the caller must give a value."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def option(self) -> str:
+        """Name on the command line."""
+        return self.name.replace("_", "-")
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names this setting chooses from, or none if it is not a choice."""
+        return registry.names(self.setting.plugins) if self.setting.plugins else self.choices
+
+
+def range_text(setting: Setting) -> str:
+    """Return a setting's range in words, empty if it has none."""
+    low, high = setting.minimum, setting.maximum
+    if low is not None and high is not None:
+        return f"between {low:g} and {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    if high is not None:
+        return f"at most {high:g}"
+    return ""
