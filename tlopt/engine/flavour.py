@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -139,6 +138,8 @@ def _import_rtx() -> str:
 
 def _cuda(module: str) -> str:
     """Return the CUDA major version in the names of the packages that supply a module."""
+    import importlib.metadata
+
     packages = importlib.metadata.packages_distributions()
     for name in (module, "tensorrt_bindings", "tensorrt_rtx_bindings"):
         for package in packages.get(name, []) if name.startswith(module.partition("_")[0]) else []:
