@@ -1,6 +1,7 @@
 # make setup   the environment in .venv, and no more
 # make demo    photos of solar cells -> fine-tuned, pruned, quantized, built, measured; ends with runs/solar-cells/report
-# make test    all tests
+# make test    all tests, in as many processes as there are cores; ends with pytest's verdict
+# make test-fast   the tests that take no real weights, no real images and no new process
 # make check   linters, types, import rules, generated docs, length of sentences
 # make docs-site   the documentation site, in build/site
 
@@ -8,9 +9,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
+PARALLEL := --numprocesses auto --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
 
-.PHONY: setup demo test check docs docs-site clean
+.PHONY: setup demo test test-fast coverage check docs docs-site clean
 
 setup: $(STAMP)
 
@@ -26,7 +29,13 @@ demo: $(STAMP)
 	$(BIN)/tlopt run examples/solar-cells.toml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) --cov=tlopt --cov-report=term:skip-covered
 
 check: $(STAMP)
 	$(BIN)/ruff check .

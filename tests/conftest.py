@@ -4,45 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_images import write_photos
 
 import tlopt
 
-COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
-
-
-def write_photos(root: Path, *, per_class: int = 16, size: tuple[int, int] = (44, 36), seed: int = 0) -> Path:
-    """Write photos of noisy colors into class folders: a problem that a tiny network learns at once."""
-    random = np.random.default_rng(seed)
-    for name, color in COLORS.items():
-        (root / name).mkdir(parents=True)
-        for i in range(per_class):
-            pixels = np.clip(np.array(color) + random.normal(0, 40, (size[1], size[0], 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:02}.png")
-    return root
-
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """Tiny networks gain nothing from threads, and two of them wait for each other on a busy machine."""
+def _alone(tmp_path_factory):
+    """Keep caches and settings out of the home folder and apart from tests in other processes, on one thread.
+
+    Tiny networks gain nothing from threads, and two of them wait for each other on a busy machine.
+    """
     import torch
 
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(monkeypatch, tmp_path_factory):
-    """Keep the cache of decoded images out of the home folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _private_settings(tmp_path_factory):
-    """Keep the list of trusted models out of the home folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+        for name in ("cache", "config"):
+            patch.setenv(f"XDG_{name.upper()}_HOME", str(tmp_path_factory.getbasetemp() / name))
         yield
 
 

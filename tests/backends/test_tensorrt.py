@@ -4,23 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import tiny_engine
 from gpu_doubles import API, ContextDouble, DriverDouble, EngineDouble, GraphDriverDouble, RuntimeDouble, mean_logits
+from tiny_engine import write_engine
 
 from tlopt import registry
-from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner, tensorrt
-from tlopt.card import Card
-from tlopt.details import EngineDetails, Gpu
+from tlopt.details import Gpu
 from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour
 from tlopt.engine.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
-from tlopt.preprocess import Preprocess
-from tlopt.publishing import draft
-from tlopt.schema import convert
 
-GPU = Gpu(name="NVIDIA Test GPU", capability="sm89", driver_cuda="13.0")
+GPU = Gpu(**tiny_engine.GPU)
 
 
 def batch(count):
@@ -29,50 +26,7 @@ def batch(count):
 
 @pytest.fixture
 def engine(tmp_path):
-    def make(**changes) -> Artifact:
-        details = {
-            "flavour": "tensorrt",
-            "version": "10.13.2.6",
-            "cuda": "13",
-            "targets": ["sm89"],
-            "gpu": {"name": GPU.name, "capability": "sm89", "driver_cuda": "13.0"},
-            "profile": {
-                "input": "images",
-                "output": "logits",
-                "shape": [3, 2, 2],
-                "dtype": "float32",
-                "min_batch": 2,
-                "opt_batch": 4,
-                "max_batch": 4,
-            },
-            "options": {
-                "min_batch": 2,
-                "opt_batch": 4,
-                "max_batch": 4,
-                "version_compatible": False,
-                "hardware_compatible": "no",
-                "strip_weights": False,
-                "refit": False,
-            },
-            "inspector": {"source": "inspector", "layers": 0, "types": {}, "inputs": {}, "outputs": {}},
-            "onnx": {"artifact": "0" * 64, "sha256": "0" * 64, "path": "../onnx/model.onnx"},
-        }
-        for name, value in changes.items():
-            details[name] = {**details[name], **value} if isinstance(value, dict) else value
-        with draft(tmp_path / "engine", force=True) as scratch:
-            (scratch / "model.engine").write_bytes(b"a plan")
-            card = Card(
-                kind="tensorrt",
-                model="test:tiny",
-                precision="fp32",
-                classes=("a", "b", "c", "d"),
-                preprocess=Preprocess(size=2),
-                details=convert(details, EngineDetails),
-            )
-            seal(scratch, card)
-        return Artifact.load(tmp_path / "engine")
-
-    return make
+    return lambda **changes: write_engine(tmp_path / "engine", **changes)
 
 
 @pytest.fixture
@@ -279,7 +233,10 @@ def test_pycuda_missing_names_the_extra(engine, driver, monkeypatch):
 
 def test_the_librarys_own_profiler_tells_the_time_of_each_layer(engine, driver):
     artifact = engine()
-    rows = [{"name": "conv", "type": "Convolution"}, {"name": "never run", "type": "Shuffle"}]
+    rows = [
+        {"name": name, "type": kind, "tactic": "", "onnx": [], "inputs": [], "outputs": [], "weights": ""}
+        for name, kind in (("conv", "Convolution"), ("never run", "Shuffle"))
+    ]
     (artifact.path / "layers.json").write_text(json.dumps({"source": "inspector", "layers": rows}))
     assert tensorrt.profile(artifact, batch(3), runs=4) == [("conv", "Convolution", 0.25), ("pool", "?", 0.5)]
     assert not driver.alive

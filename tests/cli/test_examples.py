@@ -28,10 +28,11 @@ MORE = {
 }
 
 
-@pytest.fixture(scope="module")
-def desk(photos, tmp_path_factory):
+@pytest.fixture
+def desk(photos, tmp_path):
     """A folder like the one that the examples are typed in."""
-    folder = tmp_path_factory.mktemp("desk")
+    folder = tmp_path / "desk"
+    folder.mkdir()
     (folder / "photos").symlink_to(photos)
     shutil.copytree(photos, folder / "more")
     (folder / "classes.txt").write_text("red\ngreen\nblue\n")
@@ -59,8 +60,11 @@ def _short_measurements(monkeypatch):
     monkeypatch.setitem(roofline._fastest.__kwdefaults__, "seconds", 0.02)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_the_example_of_a_command_runs(name, desk, capsys, monkeypatch):
+def test_the_examples_of_the_commands_run_one_after_the_other(desk, capsys, monkeypatch):
     monkeypatch.chdir(desk)
-    code, out, err = called(capsys, *shlex.split(TABLE[name].example)[1:], *MORE.get(name, []))
-    assert code == 0, out + err
+    failed = {}
+    for name, verb in TABLE.items():
+        code, out, err = called(capsys, *shlex.split(verb.example)[1:], *MORE.get(name, []))
+        if code:
+            failed[name] = out + err
+    assert not failed, "\n".join(f"{name}: {text}" for name, text in failed.items())

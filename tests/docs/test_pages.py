@@ -20,7 +20,7 @@ import click
 import numpy as np
 import pytest
 import tiny_models
-from conftest import write_photos
+from tiny_images import write_photos
 
 import tlopt
 from tlopt.cli import main, root

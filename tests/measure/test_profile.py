@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from tiny_engine import write_engine
 
-from tlopt.artifact import seal
 from tlopt.engine.gpu import gpu
 from tlopt.errors import PluginError, StageError
 from tlopt.measure.profile import profile
-from tlopt.publishing import draft
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -49,11 +46,9 @@ def test_the_picture_shows_layers_and_operators(tiny, tmp_path):
         assert str(row["op"]) in text
 
 
-def test_a_tensorrt_engine_is_profiled_only_where_there_is_a_gpu(card, tmp_path):
+def test_a_tensorrt_engine_is_profiled_only_where_there_is_a_gpu(tmp_path):
     if gpu() is not None:
         pytest.skip("there is a GPU here")
-    with draft(tmp_path / "engine") as scratch:
-        (scratch / "model.engine").write_bytes(b"a plan")
-        seal(scratch, replace(card, kind="tensorrt"))
+    engine = write_engine(tmp_path / "engine")
     with pytest.raises(StageError, match="tensorrt cannot run here: There is no NVIDIA driver"):
-        profile(tmp_path / "engine")
+        profile(engine)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_places import fill
+from contents import fill
 
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing import claims, draft, drafts, tidy

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from test_places import OURS, fill
+from contents import OURS, fill
 
 from tlopt.errors import OutputExistsError
 from tlopt.publishing import check_file, write_whole, writing

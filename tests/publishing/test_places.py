@@ -1,42 +1,11 @@
-import json
 import os
 from pathlib import Path
 
 import pytest
+from contents import CARD, FOREIGN, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing import check_place
-
-CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0", "tensorboard/events": "0"}})
-REPORT = json.dumps({"title": "", "rows": [], "notes": [], "breaches": [], "conditions": {}, "details": {}})
-SET = {"manifest.csv": "path,label,split,origin\na/1.jpg,a,,\n", "log.csv": "", "a/1.jpg": ""}
-OURS = {
-    "artifact": {"artifact.json": CARD, "model.onnx": "", "tensorboard/events": "", ".DS_Store": ""},
-    "unfinished artifact": {"artifact.json": CARD},
-    "damaged artifact": {"artifact.json": "{", "model.safetensors": "", "metrics.jsonl": ""},
-    "report": {"report.json": REPORT, "report.html": ""},
-    "comparison": {"compare.json": REPORT},
-    "set": SET,
-}
-FOREIGN = {
-    "notes": {"notes.txt": ""},
-    "photos": {"a/1.jpg": "", "b/2.jpg": ""},
-    "card of another program": {"artifact.json": '{"files": {}}'},
-    "card among photos": {"artifact.json": CARD, "a/1.jpg": ""},
-    "damaged card among photos": {"artifact.json": "", "a/1.jpg": ""},
-    "notes in an artifact": {"artifact.json": CARD, "model.onnx": "", "notes.txt": ""},
-    "page": {"report.html": ""},
-    "table of a person": {"manifest.csv": SET["manifest.csv"], "a/1.jpg": ""},
-    "set with more": {**SET, "a/new.jpg": ""},
-    "report of another program": {"report.json": "[]"},
-}
-
-
-def fill(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
 
 
 @pytest.mark.parametrize("kind", OURS)
