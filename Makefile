@@ -1,7 +1,7 @@
 # make setup   the environment in .venv, and no more
 # make demo    photos of solar cells -> fine-tuned, pruned, quantized, built, measured; ends with runs/solar-cells/report
-# make test    all tests, in as many processes as there are cores; ends with pytest's verdict
-# make test-fast   the tests that take no real weights, no real images and no new process
+# make test    all tests, in as many processes as there are cores
+# make test-fast   the same without the slow ones
 # make check   linters, types, import rules, generated docs, length of sentences
 # make docs-site   the documentation site, in build/site
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_images import write_photos
 
 import tlopt
+from tlopt import timing
+
+# The same examples in every run; no verdict hangs on a clock.
+settings.register_profile("tlopt", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("tlopt")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +28,16 @@ def _alone(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("cache", "config"):
             patch.setenv(f"XDG_{name.upper()}_HOME", str(tmp_path_factory.getbasetemp() / name))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_runs():
+    """Time whatever is timed by few runs: how fast it is here is nothing that a test looks at."""
+    turn, warm = timing.Alone.turn, timing.warm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing.Alone, "turn", lambda self, runs: turn(self, min(runs, 3)))
+        patch.setattr(timing, "warm", lambda call, *, seconds: warm(call, seconds=min(seconds, 0.02)))
         yield
 
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tlopt.artifact import Artifact
-from tlopt.card import CARD_NAME, SCHEMA, Card
+from tlopt.card import CARD_NAME, SCHEMA, Card, ImagesRef, Step
 from tlopt.details import KINDS, Macs, OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
@@ -189,3 +191,49 @@ def test_a_card_knows_the_details_of_its_kind_only():
             kind="torch", model="a:b", precision="fp32", classes=("a", "b"), preprocess=Preprocess(size=8),
             details=OnnxDetails(),
         )  # fmt: skip
+
+
+TEXTS = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
+COUNTS, SHARES = st.integers(0, 10**12), st.floats(0, 1)
+SHA256 = st.text("0123456789abcdef", min_size=64, max_size=64)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e300, 1e300) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+CARDS = st.builds(
+    Card,
+    kind=st.just("torch"),
+    model=TEXTS.map("own:{}".format),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    classes=st.lists(TEXTS, min_size=2, max_size=5, unique=True).map(tuple),
+    preprocess=st.builds(Preprocess, size=st.integers(1, 512), crop_ratio=st.floats(0.1, 1)),
+    images=st.none() | st.builds(ImagesRef, path=TEXTS, digest=SHA256, val=SHARES, test=SHARES, seed=COUNTS),
+    files=st.dictionaries(st.sampled_from(["model.safetensors", "metrics.jsonl"]), SHA256),
+    lineage=st.lists(
+        st.builds(
+            Step,
+            stage=TEXTS,
+            settings=st.dictionaries(TEXTS, PLAIN, max_size=3),
+            source=SHA256,
+            seconds=st.floats(0, 1e6),
+            versions=st.dictionaries(TEXTS, TEXTS, max_size=2),
+            device=TEXTS,
+        ),
+        max_size=2,
+    ).map(tuple),
+    details=st.builds(
+        TorchDetails,
+        groups=st.dictionaries(TEXTS, st.integers(1, 512), max_size=2),
+        macs=st.none() | st.builds(Macs, before=COUNTS, after=COUNTS),
+        metrics=st.dictionaries(TEXTS, PLAIN, max_size=2),
+        unreadable=st.dictionaries(TEXTS, TEXTS, max_size=2),
+    ),
+)
+
+
+@given(card=CARDS)
+def test_any_card_is_read_as_it_was_written(card):
+    again = Card.from_json(card.to_json())
+    assert again == card
+    assert again.to_json() == card.to_json()

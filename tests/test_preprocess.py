@@ -1,14 +1,17 @@
 import contextlib
 import io
+import json
 import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tlopt.errors import ImagesError, SettingError
 from tlopt.image_files import read_image
-from tlopt.preprocess import Preprocess, orientation, to_rgb, upright
+from tlopt.preprocess import Preprocess, orientation, to_rgb, turned, upright
 
 
 def noise(width, height, seed=0):
@@ -239,3 +242,56 @@ def test_views_are_those_of_torchvisions_ten_crop():
     np.testing.assert_array_equal(preprocess.views(image, "ten"), [*found, *found[:, :, ::-1]])
     np.testing.assert_array_equal(preprocess.views(image, "flip"), [center, center[:, ::-1]])
     np.testing.assert_array_equal(preprocess.views(image)[0], preprocess.pixels(image))
+
+
+SIDES = st.integers(1, 90)
+SHARES = st.floats(0, 1, allow_nan=False)
+PREPROCESSES = st.builds(
+    Preprocess,
+    size=st.integers(1, 40),
+    crop_ratio=st.floats(0.3, 1),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+    mean=st.tuples(SHARES, SHARES, SHARES),
+    std=st.tuples(*[st.floats(0.01, 2)] * 3),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    channels=st.sampled_from(["rgb", "bgr"]),
+    folded=st.booleans(),
+)
+
+
+@given(preprocess=PREPROCESSES, width=SIDES, height=SIDES)
+def test_any_image_becomes_an_input_of_the_network(preprocess, width, height):
+    image = noise(width, height)
+    pixels = preprocess.pixels(image)
+    assert (pixels.shape, pixels.dtype) == ((preprocess.size, preprocess.size, 3), np.uint8)
+    made = preprocess(image)
+    assert (made.shape, made.dtype) == (preprocess.input_shape, preprocess.input_dtype)
+    assert np.isfinite(made).all()
+    np.testing.assert_array_equal(preprocess.views(image, "five")[0], pixels)
+
+
+@given(preprocess=PREPROCESSES, seed=st.integers(0, 100))
+def test_pixels_can_be_told_from_the_input(preprocess, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (2, 3, 3, 3), dtype=np.uint8)
+    made = preprocess.normalize(pixels)
+    if not preprocess.folded:
+        rows = made if preprocess.layout == "nhwc" else made.transpose(0, 2, 3, 1)
+        rows = (rows * np.float64(preprocess.std) + preprocess.mean) * 255
+        made = np.round(rows if preprocess.channels == "rgb" else rows[..., ::-1])
+    np.testing.assert_array_equal(made, pixels)
+
+
+@given(color=st.tuples(*[st.integers(0, 255)] * 3), preprocess=PREPROCESSES, width=SIDES, height=SIDES)
+def test_an_image_of_one_color_keeps_it(color, preprocess, width, height):
+    assert (preprocess.pixels(Image.new("RGB", (width, height), color)) == color).all()
+
+
+@given(preprocess=PREPROCESSES)
+def test_fields_survive_json(preprocess):
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+
+
+@given(turn=st.integers(1, 8), width=SIDES, height=SIDES)
+def test_a_turn_and_its_inverse_give_the_image_back(turn, width, height):
+    image, inverse = noise(width, height), {6: 8, 8: 6}.get(turn, turn)
+    np.testing.assert_array_equal(np.asarray(turned(turned(image, turn), inverse)), np.asarray(image))

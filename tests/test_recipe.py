@@ -1,6 +1,9 @@
+import json
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import tlopt
 from tlopt import ledger
@@ -224,3 +227,31 @@ def test_a_report_on_a_named_backend_that_cannot_run_is_no_finished_step(exporte
         with pytest.raises(StageError, match=r"could not run on openvino:npu"):
             list(run(tmp_path / "recipe.toml"))
         assert not (tmp_path / "runs" / "report").exists()
+
+
+NAMES = st.text(st.characters(categories=("L", "N"), include_characters="-_ "), min_size=1, max_size=12).filter(
+    lambda name: name != "out" and name.strip() == name
+)
+EXPORTS = st.fixed_dictionaries(
+    {}, optional={"opset": st.integers(18, 20), "precision": st.sampled_from(["fp32", "fp16"])}
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(NAMES, min_size=1, max_size=5, unique=True), given_=st.lists(EXPORTS, min_size=5, max_size=5))
+def test_a_recipe_is_read_as_it_is_written(names, given_, photos, tmp_path):
+    def quoted(name):
+        return json.dumps(name, ensure_ascii=False)
+
+    first, *later = names
+    lines = ['out = "x"', f"[{quoted(first)}]", f'finetune = "{photos}"']
+    for name, source, settings_ in zip(later, names, given_, strict=False):
+        lines += [f"[{quoted(name)}]", f"export = {quoted(source)}"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in settings_.items()]
+    file = tmp_path / "recipe.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    recipe = Recipe.read(file)
+    assert [step.name for step in recipe.steps] == names
+    assert [step.verb for step in recipe.steps] == ["finetune", *["export"] * len(later)]
+    assert [step.sources for step in recipe.steps] == [(str(photos),), *((name,) for name in names[:-1])]
+    assert [dict(step.settings) for step in recipe.steps[1:]] == given_[: len(later)]

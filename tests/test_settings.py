@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tlopt.errors import SettingError
 from tlopt.settings import Setting, Without, arguments, check, flat_signature, parameters
@@ -143,3 +145,52 @@ def test_a_record_as_a_default_gives_its_fields_as_defaults_and_keeps_what_is_le
 
 def test_a_signature_shows_the_settings_and_not_the_records():
     assert list(flat_signature(recorded).parameters) == ["source", "epochs", "fast", "limit", "other"]
+
+
+FITTING = st.fixed_dictionaries(
+    {},
+    optional={
+        "ratio": st.floats(0, 0.95),
+        "epochs": st.integers(1, 10**6),
+        "precision": st.sampled_from(["int8", "fp16"]),
+        "batch": st.lists(st.integers(1, 512), min_size=1, max_size=4),
+        "images": st.sampled_from(["here", "a/b", "."]),
+        "for": st.text(max_size=8),
+        "quick": st.booleans(),
+    },
+)
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.lists(st.integers(), max_size=3)
+)
+
+
+@given(values=FITTING)
+def test_what_fits_is_taken_and_checking_it_again_changes_nothing(values):
+    chosen = check(example, values)
+    assert check(example, chosen) == chosen
+    for name, value in values.items():
+        found = chosen["for_" if name == "for" else name]
+        assert found == {"batch": tuple, "images": Path}.get(name, lambda same: same)(value)
+
+
+@given(values=FITTING)
+def test_text_says_the_same_as_numbers(values):
+    def text(value):
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    told = {name: text(value) if name in ("ratio", "epochs", "batch") else value for name, value in values.items()}
+    assert check(example, told) == check(example, values)
+
+
+@given(name=st.sampled_from([*(parameter.name for parameter in parameters(example)), "other"]), value=ANYTHING)
+def test_any_value_is_taken_within_its_range_or_is_one_error(name, value):
+    try:
+        chosen = check(example, {name: value})
+    except SettingError as error:
+        assert name in error.message  # noqa: PT017 - most are errors, some are taken
+        return
+    assert 0 <= chosen["ratio"] <= 0.95
+    assert chosen["epochs"] >= 1
+    assert chosen["precision"] in ("int8", "fp16")
+    assert min(chosen["batch"]) >= 1
+    assert isinstance(chosen["quick"], bool)

@@ -10,12 +10,11 @@ import pytest
 import tiny_models
 from calling import called
 
-from tlopt import timing
 from tlopt.preprocess import Preprocess
 from tlopt.sources import pip
 from tlopt.verbs import TABLE
 
-profile, roofline = (importlib.import_module(f"tlopt.measure.{name}") for name in ("profile", "roofline"))
+roofline = importlib.import_module("tlopt.measure.roofline")
 
 # A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
 MORE = {
@@ -52,11 +51,8 @@ def _loaded(model):
 
 
 @pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    """Cut short what no option cuts short: warm-ups, the run that a profile stands beside, a machine's peaks."""
-    timed = profile.side_by_side
-    monkeypatch.setattr(profile, "side_by_side", lambda calls, seconds: timed(calls, seconds=seconds / 100))
-    monkeypatch.setitem(timing.warm.__kwdefaults__, "seconds", 0.02)
+def _short_peaks(monkeypatch):
+    """Cut short what no option cuts short: a machine's peaks."""
     monkeypatch.setitem(roofline._fastest.__kwdefaults__, "seconds", 0.02)
 
 

@@ -8,6 +8,7 @@ import pytest
 # Sends itself Ctrl-C when a module is imported, which is deterministic where a clock is not.
 INTERRUPTED = """
 import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 real, wanted, left = builtins.__import__, sys.argv[1], int(sys.argv[2])
 def imported(name, *rest):
     global left
@@ -36,6 +37,7 @@ def test_an_interruption_while_starting_ends_with_130_and_no_traceback(module):
 
 WRAPPED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tlopt import cli
 from tlopt.__main__ import start
 class Root:
@@ -80,7 +82,7 @@ def test_names_that_the_output_cannot_show_are_written_with_escapes(named):
 @pytest.mark.parametrize("streams", ["1", "0 1 2"])
 def test_closed_streams_end_no_command(tmp_path, streams):
     closed = " ".join(f"{number}>&-" for number in streams.split())
-    line = f'"$0" -c "$1" list models "pip:*" {closed}'
+    line = f'"$0" -c "$1" list backends {closed}'
     done = subprocess.run(["sh", "-c", line, sys.executable, START], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -94,7 +96,7 @@ def test_closed_streams_end_no_command(tmp_path, streams):
 
 
 def test_a_full_output_is_one_error():
-    line = '"$0" -c "$1" list models "pip:*" >/dev/full'
+    line = '"$0" -c "$1" list backends >/dev/full'
     done = subprocess.run(["sh", "-c", line, sys.executable, START], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "Error: No space left on device\n"
