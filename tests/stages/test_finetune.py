@@ -229,12 +229,14 @@ def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tm
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
-    def command(out, *more):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        return [*torchrun, "-m", "tlopt", "finetune", str(colors), "--out", str(tmp_path / out), *words, *more]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tlopt"]
+    pair = [str(Path(__file__).parents[1] / "two_processes.py")]
+
+    def command(launcher, out, *more):
+        return [sys.executable, *launcher, "finetune", str(colors), "--out", str(tmp_path / out), *words, *more]
 
     one = finetune(colors, tmp_path / "one", **options)
-    subprocess.run(command("two"), check=True, timeout=600, env=environment, capture_output=True)
+    subprocess.run(command(torchrun, "two"), check=True, timeout=600, env=environment, capture_output=True)
     two = Artifact.load(tmp_path / "two")
     assert [step.stage for step in two.card.lineage] == ["finetune"]
     # Each half of a batch is summed up on its own; what the probe and the selection do is exactly the same.
@@ -245,12 +247,14 @@ def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tm
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
-    launcher = subprocess.Popen(command("three"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launcher = subprocess.Popen(
+        command(pair, "three"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     checkpoint = tmp_path / ".three.checkpoint" / "checkpoint.safetensors"
     while not checkpoint.exists():
         assert launcher.poll() is None
         time.sleep(0.01)
-    # The launcher first, or it would report the end of its workers; these lead sessions of their own.
+    # The launcher first, or it would report the end of its workers.
     workers = [int(number) for file in Path(f"/proc/{launcher.pid}/task").glob("*/children") for number in
                file.read_text().split()]  # fmt: skip
     for process in (launcher.pid, *workers):
@@ -258,6 +262,6 @@ def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tm
     launcher.wait()
     assert len(workers) == 2
     assert not (tmp_path / "three").exists()
-    subprocess.run(command("three", "--resume"), check=True, timeout=600, env=environment, capture_output=True)
+    subprocess.run(command(pair, "three", "--resume"), check=True, timeout=600, env=environment, capture_output=True)
     assert payload(Artifact.load(tmp_path / "three")) == payload(two)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "one", "three", "two"]

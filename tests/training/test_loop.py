@@ -3,7 +3,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -301,7 +300,7 @@ def test_a_students_features_turn_towards_its_teachers(net, parts):
         assert (direction(near) - wanted).norm() < 0.8 * (direction(far) - wanted).norm()
 
 
-WORKER = """
+PAIR = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
@@ -315,30 +314,34 @@ from tlopt.preprocess import Preprocess
 
 sys.path.insert(0, sys.argv[1])
 from tiny_nets import TinyNet
+from two_processes import run_in_one, run_in_two
 
-torch.manual_seed(0)
-net = TinyNet()
-net.drop.p = 0.0
-with distributed.group():
-    folders = scan(sys.argv[2]).split(val=0.25, test=0.0, seed=0)
-    pixels = [open_pixels(folders[part], Preprocess(size=32), cache_gb=0).filled() for part in ("train", "val")]
-    settings = Hyperparameters(epochs=2, batch=8, lr=0.02, frozen_norm=True, l2_sp=0.01, moves="gradual",
-                               precision="fp32")
-    train(net, *pixels, settings, checkpoints=Checkpoint(folder=Path(sys.argv[3]).with_suffix(".state")))
-if distributed.rank() == 0:
-    save_file(net.state_dict(), sys.argv[3])
+torch.set_num_threads(1)
+
+def trained(target):
+    torch.manual_seed(0)
+    net = TinyNet()
+    net.drop.p = 0.0
+    with distributed.group():
+        folders = scan(sys.argv[2]).split(val=0.25, test=0.0, seed=0)
+        pixels = [open_pixels(folders[part], Preprocess(size=32), cache_gb=0).filled() for part in ("train", "val")]
+        settings = Hyperparameters(epochs=2, batch=8, lr=0.02, frozen_norm=True, l2_sp=0.01, moves="gradual",
+                                   precision="fp32")
+        train(net, *pixels, settings, checkpoints=Checkpoint(folder=target.with_suffix(".state")))
+    if distributed.rank() == 0:
+        save_file(net.state_dict(), target)
+
+out = Path(sys.argv[3])
+sys.exit(run_in_one(lambda: trained(out / "one")) or run_in_two(lambda: trained(out / "two")))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(photos, tmp_path):
-    (tmp_path / "worker.py").write_text(textwrap.dedent(WORKER))
-    arguments = [str(tmp_path / "worker.py"), str(Path(__file__).parents[1]), str(photos)]
-    single = [sys.executable, *arguments, str(tmp_path / "one")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for command in (single, [*torchrun, *arguments, str(tmp_path / "two")]):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
+    script = [sys.executable, "-c", PAIR, str(Path(__file__).parents[1]), str(photos), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(script, check=False, timeout=600, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     from safetensors.torch import load_file
 
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
