@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
-from tlopt.details import KINDS, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
+from tlopt.details import KINDS, AnswerKind, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
 from tlopt.errors import ArtifactError
 from tlopt.migration import migrate
 from tlopt.preprocess import Preprocess
@@ -107,6 +107,11 @@ class Card:
     def quantized(self) -> Quantized | None:
         """How the graph was quantized or cast; None for any other artifact."""
         return self.details.quantized if isinstance(self.details, OnnxDetails) else None
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What the numbers of the output mean; a torch network answers logits."""
+        return "logits" if isinstance(self.details, TorchDetails) else self.details.answers
 
     @property
     def made_for(self) -> str:

@@ -14,6 +14,8 @@ from msgspec import Meta
 from tlopt.schema import Count, Positive, Sha256, Share, Text
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+# What the numbers of a classifier mean; "sigmoids" are probabilities of a yes or no for each class by itself.
+AnswerKind = Literal["logits", "probabilities", "log_probabilities", "sigmoids"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +246,7 @@ class OnnxDetails:
     Args:
         opset: Version of its operators; 0 if it is not known.
         fixed_batch: Number of images that each run takes; 0 for any number.
+        answers: What the numbers of its output mean.
         parity: How it was compared with the torch network; None for a graph that was imported.
         network: The details of the torch network that was exported; None for a graph that was imported.
         quantized: How it was quantized or cast; None if it was not.
@@ -251,6 +254,7 @@ class OnnxDetails:
 
     opset: Count = 0
     fixed_batch: Count = 0
+    answers: AnswerKind = "logits"
     parity: Parity | None = None
     network: TorchDetails | None = None
     quantized: Quantized | None = None
@@ -369,6 +373,7 @@ class EngineDetails:
         options: How it was built.
         inspector: Counts of its layers.
         onnx: What it was built from.
+        answers: What the numbers of its output mean.
     """
 
     flavour: Literal["tensorrt", "rtx"]
@@ -380,6 +385,7 @@ class EngineDetails:
     options: EngineOptions
     inspector: Inspector
     onnx: BuiltFrom
+    answers: AnswerKind = "logits"
 
     @property
     def device(self) -> str:

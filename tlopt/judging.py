@@ -6,12 +6,59 @@ import math
 
 import numpy as np
 
+from tlopt.details import AnswerKind
+
+_LEAST = 1e-7  # probability that is told from 0, about the step of float32 below 1
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the softmax over the last axis, float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     powers = np.exp(shifted)
     found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def probabilities(answers: np.ndarray, kind: AnswerKind) -> np.ndarray:
+    """Return the probability of each class, float64: the softmax of logits, or what the network says itself.
+
+    Args:
+        answers: float (..., classes).
+        kind: What the numbers mean.
+    """
+    if kind == "logits":
+        return softmax(answers)
+    found: np.ndarray = answers.astype(np.float64)
+    return np.exp(found) if kind == "log_probabilities" else found
+
+
+def as_logits(answers: np.ndarray, kind: AnswerKind) -> np.ndarray:
+    """Return the logits that stand behind answers, up to what is added to all of an image's alike.
+
+    Args:
+        answers: float (..., classes).
+        kind: What the numbers mean.
+    """
+    if kind in ("logits", "log_probabilities"):
+        return answers
+    found = np.log(np.clip(answers.astype(np.float64), _LEAST, 1))
+    if kind == "sigmoids":
+        found -= np.log(np.clip(1 - answers.astype(np.float64), _LEAST, 1))
+    logits: np.ndarray = found.astype(np.float32)
+    return logits
+
+
+def mean_of_views(answers: np.ndarray, kind: AnswerKind) -> np.ndarray:
+    """Return answers, float32 (n, classes), that say the mean probability over several views of each image.
+
+    Args:
+        answers: float (n, views, classes).
+        kind: What the numbers mean, before and after.
+    """
+    mean = probabilities(answers, kind).mean(axis=1)
+    if kind in ("logits", "log_probabilities"):
+        mean = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
+    found: np.ndarray = mean.astype(np.float32)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from tlopt.errors import ImagesError
@@ -64,3 +65,14 @@ def check_classes(names: Iterable[str], where: object) -> None:
             f"The class {shown_name(name[:80])} of {shown_name(where)} {what}.",
             hint="Rename it: a class name is text of one line without control characters.",
         )
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of names that differ by case, spacing or how letters are encoded alone."""
+    first: dict[str, str] = {}
+    found = []
+    for name in names:
+        key = "".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+        if first.setdefault(key, name) != name:
+            found.append((first[key], name))
+    return found

@@ -188,6 +188,14 @@ class Preprocess:
         inputs: np.ndarray = self.normalize(pixels[None])[0]
         return inputs
 
+    def summary(self) -> str:
+        """Return how images are fed, in words."""
+        text = f"{self.size} px, {self.interpolation}, crop {self.crop_ratio:g}"
+        if self.folded:
+            return f"{text}, uint8 RGB (preprocessing is inside)"
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{text}, mean {mean}, std {std}, {self.channels.upper()}, {self.layout.upper()}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         return asdict(self)

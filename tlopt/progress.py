@@ -9,6 +9,9 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+# Level of what is logged for every user to read, and is no warning: what a command assumed.
+NOTICE = 25
+
 
 class Bar(Protocol):
     """What a display of progress understands."""

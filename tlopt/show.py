@@ -36,13 +36,12 @@ def show(
     artifact = Artifact.load(artifact)
     card = artifact.card
     names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
-    preprocess = card.preprocess
     notes = [_settings(number, step, every=all_) for number, step in enumerate(card.lineage, 1)]
     notes += [
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
         f"Classes: {names}",
-        f"Input: {preprocess.size} px, {preprocess.interpolation}, crop {preprocess.crop_ratio:g}"
-        + (", uint8 RGB (preprocessing is inside)" if preprocess.folded else ""),
+        f"Input: {card.preprocess.summary()}",
+        f"Answers: {card.answers.replace('_', '-')}",
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")

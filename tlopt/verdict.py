@@ -94,6 +94,7 @@ def _answers(
     accuracy = BesideSource(
         source=round(judging.agreement(reference, truth), 4), result=round(judging.agreement(labels, truth), 4)
     )
+    own, logits = (judging.as_logits(found, source.card.answers) for found in (own, logits))
     measured = replace(
         measured,
         images=len(truth),

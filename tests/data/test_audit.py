@@ -169,3 +169,13 @@ def test_audit_refuses_to_overwrite_and_bad_settings(animals, tmp_path):
     with pytest.raises(SettingError, match="similarity must be between"):
         audit(animals, similarity=2)
     audit(animals, labels=False, html=tmp_path / "page.html", force=True)
+
+
+def test_classes_that_differ_by_case_alone_are_found(tmp_path):
+    for name in ("Glass", "glass", "paper"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+            tmp_path / name / "x.png"
+        )
+    found = audit(tmp_path, labels=False).of("alike-classes")
+    assert [finding.detail for finding in found] == ["Glass and glass"]

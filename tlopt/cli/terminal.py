@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from tlopt.names import shown, shown_name
-from tlopt.progress import Bar, display
+from tlopt.progress import NOTICE, Bar, display
 
 
 class _ClickBar:
@@ -177,8 +177,8 @@ def complain_of_usage(error: click.UsageError) -> None:
 
 
 def set_up_logging(verbosity: int) -> None:
-    """Send tlopt's own log to stderr: warnings, with 1 one line per stage, with 2 all; with -1 errors."""
-    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    """Send tlopt's own log to stderr: warnings and notices, with 1 one line per stage, with 2 all; with -1 errors."""
+    level = {-1: logging.ERROR, 0: NOTICE, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     logger = logging.getLogger("tlopt")
     logger.handlers[:] = [_Handler()]
     logger.setLevel(level)

@@ -12,6 +12,7 @@ import numpy as np
 from tlopt.data.duplicates import Duplicates
 from tlopt.data.inspection import Inspection
 from tlopt.images import SPLITS, SUFFIXES, ImageFolder
+from tlopt.names import alike as alike_names
 
 Severity = Literal["error", "warning", "note"]
 
@@ -61,6 +62,11 @@ KINDS: dict[str, Kind] = {
         title="Imbalance",
         severity="warning",
         meaning="Rare classes are learned worse; --loss class-balanced or logit-adjusted makes up for some of it.",
+    ),
+    "alike-classes": Kind(
+        title="Classes of like names",
+        severity="warning",
+        meaning="They differ by case or spacing alone, and are most likely one class.",
     ),
     "rotated": Kind(
         title="EXIF rotation",
@@ -191,7 +197,9 @@ def of_copies(folder: ImageFolder, inspections: Sequence[Inspection], duplicates
 
 
 def of_classes(folder: ImageFolder) -> Iterator[Finding]:
-    """Yield what can be said of the classes' sizes."""
+    """Yield what can be said of the classes: their names and their sizes."""
+    for one, other in alike_names(folder.classes):
+        yield Finding(kind="alike-classes", files=(), detail=f"{one} and {other}")
     training = folder.select(np.flatnonzero(folder.fixed <= 0))
     counts = training.counts
     most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])

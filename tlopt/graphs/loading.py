@@ -49,8 +49,12 @@ def _problem(model: onnx.ModelProto) -> str:
     if not graph.node or not graph.input or not graph.output:
         missing = "node" if not graph.node else "input" if not graph.input else "output"
         return f"it has no {missing}"
-    if not graph.input[0].type.tensor_type.shape.dim:
-        return f"its input {graph.input[0].name!a} has no shape"
+    weights = {tensor.name for tensor in graph.initializer}  # which files of IR 3 list among the inputs
+    first = next((value for value in graph.input if value.name not in weights), None)
+    if first is None:
+        return "it has no input"
+    if not first.type.tensor_type.shape.dim:
+        return f"its input {first.name!a} has no shape"
     if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
         return "it names no version of the operators"
     known = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}

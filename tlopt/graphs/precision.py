@@ -10,6 +10,8 @@ from typing import Literal
 import onnx
 from onnx import TensorProto
 
+from tlopt.graphs.nesting import graphs
+
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 _FLOAT8 = frozenset(
@@ -76,22 +78,13 @@ def _is_integer(node: onnx.NodeProto) -> bool:
     return kind.startswith("QLinear") or kind.endswith("QuantizeLinear") or kind in (*whole, "DequantizeLinear")
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph, and those of its branches and loops."""
-    yield graph
-    for node in graph.node:
-        for item in node.attribute:
-            for inner in (*([item.g] if item.type == onnx.AttributeProto.GRAPH else []), *item.graphs):
-                yield from _graphs(inner)
-
-
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for part in _graphs(graph):
+    for part in graphs(graph):
         yield from part.node
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for part in _graphs(graph):
+    for part in graphs(graph):
         yield from part.initializer
     for node in _nodes(graph):
         if node.op_type != "Constant":

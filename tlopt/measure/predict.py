@@ -17,7 +17,7 @@ from tlopt.errors import ImagesError
 from tlopt.files import expect_regular
 from tlopt.image_files import SUFFIXES, below
 from tlopt.images import ImageFolder, Unreadable
-from tlopt.judging import softmax
+from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
 from tlopt.names import shown_name
@@ -32,7 +32,7 @@ class Prediction:
     Args:
         file: The image.
         classes: The most probable classes, best first.
-        probabilities: Their softmax probabilities, 0..1.
+        probabilities: Theirs, 0..1.
     """
 
     file: str
@@ -89,10 +89,11 @@ def _answers(
         running(artifact, runner.name),
     ):
         for found in answers(runner, folder, artifact.card.preprocess, batch=batch, unreadable=unreadable):
-            probabilities = softmax(check_logits(found.logits, artifact, runner.name))
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+            said = check_logits(found.logits, artifact, runner.name)
+            every = probabilities(said, artifact.card.answers)
+            best = np.argsort(-every, axis=1, kind="stable")[:, :top]
             shown.advance(len(found.files))
-            for file, row, order in zip(found.files, probabilities, best, strict=True):
+            for file, row, order in zip(found.files, every, best, strict=True):
                 yield Prediction(
                     file=str(folder.path / file),
                     classes=tuple(artifact.card.classes[i] for i in order),

@@ -48,6 +48,11 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         files.expect_regular(path)
+        if _is_pickle(path):
+            raise ArtifactError(
+                f"{path} is a pickle of torch.save. Weights are read from safetensors files, which hold no code.",
+                hint=f"Convert it:\n{conversion(path)}",
+            )
         state: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise ArtifactError(
@@ -61,6 +66,27 @@ def read(path: Path) -> dict[str, torch.Tensor]:
                 hint="The training went wrong, or the file is damaged: make it again.",
             )
     return state
+
+
+def conversion(path: Path) -> str:
+    """Return the command that makes a safetensors file of one of torch.save, whatever holds the weights in it."""
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"d = torch.load({path.name!r}, map_location='cpu', weights_only=True); "
+        "d = d.get('state_dict', d.get('model', d)); "
+        "save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, "
+        f"{path.with_suffix('.safetensors').name!r})"
+    )
+    return f'python -c "{code}"'
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch.save writes it, or a pickle, as it did before 1.6."""
+    with files.open_regular(path) as file:
+        start = file.read(4)
+    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and (
+        path.suffix != ".safetensors"
+    )
 
 
 def _finite(tensor: torch.Tensor) -> bool:

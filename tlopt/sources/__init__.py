@@ -31,7 +31,7 @@ from tlopt.artifact import Artifact
 from tlopt.card import Card
 from tlopt.errors import ArtifactError, PluginError, SettingError, StageError, TloptError
 from tlopt.names import shown_name
-from tlopt.networks import padding, weights
+from tlopt.networks import padding, prefixes, weights
 from tlopt.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -187,6 +187,7 @@ def _from_file(found: _Model, file: Path, classes: int, options: dict[str, Any])
     state = weights.read(file)
     source, name = found.source, found.name
     own = _build(found, _PROBE, options).state_dict()
+    state = prefixes.bare(state, own.keys(), file)
     heads = {len(state[key]) for key, tensor in own.items() if tensor.shape[:1] == (_PROBE,) and key in state}
     head = heads.pop() if len(heads) == 1 else classes
     model = _build(found, head, options)
@@ -225,8 +226,10 @@ def _strict(model: nn.Module, state: dict[str, Any], file: Path) -> dict[str, An
     state = {**{key: own[key] for key in own if key.endswith("num_batches_tracked")}, **state}
     wrong = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
     if wrong:
+        [(prefix, count)] = prefixes.prefixes(state, own.keys()).most_common(1) or [("", 0)]
+        behind = f" {count} of its names are the model's behind the prefix {prefix!r}." if prefix else ""
         raise ArtifactError(
-            f"{file} does not fit the model: {len(wrong)} tensors differ, first {wrong[0]}.",
+            f"{file} does not fit the model: {len(wrong)} tensors differ, first {wrong[0]}.{behind}",
             hint="The file's tensor names and shapes must be exactly the model's.",
         )
     return state

@@ -112,4 +112,5 @@ def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Opt
             # Relative to the engine's folder, so that both can be moved together.
             path=os.path.relpath(onnx.resolve(), out.resolve()),
         ),
+        answers=source.card.answers,
     )

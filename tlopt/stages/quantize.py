@@ -171,6 +171,7 @@ def _bench(source: Artifact, unseen: ImageFolder, quantized: Quantized) -> Itera
             images=unseen,
             preprocess=source.card.preprocess,
             labelled=unseen.classes == source.card.classes,
+            answers=source.card.answers,
         )
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tlopt.artifact import Artifact
 from tlopt.errors import ArtifactError, SettingError
+from tlopt.judging import as_logits
 from tlopt.preprocess import Preprocess
 from tlopt.sources import open_model
 
@@ -103,5 +104,9 @@ def open_teacher(
             hint="Leave out --teacher-features, or name the torch artifact it was made from.",
         )
     with contextlib.ExitStack() as stack:
-        answer = open_model(artifact) if card.kind == "torch" else stack.enter_context(runner(artifact))
-        yield Teacher(answer, own=card.preprocess, student=student)
+        if card.kind == "torch":
+            yield Teacher(open_model(artifact), own=card.preprocess, student=student)
+            return
+        answer = stack.enter_context(runner(artifact))
+        # What is learned from is a softmax of logits, softened by a temperature.
+        yield Teacher(lambda inputs: as_logits(answer(inputs), card.answers), own=card.preprocess, student=student)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlopt.backends import Runner
+from tlopt.details import AnswerKind
 from tlopt.environment import cores
 from tlopt.images import Batch, ImageFolder, Unreadable, batches, ordered, read_batch
-from tlopt.judging import softmax
+from tlopt.judging import mean_of_views
 from tlopt.preprocess import Preprocess, Views
 
 _TURNS = 4  # batches for each caller at least, so that none waits long for the last one
@@ -24,7 +25,7 @@ class Answers:
     Args:
         files: Their paths, relative to their folder.
         labels: int64 (n,).
-        logits: float32 (n, classes); of several views, the logarithm of their mean probability.
+        logits: float32 (n, classes), what the network answers; of several views, what says their mean probability.
     """
 
     files: tuple[str, ...]
@@ -45,6 +46,7 @@ def answers(
     batch: int,
     unreadable: Unreadable,
     views: Views = "center",
+    kind: AnswerKind = "logits",
 ) -> Iterator[Answers]:
     """Yield the answers on all images in order.
 
@@ -59,18 +61,19 @@ def answers(
         batch: Most images per run.
         unreadable: Collects the images left out.
         views: What is shown of each image; the probabilities of several views are averaged.
+        kind: What the network's numbers mean.
 
     Raises:
         ImagesError: More than a tenth of the images are unreadable.
     """
     if runner.callers == 1:
         for chunk in batches(folder, preprocess, batch=batch, unreadable=unreadable, views=views):
-            yield _answer(runner, chunk, batch)
+            yield _answer(runner, chunk, batch, kind)
         return
 
     def work(indices: Sequence[int]) -> tuple[Answers | None, dict[str, str]]:
         chunk, reasons = read_batch(folder, preprocess, indices, views=views)
-        return None if chunk is None else _answer(runner, chunk, batch), reasons
+        return None if chunk is None else _answer(runner, chunk, batch, kind), reasons
 
     size = min(batch, math.ceil(len(folder) / (_TURNS * runner.callers)))
     parts = [range(start, min(start + size, len(folder))) for start in range(0, len(folder), size)]
@@ -81,16 +84,9 @@ def answers(
             yield found
 
 
-def _answer(runner: Runner, chunk: Batch, batch: int) -> Answers:
+def _answer(runner: Runner, chunk: Batch, batch: int, kind: AnswerKind) -> Answers:
     runs = [runner(chunk.inputs[start : start + batch]) for start in range(0, len(chunk.inputs), batch)]
     logits = runs[0] if len(runs) == 1 else np.concatenate(runs)
     if len(logits) != len(chunk.files):
-        logits = _mean(logits.reshape(len(chunk.files), -1, logits.shape[1]))
+        logits = mean_of_views(logits.reshape(len(chunk.files), -1, logits.shape[1]), kind)
     return Answers(files=chunk.files, labels=chunk.labels, logits=logits)
-
-
-def _mean(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the mean probability over the views: (n, k, classes) to (n, classes)."""
-    mean = softmax(logits).mean(axis=1)
-    result: np.ndarray = np.log(np.maximum(mean, np.finfo(np.float64).tiny)).astype(np.float32)
-    return result

@@ -13,11 +13,12 @@ from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
+from tlopt.details import AnswerKind
 from tlopt.images import Unreadable
-from tlopt.judging import softmax
+from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import Answers, answers, callers
 from tlopt.measure.answers.images import Photos
-from tlopt.preprocess import Preprocess, Views
+from tlopt.preprocess import Views
 from tlopt.progress import bar
 
 
@@ -27,12 +28,13 @@ class Outputs:
 
     Args:
         runner: Backend and device.
-        logits: float32 (n, classes).
+        logits: float32 (n, classes), what the network answers.
         labels: int64 (n,), the true classes as indices into the artifact's.
         files: The photos' paths, relative to their folder.
         images_per_s: Throughput from file to logits, decoding included; None if the photos had
             been decoded before.
         conditions: Of the runner.
+        kind: What the network's numbers mean.
     """
 
     runner: str
@@ -41,6 +43,7 @@ class Outputs:
     files: tuple[str, ...] = field(repr=False)
     images_per_s: float | None
     conditions: Mapping[str, Any]
+    kind: AnswerKind = "logits"
 
     @property
     def predicted(self) -> np.ndarray:
@@ -56,8 +59,8 @@ class Outputs:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The softmax of the logits, float64 (n, classes)."""
-        return softmax(self.logits)
+        """The probability of each class, float64 (n, classes)."""
+        return probabilities(self.logits, self.kind)
 
 
 def answer(
@@ -90,7 +93,7 @@ def answer(
     with open_runner(artifact, backend, threads=threads, callers=at_once) as runner:
         started = time.perf_counter()
         with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
-            for chunk in _answers(runner, photos, preprocess, batch, keep, views):
+            for chunk in _answers(runner, artifact, photos, batch, keep=keep, views=views):
                 check_logits(chunk.logits, artifact, runner.name)
                 found.append(chunk)
                 shown.advance(len(chunk.files))
@@ -105,16 +108,19 @@ def answer(
             files=tuple(file for chunk in found for file in chunk.files),
             images_per_s=None if decoded else count / seconds,
             conditions=runner.conditions,
+            kind=artifact.card.answers,
         )
 
 
 def _answers(
-    runner: Runner, photos: Photos, preprocess: Preprocess, batch: int, keep: bool, views: Views
+    runner: Runner, artifact: Artifact, photos: Photos, batch: int, *, keep: bool, views: Views
 ) -> Iterator[Answers]:
+    preprocess, kind = artifact.card.preprocess, artifact.card.answers
     if views == "center" and (keep or photos.cached(preprocess)):
         for chunk in photos.batches(preprocess, batch=batch, keep=keep):
             yield Answers(files=chunk.files, labels=chunk.labels, logits=runner(chunk.inputs))
         return
     unreadable = Unreadable(len(photos))
-    yield from answers(runner, photos.folder, preprocess, batch=batch, unreadable=unreadable, views=views)
+    found = answers(runner, photos.folder, preprocess, batch=batch, unreadable=unreadable, views=views, kind=kind)
+    yield from found
     photos.unreadable = unreadable.reasons

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from tlopt.details import Sensitivity
+from tlopt.details import AnswerKind, Sensitivity
 from tlopt.errors import SettingError
 from tlopt.graphs.view import View
 from tlopt.images import ImageFolder, batches
@@ -54,6 +54,7 @@ class Bench:
         images: What they are judged by.
         preprocess: How images become inputs.
         labelled: Whether the images' labels are the network's classes.
+        answers: What the network's numbers mean.
     """
 
     source: Callable[[], AbstractContextManager[Run]]
@@ -62,6 +63,7 @@ class Bench:
     images: ImageFolder
     preprocess: Preprocess
     labelled: bool
+    answers: AnswerKind = "logits"
 
 
 def within(
@@ -96,6 +98,7 @@ def within(
             inputs=lambda: (bench.preprocess.normalize(part.inputs) for part in seen),
             labels=labels,
             times=bench.times,
+            answers=bench.answers,
         )
         found = search(list(nodes), stack.enter_context(trials).measure, max_drop, trials.source_ms)
     _tell(found, max_drop)

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from tlopt import judging
+from tlopt.details import AnswerKind
 from tlopt.quantization.search.sensitivity import Trial
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -34,6 +35,7 @@ class Trials:
         inputs: Callable[[], Iterable[np.ndarray]],
         labels: np.ndarray | None,
         times: Times | None,
+        answers: AnswerKind = "logits",
     ) -> None:
         """Take in what all measurements share.
 
@@ -44,7 +46,9 @@ class Trials:
             labels: int64 (n,), theirs; None if they are not known.
             times: Two networks and a batch -> batch size -> milliseconds of each; None if they
                 cannot be timed here.
+            answers: What the networks' numbers mean.
         """
+        self._answers = answers
         self._opened, self._inputs, self._labels, self._times = opened, inputs, labels, times
         self._stack = contextlib.ExitStack()
         self._reference = self._logits(float_)
@@ -61,7 +65,7 @@ class Trials:
         labels, before, truth = logits.argmax(1), self._reference.argmax(1), self._labels
         flips = 1 - judging.agreement(labels, before)
         drop = flips if truth is None else judging.agreement(before, truth) - judging.agreement(labels, truth)
-        noise = judging.noise(logits, self._reference)
+        noise = judging.noise(*(judging.as_logits(found, self._answers) for found in (logits, self._reference)))
         return Trial(floats=floats, drop=drop, flips=flips, noise=noise, latency_ms=latency)
 
     def _logits(self, run: Run) -> np.ndarray:

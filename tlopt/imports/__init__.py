@@ -1,0 +1,1 @@
+"""How other people's networks are read: their input, their answers, their batches, their class names."""
