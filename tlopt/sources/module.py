@@ -18,6 +18,7 @@ from torch import nn
 from tlopt import trusted
 from tlopt.errors import PluginError, suggestion
 from tlopt.names import shown_name
+from tlopt.networks import head
 from tlopt.preprocess import Preprocess
 
 
@@ -70,10 +71,5 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
 
 
 def replace_head(model: nn.Module, classes: int) -> None:
-    """Put a new, untrained linear layer in place of the model's last one."""
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise PluginError("The model has no linear layer that could be replaced by a new classifier.")
-    name, last = linear[-1]
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, classes))
+    """Put a new, untrained classifier in place of the model's own."""
+    head.replace(model, classes)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tlopt.errors import PluginError, suggestion
-from tlopt.networks import vision_ops
+from tlopt.networks import head, vision_ops
 from tlopt.preprocess import Preprocess
 
 vision_ops.declare()
@@ -67,10 +67,8 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
 
 
 def replace_head(model: nn.Module, classes: int) -> None:
-    """Put a new, untrained linear layer in place of the model's last one."""
-    name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, classes))
+    """Put a new, untrained classifier in place of the model's own."""
+    head.replace(model, classes)
 
 
 def _known(name: str) -> str:

@@ -16,25 +16,25 @@ def stages(model: nn.Module) -> list[list[nn.Module]]:
     many. Children without weights belong to none, and a norm belongs to the layer before it. The
     last stage is the classifier alone.
     """
-    classifier = head.find(model)[1]
+    classifiers = head.find(model).layers
     found: list[list[nn.Module]] = []
     for module in _expanded(model):
-        if not any(True for _ in module.parameters()) or module is classifier:
+        if not any(True for _ in module.parameters()) or module in classifiers:
             continue
         if isinstance(module, NORMS) and found:
             found[-1].append(module)
         else:
             found.append([module])
-    return [*found, [classifier]]
+    return [*found, list(classifiers)]
 
 
 def _expanded(model: nn.Module) -> list[nn.Module]:
     total = sum(p.numel() for p in model.parameters())
-    classifier = head.find(model)[1]
+    classifiers = head.find(model).layers
     result: list[nn.Module] = []
     for child in model.children():
         size = sum(p.numel() for p in child.parameters())
-        holds_classifier = child is not classifier and any(m is classifier for m in child.modules())
+        holds_classifier = child not in classifiers and any(m in classifiers for m in child.modules())
         # A container that is more than half of the network says nothing about its depth.
         if holds_classifier or (size > total / 2 and isinstance(child, nn.Sequential | nn.ModuleList)):
             result += _expanded_children(child)

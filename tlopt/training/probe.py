@@ -42,12 +42,14 @@ class Probe:
         bias: float32 (classes,).
         penalty: The L2 penalty chosen.
         losses: Penalty -> mean cross-entropy in cross-validation.
+        reach: Twice the lowest logit of what it was fitted to, without its sign; 0 if none is negative.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     penalty: float
     losses: dict[float, float]
+    reach: float = 0.0
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits, (n, classes), of features."""
@@ -160,18 +162,16 @@ def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int =
     losses = _cross_validate(*compared, classes, seed, bias=bias)
     penalty = min(losses, key=lambda value: losses[value]) if losses else 0.03
     weight, shift = _solve(scaled, labels, classes, penalty, bias=bias)
-    return Probe(weight=weight / std, bias=shift - weight @ (mean / std), penalty=penalty, losses=losses)
+    reach = -2 * min(0.0, float((scaled @ weight.T + shift).min()))
+    return Probe(weight=weight / std, bias=shift - weight @ (mean / std), penalty=penalty, losses=losses, reach=reach)
 
 
 def fold(model: nn.Module, probe: Probe) -> None:
     """Put a probe into the network's classifier, in place."""
-    layer = head.find(model)[1]
-    with torch.no_grad():
-        layer.weight.copy_(probe.weight)
-        # nn.Linear declares its bias as a tensor, but a model may have made it without one.
-        bias: torch.Tensor | None = layer.bias
-        if bias is not None:
-            bias.copy_(probe.bias)
+    classifier = head.find(model)
+    # Where negative answers become 0, all are raised: that changes no share of a softmax.
+    raised = probe.reach if classifier.rectified else 0.0
+    classifier.write(probe.weight, probe.bias + raised)
 
 
 def _cross_validate(
@@ -249,9 +249,9 @@ def _key(model: nn.Module, pixels: Pixels, device: torch.device, batch: int, pos
     state = hashlib.sha256(about.encode())
     if positions is not None:
         state.update(positions.tobytes())
-    classifier = head.find(model)[0]
+    classifier = head.find(model)
     for name, tensor in model.state_dict().items():
-        if not name.startswith(f"{classifier}."):
+        if not classifier.holds(name):
             state.update(f"\0{name}{tuple(tensor.shape)}".encode())
             state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()[:32]

@@ -131,10 +131,9 @@ def _soften(model: nn.Module) -> None:
     A probe fits its training images all but perfectly, so that the loss has little left to teach the
     layers below it. Less sure of the same classes, it has more.
     """
-    layer = head.find(model)[1]
     with torch.no_grad():
-        for parameter in (layer.weight, layer.bias):
-            if parameter is not None:
+        for layer in head.find(model).layers:
+            for parameter in layer.parameters():
                 parameter.mul_(_SOFT)
 
 
@@ -163,23 +162,24 @@ def _probe(
     with distributed.leader_first():
         inputs, labels = features(train_images, "training", _START)
         held, truth = features(val_images, "validation", _JUDGED)
-    biased = head.find(model)[1].bias is not None
+    classifier = head.find(model)
     fitted = probe.fit(
-        inputs, torch.from_numpy(labels), classes=len(train_images.folder.classes), seed=settings.seed, bias=biased
+        inputs,
+        torch.from_numpy(labels),
+        classes=len(train_images.folder.classes),
+        seed=settings.seed,
+        bias=classifier.biased,
     )
-    if sparse and sparsity.follows(head.find(model)[1].weight):
+    if sparse and all(sparsity.follows(layer.weight) for layer in classifier.layers):
         fitted = dataclasses.replace(fitted, weight=fitted.weight * sparsity.mask(fitted.weight))
     found = selection.candidate(0.0, fitted.logits(held).numpy(), truth)
     details: dict[str, Any] = {
         "images": len(labels), "accuracy": found.accuracy, "loss": found.loss, "penalty": fitted.penalty,
     }  # fmt: skip
     if keep_better:
-        layer = head.find(model)[1]
-        with torch.no_grad():
-            own = selection.candidate(0.0, layer.cpu()(held).numpy(), truth)
+        own = selection.candidate(0.0, head.find(model.to("cpu")).answers(held).numpy(), truth)
         details["classifier_before"] = dataclasses.asdict(own)
         if (own.accuracy, -own.loss) >= (found.accuracy, -found.loss):
-            model.to("cpu")
             return details
     model.to("cpu")
     probe.fold(model, fitted)

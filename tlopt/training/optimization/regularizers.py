@@ -22,8 +22,8 @@ class Anchor:
 
     def __init__(self, model: nn.Module, strength: float) -> None:
         self.strength = strength
-        classifier = head.find(model)[0]
-        self._now = {n: p for n, p in model.named_parameters() if not n.startswith(f"{classifier}.")}
+        classifier = head.find(model)
+        self._now = {n: p for n, p in model.named_parameters() if not classifier.holds(n)}
         self._then = {name: p.detach().clone() for name, p in self._now.items()}
 
     def pull(self) -> torch.Tensor:
@@ -56,8 +56,8 @@ class Matcher:
     def __init__(self, model: nn.Module, teacher: nn.Module, weight: float, seed: int) -> None:
         self.weight = weight
         self._seen: dict[str, torch.Tensor] = {}
-        self._layers = {"student": head.find(model)[1], "teacher": head.find(teacher)[1]}
-        own, other = (layer.in_features for layer in self._layers.values())
+        self._layers = {"student": head.find(model).layers[0], "teacher": head.find(teacher).layers[0]}
+        own, other = (layer.weight.shape[1] for layer in self._layers.values())
         generator = torch.Generator().manual_seed(seed)
         self._projection = torch.randn(own, other, generator=generator) / other**0.5 if own != other else None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -76,7 +76,7 @@ class Matcher:
 
     def _note(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            self._seen[name] = inputs[0].flatten(1).float()
+            self._seen[name] = head.pooled(inputs[0]).float()
 
         return hook
 
