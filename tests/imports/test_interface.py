@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from foreign import SIDE, Net, agree, brought, by_itself, said, some
+from foreign_onnx import SIDE, Net, agree, brought, by_itself, said, some
 from onnx import TensorProto, helper
 
 import tlopt

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from foreign import Net, agree, brought, some
+from foreign_onnx import Net, agree, brought, by_itself, some
 
 import tlopt
 from tlopt.errors import ArtifactError
@@ -38,6 +38,16 @@ def test_a_batch_that_is_burned_in_is_fixed(tmp_path, photos, batch, shape):
 def test_a_batch_of_several_is_kept(tmp_path):
     file = burned(Net(), (4, 8)).save(tmp_path / "m.onnx", shape=(4, 3, 16, 16), out=(4, 3))
     assert brought(file, tmp_path).card.onnx.fixed_batch == 4
+
+
+def test_a_free_batch_that_takes_four_images_is_found(tmp_path):
+    file = burned(Net(), (4, 8)).save(tmp_path / "m.onnx")
+    artifact = brought(file, tmp_path)
+    assert artifact.card.onnx.fixed_batch == 4
+    plain = Net().save(tmp_path / "plain.onnx")
+    with tlopt.open_runner(artifact) as runner:
+        found = runner(artifact.card.preprocess.normalize(some(4)))
+    np.testing.assert_allclose(found, by_itself(plain, some(4) / 255), atol=1e-4)  # of float32
 
 
 def test_an_answer_without_a_batch_gets_one(tmp_path):

@@ -6,6 +6,7 @@ that it has alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tlopt.sessions import open_session
 log = logging.getLogger(__name__)
 
 _IMAGES = 6
+_LARGEST = 256  # images of a batch that is tried
 _GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
 # Of the answers' spread. Kernels add up in another order in another batch; in low precision that crosses a step.
 _SAME, _SAME_ROUNDED = 5e-3, 5e-2
@@ -64,6 +66,7 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Probed:
     _declare(model, 0)
     inputs = preprocess.normalize(probes(preprocess.size))
     alone = _first(model, inputs, declared or 1, preprocess, name)
+    declared = declared or (len(alone) if len(alone) > 1 and alone.ndim > 1 else 0)
     squeezed = _shaped(model, alone, declared or 1, name)
     run = _runner(model, inputs)
     if squeezed:
@@ -118,15 +121,34 @@ def _runner(model: onnx.ModelProto, inputs: np.ndarray) -> Any:
 
 
 def _first(model: onnx.ModelProto, inputs: np.ndarray, batch: int, preprocess: Preprocess, name: str) -> np.ndarray:
+    run = _runner(model, inputs)
     try:
-        found: np.ndarray = _runner(model, inputs)(_cycle(0, batch))
+        found: np.ndarray = run(_cycle(0, batch))
     except Exception as error:
+        # A free batch that is none: the numbers of images that reshapes inside name are tried.
+        for other in sorted(_burned(model) - {batch}):
+            with contextlib.suppress(Exception):
+                found = run(_cycle(0, other))
+                if found.shape[:1] == (other,):
+                    return found
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(
             f"{name} cannot be run on {batch} images of {preprocess.size} px in {preprocess.layout}: {reason}",
             hint="Check --image-size and --layout.",
         ) from error
     return found
+
+
+def _burned(model: onnx.ModelProto) -> set[int]:
+    """Return the batches that reshapes to a constant shape name."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants |= {
+        node.output[0]: item.t for node in model.graph.node if node.op_type == "Constant"
+        for item in node.attribute if item.name == "value"
+    }  # fmt: skip
+    shapes = [constants[n.input[1]] for n in model.graph.node if n.op_type == "Reshape" and n.input[1] in constants]
+    firsts = [int(onnx.numpy_helper.to_array(shape).ravel()[0]) for shape in shapes if shape.dims and shape.dims[0] > 1]
+    return {first for first in firsts if 1 < first <= _LARGEST}
 
 
 def _cycle(first: int, count: int) -> list[int]:

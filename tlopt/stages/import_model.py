@@ -12,7 +12,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.card import Card
 from tlopt.details import OnnxDetails, TorchDetails
-from tlopt.errors import SettingError
+from tlopt.errors import ArtifactError, SettingError
 from tlopt.imports.class_names import fitting, read_classes
 from tlopt.imports.settings import Ends, Feeding
 from tlopt.names import shown_name
@@ -24,6 +24,7 @@ from tlopt.stages import SourceFile, stage
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +105,33 @@ def _from_source(
         weights_file=weights_file,
     )
     preprocess = Preprocess.from_dict({**preprocess.to_dict(), **given})
-    import torch
-
-    with torch.inference_mode():
-        width = network.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[-1]
+    width = _logits_of(network, preprocess, model)
     card = Card(
         kind="torch", model=model, precision="fp32", classes=fitting(names, width), preprocess=preprocess,
         details=TorchDetails(),
     )  # fmt: skip
     return sources.keep(network, out, card)
+
+
+def _logits_of(network: nn.Module, preprocess: Preprocess, model: str) -> int:
+    """Return how many logits a network answers with.
+
+    Raises:
+        ArtifactError: It answers with probabilities.
+    """
+    import torch
+
+    from tlopt.imports.meaning import are_probabilities
+    from tlopt.imports.probing import probes
+
+    with torch.inference_mode():
+        answers = network.eval()(torch.from_numpy(preprocess.normalize(probes(preprocess.size)))).numpy()
+    if are_probabilities(answers):
+        raise ArtifactError(
+            f"The network {shown_name(model)} answers with probabilities; training, pruning and export take logits.",
+            hint="Leave the softmax out of the function that makes it.",
+        )
+    return int(answers.shape[-1])
 
 
 def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict[str, Any], ends: Ends) -> Card:
