@@ -51,6 +51,27 @@ def test_weights_outside_of_the_folder_are_refused(hidden, tmp_path):
         external_data.check(graph(folder, "link", hidden=hidden))
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_address_in_memory_is_no_place_of_weights(hidden, tmp_path):
+    # OpenVINO takes this name for "the offset is an address", whatever file there is.
+    place = "*/_ORT_MEM_ADDR_/*"
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(bytes(96))
+    with pytest.raises(ArtifactError, match="at an address in memory"):
+        external_data.check(graph(tmp_path, place, hidden=hidden))
+
+
+def test_the_default_of_a_functions_attribute_is_looked_at(tmp_path):
+    model = onnx.load(graph(tmp_path, "../private"), load_external_data=False)
+    function = helper.make_function("own", "f", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], [])
+    function.attribute_proto.append(helper.make_attribute("value", model.graph.initializer[0]))
+    del model.graph.initializer[:]
+    model.functions.append(function)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="outside of its folder"):
+        external_data.check(tmp_path / "model.onnx")
+
+
 def test_a_pipe_in_the_place_of_weights_is_refused(tmp_path):
     os.mkfifo(tmp_path / "weights")
     with pytest.raises(ArtifactError, match="weights is a named pipe, no regular file"):

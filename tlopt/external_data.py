@@ -7,7 +7,7 @@ whose content then becomes part of what is made, or a device that never ends.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,10 @@ from tlopt.names import shown_name
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message  # type: ignore[import-untyped]  # it has no stubs
+
+# ONNX Runtime's word for tensors in its own memory. OpenVINO takes it from files, too, and reads from any address.
+_ADDRESS = "_ORT_MEM_ADDR_"
 
 
 def check(file: Path, *, listed: Collection[str] | None = None) -> None:
@@ -33,6 +37,8 @@ def check(file: Path, *, listed: Collection[str] | None = None) -> None:
     if not _may_name(file):
         return
     for name in sorted(set(_places(file))):
+        if _ADDRESS in name:
+            raise ArtifactError(f"{file} keeps weights at an address in memory, which only a running program may.")
         place = file.parent / name
         if not name or "\0" in name or not place.resolve().is_relative_to(file.parent.resolve()):
             raise ArtifactError(f"{file} keeps weights in a file outside of its folder: {shown_name(name)}.")
@@ -63,22 +69,22 @@ def _places(file: Path) -> Iterator[str]:
     except Exception as error:
         # The parsers of protobuf's implementations share no error.
         raise ArtifactError(f"{file} is no readable ONNX file.") from error
-    for tensor in _tensors([model.graph], [node for function in model.functions for node in function.node]):
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             yield from (entry.value for entry in tensor.external_data if entry.key == "location")
 
 
-def _tensors(graphs: list[onnx.GraphProto], nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    rest = list(nodes)
-    while graphs or rest:
-        while graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            rest += graph.node
-        for attribute in rest.pop().attribute if rest else ():
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            graphs += [attribute.g, *attribute.graphs]
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a file, wherever its format lets one be: in graphs, functions and attributes of both."""
+    import onnx
+
+    rest: list[Message] = [model]
+    while rest:
+        for field, value in rest.pop().ListFields():
+            if field.message_type is None:
+                continue
+            for message in value if isinstance(value, Sequence) else (value,):
+                if isinstance(message, onnx.TensorProto):
+                    yield message
+                else:
+                    rest.append(message)
