@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tlopt import __version__, files, ledger, registry, schema, settings, trusted
 from tlopt.artifact import Artifact
@@ -223,16 +223,17 @@ def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
     place = recipe.out / step.name
     named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, source)]
     reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
+    makes: Literal["artifact", "report"] = "report" if step.verb in ("compare", "report") else "artifact"
     if ours or _is_made(recipe, step, place):
-        check_place(place, force=True, reads=reads)
+        check_place(place, force=True, reads=reads, makes=makes)
         return
     try:
-        check_place(place, reads=reads)
+        check_place(place, reads=reads, makes=makes)
     except OutputExistsError as error:
         if not place.exists():
             raise
         try:
-            check_place(place, force=True, reads=reads)
+            check_place(place, force=True, reads=reads, makes=makes)
             hint = f"Move it, or choose another `out`; --force-from {step.name} replaces it."
         except OutputExistsError:
             hint = "Move it, or choose another `out`."
@@ -295,7 +296,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         comparison = function(*sources, **step.settings)
         report = comparison.to_report()
         report.check()
-        with draft(place, force=True, reads=sources) as made:
+        with draft(place, force=True, reads=sources, makes="report") as made:
             write_whole(made / "compare.json", report.to_json())
         return str(report.table())
     if step.verb == "report":

@@ -13,6 +13,7 @@ OURS = {
     "comparison": {"compare.json": REPORT},
     "set": SET,
 }
+MAKES = {"report": "report", "comparison": "report", "set": "set"}  # what is no artifact
 FOREIGN = {
     "notes": {"notes.txt": ""},
     "photos": {"a/1.jpg": "", "b/2.jpg": ""},
@@ -20,6 +21,7 @@ FOREIGN = {
     "card among photos": {"artifact.json": CARD, "a/1.jpg": ""},
     "damaged card among photos": {"artifact.json": "", "a/1.jpg": ""},
     "notes in an artifact": {"artifact.json": CARD, "model.onnx": "", "notes.txt": ""},
+    "damaged card of another program": {"artifact.json": "{'a'", "resnet.onnx": "", "notes.json": ""},
     "page": {"report.html": ""},
     "table of a person": {"manifest.csv": SET["manifest.csv"], "a/1.jpg": ""},
     "set with more": {**SET, "a/new.jpg": ""},

@@ -9,7 +9,7 @@ import pytest
 from contents import fill
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing import claims, draft, drafts, tidy
+from tlopt.publishing import check_place, claims, draft, drafts, tidy
 
 CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0"}})
 
@@ -201,13 +201,31 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_or_nothing(tmp_path, monke
 
 def test_what_a_run_killed_at_its_very_end_left_is_tidied(tmp_path):
     make(tmp_path / "a")
-    for left in (".a.lock", ".a.draft-00000000/old", ".a.checkpoint/state"):
+    for left in (".a.lock", ".a.draft-00000000/old", ".a.checkpoint/checkpoint.safetensors"):
         fill(tmp_path, {left: ""})
     tidy(tmp_path / "a")
     assert names(tmp_path) == ["a"]
     with draft(tmp_path / "b") as made:
         tidy(tmp_path / "b")
         assert made.folder.exists()
+
+
+def test_what_only_goes_by_the_name_of_a_lock_or_a_checkpoint_stays(tmp_path):
+    fill(tmp_path, {".a.checkpoint/mine.txt": "mine", ".a.checkpoint/checkpoint.safetensors": "", ".b.lock": "mine"})
+    make(tmp_path / "a")
+    assert names(tmp_path / ".a.checkpoint") == ["mine.txt"]
+    os.mkfifo(tmp_path / ".c.lock")
+    (tmp_path / ".d.lock").mkdir()
+    (tmp_path / ".e.lock").symlink_to("nowhere")
+    (tmp_path / "b").mkdir()
+    before = names(tmp_path)
+    for name in "bcde":
+        for use in (check_place, make):
+            with pytest.raises(OutputExistsError, match=rf"\.{name}\.lock is in the way"):
+                use(tmp_path / name)
+    tidy(tmp_path / "b")
+    assert names(tmp_path) == before
+    assert (tmp_path / ".b.lock").read_text() == "mine"
 
 
 def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from contents import OURS, fill
 
 from tlopt.errors import OutputExistsError
+from tlopt.files import IrregularFileError
 from tlopt.publishing import check_file, write_whole, writing
 
 
@@ -81,11 +82,18 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_whole(pipe, "through")
+    write_whole(pipe, "through", special=True)
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert pipe.is_fifo()
     assert names(tmp_path) == ["pipe"]
+
+
+def test_a_pipe_in_the_place_of_a_file_of_our_own_lets_nobody_wait(tmp_path):
+    os.mkfifo(tmp_path / "state")
+    with pytest.raises(IrregularFileError, match="state is a named pipe"):
+        write_whole(tmp_path / "state", "x")
+    assert names(tmp_path) == ["state"]
 
 
 def test_a_protected_file_is_left_as_it_is(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from contents import CARD, FOREIGN, OURS, SET, fill
+from contents import CARD, FOREIGN, MAKES, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing import check_place
@@ -14,14 +14,26 @@ def test_force_replaces_what_tlopt_made(tmp_path, kind):
     with pytest.raises(OutputExistsError, match="exists already") as caught:
         check_place(out)
     assert "--force" in caught.value.hint
-    assert check_place(out, force=True) == out
+    assert check_place(out, force=True, makes=MAKES.get(kind, "artifact")) == out
+
+
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("makes", ["artifact", "report", "set"])
+def test_force_replaces_no_images_with_an_artifact_and_no_artifact_with_a_report(tmp_path, kind, makes):
+    out = fill(tmp_path / "out", OURS[kind])
+    own = MAKES.get(kind, "artifact")
+    if own in (makes, "report"):
+        assert check_place(out, force=True, makes=makes) == out
+        return
+    with pytest.raises(OutputExistsError, match="--force does not replace it with a"):
+        check_place(out, force=True, makes=makes)
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_force_replaces_nothing_else_and_names_what_would_be_lost(tmp_path, kind):
     out = fill(tmp_path / "out", FOREIGN[kind])
     with pytest.raises(OutputExistsError, match=r"(notes\.txt|\.jpg|\.json|\.html).* would be lost") as caught:
-        check_place(out, force=True)
+        check_place(out, force=True, makes="set" if "set" in kind else "artifact")
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message
 
@@ -36,7 +48,29 @@ def test_force_never_replaces_what_is_read_or_what_holds_it(tmp_path, monkeypatc
             check_place(out, force=True, reads=[read])
     with pytest.raises(OutputExistsError, match="what this command reads"):
         check_place(tmp_path / "x" / ".." / "set", force=True, reads=[out])
-    assert check_place(out, force=True, reads=[tmp_path, tmp_path / "other"])
+    assert check_place(out, force=True, reads=[tmp_path, tmp_path / "other"], makes="set")
+
+
+def test_a_folder_that_is_mounted_a_second_time_is_known(tmp_path, monkeypatch):
+    out, other = fill(tmp_path / "out", OURS["artifact"]), fill(tmp_path / "other" / "set", SET).parent
+    true_stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **given: true_stat(out if path == other else path, **given))
+    with pytest.raises(OutputExistsError, match="holds what this command reads"):
+        check_place(out, force=True, reads=[other / "set", other / "set" / "a"])
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_replaced(tmp_path, monkeypatch):
+    out = fill(tmp_path / "out", {**OURS["artifact"], "closed/mine.txt": ""})
+    true_scandir = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OutputExistsError, match="did not put there: closed would be lost"):
+        check_place(out, force=True)
 
 
 def test_the_current_folder_and_those_above_it_are_refused(tmp_path, monkeypatch):

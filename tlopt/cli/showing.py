@@ -46,9 +46,9 @@ def show_report(result: Reported, *, as_json: bool, csv: str | None = None, mark
     report = result.to_report()
     click.echo(report.to_json() if as_json else report.table(color=terminal.colored(), width=terminal.width()))
     if csv:
-        write_whole(csv, report.to_csv())
+        write_whole(csv, report.to_csv(), special=True)
     if markdown:
-        write_whole(markdown, report.to_markdown())
+        write_whole(markdown, report.to_markdown(), special=True)
     report.check()
 
 

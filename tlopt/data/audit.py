@@ -164,14 +164,14 @@ def audit(
     result = Audit(images=folder, findings=tuple(found), notes=tuple(notes), cleaned=cleaned, page=html)
     if html is not None:
         text = page.page(result.to_report(), folder, result.findings, result.counts())
-        write_whole(html, text, errors="replace")  # of file names that are no UTF-8
+        write_whole(html, text, errors="replace", special=True)  # of file names that are no UTF-8
     return result
 
 
 def _check_outputs(fix: Path | None, html: Path | None, reads: Iterable[str | Path], force: bool) -> None:
     reads = tuple(reads)
     if fix is not None:
-        check_place(fix, force=force, reads=reads)
+        check_place(fix, force=force, reads=reads, makes="set")
     if html is not None:
         check_file(html, force=force, reads=reads)
 

@@ -68,7 +68,7 @@ def clean(
             "with another label.",
             hint="Look at the findings before you use --fix.",
         )
-    with draft(out, force=force, reads=folder.places()) as made:
+    with draft(out, force=force, reads=folder.places(), makes="set") as made:
         rewritten = [entry for entry in entries if entry.action == "converted"]
         done = ordered(lambda entry: _convert(entry.source, made / entry.target), rewritten)
         for _ in track(done, label="Converting images", total=len(rewritten)):

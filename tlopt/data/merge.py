@@ -60,10 +60,10 @@ def merge(
     """
     if not sources:
         raise SettingError("merge needs at least one source.")
-    check_place(out, force=force, reads=sources)
+    check_place(out, force=force, reads=sources, makes="set")
     folders = [scan(source) for source in sources]
     read = [place for folder in folders for place in folder.places()]
-    check_place(out, force=force, reads=read)
+    check_place(out, force=force, reads=read, makes="set")
     renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
     origins = _names(folders)
     parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)
@@ -99,7 +99,7 @@ def merge(
             "with another label.",
             hint="tlopt data audit shows them.",
         )
-    with draft(out, force=force, reads=read) as made:
+    with draft(out, force=force, reads=read, makes="set") as made:
         write(entries, made.folder, link=files == "link")
     return opened(out, entries, tuple(notes))
 

@@ -63,9 +63,9 @@ def split(
         ImagesError: The images cannot be used, or none of a class is readable.
         OutputExistsError: `out` exists and `force` is not set.
     """
-    check_place(out, force=force, reads=[images])
+    check_place(out, force=force, reads=[images], makes="set")
     folder = scan(images)
-    check_place(out, force=force, reads=folder.places())
+    check_place(out, force=force, reads=folder.places(), makes="set")
     pattern = _pattern(group_by) if group_by else None
     named = _named(folder, pattern) if pattern else np.empty((0, 2), dtype=np.int64)
     inspections = inspect_all(folder)
@@ -94,7 +94,7 @@ def split(
                 reason=f"unreadable: {problem}" if problem else "",
             )
         )
-    with draft(out, force=force, reads=folder.places()) as made:
+    with draft(out, force=force, reads=folder.places(), makes="set") as made:
         write(entries, made.folder, link=files == "link")
     return opened(out, entries, _notes(folder, groups, assigned, val, test))
 

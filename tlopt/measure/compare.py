@@ -250,7 +250,7 @@ def compare(
         layers=drift(first, second, images=photos.folder.source) if layers else None,
     )
     if html is not None:
-        write_whole(html, comparison.to_page(), errors="replace")
+        write_whole(html, comparison.to_page(), errors="replace", special=True)
     return comparison
 
 

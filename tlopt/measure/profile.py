@@ -75,7 +75,7 @@ def profile(
     title = f"{artifact.name} on {where}, batch {batch}"
     if picture is not None:
         slowest = sorted(timed, key=lambda one: -one[2])[: min(top or _DRAWN, _DRAWN)]
-        write_whole(picture, bars(slowest, by_op, title=title))
+        write_whole(picture, bars(slowest, by_op, title=title), special=True)
     median_ms = whole.quantile_ms(0.5)
     return Report(
         title=f"{title}: {median_ms:.2f} ms a run, {len(timed)} layers",

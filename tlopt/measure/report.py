@@ -58,12 +58,12 @@ def report(
         OutputExistsError: `out` exists and `force` is not set, or it is no report.
     """
     given = [one.path if isinstance(one, Artifact) else one for one in artifacts]
-    check_place(out, force=force, reads=[*given, *([images] if images else [])])
+    check_place(out, force=force, reads=[*given, *([images] if images else [])], makes="report")
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     photos = open_photos(loaded[0], images, split)
     reads = [*(one.path for one in loaded), *photos.folder.places()]
-    with draft(out, force=force, reads=reads) as folder:
+    with draft(out, force=force, reads=reads, makes="report") as folder:
         made, text = _measured(
             loaded, named, photos, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title
         )

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError
 
 _NOTE_BYTES = 4096  # a whole block, so that a full disk is noticed before the work
+_NOTE = b"process "  # how it begins
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -38,7 +40,7 @@ def claim(lock: Path, shown: str | Path) -> Iterator[bool]:
         shown: How messages name what is being made.
 
     Raises:
-        OutputExistsError: Another process holds it.
+        OutputExistsError: Another process holds it, or something else than a lock lies there.
         OutputError: The file cannot be written.
     """
     try:
@@ -63,10 +65,12 @@ def refuse_claimed(lock: Path, shown: str | Path) -> None:
     """Raise an error if another process holds a lock file.
 
     Raises:
-        OutputExistsError: It does.
+        OutputExistsError: It does, or something else than a lock lies there.
     """
     if follows():
         return
+    if os.path.lexists(lock) and not stat.S_ISREG(lock.lstat().st_mode):
+        raise _in_the_way(lock, shown)
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -77,6 +81,8 @@ def refuse_claimed(lock: Path, shown: str | Path) -> None:
         raise _taken(handle, shown) from None
     except OSError:
         return
+    else:
+        _refuse_foreign(handle, lock, shown)
     finally:
         os.close(handle)
 
@@ -99,7 +105,7 @@ def _acquire(lock: Path, shown: str | Path) -> int | None:
     """Return the locked file, None where the file system knows no locks."""
     while True:
         with contextlib.ExitStack() as opened:
-            handle = _open(lock)
+            handle = _open(lock, shown)
             opened.callback(os.close, handle)
             try:
                 mine = locked(handle, lock)
@@ -108,6 +114,7 @@ def _acquire(lock: Path, shown: str | Path) -> int | None:
                     raise
                 return None
             if mine:
+                _refuse_foreign(handle, lock, shown)
                 _sign(handle, lock)
                 opened.pop_all()
                 return handle
@@ -116,7 +123,9 @@ def _acquire(lock: Path, shown: str | Path) -> int | None:
                 raise _taken(handle, shown)
 
 
-def _open(lock: Path) -> int:
+def _open(lock: Path, shown: str | Path) -> int:
+    if os.path.lexists(lock) and not stat.S_ISREG(lock.lstat().st_mode):
+        raise _in_the_way(lock, shown)
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         return os.open(lock, flags | os.O_RDWR, 0o666)
@@ -124,9 +133,22 @@ def _open(lock: Path) -> int:
         return os.open(lock, flags | os.O_RDONLY, 0o666)  # another user's, left by a killed run
 
 
+def _refuse_foreign(handle: int, lock: Path, shown: str | Path) -> None:
+    """Leave a file alone that no run wrote, though it has a lock's name."""
+    if os.pread(handle, len(_NOTE), 0) not in (b"", _NOTE):  # empty if its run was killed before it had signed
+        raise _in_the_way(lock, shown)
+
+
+def _in_the_way(lock: Path, shown: str | Path) -> OutputExistsError:
+    return OutputExistsError(
+        f"{shown} cannot be made: {lock} is in the way, and is no lock of tlopt.",
+        hint="Move it, or choose another --out.",
+    )
+
+
 def _sign(handle: int, lock: Path) -> None:
     """Say in the file who holds it."""
-    note = f"process {os.getpid()} on {platform.node()}\n".encode(errors="replace").ljust(_NOTE_BYTES)
+    note = (_NOTE + f"{os.getpid()} on {platform.node()}\n".encode(errors="replace")).ljust(_NOTE_BYTES)
     try:
         os.pwrite(handle, note, 0)
     except OSError as error:

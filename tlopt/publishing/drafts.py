@@ -16,7 +16,10 @@ from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing.claims import claim, follows, lock_file, unwritable
+from tlopt.publishing.marks import Group
 from tlopt.publishing.places import check_place, examined, is_occupied, located
+
+CHECKPOINT = "checkpoint.safetensors"  # the one file in a run's folder of checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,9 @@ class Draft:
 
 
 @contextlib.contextmanager
-def draft(out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = ()) -> Iterator[Draft]:
+def draft(
+    out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = (), makes: Group = "artifact"
+) -> Iterator[Draft]:
     """Yield a draft that becomes `out` only if the block succeeds.
 
     The draft lies beside `out`, so that the final rename is atomic. Whatever interrupts the block leaves `out` as
@@ -56,13 +61,14 @@ def draft(out: str | Path, *, force: bool = False, reads: Iterable[str | Path] =
         out: The folder to make.
         force: Replace what is there, if tlopt made all of it.
         reads: What the command reads, which is never replaced.
+        makes: What becomes of it: it replaces only a folder of the same kind, or a report.
 
     Raises:
         OutputExistsError: Something is at `out` that may not be replaced, or another run is making it.
         OutputError: It cannot be made there.
     """
     reads = tuple(reads)
-    place = check_place(out, force=force, reads=reads)
+    place = check_place(out, force=force, reads=reads, makes=makes)
     if follows():
         with tempfile.TemporaryDirectory() as folder:
             yield Draft(folder=Path(folder), out=place)
@@ -75,12 +81,12 @@ def draft(out: str | Path, *, force: bool = False, reads: Iterable[str | Path] =
         if alone:
             _sweep(place)
         # Again, because what a killed run had set aside may have come back, or another run may just have ended.
-        examined(out, force=force, reads=reads)
+        examined(out, force=force, reads=reads, makes=makes)
         made = Draft(folder=_scratch(place, out), out=place)
         try:
             yield made
-            _publish(made, out, lambda: examined(out, force=force, reads=reads))
-            shutil.rmtree(made.checkpoints, ignore_errors=True)
+            _publish(made, out, lambda: examined(out, force=force, reads=reads, makes=makes))
+            _forget(made.checkpoints)
         finally:
             shutil.rmtree(made.folder, ignore_errors=True)
 
@@ -150,7 +156,18 @@ def tidy(out: str | Path) -> None:
     with contextlib.suppress(OutputError, OutputExistsError), claim(lock_file(place), out) as alone:
         if alone:
             _sweep(place)
-            shutil.rmtree(Draft(folder=place, out=place).checkpoints, ignore_errors=True)
+            _forget(Draft(folder=place, out=place).checkpoints)
+
+
+def _forget(checkpoints: Path) -> None:
+    """Remove the checkpoint of a run, and its folder if nothing else is in it: it may be the user's."""
+    name = re.compile(rf"{re.escape(CHECKPOINT)}|\.{re.escape(CHECKPOINT)}\.part-[0-9a-f]{{8}}")
+    with contextlib.suppress(OSError):
+        with os.scandir(checkpoints) as entries:
+            ours = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+        for file in ours:
+            file.unlink()
+        checkpoints.rmdir()
 
 
 _RENAME_EXCHANGE = 2  # <linux/fs.h>

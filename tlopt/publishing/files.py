@@ -12,38 +12,51 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError
+from tlopt.files import IrregularFileError, irregular
 from tlopt.publishing.claims import locked
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
 
 
-def write_whole(file: str | Path, content: str | bytes, *, errors: str = "surrogateescape") -> None:
+def write_whole(
+    file: str | Path, content: str | bytes, *, errors: str = "surrogateescape", special: bool = False
+) -> None:
     """Write a file; whatever interrupts this, it is the old one or the new one.
 
     Args:
         file: The file. Missing folders above it are made.
         content: Text is written as UTF-8.
         errors: What becomes of characters that UTF-8 lacks, as those of a file name in another encoding.
+        special: Write into a pipe or a device, as for a file that a person named.
 
     Raises:
+        IrregularFileError: A pipe, a device or the like is in its place.
         OSError: It cannot be written.
     """
-    with writing(file) as scratch, scratch.open("wb") as handle:
+    with writing(file, special=special) as scratch, scratch.open("wb") as handle:
         handle.write(content.encode(errors=errors) if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def writing(file: str | Path) -> Iterator[Path]:
+def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file that takes the place of `file` if the block succeeds.
 
-    A link is followed. A device or a pipe is written to directly. The mode of the old file is kept.
+    A link is followed. The mode of the old file is kept.
+
+    Args:
+        file: The file.
+        special: Write into a pipe or a device directly, as for a file that a person named. Others would let a command
+            wait for ever.
 
     Raises:
+        IrregularFileError: A pipe, a device or the like is in its place.
         OSError: It cannot be written.
     """
     target = Path(os.path.realpath(file))
     mode = _mode(target)
     if mode is not None and not stat.S_ISREG(mode):
+        if not special:
+            raise IrregularFileError(file, f"is {irregular(mode)}, no regular file")
         yield target
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tlopt import files
 from tlopt.schema import parse_json
+
+Group = Literal["artifact", "report", "set"]
 
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what file browsers leave, to be lost without regret
 
@@ -25,16 +27,16 @@ class Mark:
 
     Args:
         what: Its name.
+        group: What it is in the end; a command replaces folders of its own group only, and any report.
         file: The file that shows it.
         owned: Reads that file and returns the paths of all that tlopt wrote, relative to the folder and without
             the file itself. It raises ValueError, KeyError or TypeError for a file of somebody else.
-        images: It holds images of the user.
     """
 
     what: str
+    group: Group
     file: str
     owned: Callable[[Path], Iterable[str]]
-    images: bool = False
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -49,13 +51,19 @@ def _artifact(card: Path) -> Iterable[str]:
         content = _json(card)
     except ValueError:
         # A damaged card must not stand in the way of the artifact that replaces it.
-        return [name for name in _files(card.parent) if Path(name).suffix in _PAYLOADS]
+        return [name for name in _files(card.parent) if name in _PAYLOADS or name.startswith("tensorboard/events")]
     if "schema" not in content or "lineage" not in content:
         raise ValueError
     return map(str, dict(content["files"]))
 
 
-_PAYLOADS = (".safetensors", ".onnx", ".data", ".engine", ".plan", ".json", ".jsonl", ".svg")
+# All that the stages write. Another program may have an artifact.json of its own, beside files of the same kinds.
+_PAYLOADS = frozenset(
+    {
+        "model.safetensors", "model.onnx", "model.onnx.data", "model.engine", "layers.json", "metrics.jsonl",
+        "confusion_matrix.svg", "learning_curves.svg",
+    }
+)  # fmt: skip
 
 
 def _report(file: Path) -> Iterable[str]:
@@ -73,10 +81,10 @@ def _set(manifest: Path) -> Iterable[str]:
 
 
 MARKS = (
-    Mark(what="an artifact", file="artifact.json", owned=_artifact),
-    Mark(what="a report", file="report.json", owned=_report),
-    Mark(what="a comparison", file="compare.json", owned=_report),
-    Mark(what="a set of images", file="manifest.csv", owned=_set, images=True),
+    Mark(what="an artifact", group="artifact", file="artifact.json", owned=_artifact),
+    Mark(what="a report", group="report", file="report.json", owned=_report),
+    Mark(what="a comparison", group="report", file="compare.json", owned=_report),
+    Mark(what="a set of images", group="set", file="manifest.csv", owned=_set),
 )
 
 
@@ -105,17 +113,22 @@ def contents(folder: Path) -> Contents:
             owned = frozenset({mark.file, *map(os.path.normpath, mark.owned(folder / mark.file))})
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             continue
-        if mark.images and "log.csv" not in present:
+        if mark.group == "set" and "log.csv" not in present:
             continue  # a table that a person wrote beside the images
         return Contents(mark=mark, owned=owned, foreign=tuple(sorted(present - owned)))
     return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted(present)))
 
 
 def _files(folder: Path) -> Iterable[str]:
-    """Yield the path of every file below a folder, relative to it; a link to a folder counts as a file."""
-    for root, folders, here in os.walk(folder):
+    """Yield the path of every file below a folder, relative to it.
+
+    A link to a folder counts as a file. So does a folder that cannot be looked into: nobody knows what is in it.
+    """
+    closed: list[str] = []
+    for root, folders, here in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
         below = os.path.relpath(root, folder)
         links = [name for name in folders if Path(root, name).is_symlink()]
         for name in [*here, *links]:
             if name not in _LITTER:
                 yield os.path.normpath(os.path.join(below, name))
+    yield from (os.path.relpath(path, folder) for path in closed)

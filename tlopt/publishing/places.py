@@ -9,7 +9,7 @@ from pathlib import Path
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.names import shown_name
 from tlopt.publishing.claims import lock_file, refuse_claimed
-from tlopt.publishing.marks import contents
+from tlopt.publishing.marks import Group, contents
 
 _ELSEWHERE = "Choose another --out."
 
@@ -22,7 +22,9 @@ def located(out: str | Path) -> Path:
     return Path(os.path.realpath(out.parent)) / out.name
 
 
-def check_place(out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = ()) -> Path:
+def check_place(
+    out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = (), makes: Group = "artifact"
+) -> Path:
     """Return where a folder will be made, absolute; refuse a place where something would be lost.
 
     `draft` checks this, too. A command that works before it opens a draft calls it first.
@@ -31,17 +33,18 @@ def check_place(out: str | Path, *, force: bool = False, reads: Iterable[str | P
         out: The folder to make.
         force: Replace what is there, if tlopt made all of it.
         reads: What the command reads: files and folders. It is gone through only if something is at `out`.
+        makes: What the command makes: it replaces only what it could have made, or a report.
 
     Raises:
         OutputExistsError: Something is there that may not be replaced, or another run is making it.
         OutputError: It cannot be made there.
     """
-    place = examined(out, force=force, reads=reads)
+    place = examined(out, force=force, reads=reads, makes=makes)
     refuse_claimed(lock_file(place), out)
     return place
 
 
-def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path]) -> Path:
+def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path], makes: Group) -> Path:
     """Do what `check_place` does, but let the one ask who is making `out` himself."""
     place = located(out)
     _refuse_homes(place, out)
@@ -57,7 +60,7 @@ def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path]) -> Pa
             f"{out} is the root of a file system, which cannot be replaced.", hint=f"Name a folder in it: {out}/tuned."
         )
     if any(place.iterdir()):
-        _check_replaced(place, out, force, reads)
+        _check_replaced(place, out, force, reads, makes)
     return place
 
 
@@ -66,11 +69,12 @@ def is_occupied(place: Path) -> bool:
     return place.is_symlink() or (place.exists() and not (place.is_dir() and not any(place.iterdir())))
 
 
-def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[str | Path]) -> None:
+def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[str | Path], makes: Group) -> None:
+    others: set[Path] = set()  # folders that are not the place
     for read in reads:
         found = Path(os.path.realpath(read))
-        if found == place or place in found.parents:
-            what = "is" if found == place else "holds"
+        if (same := _among(place, (found, *found.parents), others)) is not None:
+            what = "is" if found == same else "holds"
             raise OutputExistsError(f"{out} {what} what this command reads: {read} would be lost.", hint=_ELSEWHERE)
     if not force:
         raise OutputExistsError(
@@ -87,6 +91,29 @@ def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[s
             f"{out} holds what tlopt did not put there: {_named(held.foreign)} would be lost.",
             hint=f"Move it out of {out}, or choose another --out.",
         )
+    if held.mark.group not in (makes, "report"):
+        raise OutputExistsError(
+            f"{out} is {held.mark.what}: --force does not replace it with {_MADE[makes]}.",
+            hint=f"Move it, or delete it yourself. {_ELSEWHERE}",
+        )
+
+
+_MADE: dict[Group, str] = {"artifact": "an artifact", "report": "a report", "set": "a set of images"}
+
+
+def _among(place: Path, folders: Iterable[Path], others: set[Path]) -> Path | None:
+    """Return the one of some folders that a place is, by whatever path: a mounted folder has several."""
+    here = place.stat()
+    for folder in folders:
+        if folder in others:
+            return None  # and so are those above it
+        try:
+            if folder == place or os.path.samestat(folder.stat(), here):
+                return folder
+        except OSError:
+            continue
+    others.update(folders)
+    return None
 
 
 def _named(files: tuple[str, ...]) -> str:

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from tlopt import files
 from tlopt.errors import ArtifactError, StageError, TloptError
-from tlopt.publishing import writing
+from tlopt.publishing import CHECKPOINT, writing
 from tlopt.schema import convert, parse_json
 
-FILE = "checkpoint.safetensors"
+FILE = CHECKPOINT
 
 
 @dataclass(frozen=True, kw_only=True)
