@@ -20,7 +20,7 @@ FAMILIES = {
     "regnetx_002": True,
     "regnety_002": True,
     "densenet121?block_config=(3, 3, 3, 3)": True,
-    "vgg11_bn": True,
+    "vgg11_bn?mlp_ratio=0.0625": True,
 }
 SIZE = 32
 

@@ -32,7 +32,7 @@ def test_every_layer_is_timed_at_every_batch(model):
 
 
 def test_unevenly_padded_convolutions_are_timed():
-    model = sources.build("timm:mobilenetv2_035?pad_type=same", classes=4, size=SIZE)
+    model = sources.build("timm:test_efficientnet?pad_type=same", classes=4, size=SIZE)
     layers = [layer for layer in channels.analyze(model, SIZE).layers if hasattr(layer.module, "widths")]
     assert layers
     assert all(ms > 0 for ms in latency._profile([(layer, 1, *layer.widths({})) for layer in layers[:2]], 1))
@@ -92,7 +92,7 @@ def test_the_exported_network_answers_as_the_torch_one(model):
 
 
 def test_padding_that_export_folds_into_convolutions_is_not_timed_beside_them():
-    model = sources.build("timm:mobilenetv2_035?pad_type=same", classes=4, size=SIZE).train()
+    model = sources.build("timm:test_efficientnet?pad_type=same", classes=4, size=SIZE).train()
     graph = onnx.load_from_string(latency.to_onnx(model, SIZE)).graph
     assert "Pad" not in {node.op_type for node in graph.node}
     assert model.training
