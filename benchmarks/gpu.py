@@ -30,7 +30,7 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.artifact import Artifact
-from tlopt.card import plain
+from tlopt.cards.card import plain
 from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.environment import processor, versions
 from tlopt.errors import ImagesError, TloptError

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.artifact import Artifact, seal
 from tlopt.backends.onnxruntime import Runner
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed.machine import machine_state
 from tlopt.preprocess import Preprocess

@@ -173,8 +173,8 @@ def quantized(artifacts: Path) -> dict[str, str]:
 
 def parity(root: Path, artifacts: Path) -> dict[str, float]:
     """Hold the graph that takes raw RGB bytes against the one that Python preprocesses for, on all photos."""
-    from tlopt.image_files import read_image
     from tlopt.images import SUFFIXES
+    from tlopt.reading.image_files import read_image
 
     plain, raw = (Artifact.load(artifacts / name) for name in ("fp32", "uint8"))
     largest, spread, same, count = 0.0, [], 0, 0

@@ -39,7 +39,7 @@ import openvino
 import tlopt
 from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
-from tlopt.card import plain
+from tlopt.cards.card import plain
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
 from tlopt.publishing import write_whole

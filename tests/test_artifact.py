@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tlopt.artifact import Artifact, seal
-from tlopt.card import CARD_NAME, Card, Step
+from tlopt.cards.card import CARD_NAME, Card, Step
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft

@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from tlopt import backends, cpu
+from tlopt import backends
 from tlopt.backends import torch as torch_backend
+from tlopt.cards.details import Gpu
 from tlopt.cli import main
-from tlopt.details import Gpu
 from tlopt.doctor import _cores, _versions, doctor
 from tlopt.engine import flavour, gpu
 from tlopt.engine.trial import try_build
 from tlopt.errors import CheckError
+from tlopt.process import cpu
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlopt.card import ImagesRef
+from tlopt.cards.card import ImagesRef
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images import SPLITS, Unreadable, batches, ordered, reopen, scan
 from tlopt.images.parts import assign

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlopt.errors import ImagesError, SettingError
-from tlopt.image_files import read_image
 from tlopt.preprocess import Preprocess, orientation, to_rgb, turned, upright
+from tlopt.reading.image_files import read_image
 
 
 def noise(width, height, seed=0):

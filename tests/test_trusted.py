@@ -12,7 +12,7 @@ import torch
 import tlopt
 from tlopt import sources, trusted
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.errors import PluginError, SettingError, TloptError
 from tlopt.networks import weights
 from tlopt.preprocess import Preprocess

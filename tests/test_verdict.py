@@ -11,7 +11,7 @@ import pytest
 import tlopt
 from tlopt import verdict
 from tlopt.artifact import Artifact
-from tlopt.details import BesideSource, Measured, Quantized
+from tlopt.cards.details import BesideSource, Measured, Quantized
 from tlopt.errors import CheckError, StageError
 
 SOUND = Measured(

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card
-from tlopt.details import EngineDetails
+from tlopt.cards.card import Card
+from tlopt.cards.details import EngineDetails
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
-from tlopt.schema import convert
+from tlopt.reading.schema import convert
 
 GPU = {"name": "NVIDIA Test GPU", "capability": "sm89", "driver_cuda": "13.0"}
 _DETAILS: dict[str, Any] = {

@@ -10,16 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tlopt import cpu as _cpu
-from tlopt import telemetry as _telemetry
 from tlopt import verbs as _verbs
+from tlopt.process import cpu as _cpu
+from tlopt.process import telemetry as _telemetry
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the names below
     from tlopt.artifact import Artifact as Artifact
     from tlopt.backends import open_runner as open_runner
-    from tlopt.card import Card as Card
-    from tlopt.card import ImagesRef as ImagesRef
-    from tlopt.card import Step as Step
+    from tlopt.cards.card import Card as Card
+    from tlopt.cards.card import ImagesRef as ImagesRef
+    from tlopt.cards.card import Step as Step
     from tlopt.data.audit import audit as audit
     from tlopt.data.merge import merge as merge
     from tlopt.data.split import split as split
@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.measure.report import report as report
     from tlopt.measure.roofline import roofline as roofline
     from tlopt.preprocess import Preprocess as Preprocess
-    from tlopt.recipe import run as run
+    from tlopt.recipes.recipe import run as run
     from tlopt.reports import Report as Report
     from tlopt.sources import open_model as open_model
     from tlopt.stages.build import build as build
@@ -68,11 +68,11 @@ _telemetry.switch_off()  # before anything imports ONNX Runtime
 _OTHERS = {
     "Artifact": "artifact",
     "ArtifactError": "errors",
-    "Card": "card",
+    "Card": "cards.card",
     "CheckError": "errors",
     "ImageFolder": "images",
     "ImagesError": "errors",
-    "ImagesRef": "card",
+    "ImagesRef": "cards.card",
     "MissingLibraryError": "errors",
     "OutputExistsError": "errors",
     "PluginError": "errors",
@@ -80,7 +80,7 @@ _OTHERS = {
     "Report": "reports",
     "SettingError": "errors",
     "StageError": "errors",
-    "Step": "card",
+    "Step": "cards.card",
     "TloptError": "errors",
     "open_model": "sources",
     "open_runner": "backends",

@@ -13,7 +13,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] in ([""],
 def start() -> None:
     """Run the command line; Ctrl-C ends it with exit code 130 and no traceback, also while it is imported."""
     try:
-        from tlopt import interrupts
+        from tlopt.process import interrupts
 
         interrupts.listen()
         from tlopt.cli import main

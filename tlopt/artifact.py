@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlopt import external_data, files
-from tlopt.card import CARD_NAME, Card, plain
+from tlopt.cards.card import CARD_NAME, Card, plain
 from tlopt.errors import ArtifactError
+from tlopt.reading import external_data, files
 
 
 @dataclass(frozen=True, kw_only=True)

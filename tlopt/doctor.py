@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from tlopt import backends, cpu, registry
+from tlopt import backends, registry
 from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
+from tlopt.process import cpu
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 

@@ -6,8 +6,8 @@ import functools
 import platform
 from pathlib import Path
 
-from tlopt.cpu import cores as cores
-from tlopt.cpu import waiting as waiting
+from tlopt.process.cpu import cores as cores
+from tlopt.process.cpu import waiting as waiting
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 
 _LEAST = 1e-7  # probability that is told from 0, about the step of float32 below 1
 

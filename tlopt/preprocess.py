@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tlopt.errors import ImagesError, SettingError
-from tlopt.image_files import read_image
+from tlopt.reading.image_files import read_image
 
 log = logging.getLogger(__name__)
 

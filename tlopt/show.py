@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from tlopt import registry, settings
 from tlopt.artifact import Artifact
-from tlopt.card import Step, plain
-from tlopt.details import EngineDetails, Quantized
+from tlopt.cards.card import Step, plain
+from tlopt.cards.details import EngineDetails, Quantized
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.reports import Report, Scalar

@@ -138,7 +138,7 @@ _VERBS = (
         takes=(_SOURCE,),
     ),
     Verb(
-        name="run", at="recipe:run", group="Make", gives="lines",
+        name="run", at="recipes.recipe:run", group="Make", gives="lines",
         summary="Run the steps of a recipe that are not finished yet.",
         example="tlopt run recipe.toml --dry-run",
         takes=(Argument(name="recipe", shown="RECIPE.toml"),),

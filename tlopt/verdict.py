@@ -14,7 +14,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner, saturates_here
 from tlopt.backends._logits import check_logits
-from tlopt.details import BesideSource, Measured, Quantized
+from tlopt.cards.details import BesideSource, Measured, Quantized
 from tlopt.errors import CheckError, MissingLibraryError, NotFiniteError, StageError
 from tlopt.images import ImageFolder, batches
 from tlopt.timing import medians_ms

@@ -24,7 +24,7 @@ import onnx
 
 from campaigns.world import Finding, World
 from tlopt.artifact import sha256
-from tlopt.card import CARD_NAME
+from tlopt.cards.card import CARD_NAME
 
 HANG = 180.0  # seconds; the commands take about one, quantize a few
 

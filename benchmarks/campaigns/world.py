@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tlopt.artifact import Artifact
-from tlopt.card import CARD_NAME
+from tlopt.cards.card import CARD_NAME
 
 MODEL = "timm:test_resnet"
 COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}

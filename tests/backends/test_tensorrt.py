@@ -10,7 +10,7 @@ from tiny_engine import write_engine
 
 from tlopt import registry
 from tlopt.backends import open_runner, tensorrt
-from tlopt.details import Gpu
+from tlopt.cards.details import Gpu
 from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt import progress
-from tlopt.details import Gpu
+from tlopt.cards.details import Gpu
 from tlopt.engine import builder, flavour, opening
 from tlopt.engine.messages import Messages
 from tlopt.engine.options import Options

@@ -1,6 +1,6 @@
 import pytest
 
-from tlopt.details import Gpu
+from tlopt.cards.details import Gpu
 from tlopt.engine import flavour, gpu, targets
 from tlopt.engine.flavour import Flavour
 from tlopt.errors import MissingLibraryError, PluginError, SettingError, StageError

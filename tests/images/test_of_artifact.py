@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tlopt.artifact import Artifact
-from tlopt.card import Card, ImagesRef
-from tlopt.details import TorchDetails
+from tlopt.cards.card import Card, ImagesRef
+from tlopt.cards.details import TorchDetails
 from tlopt.errors import ImagesError
 from tlopt.images import scan
 from tlopt.images.of_artifact import parts_of

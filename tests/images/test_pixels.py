@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from tlopt.errors import ImagesError, StageError
-from tlopt.image_files import read_image
 from tlopt.images import batches, scan
 from tlopt.images.opening import open_pixels
 from tlopt.images.store import make_room
 from tlopt.preprocess import Preprocess
+from tlopt.reading.image_files import read_image
 
 PREPROCESS = Preprocess(size=24)
 SHAPES = [(40, 40), (30, 50), (57, 33), (24, 24), (200, 11), (11, 203), (13, 26)]

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_onnx import CLASSES, RIGHT, SIZE, write_onnx
 
 from tlopt.artifact import Artifact
-from tlopt.card import Card, ImagesRef
+from tlopt.cards.card import Card, ImagesRef
 from tlopt.images import scan
 from tlopt.preprocess import Preprocess
 

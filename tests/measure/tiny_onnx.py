@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.publishing import draft
 
 CLASSES = ("blue", "green", "red")

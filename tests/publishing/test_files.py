@@ -7,8 +7,8 @@ import pytest
 from contents import OURS, fill
 
 from tlopt.errors import OutputExistsError
-from tlopt.files import IrregularFileError
 from tlopt.publishing import check_file, write_whole, writing
+from tlopt.reading.files import IrregularFileError
 
 
 def names(folder):

@@ -7,8 +7,8 @@ from torch import nn
 
 from tlopt import sources
 from tlopt.artifact import Artifact
-from tlopt.card import Card
-from tlopt.details import TorchDetails
+from tlopt.cards.card import Card
+from tlopt.cards.details import TorchDetails
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
 

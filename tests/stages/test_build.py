@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.engine import builder, flavour
 from tlopt.engine import gpu as gpus
 from tlopt.engine.options import Options

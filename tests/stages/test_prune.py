@@ -5,8 +5,8 @@ from PIL import Image
 
 from tlopt import sources
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card, ImagesRef
-from tlopt.details import Macs, TorchDetails
+from tlopt.cards.card import Card, ImagesRef
+from tlopt.cards.details import Macs, TorchDetails
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images import scan
 from tlopt.networks import sparsity, weights

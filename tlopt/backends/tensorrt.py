@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tlopt import files, registry
+from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.engine import flavour as flavours
 from tlopt.engine import opening
@@ -22,6 +22,7 @@ from tlopt.engine.lane import Lane
 from tlopt.engine.layers import Layers
 from tlopt.engine.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.reading import files
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 import click
 
-from tlopt import __version__, interrupts
+from tlopt import __version__
 from tlopt.cli import commands, terminal
 from tlopt.cli.layout import SETTINGS, options, shell, two_columns
 from tlopt.errors import TloptError, suggestion
-from tlopt.names import shown
+from tlopt.process import interrupts
+from tlopt.reading.names import shown
 from tlopt.verbs import GROUPS, TABLE, WORDS, Verb
 
 _CODES = "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted."

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import click
 
 from tlopt.cli import terminal
-from tlopt.names import shown
 from tlopt.publishing import write_whole
+from tlopt.reading.names import shown
 
 if TYPE_CHECKING:
     from tlopt.reports import Report

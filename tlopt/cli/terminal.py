@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from tlopt.names import shown, shown_name
 from tlopt.progress import NOTICE, Bar, display
+from tlopt.reading.names import shown, shown_name
 
 
 class _ClickBar:

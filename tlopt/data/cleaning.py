@@ -13,11 +13,11 @@ from tlopt.data.duplicates import Duplicates
 from tlopt.data.findings import right_suffix
 from tlopt.data.inspection import Inspection
 from tlopt.errors import ImagesError
-from tlopt.image_files import read_image
 from tlopt.images import ImageFolder, ordered
 from tlopt.preprocess import to_rgb, upright
 from tlopt.progress import track
 from tlopt.publishing import draft
+from tlopt.reading.image_files import read_image
 
 _QUALITY = 95  # of a JPEG that must be written anew, at full color resolution
 

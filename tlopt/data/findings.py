@@ -12,7 +12,7 @@ import numpy as np
 from tlopt.data.duplicates import Duplicates
 from tlopt.data.inspection import Inspection
 from tlopt.images import SPLITS, SUFFIXES, ImageFolder
-from tlopt.names import alike as alike_names
+from tlopt.reading.names import alike as alike_names
 
 Severity = Literal["error", "warning", "note"]
 

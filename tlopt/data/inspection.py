@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from tlopt import files
 from tlopt.errors import ImagesError
-from tlopt.image_files import opened, read_image
 from tlopt.images import ImageFolder, ordered
 from tlopt.preprocess import orientation, to_rgb, turned
 from tlopt.progress import track
+from tlopt.reading import files
+from tlopt.reading.image_files import opened, read_image
 
 SIDE = 32  # of the thumbnail, pixels
 

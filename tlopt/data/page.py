@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tlopt import names as naming
 from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
-from tlopt.image_files import read_image
 from tlopt.images import ImageFolder, ordered
 from tlopt.preprocess import to_rgb, upright
+from tlopt.reading import names as naming
+from tlopt.reading.image_files import read_image
 from tlopt.reports import Report
 
 _SHOWN = 48  # findings of a kind that get thumbnails; the JSON has them all

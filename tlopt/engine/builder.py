@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tlopt.details import Profile, TimingCache
+from tlopt.cards.details import Profile, TimingCache
 from tlopt.engine import layers
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
@@ -17,8 +17,8 @@ from tlopt.engine.monitor import monitored
 from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
-from tlopt.files import TABLE_LIMIT, read_bytes
 from tlopt.publishing import write_whole
+from tlopt.reading.files import TABLE_LIMIT, read_bytes
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 
-from tlopt.details import Gpu
+from tlopt.cards.details import Gpu
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}, cuda.h
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlopt import registry
-from tlopt.details import Profile
+from tlopt.cards.details import Profile
 from tlopt.engine.opening import Opened
 from tlopt.errors import StageError
 

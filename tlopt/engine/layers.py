@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tlopt.details import Inspector
-from tlopt.schema import convert, parse_json
+from tlopt.cards.details import Inspector
+from tlopt.reading.schema import convert, parse_json
 
 
 @dataclass(frozen=True, kw_only=True)

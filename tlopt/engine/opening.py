@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlopt import files
 from tlopt.artifact import Artifact
-from tlopt.details import EngineDetails, Gpu
+from tlopt.cards.details import EngineDetails, Gpu
 from tlopt.engine import flavour as flavours
 from tlopt.engine.flavour import TITLES, Flavour
 from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.engine.messages import Messages
 from tlopt.errors import ArtifactError, StageError
+from tlopt.reading import files
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlopt.details import Gpu
+from tlopt.cards.details import Gpu
 from tlopt.engine import flavour as flavours
 from tlopt.engine.flavour import Flavour, FlavourName
 from tlopt.engine.gpu import gpu, gpu_problem

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no stubs
 
-from tlopt import files
 from tlopt.errors import ArtifactError
+from tlopt.reading import files
 
 _LARGEST = 2 << 30  # bytes: what a protobuf message can hold; larger networks keep their weights in external data
 _HINT = "Export it again, or run python -m onnx.checker on it."

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tlopt.errors import ImagesError
-from tlopt.image_files import read_image
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
 from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import track
+from tlopt.reading.image_files import read_image
 
 log = logging.getLogger(__name__)
 

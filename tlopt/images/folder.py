@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.artifact import sha256
-from tlopt.files import IMAGE_LIMIT, open_regular
 from tlopt.images import parts
 from tlopt.images.ordered import ordered
 from tlopt.images.parts import SPLITS, Split
 from tlopt.progress import track
+from tlopt.reading.files import IMAGE_LIMIT, open_regular
 
 _SMALL = 1 << 20  # files up to a megabyte are read in one go, which is twice as fast
 

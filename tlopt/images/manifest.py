@@ -11,8 +11,8 @@ from typing import Any
 
 from tlopt import registry
 from tlopt.errors import ImagesError, suggestion
-from tlopt.files import TABLE_LIMIT, IrregularFileError, expect_regular
 from tlopt.images.parts import SPLITS, Split
+from tlopt.reading.files import TABLE_LIMIT, IrregularFileError, expect_regular
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = ("path", "label", "split", "origin")

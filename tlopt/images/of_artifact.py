@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.card import ImagesRef
+from tlopt.cards.card import ImagesRef
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Shares, Split

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.errors import ImagesError
-from tlopt.image_files import read_image
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
 from tlopt.images.ordered import ordered
@@ -30,6 +29,7 @@ from tlopt.images.store import (
 )
 from tlopt.preprocess import Preprocess
 from tlopt.progress import bar
+from tlopt.reading.image_files import read_image
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tlopt.card import ImagesRef
+from tlopt.cards.card import ImagesRef
 from tlopt.errors import ImagesError
-from tlopt.image_files import SUFFIXES, below
 from tlopt.images import manifest
 from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Split
-from tlopt.names import check_classes
+from tlopt.reading.image_files import SUFFIXES, below
+from tlopt.reading.names import check_classes
 
 log = logging.getLogger(__name__)
 

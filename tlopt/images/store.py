@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.errors import StageError
-from tlopt.files import open_regular
 from tlopt.publishing import write_whole
+from tlopt.reading.files import open_regular
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tlopt import files
 from tlopt.errors import SettingError
-from tlopt.names import alike, check_classes
-from tlopt.schema import SchemaError, parse_json
+from tlopt.reading import files
+from tlopt.reading.names import alike, check_classes
+from tlopt.reading.schema import SchemaError, parse_json
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import onnx
 
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tlopt import judging
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 from tlopt.images import batches
 from tlopt.images.scanning import scan_any
 from tlopt.preprocess import Preprocess

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 from tlopt.errors import SettingError
 from tlopt.imports.presets import preset as preset_of
 from tlopt.settings import Setting

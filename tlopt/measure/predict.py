@@ -14,14 +14,14 @@ from tlopt.backends import open_runner
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
 from tlopt.errors import ImagesError
-from tlopt.files import expect_regular
-from tlopt.image_files import SUFFIXES, below
 from tlopt.images import ImageFolder, Unreadable
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.choose import choose
-from tlopt.names import shown_name
 from tlopt.progress import bar
+from tlopt.reading.files import expect_regular
+from tlopt.reading.image_files import SUFFIXES, below
+from tlopt.reading.names import shown_name
 from tlopt.settings import Setting, checked
 
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tlopt import files
 from tlopt.errors import ArtifactError
+from tlopt.reading import files
 
 FILE = "model.safetensors"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tlopt.details import Speedup
+from tlopt.cards.details import Speedup
 from tlopt.errors import StageError
 from tlopt.pruning import channels, latency, widths
 from tlopt.pruning.channels import Network

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError
-from tlopt.files import IrregularFileError, irregular
 from tlopt.publishing.claims import locked
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
+from tlopt.reading.files import IrregularFileError, irregular
 
 
 def write_whole(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tlopt import files
-from tlopt.schema import parse_json
+from tlopt.reading import files
+from tlopt.reading.schema import parse_json
 
 Group = Literal["artifact", "report", "set"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.names import shown_name
 from tlopt.publishing.claims import lock_file, refuse_claimed
 from tlopt.publishing.marks import Group, contents
+from tlopt.reading.names import shown_name
 
 _ELSEWHERE = "Choose another --out."
 

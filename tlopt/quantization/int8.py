@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from tlopt.details import TrainedScales
+from tlopt.cards.details import TrainedScales
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.graphs.macs import multiply_adds
 from tlopt.graphs.view import View

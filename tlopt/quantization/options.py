@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tlopt.artifact import Artifact
-from tlopt.details import TrainedScales
+from tlopt.cards.details import TrainedScales
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.settings import Setting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-from tlopt.names import drawn
+from tlopt.reading.names import drawn
 
 _LONGEST = 44  # characters of a layer's name that are shown, from its end
 

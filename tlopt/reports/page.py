@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.artifact import Artifact
-from tlopt.card import Step
-from tlopt.names import shown
+from tlopt.cards.card import Step
+from tlopt.reading.names import shown
 from tlopt.reports.picture import Point, picture
 from tlopt.reports.rows import Report, Scalar, number, text
 
@@ -78,8 +78,8 @@ def _heading(name: str) -> str:
 def thumbnail(path: Path, *, side: int = 160) -> str:
     """Return a small JPEG of a photo as a data URL; empty if it cannot be read."""
     from tlopt.errors import ImagesError
-    from tlopt.image_files import read_image
     from tlopt.preprocess import to_rgb
+    from tlopt.reading.image_files import read_image
 
     try:
         image = to_rgb(read_image(path))

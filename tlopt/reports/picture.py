@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tlopt.names import drawn, shown_name
+from tlopt.reading.names import drawn, shown_name
 
 # Matplotlib needs a fixed colour; this one is replaced by the page's text colour.
 _INK = "#010203"

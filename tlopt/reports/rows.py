@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlopt import schema
 from tlopt.errors import CheckError, StageError
-from tlopt.names import shown, shown_name
+from tlopt.reading import schema
+from tlopt.reading.names import shown, shown_name
 
 Scalar = str | int | float | bool | None
 

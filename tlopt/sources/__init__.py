@@ -28,11 +28,11 @@ from torch import nn
 
 from tlopt import registry, trusted
 from tlopt.artifact import Artifact
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError, PluginError, SettingError, StageError, TloptError
-from tlopt.names import shown_name
 from tlopt.networks import padding, prefixes, weights
 from tlopt.preprocess import Preprocess
+from tlopt.reading.names import shown_name
 
 log = logging.getLogger(__name__)
 

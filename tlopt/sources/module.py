@@ -17,9 +17,9 @@ from torch import nn
 
 from tlopt import trusted
 from tlopt.errors import PluginError, suggestion
-from tlopt.names import shown_name
 from tlopt.networks import head
 from tlopt.preprocess import Preprocess
+from tlopt.reading.names import shown_name
 
 
 def names() -> tuple[str, ...]:

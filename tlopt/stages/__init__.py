@@ -13,13 +13,13 @@ from typing import Any
 
 from tlopt import settings
 from tlopt.artifact import Artifact, seal, sha256
-from tlopt.card import CARD_NAME, Card, Step, plain
-from tlopt.details import EngineDetails
+from tlopt.cards.card import CARD_NAME, Card, Step, plain
+from tlopt.cards.details import EngineDetails
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
-from tlopt.files import IrregularFileError, expect_regular
 from tlopt.images import ImageFolder, scan
 from tlopt.publishing import check_place, draft
+from tlopt.reading.files import IrregularFileError, expect_regular
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tlopt.artifact import Artifact, sha256
-from tlopt.card import Card
-from tlopt.details import BuiltFrom, EngineDetails, EngineOptions
+from tlopt.cards.card import Card
+from tlopt.cards.details import BuiltFrom, EngineDetails, EngineOptions
 from tlopt.engine import builder
 from tlopt.engine.builder import Engine
 from tlopt.engine.options import Options

@@ -12,8 +12,8 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
-from tlopt.card import Card
-from tlopt.details import OnnxDetails, Parity
+from tlopt.cards.card import Card
+from tlopt.cards.details import OnnxDetails, Parity
 from tlopt.errors import CheckError, ImagesError, MissingLibraryError, SettingError
 from tlopt.images import batches
 from tlopt.images.of_artifact import parts_of

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
-from tlopt.card import Card
-from tlopt.details import TorchDetails
+from tlopt.cards.card import Card
+from tlopt.cards.details import TorchDetails
 from tlopt.images import ImageFolder
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import drawn, trained_on

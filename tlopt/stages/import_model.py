@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tlopt import external_data
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
-from tlopt.card import Card
-from tlopt.details import OnnxDetails, TorchDetails
+from tlopt.cards.card import Card
+from tlopt.cards.details import OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.imports.class_names import fitting, read_classes
 from tlopt.imports.settings import Ends, Feeding
-from tlopt.names import shown_name
 from tlopt.preprocess import Preprocess
 from tlopt.progress import NOTICE
 from tlopt.publishing import Draft
+from tlopt.reading import external_data
+from tlopt.reading.names import shown_name
 from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tlopt.artifact import Artifact
-from tlopt.card import Card
-from tlopt.details import Macs, Pruned
+from tlopt.cards.card import Card
+from tlopt.cards.details import Macs, Pruned
 from tlopt.errors import StageError
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import parts_of

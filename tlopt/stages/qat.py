@@ -13,8 +13,8 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner, reduced_range
-from tlopt.card import Card
-from tlopt.details import Runtime, TrainedScales
+from tlopt.cards.card import Card
+from tlopt.cards.details import Runtime, TrainedScales
 from tlopt.images import batches
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import trained_on

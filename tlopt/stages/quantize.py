@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from tlopt import verdict
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, fixed_batch, open_runner, reduced_range
-from tlopt.card import Card
-from tlopt.details import Quantized, Runtime, TrainedScales
+from tlopt.cards.card import Card
+from tlopt.cards.details import Quantized, Runtime, TrainedScales
 from tlopt.errors import SettingError
 from tlopt.images import ImageFolder
 from tlopt.images.of_artifact import parts_of

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tlopt import files
 from tlopt.errors import ArtifactError, StageError, TloptError
 from tlopt.publishing import CHECKPOINT, writing
-from tlopt.schema import convert, parse_json
+from tlopt.reading import files
+from tlopt.reading.schema import convert, parse_json
 
 FILE = CHECKPOINT
 

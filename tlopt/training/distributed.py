@@ -11,8 +11,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from tlopt.cpu import too_late
 from tlopt.environment import cores
+from tlopt.process.cpu import too_late
 
 log = logging.getLogger(__name__)
 

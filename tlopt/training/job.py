@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlopt.artifact import Artifact
-from tlopt.card import Card, ImagesRef, plain
-from tlopt.details import TorchDetails
+from tlopt.cards.card import Card, ImagesRef, plain
+from tlopt.cards.details import TorchDetails
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels

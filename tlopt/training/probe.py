@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tlopt.files import open_regular
 from tlopt.images.pixels import Pixels
 from tlopt.images.store import checksum
 from tlopt.networks import head, layout
 from tlopt.progress import track
 from tlopt.publishing import write_whole
+from tlopt.reading.files import open_regular
 from tlopt.training.inputs import answering, to_inputs
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.errors import PluginError, SettingError
-from tlopt.names import shown_name
+from tlopt.reading.names import shown_name
 from tlopt.trusted import memory
 from tlopt.trusted.places import Place, find_spec, locate
 

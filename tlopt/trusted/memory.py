@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tlopt import files
+from tlopt.reading import files
 from tlopt.trusted.places import Place, locate
 
 log = logging.getLogger(__name__)

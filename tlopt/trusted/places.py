@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlopt import files
+from tlopt.reading import files
 
 
 @dataclass(frozen=True, kw_only=True)

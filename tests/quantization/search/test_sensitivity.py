@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from tlopt.backends import reduced_range
-from tlopt.details import BlockAlone
+from tlopt.cards.details import BlockAlone
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Scheme, calibrate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlopt.backends import Runner
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 from tlopt.environment import cores
 from tlopt.images import Batch, ImageFolder, Unreadable, batches, ordered, read_batch
 from tlopt.judging import mean_of_views

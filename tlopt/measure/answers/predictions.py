@@ -13,7 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 from tlopt.images import Unreadable
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import Answers, answers, callers

@@ -9,10 +9,10 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from tlopt import files
 from tlopt.errors import SettingError
+from tlopt.reading import files
+from tlopt.reading.schema import SchemaError, convert
 from tlopt.reports import Report
-from tlopt.schema import SchemaError, convert
 from tlopt.statistics import mann_whitney
 
 _Medians = Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1)]

@@ -11,10 +11,10 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
-from tlopt.image_files import read_image
 from tlopt.images import batches
 from tlopt.images.scanning import scan_any
 from tlopt.preprocess import Preprocess
+from tlopt.reading.image_files import read_image
 
 _POOL = 32  # distinct photos at least that the runs go through
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tlopt.backends import Runner
 from tlopt.errors import StageError
+from tlopt.reading.schema import SchemaError, parse_json
 from tlopt.reports import Scalar
-from tlopt.schema import SchemaError, parse_json
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 

@@ -22,12 +22,13 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from tlopt import children, registry, trusted
+from tlopt import registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, open_runner
 from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
 from tlopt.measure.speed.nvml import Nvml
+from tlopt.process import children
 from tlopt.timing import lap
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from tlopt.details import AnswerKind, Sensitivity
+from tlopt.cards.details import AnswerKind, Sensitivity
 from tlopt.errors import SettingError
 from tlopt.graphs.view import View
 from tlopt.images import ImageFolder, batches

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tlopt import judging
-from tlopt.details import BlockAlone, TradeOff
+from tlopt.cards.details import BlockAlone, TradeOff
 from tlopt.progress import bar
 
 log = logging.getLogger(__name__)

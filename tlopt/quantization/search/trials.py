@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from tlopt import judging
-from tlopt.details import AnswerKind
+from tlopt.cards.details import AnswerKind
 from tlopt.quantization.search.sensitivity import Trial
 
 Run = Callable[[np.ndarray], np.ndarray]

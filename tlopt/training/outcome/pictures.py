@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlopt.names import drawn
+from tlopt.reading.names import drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

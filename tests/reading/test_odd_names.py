@@ -51,7 +51,7 @@ def test_class_folders_that_could_not_be_shown_are_refused_before_any_image_is_d
     name, told, tmp_path, monkeypatch
 ):
     write_images(tmp_path / "photos", name, b"plain")
-    monkeypatch.setattr("tlopt.image_files.opened", None)
+    monkeypatch.setattr("tlopt.reading.image_files.opened", None)
     with pytest.raises(ImagesError, match=told):
         tlopt.finetune(tmp_path / "photos", tmp_path / "out", model="tiny_models:cnn", epochs=1)
     assert not (tmp_path / "out").exists()

@@ -14,15 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import mutations
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
-from tlopt.card import CARD_NAME, Card
+from tlopt.cards.card import CARD_NAME, Card
 from tlopt.errors import ArtifactError, ImagesError, SettingError, TloptError
 from tlopt.graphs.loading import load_graph
 from tlopt.images import manifest
 from tlopt.measure.speed.baseline import read_baseline
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
-from tlopt.recipe import Recipe
-from tlopt.schema import Positive, SchemaError, convert, parse_json, parse_toml
+from tlopt.reading.schema import Positive, SchemaError, convert, parse_json, parse_toml
+from tlopt.recipes.recipe import Recipe
 from tlopt.show import show
 
 MANY = settings(

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tlopt
-from tlopt import ledger
 from tlopt.artifact import Artifact
 from tlopt.errors import OutputExistsError, SettingError, StageError
-from tlopt.recipe import Recipe, _key, run
+from tlopt.recipes import ledger
+from tlopt.recipes.recipe import Recipe, _key, run
 
 GOOD = """
 out = "{out}"
@@ -128,7 +128,7 @@ def test_what_a_killed_run_left_is_made_again_where_the_recipe_has_changed(recip
     # Begun again and killed before the new one stood: the old one is not taken for it.
     recipe.write_text(recipe.read_text().replace("opset = 19", "opset = 20"))
     with monkeypatch.context() as patch:
-        patch.setattr("tlopt.recipe._make", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr("tlopt.recipes.recipe._make", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             states(recipe)
     assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]

@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from tlopt import files
 from tlopt.errors import TloptError
+from tlopt.reading import files
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tlopt
-from tlopt import external_data
 from tlopt.artifact import Artifact, seal
-from tlopt.card import Card
+from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
+from tlopt.reading import external_data
 
 
 def graph(folder: Path, place: str, *, hidden: bool = False) -> Path:

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
-from tlopt.details import KINDS, AnswerKind, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
+from tlopt.cards.details import KINDS, AnswerKind, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
+from tlopt.cards.migration import migrate
 from tlopt.errors import ArtifactError
-from tlopt.migration import migrate
 from tlopt.preprocess import Preprocess
-from tlopt.schema import SchemaError, Sha256, Share, Text, convert, parse_json
+from tlopt.reading.schema import SchemaError, Sha256, Share, Text, convert, parse_json
 
 SCHEMA = 2
 CARD_NAME = "artifact.json"

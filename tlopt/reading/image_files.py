@@ -13,8 +13,8 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from tlopt import files
 from tlopt.errors import ImagesError
+from tlopt.reading import files
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tlopt
-from tlopt import children
+from tlopt.process import children
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlopt.artifact import Artifact
-from tlopt.card import CARD_NAME, SCHEMA, Card, ImagesRef, Step
-from tlopt.details import KINDS, Macs, OnnxDetails, TorchDetails
+from tlopt.cards.card import CARD_NAME, SCHEMA, Card, ImagesRef, Step
+from tlopt.cards.details import KINDS, Macs, OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
 from tlopt.show import show
 
-OLD = Path(__file__).parent / "cards" / "0.1.0"
+OLD = Path(__file__).parent / "0.1.0"
 
 # What tlopt 0.1.0 said of the artifacts that the stored cards belong to.
 DIGESTS = {

@@ -26,12 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tlopt import __version__, files, ledger, registry, schema, settings, trusted
+from tlopt import __version__, registry, settings, trusted
 from tlopt.artifact import Artifact
-from tlopt.card import CARD_NAME
+from tlopt.cards.card import CARD_NAME
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
 from tlopt.publishing import check_place, claim, draft, tidy, write_whole
+from tlopt.reading import files, schema
+from tlopt.recipes import ledger
 from tlopt.settings import Setting, checked
 from tlopt.verbs import TABLE
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from tlopt.schema import Count, Positive, Sha256, Share, Text
+from tlopt.reading.schema import Count, Positive, Sha256, Share, Text
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 # What the numbers of a classifier mean; "sigmoids" are probabilities of a yes or no for each class by itself.

@@ -1,7 +1,7 @@
 import pytest
 
-from tlopt import names
 from tlopt.errors import ImagesError
+from tlopt.reading import names
 
 
 @pytest.mark.parametrize(

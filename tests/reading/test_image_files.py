@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import tlopt
-from tlopt import image_files
 from tlopt.errors import ArtifactError, ImagesError, SettingError, TloptError
+from tlopt.reading import image_files
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 

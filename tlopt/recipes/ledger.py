@@ -6,14 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from tlopt import files
 from tlopt.artifact import Artifact, sha256
-from tlopt.card import CARD_NAME
+from tlopt.cards.card import CARD_NAME
 from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
 from tlopt.publishing import write_whole
-from tlopt.schema import convert, parse_json
+from tlopt.reading import files
+from tlopt.reading.schema import convert, parse_json
 
 _STATE = ".steps.json"
 Entry = dict[str, str]

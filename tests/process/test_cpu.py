@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tlopt import cpu
+from tlopt.process import cpu
 
 V2 = "0::/kubepods/pod1/box\n"
 V2_MOUNT = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"

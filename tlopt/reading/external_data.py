@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlopt import files
 from tlopt.errors import ArtifactError
-from tlopt.names import shown_name
+from tlopt.reading import files
+from tlopt.reading.names import shown_name
 
 if TYPE_CHECKING:
     import onnx

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tlopt import telemetry
+from tlopt.process import telemetry
 
 CODE = "import os, tlopt; print(*(os.environ.get(name) for name in {names!r}))"
 

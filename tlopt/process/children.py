@@ -34,7 +34,7 @@ def command(module: str) -> list[str]:
     Args:
         module: Its full name.
     """
-    found = {"path": search_path(), "tlopt": str(Path(__file__).resolve().with_name("__init__.py")), "module": module}
+    found = {"path": search_path(), "tlopt": str(Path(__file__).resolve().parents[1] / "__init__.py"), "module": module}
     return [sys.executable, "-P", "-c", _START, json.dumps(found)]
 
 

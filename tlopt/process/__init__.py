@@ -1,0 +1,1 @@
+"""This process and those it starts: cores, signals, telemetry, children."""

@@ -1,0 +1,1 @@
+"""Recipes: a TOML file of steps, and what is remembered of those that are done."""
