@@ -113,3 +113,19 @@ def test_ranges_that_are_chosen_for_each_batch_take_one_image_at_a_time(tmp_path
 def test_answers_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="not finite"):
         brought(Net().end("Sqrt").end("Log").save(tmp_path / "m.onnx"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Dropout", "RandomNormalLike"])
+def test_answers_that_are_drawn_anew_each_time_are_refused(tmp_path, kind):
+    net = Net()
+    if kind == "Dropout":  # exported as it trains
+        net.end("Dropout", net.constant(0.5), net.constant(True, bool))
+    else:
+        net.answer = net.add("Add", net.answer, net.add(kind, net.answer))
+    with pytest.raises(ArtifactError, match=rf"answers otherwise each time .* \({kind}\)"):
+        brought(net.save(tmp_path / "m.onnx"), tmp_path)
+
+
+def test_dropout_that_does_nothing_is_taken(tmp_path):
+    file = Net().end("Dropout").save(tmp_path / "m.onnx")
+    agree(brought(file, tmp_path), file)

@@ -32,7 +32,7 @@ _GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
 # Of the answers' spread. Kernels add up in another order in another batch; in low precision that crosses a step.
 _SAME, _SAME_ROUNDED = 5e-3, 5e-2
 _ANY = onnx.TensorShapeProto.Dimension(dim_param="n")
-_EXPORT = "Export it in evaluation mode (model.eval()), or with --dynamic axes that leave the batch free."
+_EXPORT = "Export it in evaluation mode (model.eval())."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +69,7 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Probed:
     declared = declared or (len(alone) if len(alone) > 1 and alone.ndim > 1 else 0)
     squeezed = _shaped(model, alone, declared or 1, name)
     run = _runner(model, inputs)
+    _check_repeats(model, run, 1 if squeezed else declared or 1, name)
     if squeezed:
         return _fixed(model, run, 1, name)
     try:
@@ -137,6 +138,25 @@ def _first(model: onnx.ModelProto, inputs: np.ndarray, batch: int, preprocess: P
             hint="Check --image-size and --layout.",
         ) from error
     return found
+
+
+def _check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> None:
+    """Refuse a graph that draws random numbers, unless they change nothing.
+
+    Raises:
+        ArtifactError: It answers otherwise to the same images.
+    """
+    kind, group = _draws(model), _cycle(0, batch)
+    if kind and not np.array_equal(run(group), run(group)):
+        raise ArtifactError(
+            f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).", hint=_EXPORT
+        )
+
+
+def _draws(model: onnx.ModelProto) -> str:
+    """Return the operator that may draw random numbers; empty if there is none."""
+    kinds = {node.op_type for graph in graphs(model.graph) for node in graph.node}
+    return next((kind for kind in sorted(kinds) if kind in ("Dropout", "Bernoulli") or kind.startswith("Random")), "")
 
 
 def _burned(model: onnx.ModelProto) -> set[int]:
