@@ -217,3 +217,16 @@ def test_commands_are_click_commands():
 def test_the_packaging_names_the_entry_point():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert project["project"]["scripts"]["tlopt"] == "tlopt.__main__:start"
+
+
+def test_a_table_is_not_written_over_the_manifest_that_a_card_names(capsys, exported, tmp_path):
+    manifest = tmp_path / "labels.csv"
+    manifest.write_text("path,label\n1.jpg,a\n")
+    card = json.loads((exported.path / "artifact.json").read_text(encoding="utf-8"))
+    card["images"]["path"] = str(manifest)
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "artifact.json").write_text(json.dumps(card), encoding="utf-8")
+    code, _, error = called(capsys, "evaluate", tmp_path / "artifact", "--csv", manifest)
+    assert code == 2
+    assert "labels.csv is what this command reads" in error
+    assert manifest.read_text() == "path,label\n1.jpg,a\n"

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,7 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.errors import OutputExistsError, SettingError, StageError
 from tlopt.recipes import ledger
-from tlopt.recipes.recipe import Recipe, _key, run
+from tlopt.recipes.recipe import Recipe, _key, _sources, run
 
 GOOD = """
 out = "{out}"
@@ -153,6 +154,18 @@ def test_the_second_run_of_a_recipe_is_refused(recipe, tmp_path):
         states(recipe)
     assert [done.state for done in first] == ["made"]
     assert names(tmp_path / "runs") == [".steps.json", "fp32", "tuned"]
+
+
+def test_a_source_that_only_a_later_step_is_called_like_is_a_path(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(photos)
+    (tmp_path / "recipe.toml").write_text('out = "."\n[tuned]\nfinetune = "pictures"\n[pictures]\nexport = "tuned"\n')
+    for options in ({}, {"force_from": "tuned"}):
+        with pytest.raises(OutputExistsError, match="pictures"):
+            run(tmp_path / "recipe.toml", **options)
+    (tmp_path / "recipe.toml").write_text('out = "runs"\n[pictures]\nfinetune = "pictures"\n')
+    recipe = Recipe.read(tmp_path / "recipe.toml")
+    assert _sources(recipe, recipe.steps[0]) == [Path("pictures")]
 
 
 def test_a_step_never_takes_the_place_of_what_the_recipe_reads(recipe, photos, tmp_path):

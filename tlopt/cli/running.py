@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import click
 
 from tlopt import trusted
+from tlopt.cards.card import CARD_NAME, Card
 from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
-from tlopt.errors import OutputExistsError
+from tlopt.errors import ArtifactError, OutputExistsError
 from tlopt.publishing import check_file
+from tlopt.reading.files import read_text
 from tlopt.verbs import Verb
 
 
@@ -42,11 +45,22 @@ def run(verb: Verb, **values: Any) -> None:
             showing.show_lines(result, **shown)
 
 
+def _images_of(artifact: Path) -> Path | None:
+    """Return where an artifact's images are, which a command reads though nobody named them: they may be a manifest."""
+    try:
+        ref = Card.from_json(read_text(artifact / CARD_NAME)).images
+    except (OSError, ValueError, ArtifactError):
+        return None  # no artifact, or one that the command is about to refuse
+    return Path(ref.path) if ref is not None else None
+
+
 def _check_tables(shown: Mapping[Any, Any], given: Sequence[Any]) -> None:
     """Refuse tables that would be written over what the command reads, before it reads it."""
     tables = [Path(shown[name]) for name in ("csv", "markdown") if shown.get(name)]
     items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
+    reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if tables else []  # noqa: PTH110
+    reads += [images for read in reads if (images := _images_of(read)) is not None]
     for table in tables:
-        check_file(table, reads=[item for item in items if isinstance(item, str) and Path(item).exists()])
+        check_file(table, reads=reads)
     if len({table.resolve() for table in tables}) < len(tables):
         raise OutputExistsError(f"--csv and --markdown name the same file, {tables[0]}.", hint="Name two files.")

@@ -7,12 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from tlopt.errors import SettingError
 from tlopt.settings import Setting
 
 
 def default_cache() -> Path:
-    """Return the folder that decoded images are kept in unless the caller names one."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlopt"
+    """Return the folder that decoded images are kept in unless the caller names one.
+
+    Raises:
+        SettingError: There is no home folder.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if given.startswith("/"):  # others do not count, says the XDG Base Directory Specification
+        return Path(given) / "tlopt"
+    try:
+        return Path.home() / ".cache" / "tlopt"
+    except RuntimeError as error:
+        raise SettingError(
+            "There is no home folder to keep decoded images in.", hint="Name a folder with --cache-dir."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels
 from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
+from tlopt.publishing import check_file
 from tlopt.reports import Report
 from tlopt.settings import Only, Setting, Without, checked
 from tlopt.training.hyperparameters import Hyperparameters
@@ -50,6 +51,8 @@ def find_lr(
             hint="Give a --lowest below --highest.",
         )
     folder = scan(source)
+    if plot is not None:
+        check_file(plot, reads=folder.places())
     images = folder.split(val=shares.val, test=shares.test, seed=training.seed)["train"]
     with wrapping("find-lr"):
         import torch

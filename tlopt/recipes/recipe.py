@@ -223,7 +223,7 @@ def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
         ours: A run of the recipe has worked on the step before, or is to replace what is there.
     """
     place = recipe.out / step.name
-    named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, source)]
+    named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, one, source)]
     reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
     makes: Literal["artifact", "report"] = "report" if step.verb in ("compare", "report") else "artifact"
     if ours or _is_made(recipe, step, place):
@@ -314,7 +314,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
 
 
 def _sources(recipe: Recipe, step: Step) -> list[Path]:
-    return [recipe.out / source if _is_step(recipe, source) else Path(source) for source in step.sources]
+    return [recipe.out / source if _is_step(recipe, step, source) else Path(source) for source in step.sources]
 
 
 def _read_by(step: Step) -> dict[str, Path]:
@@ -323,8 +323,10 @@ def _read_by(step: Step) -> dict[str, Path]:
     return {name: value for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
 
 
-def _is_step(recipe: Recipe, source: str) -> bool:
-    return any(step.name == source for step in recipe.steps)
+def _is_step(recipe: Recipe, step: Step, source: str) -> bool:
+    """Return whether a source of a step is a step before it; what only it or a later one is called like is a path."""
+    names = [one.name for one in recipe.steps]
+    return source in names[: names.index(step.name)]
 
 
 def _key(recipe: Recipe, step: Step) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from tlopt.reading.names import drawn
+from tlopt.reports.drawing import style
 
 _LONGEST = 44  # characters of a layer's name that are shown, from its end
 
@@ -21,13 +22,12 @@ def bars(layers: Sequence[tuple[str, str, float]], by_op: Mapping[str, float], *
     Returns:
         An SVG file's text.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     operators = sorted(by_op, key=lambda op: -by_op[op])
     color = {op: f"C{min(place, 9)}" for place, op in enumerate(operators)}
-    style = {"svg.fonttype": "none", "svg.hashsalt": "tlopt", "font.size": 8}
-    with matplotlib.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "tlopt", "font.size": 8}
+    with style({**settings, "axes.spines.top": False, "axes.spines.right": False}):
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(11, 1.3 + 0.2 * max(len(layers), len(operators))), layout="constrained")
         figure.suptitle(drawn(title))
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlopt.reading.names import drawn, shown_name
+from tlopt.reports.drawing import style
 
 # Matplotlib needs a fixed colour; this one is replaced by the page's text colour.
 _INK = "#010203"
@@ -74,11 +75,10 @@ def picture(points: Sequence[Point], *, title: str = "") -> str:
     Returns:
         An ``<svg>`` element without fixed size.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with style(_STYLE):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(9.4, 4.7), layout="constrained")
         FigureCanvasAgg(figure)  # measures the texts, of which the SVG canvas knows nothing
         axes = figure.add_subplot()

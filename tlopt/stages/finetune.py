@@ -56,11 +56,14 @@ def finetune(
     Raises:
         SettingError: A setting does not fit, or the batch cannot be shared among the processes.
         ImagesError: The images cannot be used, or none is left for validation.
+        MissingLibraryError: TensorBoard is wanted and not installed.
         StageError: The loss is no number or explodes, or the disk is full; the last checkpoint stands.
         SystemExit: With code 0, in every process but the first, when training is over.
     """
-    from tlopt import sources
+    from tlopt import registry, sources
 
+    if tensorboard:
+        registry.require("tensorboard")  # told before the training rather than after it
     if teacher is not None:
         sources.check_artifact(teacher)  # a wrong one is told before images are decoded
     if isinstance(source, Artifact):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tlopt import judging, registry
 from tlopt.training.outcome import pictures
 from tlopt.training.outcome.metrics import summary
 from tlopt.training.transfer import Transfer
+
+log = logging.getLogger(__name__)
 
 _TIMES = ("seconds", "images_per_s")
 
@@ -38,10 +41,13 @@ def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorbo
     text = "".join(json.dumps(line) + "\n" for line in [*lines, metrics])
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     matrix = judging.confusion(outcome.logits.argmax(1), outcome.labels, len(classes))
-    pictures.confusion_matrix(matrix, classes, folder / "confusion_matrix.svg")
-    if epochs:
-        probe = outcome.details.get("probe", {}).get("accuracy")
-        pictures.learning_curves(epochs, probe, folder / "learning_curves.svg")
+    try:
+        pictures.confusion_matrix(matrix, classes, folder / "confusion_matrix.svg")
+        if epochs:
+            probe = outcome.details.get("probe", {}).get("accuracy")
+            pictures.learning_curves(epochs, probe, folder / "learning_curves.svg")
+    except Exception as error:  # noqa: BLE001 - of a library that draws: no reason to lose a training
+        log.warning("no pictures of the training: %s", error)
     if tensorboard:
         _events(folder / "tensorboard", epochs)
     return {**metrics, "epochs": epochs}
