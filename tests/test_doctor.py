@@ -53,6 +53,7 @@ def test_whatever_cannot_be_used_has_a_reason_and_a_way_to_mend_it(report):
             assert row["mend"]
     names = {row["part"] for row in report.rows}
     assert {"driver", "cuda", "cudnn", "onnxruntime:cuda", "tensorrt:cuda", "build:tensorrt", "versions"} <= names
+    assert {"driver:pycuda", "driver:cuda-bindings"} <= names
 
 
 @pytest.mark.skipif(bool(flavour.problem("rtx")), reason="TensorRT for RTX is not installed")

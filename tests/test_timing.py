@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tlopt import timing as clocks
 from tlopt.timing import Rotating, Timing, in_turns, medians_ms, side_by_side, turn, warm
 
 
@@ -33,6 +34,15 @@ def test_warm_up_goes_on_until_the_duration_is_stable():
     runs, typical_ms = warm(lambda: sum(range(1000)), seconds=0.2)
     assert runs >= 10
     assert typical_ms > 0
+
+
+def test_warm_up_lasts_as_long_as_the_clocks_of_a_gpu_take_to_rise(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(clock) / 100)  # each reading takes 10 ms
+    short, _ = warm(lambda: None, seconds=100)
+    longer, _ = warm(lambda: None, seconds=100, at_least=2.0)
+    assert short == 10
+    assert longer == 100
 
 
 def test_candidates_take_turns_and_each_gets_all_of_them():

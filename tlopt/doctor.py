@@ -90,6 +90,7 @@ _OLDEST_CUDNN = 9  # what ONNX Runtime 1.20 and newer, and torch 2.6 and newer, 
 
 def _cuda() -> Iterator[dict[str, Scalar]]:
     """Yield the driver, memory on the GPU, and cuDNN."""
+    from tlopt.engine import driver as drivers
     from tlopt.engine.gpu import allocation_problem, gpu, gpu_problem
 
     here = gpu()
@@ -98,6 +99,9 @@ def _cuda() -> Iterator[dict[str, Scalar]]:
     problem = allocation_problem()
     busy = "free memory on the GPU: nvidia-smi shows who holds it"
     yield _row("cuda", problem, detail="1 MiB allocated on the GPU and freed", mend=busy if here else _DRIVER)
+    for name in drivers.NAMES:
+        problem, _, hint = drivers.problem(name).partition("\n")
+        yield _row(f"driver:{name}", problem, detail="1 MiB allocated through it and freed", mend=hint or _DRIVER)
     version, problem = _cudnn()
     package = f"nvidia-cudnn-cu{here.driver_cuda.partition('.')[0]}" if here else "nvidia-cudnn-cu13"
     yield _row("cudnn", problem, detail=version, mend=f"python -m pip install '{package}>={_OLDEST_CUDNN}'")

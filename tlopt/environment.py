@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import platform
+import sys
 from pathlib import Path
+from typing import Any
 
 from tlopt.process.cpu import cores as cores
 from tlopt.process.cpu import waiting as waiting
@@ -31,6 +33,14 @@ _VERSIONED = (
 
 
 @functools.cache
+def computed_on() -> str:
+    """Return the GPU that torch has computed on in this process, else the processor."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return processor()
+
+
 def processor() -> str:
     """Return the processor's name."""
     try:

@@ -98,11 +98,16 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-def warm(call: Callable[[], object], *, seconds: float = WARM_SECONDS) -> tuple[int, float]:
+def warm(call: Callable[[], object], *, seconds: float = WARM_SECONDS, at_least: float = 0.0) -> tuple[int, float]:
     """Run a call until its duration no longer falls.
 
     It is warm when the medians of the last two windows of five runs lie within 5 % of each other,
     or when the time is up.
+
+    Args:
+        call: What to run.
+        seconds: Longest warm-up.
+        at_least: Shortest warm-up, seconds: a GPU's clocks take a while to rise.
 
     Returns:
         The runs made, and the median duration of the last five, milliseconds.
@@ -116,7 +121,7 @@ def warm(call: Callable[[], object], *, seconds: float = WARM_SECONDS) -> tuple[
         durations.append(now - started)
         if now - began > seconds and len(durations) >= 3:
             break
-        if len(durations) >= 10:
+        if len(durations) >= 10 and now - began >= at_least:
             old, new = np.median(durations[-10:-5]), np.median(durations[-5:])
             if abs(new - old) <= STABLE * old:
                 break
@@ -171,10 +176,11 @@ class Alone:
     call: Callable[[], object]
     callers: int = 1
     warm_s: float = WARM_SECONDS
+    at_least_s: float = 0.0
 
     def warm(self) -> tuple[int, float]:
         """Run until the duration no longer falls."""
-        return warm(self.call, seconds=self.warm_s)
+        return warm(self.call, seconds=self.warm_s, at_least=self.at_least_s)
 
     def turn(self, runs: int) -> tuple[np.ndarray, float]:
         """Make some runs, after one that is not counted."""
@@ -191,12 +197,13 @@ class Rotating:
 
     Args:
         calls: A call of each session.
+        at_least_s: Shortest warm-up of each, seconds.
     """
 
     callers = 1
 
-    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
-        self._sessions = [Alone(call) for call in calls]
+    def __init__(self, calls: Sequence[Callable[[], object]], *, at_least_s: float = 0.0) -> None:
+        self._sessions = [Alone(call, at_least_s=at_least_s) for call in calls]
         self._next = itertools.cycle(self._sessions)
 
     def warm(self) -> tuple[int, float]:

@@ -1,124 +1,29 @@
-"""Test doubles of pycuda's driver, of CUDA graphs and of the TensorRT runtime, for machines without a GPU.
+"""Test doubles of the TensorRT runtime, for machines without a GPU.
 
-The driver keeps "device" memory in host memory and does every asynchronous call at once. The engine
-gives each image 4 logits, all its mean.
+The engine gives each image 4 logits, all its mean plus the engine's bias. Its context launches that as a kernel on the
+stand-in for the CUDA driver of tests/fake_cuda. It refuses what the real one refuses.
 """
 
 import ctypes
 import types
 
 import numpy as np
+import tiny_engine
+
+from tlopt.cards.details import Gpu
 
 CLASSES = 4
+GPU = Gpu(**tiny_engine.GPU)
 
 
-class DriverDouble(types.ModuleType):
-    """Test double of `pycuda.driver`.
-
-    Attributes:
-        alive: What has not been freed.
-        largest: Allocations above this many bytes fail.
-        depth: How many contexts are on the stack.
-    """
-
-    class Error(Exception):
-        pass
-
-    def __init__(self):
-        super().__init__("pycuda.driver")
-        self.alive, self.largest, self.depth = set(), 1 << 30, 0
-        self.Context = types.SimpleNamespace(pop=self._pop)
-
-    def init(self):
-        pass
-
-    def _push(self):
-        self.depth += 1
-
-    def _pop(self):
-        self.depth -= 1
-        assert self.depth >= 0
-
-    def Device(self, index):  # noqa: N802 -- pycuda's name
-        assert index == 0
-        context = types.SimpleNamespace(push=self._push, detach=lambda: None)
-        return types.SimpleNamespace(retain_primary_context=lambda: context)
-
-    def Stream(self):  # noqa: N802
-        return types.SimpleNamespace(handle=7, synchronize=lambda: None)
-
-    def Event(self):  # noqa: N802
-        return types.SimpleNamespace(
-            record=lambda _stream: None, synchronize=lambda: None, time_till=lambda _other: 0.5
-        )
-
-    def mem_alloc(self, size):
-        return Memory(self, size)
-
-    def pagelocked_empty(self, shape, dtype):
-        array = np.zeros(shape, dtype).view(Locked)
-        array.base = Memory(self, array.nbytes)
-        return array
-
-    def memcpy_htod_async(self, target, source, _stream):
-        assert source.flags.c_contiguous
-        ctypes.memmove(int(target), source.ctypes.data, source.nbytes)
-
-    def memcpy_dtoh_async(self, target, source, _stream):
-        assert target.flags.c_contiguous
-        ctypes.memmove(target.ctypes.data, int(source), target.nbytes)
+def batch(count, seed=0):
+    """Return random images, float32 (n, 3, 2, 2)."""
+    return np.random.default_rng(100 * seed + count).standard_normal((count, 3, 2, 2)).astype(np.float32)
 
 
-class Memory:
-    """An allocation that complains of a second free and of a missing context, as CUDA would."""
-
-    def __init__(self, driver, size):
-        assert driver.depth > 0, "no CUDA context is current"
-        if size > driver.largest:
-            raise driver.Error("cuMemAlloc failed: out of memory")
-        self.driver, self.buffer = driver, ctypes.create_string_buffer(size)
-        driver.alive.add(self)
-
-    def __int__(self):
-        return ctypes.addressof(self.buffer)
-
-    def free(self):
-        assert self.driver.depth > 0, "no CUDA context is current"
-        self.driver.alive.remove(self)
-
-
-class Locked(np.ndarray):
-    """An array whose `base` owns page-locked memory."""
-
-    base = None
-
-
-class GraphDriverDouble(types.ModuleType):
-    """Test double of `cuda.bindings.driver`.
-
-    Attributes:
-        log: Names of the functions called.
-        status: What `cuGraphInstantiate` answers.
-    """
-
-    CUstreamCaptureMode = types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
-
-    def __init__(self):
-        super().__init__("cuda.bindings.driver")
-        self.log, self.status = [], 0
-
-    def CUstream(self, handle):  # noqa: N802 -- the library's name
-        return handle
-
-    def __getattr__(self, name):
-        if not name.startswith("cu"):
-            raise AttributeError(name)
-
-        def call(*_arguments):
-            self.log.append(name)
-            return (self.status if name == "cuGraphInstantiate" else 0, len(self.log))
-
-        return call
+def mean_logits(images, bias=0.0):
+    """Return what the engine computes: float32 (n, 4)."""
+    return np.repeat(images.mean(axis=(1, 2, 3), dtype=np.float32)[:, None], CLASSES, axis=1) + np.float32(bias)
 
 
 class ContextDouble:
@@ -137,31 +42,32 @@ class ContextDouble:
     def set_tensor_address(self, name, address):
         assert name in ("images", "logits")
         self.addresses[name] = address
-        return True
+        return address % 256 == 0
 
-    def execute_async_v3(self, _stream):
+    def execute_async_v3(self, stream):
         if self.engine.broken:
             return False
+        driver = ctypes.CDLL("libcuda.so.1")
         if self.profiler is not None and self.enqueue_emits_profile:
+            capturing = ctypes.c_int()
+            driver.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(capturing))
+            if capturing.value:
+                return False  # it would wait for each layer, which no capture survives
             self.profiler.report_layer_time("conv", 0.25)
             self.profiler.report_layer_time("pool", 0.5)
-        count = int(np.prod(self.shape))
-        inputs = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses["images"]))
-        logits = mean_logits(inputs.reshape(self.shape))
-        ctypes.memmove(self.addresses["logits"], logits.ctypes.data, logits.nbytes)
-        return True
-
-
-def mean_logits(images):
-    """Return what the engine computes: float32 (n, 4)."""
-    return np.repeat(images.mean(axis=(1, 2, 3), dtype=np.float32)[:, None], CLASSES, axis=1)
+        sizes = (self.shape[0], int(np.prod(self.shape[1:])), CLASSES)
+        addresses = (self.addresses["images"], self.addresses["logits"])
+        numbers = [ctypes.c_int64(number) for number in (*addresses, *sizes)]
+        launch = driver.stand_in_launch_mean
+        return launch(ctypes.c_void_p(stream), *numbers, ctypes.c_float(self.engine.bias)) == 0
 
 
 class EngineDouble:
     """Test double of `ICudaEngine`."""
 
-    refittable = False
+    refittable = True
     broken = False
+    bias = 0.0
 
     def create_execution_context(self, *_settings):
         return ContextDouble(self)
@@ -174,16 +80,39 @@ class EngineDouble:
 
 
 class RuntimeDouble:
-    """Test double of `Runtime`; `opened` collects what it was given to deserialize."""
+    """Test double of `Runtime`.
 
+    Attributes:
+        opened: What it was given to deserialize.
+        host_code: Whether the code in each was allowed to run.
+    """
+
+    engine_host_code_allowed = False
     opened: list = []  # noqa: RUF012 -- emptied by the fixture
+    host_code: list = []  # noqa: RUF012
 
     def __init__(self, logger):
         self.logger = logger
 
     def deserialize_cuda_engine(self, data):
         self.opened.append(data)
+        self.host_code.append(self.engine_host_code_allowed)
         return EngineDouble()
+
+
+class RefitterDouble:
+    """Test double of `Refitter` and `OnnxParserRefitter`: the new weights are a bias, written as the file's text."""
+
+    def __init__(self, engine, _logger):
+        self.engine = engine
+
+    def refit_from_file(self, path):
+        with open(path, encoding="utf-8") as file:
+            self.engine.engine.bias = float(file.read())
+        return True
+
+    def refit_cuda_engine(self):
+        return True
 
 
 class LoggerDouble:
@@ -193,7 +122,9 @@ class LoggerDouble:
 class API:
     """Test double of the library's module."""
 
-    Runtime, ILogger, IProfiler = RuntimeDouble, LoggerDouble, object
+    Runtime, ILogger, IProfiler, Refitter, OnnxParserRefitter = (
+        RuntimeDouble, LoggerDouble, object, RefitterDouble, RefitterDouble,
+    )  # fmt: skip
 
     @staticmethod
     def nptype(kind):

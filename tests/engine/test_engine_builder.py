@@ -1,5 +1,6 @@
 import contextlib
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,9 +234,26 @@ def test_the_timing_cache_is_kept_per_gpu_and_version_and_grows(on_gpu, tmp_path
 
 
 def test_on_a_gpu_the_library_that_times_takes_every_option(on_gpu, tmp_path):
-    builder.check(on_gpu, Options(timing_cache=tmp_path, refit=True, strip_weights=True, version_compatible=True))
+    builder.check(on_gpu, Options(timing_cache=tmp_path, refit=True, strip_weights=True))
+    builder.check(on_gpu, Options(timing_cache=tmp_path, version_compatible=True))
     with pytest.raises(SettingError, match="min <= opt <= max"):
         builder.check(on_gpu, Options(min_batch=9, opt_batch=8))
+
+
+@pytest.mark.parametrize("option", ["refit", "strip_weights"])
+def test_a_version_compatible_engine_keeps_its_weights(on_gpu, option):
+    with pytest.raises(SettingError, match="lean runtime in it cannot refit"):
+        builder.check(on_gpu, Options(version_compatible=True, **{option: True}))
+
+
+@pytest.mark.parametrize(("version", "warned"), [("11.2.9", False), ("11.3.0", True), ("12.0", True)])
+def test_a_refittable_engine_of_a_version_that_may_lose_a_bias_is_warned_of(on_gpu, caplog, version, warned):
+    plan = replace(on_gpu, flavour=replace(on_gpu.flavour, version=version))
+    builder.check(plan, Options(refit=True))
+    assert ("lose the bias" in caplog.text) == warned
+    caplog.clear()
+    builder.check(plan, Options(strip_weights=True))
+    assert not caplog.text
 
 
 def test_a_library_too_old_is_refused_with_the_command_that_upgrades(monkeypatch):

@@ -78,6 +78,8 @@ def test_tensorrt_takes_the_name_of_the_gpu_it_runs_on_for_current(machine):
         ("", (), ("auto",), "auto", MissingLibraryError, "rtx is not installed"),
         ("sm89", (), ("current",), "auto", MissingLibraryError, "No TensorRT is installed"),
         ("sm89", ("rtx",), ("current",), "tensorrt", MissingLibraryError, "tensorrt is not installed"),
+        ("sm90", ("rtx",), ("current",), "auto", StageError, r"cannot build for sm90 \(Hopper: H100, H200\)"),
+        ("sm90", ("rtx",), ("current",), "rtx", StageError, r"(?s)cannot build for sm90.*tlopt\[gpu\]"),
         ("sm89", ("tensorrt",), ("sm86",), "tensorrt", StageError, r"cannot build for sm86; the GPU here is sm89"),
         ("", ("rtx",), ("sm90",), "auto", StageError, "it builds for sm75, sm80, sm86, sm89, sm120, sm121"),
         ("", ("rtx",), ("sm89", "sm88"), "auto", PluginError, r"Unknown target 'sm88'.\nDid you mean 'sm8"),
@@ -106,7 +108,7 @@ def test_the_states_of_all_targets_say_which_library_builds_them_or_why_none_doe
     machine("sm90", "tensorrt", "rtx")
     states = {state.name: state for state in targets.states()}
     assert states["sm90"].flavours == ("tensorrt",)
-    assert states["current"].flavours == ("tensorrt", "rtx")
+    assert states["current"].flavours == ("tensorrt",)  # TensorRT for RTX does not know sm90
     machine("")
     assert "install rtx" in {state.name: state for state in targets.states()}["sm89"].problem
 

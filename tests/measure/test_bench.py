@@ -161,6 +161,18 @@ def test_energy_that_cannot_be_read_is_left_out_and_the_reason_kept(tiny, monkey
     assert "no RAPL counter" in report.conditions["energy_not_read"]["cpu"]
 
 
+def test_an_artifact_that_fails_in_its_first_run_is_a_row_that_says_why(tiny, monkeypatch):
+    from tlopt.backends.onnxruntime import Runner
+
+    def breaking(self, inputs):
+        raise RuntimeError("CUDA is out of memory\nstack")
+
+    monkeypatch.setattr(Runner, "__call__", breaking)
+    (row,) = bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, memory=False).rows
+    assert "onnxruntime:cpu failed while running" in row["skipped"]
+    assert "CUDA is out of memory" in row["skipped"]
+
+
 @pytest.mark.parametrize("streams", [1, 2])
 def test_a_runner_that_fails_while_running_is_one_clear_error(tiny, monkeypatch, streams):
     from tlopt.backends.onnxruntime import Runner

@@ -75,3 +75,19 @@ def test_modes_are_left_as_they_were() -> None:
     model[1].training = False
     with folding.folded(model, torch.randn(1, 3, 9, 9)):
         assert [module.training for module in model] == [True, False, True]
+
+
+def test_answers_are_compared_without_the_rounding_of_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    class Watched(nn.Sequential):
+        def forward(self, images):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(images)
+
+    network = Watched(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    with folding.folded(network, torch.ones(1, 3, 8, 8)) as count:
+        assert count == 1
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.allow_tf32

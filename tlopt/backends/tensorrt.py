@@ -1,9 +1,7 @@
-"""TensorRT engines of either kind on an NVIDIA GPU, through pycuda."""
+"""TensorRT engines of either kind on an NVIDIA GPU."""
 
 from __future__ import annotations
 
-import atexit
-import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.engine import driver as drivers
 from tlopt.engine import flavour as flavours
-from tlopt.engine import opening
+from tlopt.engine import opening, tensors
+from tlopt.engine.driver import DriverError, graphs
 from tlopt.engine.gpu import gpu_problem
 from tlopt.engine.lane import Lane
-from tlopt.engine.layers import Layers
+from tlopt.engine.layers import read_types
 from tlopt.engine.profiler import LayerTimes
-from tlopt.errors import ArtifactError, MissingLibraryError, StageError
-from tlopt.reading import files
+from tlopt.engine.resident import Resident, resident
+from tlopt.errors import MissingLibraryError, StageError
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +50,7 @@ class Runner:
         lanes: One per stream; they tell the GPU time of their last batch.
 
     Raises:
-        MissingLibraryError: TensorRT or pycuda is not installed.
+        MissingLibraryError: TensorRT, or every package that drives CUDA, is not installed.
         ArtifactError: The engine was built for another GPU, version or kind.
         StageError: There is no GPU, or TensorRT cannot open the engine.
     """
@@ -66,53 +65,64 @@ class Runner:
         del threads, callers
         self.callers = 1
         device = device or DEVICES[0]
-        graphs = device == "cuda-graphs"
+        captured = device == "cuda-graphs"
         self.name = f"tensorrt:{device}"
         self.lanes: list[Lane] = []
         opening.check(artifact)
-        self._driver = _pycuda()
+        self._driver = drivers.load()
+        self._artifact = artifact
         self._profile = artifact.card.engine.profile
         self._refit = artifact.card.engine.options.refit
         self._classes = len(artifact.card.classes)
-        try:
-            self._context = _primary()
-            with self._current(), ExitStack() as held:
-                self._opened = opening.open_engine(artifact)
-                held.callback(self.__dict__.pop, "_opened", None)
-                for _ in range(streams):
-                    lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=graphs)
-                    held.callback(lane.close)
-                    self.lanes.append(lane)
-                self._held = held.pop_all()
-        except self._driver.Error as error:
-            raise StageError(
-                f"CUDA cannot open {artifact.path}: {error}",
-                hint="Free GPU memory, or build with a smaller --max-batch.",
-            ) from error
+        self._opening = True
+        with self._current(), ExitStack() as held:
+            self._opened = opening.open_engine(artifact)
+            held.callback(self.__dict__.pop, "_opened", None)
+            for _ in range(streams):
+                lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=captured)
+                held.callback(lane.close)
+                self.lanes.append(lane)
+            self._held = held.pop_all()
+        self._opening = False
         self.conditions = {
             "library": self._opened.flavour.title,
             "gpu": self._opened.gpu.name,
             "driver_cuda": self._opened.gpu.driver_cuda,
             "streams": streams,
-            "cuda_graphs": graphs,
+            "cuda_graphs": captured,
+            "driver": self._driver.name,
             "opt_batch": self._profile.opt_batch,
         }
 
     def gpu_times_ms(self) -> tuple[float, float]:
         """Return the time of the first stream's last batch on the GPU, milliseconds: alone, and with the copies."""
+        self._require_open()
         return self.lanes[0].gpu_ms, self.lanes[0].gpu_with_copies_ms
 
     @contextmanager
     def _current(self) -> Iterator[None]:
         """Make the device's context current in this thread, and what was current again after."""
-        self._context.push()
         try:
-            yield
-        finally:
-            self._driver.Context.pop()
+            with self._driver.current():
+                yield
+        except DriverError as error:
+            does, hint = "run", "tlopt doctor tells whether the GPU works at all."
+            if self._opening:
+                does, hint = "open", "Free GPU memory, or build with a smaller --max-batch."
+            raise StageError(f"CUDA cannot {does} {self._artifact.path}: {error}", hint=hint) from error
+
+    def _require_open(self) -> None:
+        """Refuse what comes after `close`.
+
+        Raises:
+            StageError: The runner is closed.
+        """
+        if not self.lanes:
+            raise StageError(f"The runner of {self._artifact.path} is closed.", hint="Open it again.")
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (n, classes), of a batch as `Preprocess.normalize` gives it."""
+        self._require_open()
         largest = self._profile.max_batch
         pieces = (inputs[first : first + largest] for first in range(0, len(inputs), largest))
         found = list(self.stream(pieces))
@@ -123,24 +133,31 @@ class Runner:
 
         Args:
             batches: Each (n, *shape), n at most the engine's largest batch.
+
+        Raises:
+            StageError: A batch does not fit, the engine or CUDA fails, or the runner is closed.
         """
+        self._require_open()
         free = deque(self.lanes)
         busy: deque[Lane] = deque()
         try:
             for batch in batches:
                 if not free:
                     yield self._finish(busy, free)
+                self._require_open()
                 with self._current():
                     free[0].start(batch)
                 busy.append(free.popleft())
             while busy:
                 yield self._finish(busy, free)
         finally:
-            # Whoever stops half-way must not leave copies running into buffers that are used next.
-            while busy:
+            # Whoever stops half-way must not leave copies running into buffers that are used next. A closed runner has
+            # waited for all of them.
+            while busy and self.lanes:
                 self._finish(busy, free)
 
     def _finish(self, busy: deque[Lane], free: deque[Lane]) -> np.ndarray:
+        self._require_open()
         lane = busy.popleft()
         free.append(lane)
         with self._current():
@@ -157,25 +174,13 @@ class Runner:
             A new CUDA tensor (n, classes). It may be used at once in PyTorch's current stream.
 
         Raises:
-            StageError: The tensor does not fit.
+            StageError: The tensor does not fit, or does not begin at a multiple of 256 bytes.
         """
         import torch
 
+        self._require_open()
         profile, lane = self._profile, self.lanes[0]
-        wanted = f"a contiguous CUDA tensor (n, {', '.join(map(str, profile.shape))}) of {profile.dtype}"
-        fits = (
-            inputs.is_cuda
-            and inputs.device.index == 0
-            and inputs.is_contiguous()
-            and tuple(inputs.shape[1:]) == profile.shape
-            and inputs.dtype == getattr(torch, profile.dtype)
-            and profile.min_batch <= len(inputs) <= profile.max_batch
-        )
-        if not fits:
-            raise StageError(
-                f"The engine takes {wanted}, n from {profile.min_batch} to {profile.max_batch}; got "
-                f"{tuple(inputs.shape)} of {inputs.dtype} on {inputs.device}."
-            )
+        tensors.refuse(inputs, profile)
         kind = self._opened.flavour.api.nptype(self._opened.engine.get_tensor_dtype(profile.output))
         logits = torch.empty(
             (len(inputs), self._classes), dtype=getattr(torch, np.dtype(kind).name), device=inputs.device
@@ -200,6 +205,7 @@ class Runner:
             warm: Runs that are not counted.
             runs: Runs to average over.
         """
+        self._require_open()
         for _ in range(warm):
             self(inputs)
         times, lane = LayerTimes(self._opened.flavour.api), self.lanes[0]
@@ -211,22 +217,39 @@ class Runner:
                 lane.finish()
         return {name: taken / runs for name, taken in times.taken.items()}
 
+    def resident(self, inputs: np.ndarray, *, runs: int) -> Resident:
+        """Measure the engine on a batch that stays on the GPU, as trtexec does with ``--noDataTransfers``.
+
+        Args:
+            inputs: (n, *shape), n at most the engine's largest batch.
+            runs: Runs of each stream, queued back to back.
+        """
+        self._require_open()
+        with self._current():
+            return resident(self.lanes, inputs, runs=runs)
+
     def refit(self, onnx: Path) -> None:
         """Replace the weights by those of an ONNX file of the same architecture.
+
+        It waits for the batches under way. Graphs are captured anew afterwards.
 
         Raises:
             StageError: The engine was not built with ``refit``, or the weights do not fit.
         """
+        self._require_open()
         if not self._refit:
             raise StageError(f"The engine of {self.name} keeps its weights.", hint="Build it with --refit.")
         with self._current():
+            for lane in self.lanes:
+                lane.settle()
             opening.refit(self._opened, onnx)
 
     def close(self) -> None:
-        """Free what is held on the GPU; harmless when repeated."""
-        with self._current():
-            self._held.close()
-            self.lanes.clear()
+        """Wait for what runs and free what is held on the GPU; harmless when repeated."""
+        lanes, self.lanes = self.lanes, []
+        if lanes:
+            with self._current():
+                self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -248,11 +271,7 @@ def profile(
         StageError: The batch is above the engine's largest.
     """
     del device, threads
-    listing = artifact.path / "layers.json"
-    try:
-        types = {row["name"]: row["type"] for row in Layers.from_json(files.read_text(listing)).rows}
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{listing} cannot be read: {error}.", hint="Build the engine again.") from error
+    types = read_types(artifact.path / "layers.json")
     with Runner(artifact) as runner:
         taken = runner.layer_times(inputs, warm=_WARM, runs=runs)
     return [(name, types.get(name) or "?", ms) for name, ms in taken.items()]
@@ -268,51 +287,9 @@ def problem(device: str = "") -> str:
         return reason
     if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
         return flavours.problem("tensorrt")
-    try:
-        driver = _pycuda()
-        if device == "cuda-graphs" and not flavours.installed("rtx"):
-            registry.require("cuda.bindings.driver")
-    except MissingLibraryError as error:
-        return str(error)
-    try:
-        context = _primary()
-        context.push()
+    if device == "cuda-graphs" and not flavours.installed("rtx"):
         try:
-            driver.mem_alloc(1 << 20).free()
-        finally:
-            driver.Context.pop()
-    except driver.Error as error:
-        return f"CUDA does not allocate memory on the GPU: {error}"
-    return ""
-
-
-def _pycuda() -> Any:
-    """Return `pycuda.driver`.
-
-    Raises:
-        MissingLibraryError: It is not installed, or was compiled against another CUDA.
-    """
-    try:
-        return registry.require("pycuda.driver")
-    except MissingLibraryError:
-        raise
-    except ImportError as error:
-        raise MissingLibraryError(
-            f"pycuda is installed but does not load: {error}",
-            hint="python -m pip install --force-reinstall --no-cache-dir pycuda compiles it against the CUDA here.",
-        ) from error
-
-
-@functools.cache
-def _primary() -> Any:
-    """Return the first GPU's primary context, retained for the life of the process.
-
-    PyTorch and the CUDA runtime hold it as long. pycuda (2026.1) leaves a released primary context
-    on the thread's stack of contexts, where the next user of the GPU would find it.
-    """
-    driver = _pycuda()
-    driver.init()
-    context = driver.Device(0).retain_primary_context()
-    # Left to its destructor, pycuda (2026.1) detaches it like an ordinary context, which CUDA refuses.
-    atexit.register(context.detach)
-    return context
+            graphs.load()
+        except MissingLibraryError as error:
+            return str(error)
+    return drivers.problem()

@@ -17,9 +17,11 @@ from tlopt.errors import StageError
 from tlopt.sources import open_model
 
 READS = ("torch",)
-# A name is a processor and how the network runs on it: compiled by torch.compile, or with autocast.
+# A name is a processor and how the network runs on it: compiled by torch.compile, with autocast, or (half) with its
+# weights in fp16 throughout.
 DEVICES = (
     "cpu", "cuda", "cpu-compiled", "cuda-compiled", "cpu-bf16", "cuda-fp16", "cuda-bf16", "cuda-fp16-compiled",
+    "cuda-half", "cuda-half-compiled",
 )  # fmt: skip
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -54,13 +56,18 @@ class Runner:
         torch.set_num_threads(self._threads)
         module: Any = open_model(artifact)  # torch's stubs do not know that `to` takes a memory format alone
         module = module.to(self._device, memory_format=torch.channels_last)
-        self._module = _compiled(module) if "compiled" in manner else module
+        self._half = "half" in manner
+        module = module.half() if self._half else module
+        self._module = _compiled(module, autotune=processor == "cuda") if "compiled" in manner else module
         cudnn: Any = torch.backends.cudnn
+        self._benchmark = cudnn.benchmark
+        cudnn.benchmark = cudnn.benchmark or processor == "cuda"  # the sizes stay the same
         self.conditions = {
             "threads": torch.get_num_threads(),
             "callers": self.callers,
             "device": torch.cuda.get_device_name() if processor == "cuda" else processor,
             "compiled": "compiled" in manner,
+            **({"half_weights": True} if self._half else {}),
             "autocast": next((name for name in manner if name in _AUTOCAST), ""),
             "memory_format": "channels_last",
             "openmp": waiting(),
@@ -77,6 +84,7 @@ class Runner:
             torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
         ):
             batch = torch.from_numpy(inputs).to(self._device).contiguous(memory_format=torch.channels_last)
+            batch = batch.half() if self._half else batch
             logits: np.ndarray = self._module(batch).float().cpu().numpy()
         return logits
 
@@ -87,6 +95,7 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         torch.set_num_threads(self._before)
+        torch.backends.cudnn.benchmark = self._benchmark
         del self._module
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -132,8 +141,8 @@ def _recorded(runner: Runner, inputs: np.ndarray, runs: int) -> list[tuple[str, 
     ]
 
 
-def _compiled(module: Any) -> Any:
-    """Compile a module, anew for each batch size.
+def _compiled(module: Any, *, autotune: bool) -> Any:
+    """Compile a module, anew for each batch size; with `autotune` kernels are tried out and launched as CUDA graphs.
 
     After some sizes, 8 unless told, torch would go on uncompiled without a word.
     """
@@ -142,7 +151,8 @@ def _compiled(module: Any) -> Any:
     setattr(config, name, max(_SHAPES, getattr(config, name)))
     if hasattr(config, "fail_on_recompile_limit_hit"):
         config.fail_on_recompile_limit_hit = True
-    return torch.compile(module, dynamic=False)
+    compile_: Any = torch.compile
+    return compile_(module, dynamic=False, **({"mode": "max-autotune"} if autotune else {}))
 
 
 def problem(device: str = "") -> str:

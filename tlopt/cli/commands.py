@@ -94,7 +94,7 @@ def common_options() -> list[click.Option]:
             ["--trust"],
             metavar="MODULE,…",
             section=GENERAL,
-            help="Modules of your own that artifacts and recipes may name and run.",
+            help="Modules of your own that artifacts and recipes may name and run. Also engine:SHA256.",
         ),
         Option(["-v", "--verbose"], count=True, help="Say what is done; -vv says more.", section=GENERAL),
         Option(["-q", "--quiet"], is_flag=True, help="Show errors only.", section=GENERAL),

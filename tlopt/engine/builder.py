@@ -55,7 +55,13 @@ def check(plan: Plan, options: Options) -> None:
             f"{options.min_batch}, {options.tuned_batch}, {options.max_batch}.",
             hint="Set --min-batch, --opt-batch and --max-batch together.",
         )
+    if options.version_compatible and (options.refit or options.strip_weights):
+        raise SettingError(
+            "A version-compatible engine cannot have its weights replaced: the lean runtime in it cannot refit.",
+            hint="Leave out --version-compatible, or --refit and --strip-weights.",
+        )
     if plan.flavour.name != "rtx":
+        _warn_of_refit(plan, options)
         return
     title = plan.flavour.title
     if options.hardware_compatible != "no":
@@ -77,6 +83,16 @@ def check(plan: Plan, options: Options) -> None:
         raise SettingError(
             f"{title} makes refittable and weight-stripped engines only on a GPU, for that GPU.",
             hint="Leave out --refit and --strip-weights, or add --target current on a machine with a GPU.",
+        )
+
+
+def _warn_of_refit(plan: Plan, options: Options) -> None:
+    # Release notes of TensorRT 11.3, known issues: kREFIT may drop the bias of a matrix product, even if nothing is
+    # ever replaced. Remove this once a release mends it. REFIT_IDENTICAL, which --strip-weights takes, is not affected.
+    if options.refit and plan.flavour.version_parts >= (11, 3):
+        log.warning(
+            "%s may lose the bias of a matrix product with --refit. Check the engine: tlopt compare ONNX ENGINE.",
+            plan.flavour.title,
         )
 
 
@@ -273,4 +289,9 @@ def _inspect(api: Any, engine: bytes, plan: Plan, options: Options, messages: Me
     if opened is None:
         raise StageError(f"{plan.flavour.title} cannot open the engine it has just built: {messages.last()}")
     inspector = opened.create_engine_inspector()
+    if inspector is None:
+        log.warning(
+            "%s gives no inspector of the engine: its layers are those of the builder's log.", plan.flavour.title
+        )
+        return layers.from_log(messages.layers)
     return layers.from_inspector(inspector.get_engine_information(api.LayerInformationFormat.JSON))

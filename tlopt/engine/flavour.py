@@ -45,6 +45,11 @@ class Flavour:
         return f"{TITLES[self.name]} {self.version}"
 
     @property
+    def version_parts(self) -> tuple[int, ...]:
+        """The version as numbers that can be compared."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.version))
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Compute capabilities that it builds for ahead of time; `tensorrt` has none."""
         known = getattr(self.api, "ComputeCapability", None)

@@ -34,6 +34,20 @@ def gpu_problem() -> str:
     return ""
 
 
+@functools.cache
+def pci_bus_id() -> str:
+    """Return where the first GPU sits on the PCI bus ("0000:65:00.0"); empty where there is none."""
+    try:
+        call = _driver()
+        device, place = ctypes.c_int(), ctypes.create_string_buffer(32)
+        call("cuInit", 0)
+        call("cuDeviceGet", ctypes.byref(device), 0)
+        call("cuDeviceGetPCIBusId", place, len(place), device)
+    except _DriverError:
+        return ""
+    return place.value.decode()
+
+
 def allocation_problem() -> str:
     """Return why no memory can be had on the GPU, found by allocating 1 MiB; empty if it can."""
     try:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tlopt import registry
 from tlopt.cards.details import Profile
+from tlopt.engine.driver import Driver, DriverError
+from tlopt.engine.driver import graphs as cuda_graphs
+from tlopt.engine.driver.graphs import Graph
 from tlopt.engine.opening import Opened
 from tlopt.errors import StageError
+
+_ALIGNMENT = 256  # of an address for setTensorAddress, bytes (NvInferRuntime.h)
+_WITHOUT_GRAPHS = "Run without CUDA graphs."
 
 
 class Lane:
@@ -24,60 +28,57 @@ class Lane:
         opened: The engine.
         profile: Its batches.
         classes: Number of logits.
-        driver: `pycuda.driver`.
+        driver: The CUDA driver.
         graphs: Launch repeated batches of one size as a CUDA graph.
+
+    Attributes:
+        gpu_ms: GPU time of the last finished batch without its copies, ms.
+        gpu_with_copies_ms: The same from the first byte in to the last byte out, ms.
     """
 
-    def __init__(self, opened: Opened, profile: Profile, classes: int, driver: Any, *, graphs: bool) -> None:
+    def __init__(self, opened: Opened, profile: Profile, classes: int, driver: Driver, *, graphs: bool) -> None:
         self._opened, self._profile, self._driver = opened, profile, driver
         self._batch = self._runs = self._wanted = 0
-        self._graph: _Graph | None = None
-        self._capture: ModuleType | None = None
+        self._graph: Graph | None = None
+        self._capture: Any = None
+        self.gpu_ms = self.gpu_with_copies_ms = float("nan")
         with ExitStack() as held:
             # Last in, first out: whatever fails, also while freeing, the rest is freed.
-            held.callback(self.__dict__.pop, "_stream", None)
-            held.callback(self.__dict__.pop, "_events", None)
-            self._stream = driver.Stream()
-            self._events = tuple(driver.Event() for _ in range(4))
+            self._stream = driver.stream()
+            held.callback(self._stream.free)
+            self._events = tuple(self._event(held) for _ in range(4))
             kind = np.dtype(opened.flavour.api.nptype(opened.engine.get_tensor_dtype(profile.output)))
             self._host_in = self._locked(held, (profile.max_batch, *profile.shape), np.dtype(profile.dtype))
             self._host_out = self._locked(held, (profile.max_batch, classes), kind)
-            self._device_in = self._device(held, self._host_in.nbytes)
-            self._device_out = self._device(held, self._host_out.nbytes)
+            self._device_in = self._memory(held, self._host_in.nbytes)
+            self._device_out = self._memory(held, self._host_out.nbytes)
             held.callback(self.__dict__.pop, "_context", None)
             self._context = _context(opened, graphs=graphs)
             if graphs and opened.flavour.name == "tensorrt":
-                self._capture = registry.require("cuda.bindings.driver")
+                self._capture = cuda_graphs.load()
             held.callback(self._drop_graph)
-            held.callback(self._stream.synchronize)
+            held.callback(self._stream.wait)
             self._held = held.pop_all()
 
-    def _locked(self, held: ExitStack, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Return a page-locked array: only from one can the GPU copy while the processor goes on."""
-        array: np.ndarray = self._driver.pagelocked_empty(shape, dtype)
-        owner: Any = array.base
-        held.callback(owner.free)
-        return array
+    def _event(self, held: ExitStack) -> Any:
+        event = self._driver.event()
+        held.callback(event.free)
+        return event
 
-    def _device(self, held: ExitStack, size: int) -> Any:
-        memory = self._driver.mem_alloc(size)
+    def _locked(self, held: ExitStack, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        memory = self._driver.locked(shape, dtype)
+        held.callback(memory.free)
+        return memory.array
+
+    def _memory(self, held: ExitStack, size: int) -> Any:
+        memory = self._driver.memory(size)
         held.callback(memory.free)
         return memory
 
     @property
     def stream(self) -> int:
         """The CUDA stream's handle."""
-        return int(self._stream.handle)
-
-    @property
-    def gpu_ms(self) -> float:
-        """GPU time of the last finished batch without its copies, ms."""
-        return float(self._events[1].time_till(self._events[2]))
-
-    @property
-    def gpu_with_copies_ms(self) -> float:
-        """GPU time of the last finished batch from the first byte in to the last byte out, ms."""
-        return float(self._events[0].time_till(self._events[3]))
+        return self._stream.handle
 
     def start(self, inputs: np.ndarray) -> None:
         """Queue a batch of at most the profile's largest size and return.
@@ -87,6 +88,7 @@ class Lane:
 
         Raises:
             StageError: The batch does not fit, or the library refuses it.
+            DriverError: CUDA refuses a call.
         """
         profile = self._profile
         if inputs.shape[1:] != profile.shape or inputs.dtype != profile.dtype or len(inputs) > profile.max_batch:
@@ -99,24 +101,48 @@ class Lane:
         batch = max(self._wanted, self._profile.min_batch)
         np.copyto(self._host_in[: self._wanted], inputs)
         self._host_in[self._wanted : batch] = 0
-        self._shape(batch, int(self._device_in), int(self._device_out))
+        self._shape(batch, self._device_in.address, self._device_out.address)
         first, begin, end, last = self._events
         first.record(stream)
-        driver.memcpy_htod_async(self._device_in, self._host_in[:batch], stream)
+        driver.copy_in(self._device_in, self._host_in[:batch], stream)
         begin.record(stream)
         self._execute()
         end.record(stream)
-        driver.memcpy_dtoh_async(self._host_out[:batch], self._device_out, stream)
+        driver.copy_out(self._host_out[:batch], self._device_out, stream)
         last.record(stream)
 
     def finish(self) -> np.ndarray:
         """Wait for the queued batch and return its logits, float32 (n, classes)."""
-        self._events[3].synchronize()
+        first, begin, end, last = self._events
+        last.wait()
+        self.gpu_ms, self.gpu_with_copies_ms = begin.ms_until(end), first.ms_until(last)
         return np.array(self._host_out[: self._wanted], dtype=np.float32)
+
+    def repeat(self, runs: int) -> None:
+        """Queue the batch that lies in the lane's own memory again, back to back and without copies.
+
+        Raises:
+            StageError: No batch was started before, or the library refuses it.
+            DriverError: CUDA refuses a call.
+        """
+        if not self._batch:
+            raise StageError("There is no batch on the GPU to repeat.", hint="Start one first.")
+        _, begin, end, _ = self._events
+        begin.record(self._stream)
+        for _ in range(runs):
+            self._execute()
+        end.record(self._stream)
+
+    def repeated_ms(self) -> float:
+        """Wait for what `repeat` queued and return the GPU's time for all of it, ms."""
+        _, begin, end, _ = self._events
+        end.wait()
+        return float(begin.ms_until(end))
 
     def profile(self, profiler: Any) -> None:
         """Let the library tell the time of each layer of every batch from now on; it waits for each batch then."""
-        self._drop_graph()
+        self.settle()
+        self._capture = None  # the library times only what it queues itself
         self._context.enqueue_emits_profile = True
         self._context.profiler = profiler
 
@@ -125,16 +151,32 @@ class Lane:
 
         Args:
             batch: Its size, within the profile.
-            source: Address of the inputs.
-            target: Address for the logits, of the engine's output type.
+            source: Address of the inputs, a multiple of 256.
+            target: Address for the logits, of the engine's output type; a multiple of 256.
+
+        Raises:
+            StageError: An address is none that TensorRT takes, or it refuses the batch.
+            DriverError: CUDA refuses a call.
         """
+        for what, address in (("inputs", source), ("logits", target)):
+            if address % _ALIGNMENT:
+                raise StageError(
+                    f"The {what} lie at the address {address:#x}; TensorRT takes multiples of {_ALIGNMENT} only.",
+                    hint="Copy the tensor first: tensor.clone() begins where it may.",
+                )
         self._drop_graph()
         self._batch = 0  # even a batch of the same size lies somewhere else
         self._shape(batch, source, target)
         self._events[1].record(self._stream)
-        self._execute()
+        self._enqueue()
         self._events[2].record(self._stream)
         self._batch = 0  # the addresses are not the lane's own: set them again next time
+
+    def settle(self) -> None:
+        """Wait for what runs, and forget what was captured: the engine's weights or its profiler change."""
+        self._stream.wait()
+        self._drop_graph()
+        self._runs = 0
 
     def _shape(self, batch: int, source: int, target: int) -> None:
         """Tell the context the batch and the addresses, if they changed.
@@ -158,7 +200,11 @@ class Lane:
             return
         # The first run of a shape lets the library settle what may not happen during a capture.
         if self._capture is not None and self._runs > 0:
-            self._graph = _Graph(self._capture, self.stream, self._enqueue)
+            self._runs = 0  # should the capture fail, the next run is one that settles things again
+            try:
+                self._graph = Graph(self._capture, self.stream, self._enqueue)
+            except DriverError as error:
+                raise StageError(f"CUDA captures no graph of the engine: {error}", hint=_WITHOUT_GRAPHS) from error
             self._graph.launch()
             return
         self._enqueue()
@@ -172,9 +218,9 @@ class Lane:
             raise StageError(f"{self._opened.flavour.title} refuses {what}: {self._opened.messages.last()}")
 
     def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.free()
 
     def close(self) -> None:
         """Wait for what runs and free everything; harmless when repeated."""
@@ -199,42 +245,3 @@ def _context(opened: Opened, *, graphs: bool) -> Any:
             hint="Free GPU memory, or build with a smaller --max-batch.",
         )
     return context
-
-
-class _Graph:
-    """What one call enqueues on a stream, captured once and launched as a whole.
-
-    Args:
-        driver: `cuda.bindings.driver`: pycuda has no calls for graphs.
-        stream: Handle of the stream.
-        enqueue: The call.
-    """
-
-    def __init__(self, driver: Any, stream: int, enqueue: Any) -> None:
-        self._driver, self._stream = driver, driver.CUstream(stream)
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._call("cuStreamBeginCapture", self._stream, mode)
-        try:
-            enqueue()
-        finally:
-            # The stream is of no use until its capture has ended, whatever happened in it.
-            graph = self._call("cuStreamEndCapture", self._stream)
-        try:
-            self._executable = self._call("cuGraphInstantiate", graph, 0)
-        finally:
-            self._call("cuGraphDestroy", graph)
-
-    def launch(self) -> None:
-        """Queue the graph on its stream."""
-        self._call("cuGraphLaunch", self._executable, self._stream)
-
-    def close(self) -> None:
-        """Free the graph."""
-        self._call("cuGraphExecDestroy", self._executable)
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        """Call the driver; its functions return their status first, then what they made."""
-        status, *made = getattr(self._driver, function)(*arguments)
-        if int(status) != 0:
-            raise StageError(f"CUDA refuses {function}: {status}.", hint="Run without CUDA graphs.")
-        return made[0] if made else None

@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tlopt.cards.details import Inspector
+from tlopt.errors import ArtifactError
+from tlopt.reading.files import read_text
 from tlopt.reading.schema import convert, parse_json
 
 
@@ -65,6 +68,18 @@ class Layers:
         """Return whether any layer reads tensors or weights of a type; None where no type of any is told."""
         told = {found for row in self.rows for found in (*row["inputs"], row["weights"]) if found}
         return kind in told if told else None
+
+
+def read_types(file: Path) -> dict[str, str]:
+    """Return the type of each layer by its name, from ``layers.json``.
+
+    Raises:
+        ArtifactError: The file cannot be read.
+    """
+    try:
+        return {row["name"]: row["type"] for row in Layers.from_json(read_text(file)).rows}
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read: {error}.", hint="Build the engine again.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

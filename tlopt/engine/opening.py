@@ -17,6 +17,7 @@ from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.engine.messages import Messages
 from tlopt.errors import ArtifactError, StageError
 from tlopt.reading import files
+from tlopt.trusted import engines as trusted_engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +103,21 @@ def open_engine(artifact: Artifact) -> Opened:
     handed to it: they are hashed as read, after the checks of `check`.
 
     Raises:
-        ArtifactError: The engine is not what its card says, or cannot run here.
+        ArtifactError: The engine is not what its card says, cannot run here, or holds code that nobody trusts.
         StageError: TensorRT cannot open it.
     """
     found, here = check(artifact)
     file = artifact.payload(".engine")
     data = files.read_bytes(file, limit=files.TABLE_LIMIT)
-    if hashlib.sha256(data).hexdigest() != artifact.card.files[file.name]:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != artifact.card.files[file.name]:
         raise ArtifactError(f"{file} was changed after the artifact was loaded.", hint="Make the artifact again.")
     messages = Messages(found.api)
     runtime = found.make("Runtime", messages)
     _refuse_invalid(runtime, found.api, data, artifact, here)
-    # A version-compatible engine carries a runtime of its own, which is code.
+    # A version-compatible engine carries a runtime of its own, which is code for the processor.
     if artifact.card.engine.options.version_compatible:
+        trusted_engines.check(digest, artifact.path)
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:

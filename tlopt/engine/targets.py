@@ -106,14 +106,12 @@ def _current(flavour: str) -> Plan:
             f"The target 'current' needs a GPU. {gpu_problem()}",
             hint=f"Build ahead of time with --target {','.join(AHEAD_OF_TIME)}, or build on the machine with the GPU.",
         )
-    if flavour != "auto":
-        return Plan(
-            flavour=flavours.load("rtx" if flavour == "rtx" else "tensorrt"), targets=(here.capability,), gpu=here
-        )
-    if flavours.installed("tensorrt"):
+    if flavour == "tensorrt" or (flavour == "auto" and flavours.installed("tensorrt")):
         return Plan(flavour=flavours.load("tensorrt"), targets=(here.capability,), gpu=here)
-    if flavours.installed("rtx"):
-        return Plan(flavour=flavours.load("rtx"), targets=(here.capability,), gpu=here)
+    if flavour == "rtx" or flavours.installed("rtx"):
+        rtx = flavours.load("rtx")
+        _refuse_unknown(rtx, here.capability)
+        return Plan(flavour=rtx, targets=(here.capability,), gpu=here)
     raise MissingLibraryError(
         "No TensorRT is installed.", hint="python -m pip install 'tlopt[gpu]' on a machine with a GPU, or 'tlopt[rtx]'."
     )
@@ -131,12 +129,22 @@ def _ahead(names: tuple[str, ...], flavour: str) -> Plan:
         )
     rtx = flavours.load("rtx")
     for name in names:
-        if name not in rtx.targets:
-            raise StageError(
-                f"{rtx.title} cannot build for {name} ({CAPABILITIES[name]}); it builds for {', '.join(rtx.targets)}.",
-                hint="Build on a machine with that GPU, with 'tlopt[gpu]' installed and --target current.",
-            )
+        _refuse_unknown(rtx, name)
     return Plan(flavour=rtx, targets=tuple(sorted(names, key=lambda name: int(name[2:]))), gpu=None)
+
+
+def _refuse_unknown(rtx: Flavour, name: str) -> None:
+    """Refuse a target that TensorRT for RTX does not know: it has none of the data centres' GPUs of sm90.
+
+    Raises:
+        StageError: The target is not among its own.
+    """
+    if name not in rtx.targets:
+        raise StageError(
+            f"{rtx.title} cannot build for {name} ({CAPABILITIES.get(name, 'unknown')}); it builds for "
+            f"{', '.join(rtx.targets)}.",
+            hint="Build on a machine with that GPU, with 'tlopt[gpu]' installed and --target current.",
+        )
 
 
 def _refuse_precision(names: tuple[str, ...], precision: str) -> None:
@@ -160,7 +168,9 @@ def states() -> tuple[TargetState, ...]:
         builders: list[FlavourName] = []
         if full and here is not None and name in ("current", here.capability):
             builders.append("tensorrt")
-        if rtx is not None and (name in rtx.targets or (name == "current" and here is not None)):
+        if rtx is not None and (
+            name in rtx.targets or (name == "current" and here is not None and here.capability in rtx.targets)
+        ):
             builders.append("rtx")
         about = CAPABILITIES.get(name) or (here.name if here else "the GPU of this machine")
         found.append(

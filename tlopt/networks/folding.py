@@ -38,7 +38,7 @@ def folded(model: nn.Module, example: torch.Tensor) -> Iterator[int]:
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         yield 0
         return
-    with _evaluating(model), torch.no_grad():
+    with _evaluating(model), torch.no_grad(), _in_full_fp32():
         pairs = _pairs(model, example)
         before = model(example)
         for conv, norm in pairs:
@@ -53,6 +53,16 @@ def folded(model: nn.Module, example: torch.Tensor) -> Iterator[int]:
         yield len(pairs)
     finally:
         _unfold(pairs)
+
+
+@contextmanager
+def _in_full_fp32() -> Iterator[None]:
+    """Keep cuDNN from its default on Ampere and later, TF32: its rounding alone is near the tolerance."""
+    cudnn: Any = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
+        yield
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -15,7 +15,7 @@ from tlopt import settings
 from tlopt.artifact import Artifact, seal, sha256
 from tlopt.cards.card import CARD_NAME, Card, Step, plain
 from tlopt.cards.details import EngineDetails
-from tlopt.environment import processor, versions
+from tlopt.environment import computed_on, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.images import ImageFolder, scan
 from tlopt.publishing import check_place, draft
@@ -93,7 +93,7 @@ class Stage:
                 source=opened.digest if opened is not None else "",
                 seconds=round(time.perf_counter() - started, 3),
                 versions=versions(),
-                device=(card.engine.device if isinstance(card.details, EngineDetails) else "") or processor(),
+                device=(card.engine.device if isinstance(card.details, EngineDetails) else "") or computed_on(),
             )
             before = opened.card.lineage if isinstance(opened, Artifact) else ()
             seal(made.folder, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
+from tlopt.trusted import engines as trusted_engines
 
 ENGINE_NAME = "model.engine"
 LAYERS_NAME = "layers.json"
@@ -71,6 +73,8 @@ def build(
     if wanted and engine.layers.computes_in(wanted) is False:
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
     (out / ENGINE_NAME).write_bytes(engine.data)
+    if options.version_compatible:  # it holds code that runs when it is opened, and whoever built it may open it
+        trusted_engines.remember(hashlib.sha256(engine.data).hexdigest(), out.folder / ENGINE_NAME)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
     details = _details(source, onnx, out.folder, chosen, options, engine)
     return replace(source.card, kind="tensorrt", details=details)

@@ -215,14 +215,14 @@ class Run:
                 loss = loss + matched.distance()
         if self.anchor is not None:
             loss = loss + self.anchor.pull()
-        value = float(distributed.mean(loss.detach()))
         self.arithmetic.backward(loss / settings.accumulate)
         if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:
             self.arithmetic.step(self.optimizer, clip=settings.clip)
             self.optimizer.zero_grad(set_to_none=True)
             if self.average is not None:
                 self.average.update(self.model)
-        return value
+        # Reading the loss waits for a GPU: not before all of the step is queued.
+        return float(distributed.mean(loss.detach()))
 
     def _check(self, value: float, epoch: int, step: int) -> None:
         if self.first_loss == 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ _modules: set[str] = set()
 _allowed: set[str] = set()  # models
 _folders: dict[str, str] = {}  # module of such a model -> the folder to search for it, empty for the usual search
 _lock = threading.RLock()
+_ENGINE = re.compile(r"engine:[0-9a-f]{64}")  # see `tlopt.trusted.engines`
 # Whether the models named in this context were read from a file rather than named by a person.
 _read: ContextVar[bool] = ContextVar("tlopt_models_read_from_a_file", default=False)
 
@@ -40,9 +42,10 @@ def trust(*modules: str) -> None:
 
     Args:
         modules: Names of modules, as in ``mine`` for the model ``mine:net``; what is below a package is meant, too.
+            ``engine:SHA256`` names a version-compatible engine, whose code runs when it is opened.
 
     Raises:
-        SettingError: A name is no module's.
+        SettingError: A name is no module's, and no engine's.
     """
     with _lock:
         _modules.update(_checked(modules))
@@ -63,6 +66,12 @@ def trusting(modules: Iterable[str]) -> Iterator[None]:
     finally:
         with _lock:
             _modules.difference_update(new)
+
+
+def named(word: str) -> bool:
+    """Return whether this process was told to trust a module or an engine by this very name."""
+    with _lock:
+        return word in _modules
 
 
 @contextlib.contextmanager
@@ -207,6 +216,8 @@ def _is_trusted(module: str, modules: Iterable[str]) -> bool:
 def _checked(modules: Iterable[str]) -> list[str]:
     found = [name.strip() for name in modules if name.strip()]
     for name in found:
+        if _ENGINE.fullmatch(name):
+            continue
         if not all(part.isidentifier() for part in name.split(".")):
             raise SettingError(
                 f"{shown_name(name)} is no name of a module that could be trusted.",

@@ -52,9 +52,14 @@ def remember(model: str, folder: str) -> None:
         model: ``module:function``, perhaps with options.
         folder: The folder to search for its module, empty for the usual search.
     """
-    place = locate(model.partition(":")[0], [folder] if folder else None)
+    if place := locate(model.partition(":")[0], [folder] if folder else None):
+        keep(model, place)
+
+
+def keep(model: str, place: Place) -> None:
+    """Keep a name and where what it names lies."""
     before = entries()
-    if place is None or (model, place) in before:
+    if (model, place) in before:
         return
     kept = [(name, old) for name, old in before if (name, old.file) != (model, place.file)]
     content = [{"model": name, **asdict(old)} for name, old in [*kept, (model, place)][-_MOST:]]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tlopt.measure.speed import nvml
 from tlopt.measure.speed.energy import Meter
 from tlopt.measure.speed.machine import Watch, machine_state
 from tlopt.measure.speed.nvml import Nvml
@@ -134,6 +135,25 @@ def test_a_gpu_that_does_not_report_something_gives_none():
     assert gpu.energy_j() is None
     assert gpu.used_mb() is None
     assert Meter(root=Path("/nowhere"), gpu=gpu).missing["gpu"] == "the GPU has no energy counter that NVML can read"
+
+
+def test_the_gpu_of_nvml_is_the_one_that_cuda_calls_its_first(monkeypatch):
+    api = NvmlDouble()
+    api.nvmlDeviceGetHandleByPciBusId = lambda place: f"the GPU at {place.decode()}"
+    monkeypatch.setattr(nvml, "pci_bus_id", lambda: "0000:65:00.0")
+    assert Nvml(api)._gpu == "the GPU at 0000:65:00.0"
+
+
+def test_a_driver_that_knows_only_the_older_name_tells_what_limits_the_clock():
+    api = NvmlDouble(nvmlDeviceGetCurrentClocksEventReasons=None, nvmlDeviceGetCurrentClocksThrottleReasons=0x4)
+    assert Nvml.open(api).throttled() == ["power cap"]
+
+
+def test_one_failed_read_of_the_gpus_energy_is_no_energy_given_back():
+    api = NvmlDouble()
+    meter = Meter(root=Path("/nowhere"), gpu=Nvml.open(api))
+    api.answers["nvmlDeviceGetTotalEnergyConsumption"] = None
+    assert meter.read() == {"gpu": 5.0}
 
 
 def test_nvml_that_does_not_start_is_a_reason():

@@ -26,12 +26,15 @@ class Meter:
         self._zones = self._readable(root / "sys/class/powercap")
         self._last = {zone: _micro(zone / "energy_uj") for zone in self._zones}
         self._used_j = 0.0
+        self._gpu_j = 0.0
         if isinstance(gpu, str):
             self.missing["gpu"] = gpu
-        elif gpu is not None and gpu.energy_j() is None:
-            self.missing["gpu"] = "the GPU has no energy counter that NVML can read"
-        else:
-            self._gpu = gpu
+        elif gpu is not None:
+            used = gpu.energy_j()
+            if used is None:
+                self.missing["gpu"] = "the GPU has no energy counter that NVML can read"
+            else:
+                self._gpu, self._gpu_j = gpu, used
 
     def read(self) -> dict[str, float]:
         """Return part ("cpu", "gpu") -> joules since some moment; only parts that can be read."""
@@ -44,7 +47,10 @@ class Meter:
                 self._last[zone] = now
             found["cpu"] = self._used_j
         if self._gpu is not None:
-            found["gpu"] = self._gpu.energy_j() or 0.0
+            # A read that fails now and then leaves the counter where it was.
+            used = self._gpu.energy_j()
+            self._gpu_j = self._gpu_j if used is None else used
+            found["gpu"] = self._gpu_j
         return found
 
     def _readable(self, folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import os
 from typing import Any, Self
 
 from tlopt import registry
+from tlopt.engine.gpu import pci_bus_id
 from tlopt.errors import MissingLibraryError
 
 # Reasons for a clock below its highest that tell of a limit; the others are settings and idleness.
@@ -60,22 +61,25 @@ class Nvml:
 
     def throttled(self) -> list[str]:
         """Return what limits the clock at this moment."""
-        # "Event reasons" since driver 535; the older name is still there.
-        name = "nvmlDeviceGetCurrentClocksEventReasons"
-        if not hasattr(self._api, name):
-            name = "nvmlDeviceGetCurrentClocksThrottleReasons"
-        bits = self._ask(name) or 0
+        # "Event reasons" since driver 535. The Python package has both names whatever the driver knows.
+        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        bits = next((found for name in names if (found := self._ask(name)) is not None), 0)
         return [reason for bit, reason in _LIMITS.items() if bits & bit]
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         try:
             return getattr(self._api, function)(self._gpu, *arguments)
-        except self._api.NVMLError:
+        except (self._api.NVMLError, AttributeError):
             return None
 
 
 def _handle(api: Any) -> Any:
-    """Return the handle of the GPU that CUDA calls its first."""
+    """Return the handle of the GPU that CUDA calls its first.
+
+    CUDA puts the fastest GPU first, NVML goes by the PCI bus. A part of a GPU (MIG) has only the whole one's figures.
+    """
+    if place := pci_bus_id():
+        return api.nvmlDeviceGetHandleByPciBusId(place.encode())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
     if visible.startswith(("GPU-", "MIG-")):
         return api.nvmlDeviceGetHandleByUUID(visible)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tlopt.backends import GpuClock, Runner
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import Candidate, opened, running, said
+from tlopt.candidates import Candidate, on_gpu, opened, running, said
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure.speed.callers import Kind, Together, open_callers
 from tlopt.measure.speed.feeds import Inputs
@@ -29,6 +29,7 @@ from tlopt.timing import Alone, Rotating, Timed
 log = logging.getLogger(__name__)
 
 _GPU_RUNS = 30  # runs whose GPU time is read
+_GPU_WARM_S = 0.2  # shortest warm-up on a GPU, trtexec's default: its clocks take a while to rise
 
 # Batch -> peak on the host, held on the GPU; 10^6 bytes.
 Memory = Mapping[int, tuple[float | None, float | None]]
@@ -196,16 +197,22 @@ def open_lines(
         opening = time.perf_counter() - clock
         pool = inputs.of(one.artifact)
         clock = time.perf_counter()
-        with running(one.artifact, runner.name):
-            logits = runner(np.ascontiguousarray(pool[:1]))
+        try:
+            with running(one.artifact, runner.name):
+                logits = runner(np.ascontiguousarray(pool[:1]))
+        except StageError as error:  # the others can still be measured
+            lines.skipped.append({**identity(label, one, runner.name), "skipped": said(error)})
+            continue
         first_ms = (opening + time.perf_counter() - clock) * 1e3
         check_logits(logits, one.artifact, runner.name)
         lines.conditions[runner.name] = dict(runner.conditions)
+        at_least_s = _GPU_WARM_S if on_gpu(one.backend) else 0.0
         for number in streams:
             if number == 1:
                 runners = _several(stack, label, one, runner, sessions=sessions, threads=threads)
                 line = Line(
-                    label=label, candidate=one, backend=runner.name, streams=1, timed=_alone(runners, pool),
+                    label=label, candidate=one, backend=runner.name, streams=1,
+                    timed=_alone(runners, pool, at_least_s=at_least_s),
                     runner=runner, first_ms=first_ms, memory=memory.get(place, {}),
                 )  # fmt: skip
             else:
@@ -236,10 +243,10 @@ def _several(
     return runners
 
 
-def _alone(runners: Sequence[Runner], pool: np.ndarray) -> Callable[[int], Timed]:
+def _alone(runners: Sequence[Runner], pool: np.ndarray, *, at_least_s: float) -> Callable[[int], Timed]:
     def timed(batch: int) -> Timed:
         source = parts(pool, batch)
-        return Rotating([functools.partial(_run, runner, source) for runner in runners])
+        return Rotating([functools.partial(_run, runner, source) for runner in runners], at_least_s=at_least_s)
 
     return timed
 

@@ -1,0 +1,62 @@
+"""Compile pycuda and install it, on a machine without a GPU and without the CUDA toolkit.
+
+    python tests/fake_cuda/install_pycuda.py [--target DIR]
+
+The headers come from NVIDIA's packages on PyPI. pycuda is linked against the stand-in for the driver. It takes some
+minutes, and needs gcc and g++.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from stand_in import compile_driver
+
+VERSION = "2026.1"
+HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-profiler-api")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", type=Path, help="folder to install into, instead of the environment")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        headers = _headers(scratch)
+        driver = scratch / "driver"
+        driver.mkdir()
+        compile_driver(driver)
+        (driver / "libcuda.so").symlink_to("libcuda.so.1")
+        _pip("download", "--no-deps", "--no-binary", ":all:", "--dest", scratch, f"pycuda=={VERSION}")
+        with tarfile.open(scratch / f"pycuda-{VERSION}.tar.gz") as archive:
+            archive.extractall(scratch, filter="data")
+        source = scratch / f"pycuda-{VERSION}"
+        configure = [sys.executable, "configure.py", "--no-cuda-enable-curand", f"--cuda-inc-dir={headers}"]
+        subprocess.run([*configure, f"--cudadrv-lib-dir={driver}"], cwd=source, check=True)
+        environment = {**os.environ, "CFLAGS": "-O0 -w"}  # it only calls the driver: compiling is what takes time
+        target = ["--target", options.target] if options.target else []
+        _pip("install", *target, source, environment=environment)
+
+
+def _headers(scratch: Path) -> Path:
+    """Return a folder with cuda.h and what it includes."""
+    packages = scratch / "packages"
+    _pip("install", "--no-deps", "--target", packages, *HEADERS)
+    headers = scratch / "include"
+    for found in packages.glob("nvidia/*/include"):
+        shutil.copytree(found, headers, dirs_exist_ok=True)
+    return headers
+
+
+def _pip(*arguments: object, environment: dict[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
+    subprocess.run(command, check=True, env=environment)
+
+
+if __name__ == "__main__":
+    main()
