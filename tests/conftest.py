@@ -37,7 +37,7 @@ def _few_runs():
     turn, warm = timing.Alone.turn, timing.warm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing.Alone, "turn", lambda self, runs: turn(self, min(runs, 3)))
-        patch.setattr(timing, "warm", lambda call, *, seconds=1.0: warm(call, seconds=min(seconds, 0.02)))
+        patch.setattr(timing, "warm", lambda call, *, seconds=1.0, **_: warm(call, seconds=min(seconds, 0.02)))
         yield
 
 

@@ -21,6 +21,7 @@ def library(tmp_path_factory):
     return compile_driver(tmp_path_factory.mktemp("driver"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("scenarios", ["", "outlives_its_thread"], ids=["all", "context first made in a worker"])
 def test_what_drives_a_gpu_runs_on_the_stand_in_and_leaves_nothing_behind(package, scenarios, library, tmp_path):
