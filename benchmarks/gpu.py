@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --table              # what has been measured so far
     python benchmarks/gpu.py --rehearse           # all of it, without a GPU, on a stand-in and a tiny network
 
-The result is ``gpu-<device>.json``. It is saved after every step. A step that is in it is not done again: start the command
-once more to go on. A step that cannot be done is skipped with its reason, and tried again the next time.
+The result is ``gpu-<device>.json``. It is saved after every step. A step that is in it is not done again: start the
+command once more to go on. A step that cannot be done is skipped with its reason, and tried again the next time.
 
 Nothing here has run on a GPU yet. It was rehearsed without one.
 """
@@ -136,7 +136,11 @@ class Session:
             memory=False,
             **settings,
         )
-        return [dict(row) for row in found.rows]
+        rows = [dict(row) for row in found.rows]
+        reasons = [str(row["skipped"]) for row in rows if "skipped" in row]
+        if reasons and len(reasons) == len(rows):
+            raise RuntimeError(reasons[0])
+        return rows
 
 
 def _builder(session: Session) -> Any:
@@ -164,8 +168,7 @@ def training(**settings: Any) -> Callable[[Session], Any]:
     def work(session: Session) -> Any:
         made = _finetune(session, session.options.work / "trained", epochs=2, **settings)
         step = made.card.lineage[-1]
-        history = made.card.torch.history if hasattr(made.card, "torch") else None
-        epochs = [dict(epoch) for epoch in history.epochs] if history is not None else []
+        epochs = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         if not session.options.rehearse and session.device not in step.device:
             raise RuntimeError(f"the training ran on {step.device}, not on {session.device}")
         return {"device": step.device, "settings": dict(step.settings), "seconds": step.seconds, "epochs": epochs}
@@ -354,7 +357,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 STEPS: dict[str, Callable[[Session], Any]] = {
     "train-fp32": training(precision="fp32"),
     "train-bf16": training(precision="bf16"),
-    "train-compiled": training(precision="bf16", compile_=True),
+    "train-compiled": training(precision="bf16", compile=True),
     "train-several-gpus": several_gpus,
     "torch": torch_speed,
     "onnxruntime": onnxruntime_speed,
