@@ -101,7 +101,7 @@ class RuntimeDouble:
 
 
 class RefitterDouble:
-    """Test double of `Refitter` and `OnnxParserRefitter`: a short file's text is the new bias, other files have none."""
+    """Test double of `Refitter` and `OnnxParserRefitter`: a short file says the new bias, any other file is of none."""
 
     def __init__(self, engine, _logger):
         self.engine = engine
