@@ -41,7 +41,7 @@ from tlopt.measure.answers.images import Photos, open_photos
 from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state
 from tlopt.networks import weights
-from tlopt.pruning import channels, norms
+from tlopt.pruning import analysis, norms
 from tlopt.publishing import draft, write_whole
 from tlopt.sources import open_model
 from tlopt.stages import prune as stage
@@ -120,7 +120,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
             "accuracy": round(float(right.mean()), 4),
             "accuracy_lost": round(float(reference.mean() - right.mean()), 4),
             "accuracy_lost_95": [round(low, 4), round(high, 4)],
-            "macs_m": round(channels.analyze(open_model(artifact), SIZE).macs() / 1e6, 1),
+            "macs_m": round(analysis.analyze(open_model(artifact), SIZE).macs() / 1e6, 1),
             "parameters_m": round(sum(p.numel() for p in open_model(artifact).parameters()) / 1e6, 2),
         }  # fmt: skip
         for batch in BATCHES:
@@ -188,7 +188,7 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
             candidate, torch.zeros(1, 3, SIZE, SIZE), torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=ratio, round_to=8, ignored_layers=[head],
         ).step()  # fmt: skip
-        found = channels.analyze(candidate, SIZE).macs()
+        found = analysis.analyze(candidate, SIZE).macs()
         if abs(found - macs) < nearest:
             best, nearest = candidate, abs(found - macs)
         low, high = (low, ratio) if found <= macs else (ratio, high)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tlopt import registry
 from tlopt.errors import PluginError
-from tlopt.pruning import channels, criteria, gates
+from tlopt.pruning import analysis, criteria, gates
 from tlopt.pruning.channels import ChannelGroup
 
 SIZE = 8
@@ -41,7 +41,7 @@ def network():
 
 def groups(ranking, seed=0):
     model = network()
-    found = channels.analyze(model, SIZE).groups
+    found = analysis.analyze(model, SIZE).groups
     if not ranking.NEEDS:
         return model, found
     random = torch.Generator().manual_seed(seed)

@@ -247,10 +247,10 @@ def test_the_snippets_of_the_first_change_are_short():
 
 
 def test_the_criterion_of_the_first_change_ranks_channels(added):
-    from tlopt.pruning import channels
+    from tlopt.pruning import analysis
 
     criterion = added("tlopt/pruning/criteria/geometric_median.py")
-    for group in channels.analyze(tiny_models.cnn(3), 32).groups:
+    for group in analysis.analyze(tiny_models.cnn(3), 32).groups:
         score = criterion.score(group)
         assert score.shape == (group.units,)
         assert (score > 0).all()

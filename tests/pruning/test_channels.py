@@ -7,7 +7,7 @@ from torch import nn
 from tlopt import sources
 from tlopt.errors import StageError
 from tlopt.networks import weights
-from tlopt.pruning import channels
+from tlopt.pruning import analysis, channels
 
 # The smallest member of each family, and whether zeroing a channel's weights where it is taken in
 # does exactly what removing it does: not so where a layer norm spans the channels.
@@ -53,7 +53,7 @@ def test_each_family_is_pruned_runs_and_is_restored(name, tmp_path):
     torch.manual_seed(0)
     model = sources.build(f"timm:{name}", classes=5, size=SIZE).eval()
     images = torch.randn(2, 3, SIZE, SIZE)
-    network = channels.analyze(model, SIZE)
+    network = analysis.analyze(model, SIZE)
     kept = thinned(network, 0.3)
     expected = zeroed(model, network, kept)
     predicted = network.macs({group: int((~stays).sum()) for group, stays in kept.items()})
@@ -64,7 +64,7 @@ def test_each_family_is_pruned_runs_and_is_restored(name, tmp_path):
             # Only the order of summation differs.
             torch.testing.assert_close(logits, expected(images), rtol=1e-4, atol=1e-5)
     assert logits.shape == (2, 5)
-    again = channels.analyze(model, SIZE)
+    again = analysis.analyze(model, SIZE)
     assert again.macs() == predicted < 0.75 * network.macs()
     assert len(again.groups) == len(network.groups)
     groups = weights.save(model, tmp_path)
@@ -90,7 +90,7 @@ class Net(nn.Module):
 
 
 def test_a_unit_under_a_grouped_convolution_is_one_channel_of_each_of_its_groups():
-    network = channels.analyze(Net().eval(), 2)
+    network = analysis.analyze(Net().eval(), 2)
     groups = {group.name: group for group in network.groups}
     assert set(groups) == {"a", "b", "c"}
     assert (groups["a"].units, groups["a"].channels_per_unit) == (4, 2)
@@ -100,7 +100,7 @@ def test_a_unit_under_a_grouped_convolution_is_one_channel_of_each_of_its_groups
 
 
 def test_a_flattened_channel_keeps_its_pixels_together():
-    network = channels.analyze(Net().eval(), 2)
+    network = analysis.analyze(Net().eval(), 2)
     group = next(group for group in network.groups if group.name == "c")
     head = next(member for member in group.members if member.name == "head")
     assert head.positions.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
@@ -109,7 +109,7 @@ def test_a_flattened_channel_keeps_its_pixels_together():
 def test_a_pruned_grouped_convolution_computes_what_the_zeroed_one_does():
     torch.manual_seed(0)
     model = Net().eval()
-    network = channels.analyze(model, 2)
+    network = analysis.analyze(model, 2)
     kept = thinned(network, 0.5)
     expected = zeroed(model, network, kept)
     channels.cut(network.groups, kept, model)
@@ -120,13 +120,13 @@ def test_a_pruned_grouped_convolution_computes_what_the_zeroed_one_does():
 
 def test_neither_the_image_nor_the_classes_can_be_pruned():
     model = Net().eval()
-    for group in channels.analyze(model, 2).groups:
+    for group in analysis.analyze(model, 2).groups:
         for member in group.members:
             assert (member.name, member.role) not in {("a", "in"), ("head", "out")}
 
 
 def test_multiply_adds_are_counted_by_hand():
-    network = channels.analyze(Net().eval(), 2)
+    network = analysis.analyze(Net().eval(), 2)
     by_hand = 4 * (3 * 8 * 9 + 8 // 2 * 12 * 9 + 12 * 4) + 16 * 3
     assert network.macs() == by_hand
     # A unit of a is two of its channels: one in each group of b.
@@ -136,7 +136,7 @@ def test_multiply_adds_are_counted_by_hand():
 def test_a_frozen_network_is_analyzed_and_left_as_it_was():
     model = Net().eval().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    assert len(channels.analyze(model, 2).groups) == 3
+    assert len(analysis.analyze(model, 2).groups) == 3
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -151,4 +151,4 @@ def test_a_network_without_layers_is_refused():
             return x.mean((2, 3)) * self.scale
 
     with pytest.raises(StageError, match="no convolution and no linear layer"):
-        channels.analyze(Mean(), 4)
+        analysis.analyze(Mean(), 4)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tlopt.pruning import channels, gates
+from tlopt.pruning import analysis, gates
 
 
 class Net(nn.Module):
@@ -31,7 +31,7 @@ def model():
 def run(model, objective, images=5):
     torch.manual_seed(1)
     batch = torch.randn(images, 3, 4, 4, dtype=torch.double), torch.arange(images) % 3
-    network = channels.analyze(model.float(), 4)
+    network = analysis.analyze(model.float(), 4)
     model.double()
     return batch, gates.measure(model, network.groups, [batch], objective, seed=0)
 
@@ -56,7 +56,7 @@ def test_a_gate_is_the_derivative_of_scaling_its_channel_wherever_it_is_taken_in
 
 def test_the_mean_square_of_the_outputs_gates_estimates_the_change_of_the_logits(model):
     images = torch.randn(1, 3, 4, 4, dtype=torch.double)
-    network = channels.analyze(model.float(), 4)
+    network = analysis.analyze(model.float(), 4)
     model.double()
     batch = images.expand(4000, -1, -1, -1), torch.zeros(4000, dtype=torch.int64)
     found = next(g for g in gates.measure(model, network.groups, [batch], "outputs", seed=0) if g.units == 5)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tlopt import sources
-from tlopt.pruning import channels, latency
+from tlopt.pruning import analysis, latency
 
 SIZE = 16
 
@@ -22,7 +22,7 @@ def model():
 
 
 def test_every_layer_is_timed_at_every_batch(model):
-    network = channels.analyze(model, SIZE)
+    network = analysis.analyze(model, SIZE)
     table = latency.measure(model, network, SIZE, (1, 3), threads=1)
     assert set(table.whole) == {1, 3}
     assert len(table.times) == 4 * 2
@@ -33,7 +33,7 @@ def test_every_layer_is_timed_at_every_batch(model):
 
 def test_unevenly_padded_convolutions_are_timed():
     model = sources.build("timm:test_efficientnet?pad_type=same", classes=4, size=SIZE)
-    layers = [layer for layer in channels.analyze(model, SIZE).layers if hasattr(layer.module, "widths")]
+    layers = [layer for layer in analysis.analyze(model, SIZE).layers if hasattr(layer.module, "widths")]
     assert layers
     assert all(ms > 0 for ms in latency._profile([(layer, 1, *layer.widths({})) for layer in layers[:2]], 1))
 
@@ -44,7 +44,7 @@ def test_padding_given_by_name_is_timed(padding):
         nn.Conv2d(3, 8, (5, 3), dilation=(1, 2), padding=padding), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(8, 4),
     ).eval()  # fmt: skip
-    network = channels.analyze(model, SIZE)
+    network = analysis.analyze(model, SIZE)
     node, shape, weight = latency._node(0, network.layers[0], 1, 3, 8)
     graph = onnx.helper.make_graph(
         [node], "g", [onnx.helper.make_tensor_value_info("x0", 1, shape),
@@ -70,7 +70,7 @@ def test_times_between_measured_widths_are_interpolated():
 
 
 def test_a_layers_cost_is_its_share_of_the_whole_with_its_activations(model):
-    network = channels.analyze(model, SIZE)
+    network = analysis.analyze(model, SIZE)
     layer = network.layers[0]
     table = latency.Table(
         times={(latency._shape(layer), 1): (np.array([3]), np.array([8, 16]), np.array([[2.0, 4.0]]))},

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlopt.pruning import channels
+from tlopt.pruning import analysis
 from tlopt.pruning.channels import ChannelGroup
 from tlopt.pruning.criteria import bn_scale, logits, magnitude, random, taylor
 
@@ -19,7 +19,7 @@ def group():
         nn.Linear(2, 2),
     )
     nn.init.uniform_(model[1].weight, -1, 1)
-    found = channels.analyze(model.eval(), 8).groups
+    found = analysis.analyze(model.eval(), 8).groups
     return model, next(g for g in found if g.name == "0")
 
 
@@ -36,7 +36,7 @@ def test_bn_scale_is_the_absolute_scale(group):
 
 def test_bn_scale_without_a_norm_falls_back_to_magnitude(group):
     model, _ = group
-    last = next(g for g in channels.analyze(model, 8).groups if g.name == "2")
+    last = next(g for g in analysis.analyze(model, 8).groups if g.name == "2")
     assert torch.equal(bn_scale.score(last), magnitude.score(last))
 
 

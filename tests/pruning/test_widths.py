@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from tlopt.pruning import channels, widths
+from tlopt.pruning import analysis, widths
 
 
 def two_layers():
@@ -10,7 +10,7 @@ def two_layers():
     model = nn.Sequential(
         nn.Conv2d(3, 64, 1), nn.Conv2d(64, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)
     )
-    return channels.analyze(model.eval(), 4)
+    return analysis.analyze(model.eval(), 4)
 
 
 def macs(layer, removed):

@@ -7,6 +7,7 @@ take their mean or their sum.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,24 +181,18 @@ def _traced(model: nn.Module, modules: dict[str, nn.Module], size: int) -> tuple
 
         return hook
 
-    modes = {module: module.training for module in modules.values()}
-    handles = [
-        module.register_forward_hook(note(name))
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
+    # A copy: some networks keep what they computed in evaluation mode, such as LeViT's biases.
+    copied = copy.deepcopy(model).eval()
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.register_forward_hook(note(name))
     weight = next(model.parameters(), torch.zeros(()))
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            logits = model.eval()(images.clone().requires_grad_() * 1)
+            logits = copied(images.clone().requires_grad_() * 1)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return None  # images of this size
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         return (), 1.0, False
     makers, rectified = _makers(logits.grad_fn, said)

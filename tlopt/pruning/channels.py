@@ -1,22 +1,18 @@
 """Which channels of a network can only be removed together, and their removal.
 
-The dependency graph is Torch-Pruning's (DepGraph, arXiv 2301.12900); what is made of it here is
-plain data: for each group of channels, the positions that each of them has in each layer.
+For each group of channels this is plain data: the positions that each of them has in each layer.
+`tlopt.pruning.analysis` finds the groups.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-import torch_pruning
 from torch import nn
 
-from tlopt.errors import StageError
 from tlopt.networks import weights
 
 Role = Literal["out", "in"]
@@ -141,147 +137,21 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """The prunable groups and the layers of a model."""
+    """The prunable groups and the layers of a model.
+
+    Args:
+        groups: What can be cut.
+        layers: Convolutions and linear layers, as they run.
+        whole: Layers whose channels stay -> why.
+    """
 
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def macs(self, removed: Mapping[str, int] | None = None) -> int:
         """Return the multiply-adds per image of convolutions and linear layers."""
         return sum(layer.macs(removed or {}) for layer in self.layers)
-
-
-def analyze(model: nn.Module, size: int) -> Network:
-    """Find the groups of channels that can be removed together, and the layers they pass through.
-
-    The network's input channels and the classifier's outputs are in no group.
-
-    Args:
-        model: A classifier of float32 (n, 3, size, size).
-        size: Side of the square input, pixels.
-
-    Raises:
-        StageError: The model's graph cannot be traced.
-    """
-    layers = _layers(model, size)
-    if not layers:
-        raise StageError("The model has no convolution and no linear layer to prune.")
-    shadow = copy.deepcopy(model).eval().requires_grad_(True)
-    device = next(shadow.parameters()).device
-    images = torch.zeros(1, 3, size, size, device=device)
-    # It warns of parameters outside of known layers (layer scale), which are handled below.
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph().build_dependency(shadow, images, verbose=False)
-        found = graph.get_all_groups(
-            ignored_layers=[shadow.get_submodule(layers[-1].name)], root_module_types=(nn.Conv2d, nn.Linear)
-        )
-        names = {module: name for name, module in shadow.named_modules()}
-        names |= {parameter: name for name, parameter in shadow.named_parameters()}
-        groups = [group for items in found if (group := _group(model, graph, items, names)) is not None]
-    return Network(groups=tuple(groups), layers=tuple(_connect(layer, groups) for layer in layers))
-
-
-def _layers(model: nn.Module, size: int) -> list[Layer]:
-    """Return the convolutions and linear layers in the order in which they run."""
-    found: dict[str, Layer] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            area = output.numel() // module.weight.shape[0]
-            height, width = inputs[0].shape[-2:] if isinstance(module, nn.Conv2d) else (1, area)
-            found[name] = Layer(
-                name=name,
-                module=module,
-                width_in=module.weight.shape[1] * getattr(module, "groups", 1),
-                width_out=module.weight.shape[0],
-                size=(height, width),
-                area=area,
-            )
-
-        return hook
-
-    hooks = [
-        module.register_forward_hook(note(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    mode = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    finally:
-        model.train(mode)
-        for hook in hooks:
-            hook.remove()
-    return list(found.values())
-
-
-def _connect(layer: Layer, groups: Iterable[ChannelGroup]) -> Layer:
-    ends: dict[str, dict[str, int]] = {"out": {}, "in": {}}
-    for group in groups:
-        for member in group.members:
-            if member.name == layer.name:
-                ends[member.role][group.name] = member.positions.shape[1]
-    return replace(layer, outputs=ends["out"], inputs=ends["in"])
-
-
-def _group(model: nn.Module, graph: Any, items: Any, names: Mapping[Any, str]) -> ChannelGroup | None:
-    """Return Torch-Pruning's group as plain data, or None if it cannot be cut cleanly."""
-    root = items[0].dep.target.module
-    width = root.weight.shape[0]
-    blocks = _blocks(items)
-    if len(blocks) > 1 or any(width % count for count in blocks):
-        return None
-    per_unit = next(iter(blocks), 1)
-    units = width // per_unit
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-    members = []
-    for item in items:
-        target = item.dep.target.module
-        if target not in names:
-            continue  # a bare operation: it has nothing to cut
-        name = names[target]
-        if isinstance(target, nn.ConvTranspose2d | nn.MultiheadAttention | nn.Embedding):
-            return None
-        positions = _positions(item.idxs, item.root_idxs, width, units)
-        if positions is None:
-            return None
-        passes = isinstance(target, nn.Parameter) or graph.is_out_channel_pruning_fn(item.dep.handler)
-        held = parameters[name] if isinstance(target, nn.Parameter) else modules[name]
-        if isinstance(held, nn.Module) and not any(True for _ in held.parameters(recurse=False)):
-            continue
-        axis = item.dep.target.pruning_dim if isinstance(target, nn.Parameter) else 0
-        members.append(
-            Member(name=name, target=held, role="out" if passes else "in", positions=positions, axis=axis % held.dim())
-            if isinstance(held, nn.Parameter)
-            else Member(name=name, target=held, role="out" if passes else "in", positions=positions)
-        )
-    return ChannelGroup(name=names[root], units=units, width=width, members=tuple(members))
-
-
-def _blocks(items: Any) -> set[int]:
-    """Return the numbers of blocks into which grouped layers divide the channels."""
-    found = set()
-    for item in items:
-        module = item.dep.target.module
-        if isinstance(module, nn.Conv2d) and 1 < module.groups < module.out_channels:
-            found.add(module.groups)
-        if isinstance(module, nn.GroupNorm):
-            found.add(module.num_groups)
-    return found - {1}
-
-
-def _positions(own: Sequence[int], roots: Sequence[int], width: int, units: int) -> torch.Tensor | None:
-    """Return (units, k), the layer's channels for each unit; None if units differ in their number."""
-    channels: list[list[int]] = [[] for _ in range(units)]
-    for position, root in zip(own, roots, strict=True):
-        if root >= width:
-            return None
-        channels[root % units].append(position)
-    if len({len(places) for places in channels}) != 1:
-        return None
-    return torch.tensor([sorted(places) for places in channels], dtype=torch.int64)
 
 
 def _axis(member: Member, key: str) -> int:

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from tlopt.pruning import channels, gates, norms
+from tlopt.pruning import analysis, gates, norms
 from tlopt.pruning.channels import Network
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -26,7 +26,7 @@ def ranked(
         shown: Name of a progress bar -> inputs and labels, the same at each call; None if there are no images.
         seed: Of everything random.
     """
-    network = channels.analyze(model, size)
+    network = analysis.analyze(model, size)
     groups = network.groups
     if shown is not None:
         norms.rebase(model, (inputs for inputs, _ in shown("Measuring")))

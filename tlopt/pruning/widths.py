@@ -29,7 +29,8 @@ def choose(
     Greedy: of all groups, the step that loses the least importance per cost saved is taken, until
     the budget is met or nothing is left to remove. A step takes a group's least important units up
     to a following multiple of channels; several steps are weighed at once, because the cost need
-    not fall at each.
+    not fall at each. The last of them may save more than was needed: steps are then taken back, the
+    most important first, while the budget holds.
 
     Args:
         network: Groups and layers.
@@ -50,6 +51,8 @@ def choose(
             break
         name = min(options, key=lambda n: options[n])
         search.take(name, options[name][1])
+    while (back := search.back(budget)) is not None:
+        search.take(*back)
     kept = {}
     for name, count in search.removed.items():
         if count:
@@ -106,6 +109,23 @@ class _Search:
         self.total = sum(self._costs.values())
         for other in {other for layer in self._touched[name] for other in (*layer.outputs, *layer.inputs)}:
             self.options[other] = self._best(other)
+
+    def back(self, budget: float) -> tuple[str, int] | None:
+        """Return the group, and the units it then lacks, whose step back regains most and keeps to the budget."""
+        best: tuple[float, str, int] | None = None
+        for name, before in self.removed.items():
+            fewer = max((step for step in (0, *self._steps[name]) if step < before), default=None)
+            if fewer is None or self.total + self._change(name, fewer) > budget:
+                continue
+            harm = before / len(self.order[name]) if self._even else self._harm[name][before] - self._harm[name][fewer]
+            best = max(best or (harm, name, fewer), (harm, name, fewer))
+        return None if best is None else best[1:]
+
+    def _change(self, name: str, count: int) -> float:
+        """Return what the cost rises by when a group lacks so many units instead."""
+        layers = self._touched[name]
+        then = sum(self._cost(layer, {**self.removed, name: count}) for layer in layers)
+        return then - sum(self._costs[layer.name] for layer in layers)
 
     def _best(self, name: str) -> tuple[float, int] | None:
         layers, before = self._touched[name], self.removed[name]

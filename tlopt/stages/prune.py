@@ -37,6 +37,9 @@ _RECOVERY = Hyperparameters(
     epochs=5, lr=2e-4, batch=32, teacher_weight=0.7, backbone_lr=1.0, layer_decay=1.0, frozen_norm=True
 )
 
+_FURTHER = 0.05  # of the multiply-adds: more than this beyond the aim is said
+_NAMED = 3  # layers
+
 
 @stage(reads="torch", writes="torch")
 def prune(
@@ -87,7 +90,7 @@ def prune(
             as much faster as asked.
     """
     from tlopt.networks import sparsity
-    from tlopt.pruning import channels, criteria, norms, widths
+    from tlopt.pruning import analysis, channels, criteria, norms, widths
     from tlopt.pruning.ranking import ranked
     from tlopt.pruning.speedup import verified
     from tlopt.sources import keep, open_model
@@ -103,8 +106,9 @@ def prune(
     data = _open(source, images, cache, seed, needed=epochs > 0 or bool(ranking.NEEDS))
     shown = partial(central_batches, data[0], samples, seed) if data else None
     training = replace(_RECOVERY, epochs=epochs, lr=lr, batch=batch, teacher_weight=teacher_weight, seed=seed)
-    network = channels.analyze(model, size)
+    network = analysis.analyze(model, size)
     before = network.macs()
+    _tell_whole(network)
     limits = Limits(multiple=cut.multiple, even=not ranking.COMPARABLE, least=widths.floors(network))
     aim = _Aim(cut=cut, whole=whole, macs=before, size=size, limits=limits)
     recovery: list[dict[str, float]] = []
@@ -125,7 +129,7 @@ def prune(
         if epochs and data is not None:
             with sparsity.held(model):
                 recovery += train(model, *data, training, teacher=whole, label="Recovery").epochs
-    after = channels.analyze(model, size).macs()
+    after = analysis.analyze(model, size).macs()
     _report(before, after, cut)
     pruned = Pruned(
         criterion=cut.criterion,
@@ -182,6 +186,36 @@ def _report(before: float, after: float, cut: Cut) -> None:
             "Only %.0f %% of the multiply-adds could go, not %.0f %%: a tenth of each group of channels stays, and "
             "widths are multiples of %d.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
         )  # fmt: skip
+    if cut.speedup is None and after < (1 - cut.ratio - _FURTHER) * before:
+        log.warning(
+            "%.0f %% of the multiply-adds went, not %.0f %%: the narrowest step is that wide, because widths are "
+            "multiples of %d. Try a smaller --multiple.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
+        )  # fmt: skip
+
+
+def _tell_whole(network: Network) -> None:
+    """Say in one line which layers keep their channels, and why.
+
+    Raises:
+        StageError: All do.
+    """
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in network.whole.items():
+        reasons.setdefault(reason, []).append(layer)
+    told = "; ".join(f"{_listed(layers)}, because {reason}" for reason, layers in reasons.items())
+    if told and network.groups:
+        log.warning("These layers keep their channels: %s.", told)
+    if not network.groups:
+        raise StageError(
+            f"No channels of this network can be removed. These layers keep theirs: {told}."
+            if told
+            else "No channels of this network can be removed: all of them are its input or its answers.",
+            hint="Quantize the network instead, or use another one.",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _open(

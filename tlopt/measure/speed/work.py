@@ -95,10 +95,10 @@ def multiply_adds(artifact: Artifact) -> int | None:
     if artifact.card.kind == "onnx":
         return sum(layer.macs for layer in layers(artifact))
     if artifact.card.kind == "torch":
-        from tlopt.pruning import channels
+        from tlopt.pruning import analysis
         from tlopt.sources import open_model
 
-        return channels.analyze(open_model(artifact), artifact.card.preprocess.size).macs()
+        return analysis.analyze(open_model(artifact), artifact.card.preprocess.size).macs()
     return None
 
 
