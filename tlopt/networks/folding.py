@@ -39,7 +39,7 @@ def folded(model: nn.Module, example: torch.Tensor) -> Iterator[int]:
         yield 0
         return
     with _evaluating(model), torch.no_grad(), _in_full_fp32():
-        pairs = _pairs(model, example)
+        pairs = fed(model, example)
         before = model(example)
         for conv, norm in pairs:
             _fold(conv, norm)
@@ -65,7 +65,7 @@ def _in_full_fp32() -> Iterator[None]:
         yield
 
 
-def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def fed(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Return convolutions and the batch norms that are given their output as it is."""
     made: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # holds the tensors, so that no address comes twice
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
@@ -87,7 +87,7 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.
     ] + [
         module.register_forward_pre_hook(ahead)
         for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d) and "forward" not in vars(module) and _after_norm(module) is not None
+        if isinstance(module, nn.BatchNorm2d) and "forward" not in vars(module) and after_norm(module) is not None
     ]
     try:
         model(example)
@@ -98,19 +98,19 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.
     return [pair for pair in found if convs.count(id(pair[0])) == norms.count(id(pair[1])) == 1]
 
 
-def _after_norm(norm: nn.BatchNorm2d) -> Forward | None:
+def after_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
     """Return what a batch norm does besides normalizing; None if that is not known."""
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
     # timm's norms bring dropout and the activation along.
     drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
     if type(norm).__name__ == "BatchNormAct2d" and isinstance(drop, nn.Module) and isinstance(act, nn.Module):
-        return lambda x: act(drop(x))
+        return nn.Sequential(drop, act)
     return None
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    plain, whole, rest = conv.forward, norm.forward, _after_norm(norm)
+    plain, whole, rest = conv.forward, norm.forward, after_norm(norm)
     assert rest is not None
 
     def convolve(x: torch.Tensor) -> torch.Tensor:
@@ -132,7 +132,8 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
             conv._parameters = own
 
     def finish(x: torch.Tensor) -> torch.Tensor:
-        return whole(x) if norm.training else rest(x)
+        result: torch.Tensor = whole(x) if norm.training else rest(x)
+        return result
 
     # Of these instances, not of their classes: other networks are not concerned.
     vars(conv)["forward"], vars(norm)["forward"] = convolve, finish

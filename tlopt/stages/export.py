@@ -111,13 +111,17 @@ def _export(
     """Write the ONNX file and compare it with the torch model."""
     import onnx
 
+    from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
     from tlopt.sources import open_model
 
     model = open_model(source)
+    size = source.card.preprocess.size
+    # Trained scales belong to the tensors of the network as it was trained.
+    simple = merged(model, size) if source.card.torch.qat is None else model
     preprocess = replace(source.card.preprocess, folded=input_ == "uint8")
     with bar("Exporting", 1) as shown:
-        proto, _ = trace(model, source.card.preprocess.size, opset)
+        proto, _ = trace(simple, size, opset)
         shown.advance()
     if preprocess.folded:
         _fold(proto, source.card.preprocess)

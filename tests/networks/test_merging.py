@@ -1,0 +1,75 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from tlopt.networks import merging
+from tlopt.sources import timm as source
+
+SIZE = 64
+
+
+def trained(name):
+    """Return a network with norms that are not all alike, in evaluation mode."""
+    torch.manual_seed(0)
+    model = source.build(name, classes=5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def layers(model, kind):
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "repvit_m0_9"])
+def test_branches_are_merged_and_the_answers_stay(name):
+    model = trained(name)
+    before = layers(model, nn.Conv2d)
+    found = merging.merged(model, SIZE)
+    assert layers(found, nn.Conv2d) < 0.9 * before
+    assert layers(found, nn.BatchNorm2d) <= 1  # RepViT's last one follows no convolution alone
+    assert layers(model, nn.Conv2d) == before  # training goes on with the branches
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        wanted = model(images)
+        torch.testing.assert_close(found(images), wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_norms_are_folded_with_their_activations():
+    model = trained("test_efficientnet")
+    found = merging.merged(model, SIZE)
+    assert layers(found, nn.BatchNorm2d) == 0
+    assert layers(model, nn.BatchNorm2d) > 5
+
+
+def test_a_wrong_merge_is_not_taken(caplog):
+    class Wrong(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.fc(self.conv(images).mean((2, 3)))
+
+        def reparameterize(self):
+            nn.init.zeros_(self.fc.weight)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Wrong()
+
+        def forward(self, images):
+            return self.body(images)
+
+    net = Net().eval()
+    with caplog.at_level(logging.WARNING):
+        found = merging.merged(net, SIZE)
+    assert found is net
+    assert "The branches of Net stay as they are: merged, they answer otherwise." in caplog.text
