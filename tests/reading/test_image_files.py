@@ -96,6 +96,16 @@ def test_a_folder_is_scanned_without_them_and_with_one_warning_each(special, cap
     assert told(caplog) == expected(special)
 
 
+def test_links_in_a_circle_are_unreadable_images_and_no_classes(special):
+    whole = tlopt.scan(special)
+    for name in ("a/circle.png", "circle"):
+        (special / name).symlink_to(special / name)
+    folder = tlopt.scan(special)
+    assert folder.classes == whole.classes
+    assert set(folder.files) - set(whole.files) == {"a/circle.png"}
+    assert folder.digest != whole.digest
+
+
 def test_predict_passes_them_over_alike(special, caplog, exported):
     assert len(list(tlopt.predict(exported, special))) == 24
     assert sorted(told(caplog)) == expected(special)

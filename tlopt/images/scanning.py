@@ -14,7 +14,7 @@ from tlopt.errors import ImagesError
 from tlopt.images import manifest
 from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Split
-from tlopt.reading.image_files import SUFFIXES, below
+from tlopt.reading.image_files import SUFFIXES, below, is_folder
 from tlopt.reading.names import check_classes
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _part_folders(root: Path, tops: Sequence[str]) -> Mapping[Split, str]:
 
 def _folders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def _class_files(root: Path, part: str) -> dict[str, list[str]]:

@@ -59,20 +59,28 @@ def below(root: Path, folder: Path) -> Iterator[str]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if is_folder(entry):
                     if not entry.is_symlink():  # a link may lead back to where we are
                         places.append(Path(entry.path))
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_regular(entry):
                     yield entry.name if relative == "." else f"{relative}/{entry.name}"
 
 
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    if entry.is_file():
-        return True
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether what was found in a folder is one, too; a link in a circle is none."""
     try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    try:
+        if entry.is_file():
+            return True
         what = files.irregular(entry.stat().st_mode)
     except OSError:
-        return True  # a link to nothing: told when it is decoded
+        return True  # a link to nothing or to itself: told when it is decoded
     _warn(entry.path, what)
     return False
 
