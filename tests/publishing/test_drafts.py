@@ -228,6 +228,15 @@ def test_what_only_goes_by_the_name_of_a_lock_or_a_checkpoint_stays(tmp_path):
     assert (tmp_path / ".b.lock").read_text() == "mine"
 
 
+def test_what_no_state_can_be_written_to_is_told_before_the_work(tmp_path):
+    fill(tmp_path, {".a.checkpoint": "mine", ".b.checkpoint/other": ""})
+    os.mkfifo(tmp_path / ".b.checkpoint" / "checkpoint.safetensors")
+    (tmp_path / ".c.checkpoint").symlink_to("nowhere")
+    for name in "abc":
+        with pytest.raises(OutputExistsError, match=rf"\.{name}\.checkpoint\S* is in the way"):
+            check_place(tmp_path / name)
+
+
 def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
     make(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / ".a.old-00000000")

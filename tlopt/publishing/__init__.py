@@ -5,8 +5,8 @@ before the work, an output that would destroy something.
 """
 
 from tlopt.publishing.claims import claim
-from tlopt.publishing.drafts import CHECKPOINT, Draft, draft, tidy
+from tlopt.publishing.drafts import Draft, draft, tidy
 from tlopt.publishing.files import check_file, write_whole, writing
-from tlopt.publishing.places import check_place
+from tlopt.publishing.places import CHECKPOINT, check_place
 
 __all__ = ["CHECKPOINT", "Draft", "check_file", "check_place", "claim", "draft", "tidy", "write_whole", "writing"]

@@ -17,9 +17,7 @@ from pathlib import Path
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing.claims import claim, follows, lock_file, unwritable
 from tlopt.publishing.marks import Group
-from tlopt.publishing.places import check_place, examined, is_occupied, located
-
-CHECKPOINT = "checkpoint.safetensors"  # the one file in a run's folder of checkpoints
+from tlopt.publishing.places import CHECKPOINT, check_place, checkpoints, examined, is_occupied, located
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Draft:
     @property
     def checkpoints(self) -> Path:
         """Folder for what is needed to go on after a kill; it outlives the draft, and goes when `out` stands."""
-        return self.out.with_name(f".{self.out.name}.checkpoint")
+        return checkpoints(self.out)
 
     def __truediv__(self, name: str | Path) -> Path:
         return self.folder / name
@@ -156,18 +154,18 @@ def tidy(out: str | Path) -> None:
     with contextlib.suppress(OutputError, OutputExistsError), claim(lock_file(place), out) as alone:
         if alone:
             _sweep(place)
-            _forget(Draft(folder=place, out=place).checkpoints)
+            _forget(checkpoints(place))
 
 
-def _forget(checkpoints: Path) -> None:
+def _forget(folder: Path) -> None:
     """Remove the checkpoint of a run, and its folder if nothing else is in it: it may be the user's."""
     name = re.compile(rf"{re.escape(CHECKPOINT)}|\.{re.escape(CHECKPOINT)}\.part-[0-9a-f]{{8}}")
     with contextlib.suppress(OSError):
-        with os.scandir(checkpoints) as entries:
+        with os.scandir(folder) as entries:
             ours = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
         for file in ours:
             file.unlink()
-        checkpoints.rmdir()
+        folder.rmdir()
 
 
 _RENAME_EXCHANGE = 2  # <linux/fs.h>

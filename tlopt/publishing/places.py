@@ -11,7 +11,13 @@ from tlopt.publishing.claims import lock_file, refuse_claimed
 from tlopt.publishing.marks import Group, contents
 from tlopt.reading.names import shown_name
 
+CHECKPOINT = "checkpoint.safetensors"  # the one file in a run's folder of checkpoints
 _ELSEWHERE = "Choose another --out."
+
+
+def checkpoints(place: Path) -> Path:
+    """Return the folder where a run that makes `place` keeps what it needs to go on."""
+    return place.with_name(f".{place.name}.checkpoint")
 
 
 def located(out: str | Path) -> Path:
@@ -49,6 +55,7 @@ def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path], makes
     place = located(out)
     _refuse_homes(place, out)
     _check_parent(place, out)
+    _check_checkpoints(checkpoints(place), out)
     if place.is_symlink():
         raise OutputExistsError(f"{out} is a symbolic link.", hint="Name the folder itself, or another one.")
     if not place.exists():
@@ -150,3 +157,13 @@ def _check_parent(place: Path, out: str | Path) -> None:
     limit = os.pathconf(above, "PC_NAME_MAX") - len(".") - len(".checkpoint")
     if len(os.fsencode(place.name)) > limit:
         raise OutputError(f"{out} cannot be made: its name is longer than {limit} bytes.", hint=_ELSEWHERE)
+
+
+def _check_checkpoints(folder: Path, out: str | Path) -> None:
+    """Refuse what a run could not write its state to, before it has worked for that state."""
+    for path, fits in ((folder, folder.is_dir), (folder / CHECKPOINT, (folder / CHECKPOINT).is_file)):
+        if os.path.lexists(path) and not fits():
+            raise OutputExistsError(
+                f"{out} cannot be made: {path} is in the way, and is no checkpoint of tlopt.",
+                hint=f"Move it. {_ELSEWHERE}",
+            )

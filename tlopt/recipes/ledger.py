@@ -41,7 +41,8 @@ def read(out: Path) -> tuple[dict[str, Entry], str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}, ""
     except (OSError, ValueError) as error:
-        return {}, f"{out / _STATE} is damaged ({error}): steps whose lineage does not fit are made again."
+        reason = str(error).rstrip(".")
+        return {}, f"{out / _STATE} is damaged ({reason}): steps whose lineage does not fit are made again."
 
 
 def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:
