@@ -21,7 +21,7 @@ from tlopt.quantization.quantizers import minmax
 from tlopt.sessions import open_session
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
-REAL = ["timm:resnet18", "pip:efficientnet_lite0", "timm:mobilenetv2_100"]
+REAL = ["timm:resnet18?layers=(1, 1, 1, 1)", "pip:efficientnet_lite0", "timm:mobilenetv2_100?depth_multiplier=0.4"]
 
 
 def found_places(graph, runtime, inputs):
