@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
-PARALLEL := --numprocesses auto --dist worksteal
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
 
 .PHONY: setup demo test test-fast coverage check docs docs-site clean

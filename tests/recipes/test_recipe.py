@@ -26,11 +26,23 @@ export = "tuned"
 """
 
 
+def write_recipe(folder, photos):
+    tlopt.trust("tiny_models")
+    file = folder / "recipe.toml"
+    file.write_text(GOOD.format(out=folder / "runs", photos=photos))
+    return file
+
+
 @pytest.fixture
 def recipe(photos, tmp_path):
-    tlopt.trust("tiny_models")
-    file = tmp_path / "recipe.toml"
-    file.write_text(GOOD.format(out=tmp_path / "runs", photos=photos))
+    return write_recipe(tmp_path, photos)
+
+
+@pytest.fixture(scope="module")
+def done(photos, tmp_path_factory):
+    """A recipe whose steps are all made."""
+    file = write_recipe(tmp_path_factory.mktemp("done"), photos)
+    assert states(file) == [("tuned", "made"), ("fp32", "made")]
     return file
 
 
@@ -137,13 +149,13 @@ def test_what_a_killed_run_left_is_made_again_where_the_recipe_has_changed(recip
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fp32": 1}', '{"fp32": {"key": 1, "result": ""}}', None])
-def test_where_the_record_is_damaged_or_gone_the_lineage_says_what_to_keep(recipe, tmp_path, text, caplog):
-    states(recipe)
+def test_where_the_record_is_damaged_or_gone_the_lineage_says_what_to_keep(done, text, caplog):
+    record = done.parent / "runs" / ".steps.json"
     if text is None:
-        (tmp_path / "runs" / ".steps.json").unlink()
+        record.unlink()
     else:
-        (tmp_path / "runs" / ".steps.json").write_text(text)
-    assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
+        record.write_text(text)
+    assert states(done) == [("tuned", "kept"), ("fp32", "kept")]
     assert ("is damaged" in caplog.text) == (text is not None)
 
 
