@@ -77,6 +77,7 @@ def test_a_graph_that_its_runtime_cannot_open_is_an_error(exported, photos, tmp_
             assert "cannot run it here" in verdict.beside_source(exported, made, judged, runtime).not_timed
 
 
+@pytest.mark.slow
 def test_the_card_says_how_much_is_in_8_bits_and_how_far_the_logits_are(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(verdict, "SECONDS", 0.01)
     quantized = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest").card.quantized

@@ -232,6 +232,7 @@ CARDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(card=CARDS)
 def test_any_card_is_read_as_it_was_written(card):
     again = Card.from_json(card.to_json())

@@ -57,11 +57,13 @@ def test_a_missing_artifact_is_an_error(capsys, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_command_prints_the_new_folder_and_nothing_else(capsys, tuned, tmp_path):
     code, out, _ = called(capsys, "export", tuned.path, "-o", tmp_path / "x")
     assert (code, out) == (0, f"{tmp_path / 'x'}\n")
 
 
+@pytest.mark.slow
 def test_raw_bytes_go_in_front_of_the_graph(capsys, tuned, tmp_path):
     code, _, _ = called(capsys, "export", tuned.path, "-o", tmp_path / "x", "--input", "uint8")
     assert code == 0

@@ -56,6 +56,7 @@ def _short_peaks(monkeypatch):
     monkeypatch.setitem(roofline._fastest.__kwdefaults__, "seconds", 0.02)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_commands_run_one_after_the_other(desk, capsys, monkeypatch):
     monkeypatch.chdir(desk)
     failed = {}

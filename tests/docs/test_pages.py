@@ -144,6 +144,7 @@ def run_command(arguments, target, allowed, capsys):
         Path(target).write_text(out.out, encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
     if page.endswith("keras.md"):

@@ -83,6 +83,7 @@ def test_a_report_survives_json(tiny):
     assert Report.from_json(report.to_json()).rows == tuple(dict(row) for row in report.rows)
 
 
+@pytest.mark.slow
 def test_a_slow_down_beyond_noise_breaches_the_baseline(tiny, tmp_path):
     arguments = {"batch": (1,), "backend": ("onnxruntime",), "seconds": 0.05}
     raw = json.loads(bench([tiny], **arguments).to_json())
@@ -97,6 +98,7 @@ def test_a_slow_down_beyond_noise_breaches_the_baseline(tiny, tmp_path):
         bench([tiny], baseline=tmp_path / "0.2.json", **arguments).check()
 
 
+@pytest.mark.slow
 def test_a_baseline_of_something_else_does_not_pass(tiny, tmp_path):
     file = tmp_path / "baseline.json"
     file.write_text(bench([tiny], batch=(1, 2), seconds=0.02).to_json())
@@ -139,6 +141,7 @@ def test_the_way_from_the_file_needs_photos(tiny):
         bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, end_to_end=True, noise=True)
 
 
+@pytest.mark.slow
 def test_memory_gets_a_column_for_each_batch(tiny):
     report = _bench([tiny], batch=(1, 4), backend=("onnxruntime",), seconds=0.01)
     assert all(row["host_mb"] > 0 for row in report.rows)

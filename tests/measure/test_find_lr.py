@@ -22,6 +22,7 @@ def colors(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_find_lr_suggests_a_rate_within_its_range_and_draws_the_curve(colors, tmp_path):
     torch.manual_seed(0)
     save_file(sources.build(MODEL, classes=2, size=32).state_dict(), tmp_path / "weights.safetensors")

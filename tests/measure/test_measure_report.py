@@ -13,6 +13,7 @@ from tlopt.measure.report import report as make_report
 from tlopt.reports import Report
 
 
+@pytest.mark.slow
 def test_everything_stands_in_one_table_and_two_files(tiny, biased, tmp_path):
     report = make_report([tiny, biased], tmp_path / "out", batch=(1, 4), seconds=0.02)
     assert [(row["artifact"], row["backend"]) for row in report.rows] == [
@@ -27,6 +28,7 @@ def test_everything_stands_in_one_table_and_two_files(tiny, biased, tmp_path):
     assert Report.from_json((tmp_path / "out" / "report.json").read_text()).rows == report.rows
 
 
+@pytest.mark.slow
 def test_a_report_killed_between_its_two_files_leaves_nothing_and_goes_on(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -93,6 +95,7 @@ def test_artifacts_of_different_classes_are_refused(tiny, tmp_path, card):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_artifacts_keep_their_names_where_only_some_are_timed(card, tmp_path):
     plain, other = (write_onnx(tmp_path / folder / "model", card, RIGHT) for folder in ("a", "b"))
     half = write_onnx(tmp_path / "c" / "model", replace(card, precision="fp16"), RIGHT)  # made for TensorRT

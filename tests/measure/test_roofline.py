@@ -51,6 +51,7 @@ def test_quantized_tensors_move_as_integers(card, tmp_path):
     assert conv.moved == 3 * 64 + 12 + 4 * (4 * 64)
 
 
+@pytest.mark.slow
 def test_the_share_reached_is_the_bound_over_the_latency(tiny, monkeypatch):
     monkeypatch.setattr("tlopt.measure.roofline._fastest", lambda call: call() and 0.01)
     report = roofline([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02)

@@ -32,6 +32,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 16, 1, stride=2), nn.ReLU(), nn.Conv2d(16, 8, 1, stride=2), nn.Conv2d(8, 8, 3))
 
 
+@pytest.mark.slow
 def test_a_network_with_a_strided_1x1_convolution_of_few_channels_trains():
     done = subprocess.run([sys.executable, "-c", TRAINING], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr

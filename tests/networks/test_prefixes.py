@@ -52,6 +52,7 @@ def test_an_error_names_the_prefix(tmp_path, state):
         loaded(given, tmp_path / "w.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 def test_a_file_of_torch_save_is_refused_with_the_command_that_converts_it(tmp_path, state, wrapper):
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")

@@ -20,6 +20,7 @@ def foreign(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_process_of_ours_imports_nothing_from_the_current_folder(foreign, exported):
     bench = tlopt.bench([exported], batch=(1,), seconds=0.01)
     assert bench.rows[0]["host_mb"] is not None
@@ -62,6 +63,7 @@ def test_python_m_tlopt_imports_nothing_from_the_current_folder(foreign):
     assert not (foreign / "PWNED").exists()
 
 
+@pytest.mark.slow
 def test_an_own_module_reaches_the_process_that_measures_it(tmp_path, monkeypatch, photos):
     (tmp_path / "own_tiny.py").write_text(
         "from torch import nn\n\n\ndef net(classes):\n"

@@ -48,6 +48,7 @@ def zeroed(model, network, kept):
     return copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_family_is_pruned_runs_and_is_restored(name, tmp_path):
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ def model():
     ).eval()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_layer_is_timed_at_every_batch(model):
     network = analysis.analyze(model, SIZE)
     table = latency.measure(model, network, SIZE, (1, 3), threads=1)
@@ -91,6 +92,7 @@ def test_the_exported_network_answers_as_the_torch_one(model):
     np.testing.assert_allclose(found, model(images).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_that_export_folds_into_convolutions_is_not_timed_beside_them():
     model = sources.build("timm:test_efficientnet?pad_type=same", classes=4, size=SIZE).train()
     graph = onnx.load_from_string(latency.to_onnx(model, SIZE)).graph

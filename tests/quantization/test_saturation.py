@@ -120,6 +120,7 @@ def test_a_runtime_that_is_not_here_gets_the_whole_range(monkeypatch, caplog):
     assert "openvino is not installed here: weights take the whole int8 range" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("saturates", "reduce_range"), [(True, "off"), (True, "on"), (False, "off")])
 def test_a_graph_that_saturates_where_it_is_opened_is_told(
     exported, tmp_path, monkeypatch, caplog, saturates, reduce_range

@@ -77,6 +77,7 @@ def test_a_class_that_is_a_formula_to_matplotlib_trains(tmp_path):
     well_formed((made.path / "confusion_matrix.svg").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_pictures_are_well_formed_whatever_the_names(tmp_path):
     pictures.confusion_matrix(np.eye(len(ODD), dtype=np.int64), ODD, tmp_path / "matrix.svg")
     well_formed((tmp_path / "matrix.svg").read_text(encoding="utf-8"))

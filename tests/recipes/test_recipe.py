@@ -50,6 +50,7 @@ def states(recipe, **options):
     return [(done.step.name, done.state) for done in run(recipe, **options)]
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_its_steps_and_keeps_what_is_unchanged(recipe, tmp_path):
     assert states(recipe, dry_run=True) == [("tuned", "to make"), ("fp32", "to make")]
     assert states(recipe) == [("tuned", "made"), ("fp32", "made")]
@@ -63,6 +64,7 @@ def test_a_recipe_makes_its_steps_and_keeps_what_is_unchanged(recipe, tmp_path):
     assert states(recipe) == [("tuned", "kept"), ("fp32", "made")]
 
 
+@pytest.mark.slow
 def test_a_setting_whose_name_is_pythons_own_is_passed_on(recipe, tmp_path):
     recipe.write_text(recipe.read_text() + 'input = "uint8"\n')
     assert states(recipe) == [("tuned", "made"), ("fp32", "made")]
@@ -124,6 +126,7 @@ def killed_at(recipe, call, monkeypatch):
             states(recipe)
 
 
+@pytest.mark.slow
 def test_a_recipe_killed_before_a_step_is_written_down_goes_on_and_keeps_it(recipe, tmp_path, monkeypatch):
     killed_at(recipe, 1, monkeypatch)
     assert (tmp_path / "runs" / "tuned").exists()
@@ -134,6 +137,7 @@ def test_a_recipe_killed_before_a_step_is_written_down_goes_on_and_keeps_it(reci
     assert states(recipe) == [("tuned", "kept"), ("fp32", "kept")]
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_made_again_where_the_recipe_has_changed(recipe, tmp_path, monkeypatch):
     killed_at(recipe, 3, monkeypatch)
     recipe.write_text(recipe.read_text() + "opset = 19\n")
@@ -148,6 +152,7 @@ def test_what_a_killed_run_left_is_made_again_where_the_recipe_has_changed(recip
     assert names(tmp_path / "runs") == [".steps.json", "fp32", "tuned"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"fp32": 1}', '{"fp32": {"key": 1, "result": ""}}', None])
 def test_where_the_record_is_damaged_or_gone_the_lineage_says_what_to_keep(done, text, caplog):
     record = done.parent / "runs" / ".steps.json"
@@ -159,6 +164,7 @@ def test_where_the_record_is_damaged_or_gone_the_lineage_says_what_to_keep(done,
     assert ("is damaged" in caplog.text) == (text is not None)
 
 
+@pytest.mark.slow
 def test_the_second_run_of_a_recipe_is_refused(recipe, tmp_path):
     first = run(recipe)
     assert next(first).state == "made"
@@ -242,6 +248,7 @@ def test_a_missing_recipe_is_named(tmp_path):
         run(tmp_path / "none.toml")
 
 
+@pytest.mark.slow
 def test_a_report_on_a_named_backend_that_cannot_run_is_no_finished_step(exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text(

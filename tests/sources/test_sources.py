@@ -157,6 +157,7 @@ def test_a_network_that_cannot_be_opened_again_is_not_kept(tmp_path):
         sources.keep(model, tmp_path, card("odd_nets:two_heads"))
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_keeps_its_second_head(tmp_path):
     name = "timm:repvit_m0_9?distillation=True"
     save_file(sources.build(name, classes=7, size=64).state_dict(), tmp_path / "w.safetensors")

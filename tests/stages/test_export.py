@@ -42,6 +42,7 @@ def test_export_leaves_no_path_of_this_machine_in_the_file(exported):
     assert b"tiny_models" not in exported.payload(".onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_raw_bytes_give_the_same_logits_as_normalized_floats(tuned, exported, tmp_path):
     raw = tlopt.export(tuned, tmp_path / "raw", input_="uint8")
     part = reopen(tuned.card.images)["test"]
@@ -54,6 +55,7 @@ def test_raw_bytes_give_the_same_logits_as_normalized_floats(tuned, exported, tm
         np.testing.assert_allclose(second(pixels), first(floats), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_refused(tuned, tmp_path, monkeypatch):
     trace = tracing.trace
 
@@ -71,6 +73,7 @@ def test_a_graph_that_computes_something_else_is_refused(tuned, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_command_goes_from_a_tuned_artifact_to_an_engine(tuned, tmp_path):
     engine = tlopt.export(tuned, tmp_path / "engine", trt=True, precision="int8", target=("sm89",))
     assert engine.card.kind == "tensorrt"
@@ -92,6 +95,7 @@ def test_a_target_needs_trt(tuned, tmp_path):
         tlopt.export(tuned, tmp_path / "x", target=("sm89",))
 
 
+@pytest.mark.slow
 def test_the_chain_goes_on_with_what_a_killed_run_left_on_the_way(tuned, tmp_path):
     left = tlopt.export(tuned, tmp_path / "x-fp32")
     with pytest.raises(OutputExistsError, match="x-fp32 exists already"):
@@ -108,6 +112,7 @@ def test_export_refuses_an_onnx_artifact(exported, tmp_path):
         tlopt.export(exported, tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_import_takes_an_onnx_file_of_any_tool(tuned, tmp_path):
     model = tlopt.open_model(tuned)
 
@@ -150,6 +155,7 @@ def test_import_names_what_is_wrong_with_a_file(tmp_path):
         tlopt.import_model(tmp_path / "y.onnx", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_import_takes_a_pretrained_model(tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(["a", "b"]))
     with pytest.raises(SettingError, match="names 2 classes, the model has 1000"):

@@ -95,10 +95,12 @@ def test_the_default_is_never_worse_than_the_probe_on_validation(tuned):
     assert metrics["validation"]["accuracy"] >= metrics["probe"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_artifact(tuned, colors, settings, tmp_path):
     assert finetune(colors, tmp_path / "again", **settings).digest == tuned.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["head", "full", "gradual"])
 def test_every_method_learns(colors, settings, tmp_path, method):
     made = finetune(colors, tmp_path / "out", **{**settings, "method": method, "epochs": 4, "lr": 0.01})
@@ -115,6 +117,7 @@ def test_a_network_that_looks_at_its_version_trains_and_opens_again(colors, tmp_
     assert sources.open_model(made)
 
 
+@pytest.mark.slow
 def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
     again = finetune(tuned, tmp_path / "again", epochs=1, batch=8, cache_dir=settings["cache_dir"])
     assert [step.stage for step in again.card.lineage] == ["finetune", "finetune"]
@@ -124,6 +127,7 @@ def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
     assert after >= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lp-ft", "full", "head"])
 def test_a_sparse_network_keeps_its_zeros(tuned, settings, tmp_path, method):
     options = {"cache_dir": settings["cache_dir"], "batch": 8, "epochs": 1}
@@ -138,6 +142,7 @@ def test_a_sparse_network_keeps_its_zeros(tuned, settings, tmp_path, method):
     assert again.card.torch.pruned == sparse.card.torch.pruned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["network", "features"])
 def test_an_artifact_teaches(tuned, colors, settings, tmp_path, kind):
     weight = 1.0 if kind == "features" else 0.0
@@ -156,11 +161,13 @@ def test_a_teacher_of_other_classes_is_refused(tuned, settings, tmp_path, colors
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_dropout_and_drop_path_reach_the_network(colors, settings, tmp_path):
     made = finetune(colors, tmp_path / "out", dropout=0.3, drop_path=0.1, **settings)
     assert sources.open_model(made)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_makes_the_same_artifact(colors, settings, tmp_path):
     settings = {**settings, "epochs": 3}
     expected = finetune(colors, tmp_path / "whole", **settings)

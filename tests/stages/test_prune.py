@@ -188,6 +188,7 @@ def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache
     assert macs(pruned) <= macs(artifact) / 1.5
 
 
+@pytest.mark.slow
 def test_an_impossible_speed_up_is_refused_before_the_recovery(artifact, cache, tmp_path, monkeypatch):
     def times(models, size, batches, **_):
         return [dict.fromkeys(batches, 1.0) for _ in models]

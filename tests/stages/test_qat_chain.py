@@ -39,6 +39,7 @@ def constants(artifact):
     return {i.name: numpy_helper.to_array(i) for i in onnx.load(artifact.payload(".onnx")).graph.initializer}
 
 
+@pytest.mark.slow
 def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8")
     about = trained.card.torch.qat
@@ -91,6 +92,7 @@ def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, t
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path, monkeypatch):
     trained = tlopt.qat(tuned, tmp_path / "qat", **{**options, "epochs": 1}, reduce_range="off")
     exported = tlopt.export(trained, tmp_path / "fp32")

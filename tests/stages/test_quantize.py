@@ -43,6 +43,7 @@ def held_out(exported):
     return next(iter(batches(part, exported.card.preprocess, batch=64))).inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runtime):
@@ -285,6 +286,7 @@ def test_max_drop_leaves_the_blocks_float_that_do_the_harm(uneven, tmp_path):
     assert any(note.startswith("Trade-off: all in integers: drop") for note in notes)
 
 
+@pytest.mark.slow
 def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
     plain = tlopt.quantize(exported, tmp_path / "plain", samples=16, max_drop=0.5)
     assert plain.card.quantized.sensitivity.float_blocks == {}
@@ -310,6 +312,7 @@ def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     assert "float_blocks=first" in str(report.rows[-1]["settings"])
 
 
+@pytest.mark.slow
 def test_the_first_block_is_the_one_after_raw_bytes(tuned, tmp_path):
     exported = tlopt.export(tuned, tmp_path / "fp32", input_="uint8")
     made = tlopt.quantize(exported, tmp_path / "q", samples=8, float_blocks=("first",))
@@ -365,6 +368,7 @@ def with_fixed_batch(exported, out):
     return out
 
 
+@pytest.mark.slow
 def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, held_out, tmp_path):
     fixed = with_fixed_batch(exported, tmp_path / "fixed")
     made = tlopt.quantize(fixed, tmp_path / "q", samples=9)
@@ -374,6 +378,7 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, held_ou
     assert halved.card.precision == "fp16"
 
 
+@pytest.mark.slow
 def test_max_drop_takes_graphs_with_a_fixed_batch(exported, tmp_path):
     made = tlopt.quantize(with_fixed_batch(exported, tmp_path / "fixed"), tmp_path / "q", samples=8, max_drop=0.5)
     assert made.card.quantized.sensitivity.met

@@ -20,6 +20,7 @@ def clouds():
     return points * torch.logspace(-2, 2, 8), labels
 
 
+@pytest.mark.slow
 def test_the_probe_is_logistic_regression(clouds):
     linear_model = pytest.importorskip("sklearn.linear_model")
     inputs, labels = clouds

@@ -86,6 +86,7 @@ def agrees_with_its_graph(name, size, runtime, *, margin_db):
     return rounded, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_trained_network_computes_what_its_integers_compute(runtime):
     rounded, found = agrees_with_its_graph("tiny_models:cnn", 32, runtime, margin_db=6)
@@ -137,6 +138,7 @@ def test_tensors_that_share_a_scale_train_it_together():
     assert steps.scales()["a"][0] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_place_that_the_program_does_not_know_is_refused():
     model = tiny("tiny_models:cnn", 32)
     proto, program = tracing.trace(model, 32, 18)
@@ -152,6 +154,7 @@ def test_a_place_that_the_program_does_not_know_is_refused():
     assert "forward" not in vars(model)
 
 
+@pytest.mark.slow
 def test_a_strided_1x1_convolution_of_few_channels_computes_in_the_default_layout():
     torch.manual_seed(0)
     model = torch.nn.Sequential(
