@@ -143,6 +143,25 @@ def test_show_tells_what_is_in_an_engine(onnx_artifact, tmp_path):
     assert "Layers' weights: Half 3" in show(replace(made, card=replace(made.card, details=told))).notes
 
 
+def test_explain_names_what_keeps_a_convolution_from_int8(onnx_artifact, tmp_path, caplog):
+    build(onnx_artifact("int8", scale_shape=(1,)), tmp_path / "engine", target=("sm89",), explain=True)
+    first, *strays = (tmp_path / "engine" / "explanation.txt").read_text().splitlines()
+    assert first == "0 of 2 convolutions and matrix products compute in int8."
+    assert strays[0].startswith("conv reads Float")
+    assert "the scale of node_of_x_dq is a vector of one element" in strays[0]
+    assert "gemm reads Float" in strays[1]
+    assert "its input comes from the node pool (GlobalAveragePool) and not from a DequantizeLinear node" in strays[1]
+    assert strays[0] in caplog.text
+
+
+@pytest.mark.parametrize(("precision", "done"), [("fp32", 2), ("fp16", 2), ("int8", 1)])
+def test_explain_counts_what_computes_in_the_wanted_precision(onnx_artifact, tmp_path, precision, done):
+    build(onnx_artifact(precision), tmp_path / "engine", target=("sm89",), explain=True)
+    text = (tmp_path / "engine" / "explanation.txt").read_text()
+    assert text.startswith(f"{done} of 2 convolutions and matrix products compute in {precision}.")
+    assert len(text.splitlines()) == 1 + 2 - done
+
+
 def test_an_int8_engine_without_a_layer_in_int8_is_made_with_a_warning(onnx_artifact, tmp_path, caplog):
     build(onnx_artifact("int8", scale_shape=(1,)), tmp_path / "engine", target=("sm89",))
     assert "No layer of the engine computes in int8" in caplog.text

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from tlopt.artifact import Artifact, sha256
 from tlopt.cards.card import Card
 from tlopt.cards.details import BuiltFrom, EngineDetails, EngineOptions
-from tlopt.engine import builder
+from tlopt.engine import builder, explaining
 from tlopt.engine.builder import Engine
 from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan, plan
@@ -25,6 +25,7 @@ from tlopt.trusted import engines as trusted_engines
 
 ENGINE_NAME = "model.engine"
 LAYERS_NAME = "layers.json"
+EXPLANATION_NAME = "explanation.txt"
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ def build(
         Literal["auto", "tensorrt", "rtx"],
         Setting("Builder to use. rtx is TensorRT for RTX. auto takes the builder that knows the targets."),
     ] = "auto",
+    explain: Annotated[
+        bool,
+        Setting("Say which layers do not compute in the artifact's precision, and what keeps them from it."),
+    ] = False,
     options: Options,
 ) -> Card:
     """Build a TensorRT engine from an ONNX artifact.
@@ -72,12 +77,23 @@ def build(
     wanted = _QUANTIZED.get(source.card.precision)
     if wanted and engine.layers.computes_in(wanted) is False:
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
+    if explain:
+        _explain(out, engine, onnx, source.card.precision)
     (out / ENGINE_NAME).write_bytes(engine.data)
     if options.version_compatible:  # it holds code that runs when it is opened, and whoever built it may open it
         trusted_engines.remember(hashlib.sha256(engine.data).hexdigest(), out.folder / ENGINE_NAME)
     (out / LAYERS_NAME).write_text(engine.layers.to_json(), encoding="utf-8")
     details = _details(source, onnx, out.folder, chosen, options, engine)
     return replace(source.card, kind="tensorrt", details=details)
+
+
+def _explain(out: Draft, engine: Engine, file: Path, precision: str) -> None:
+    """Write what computes in another precision, and why; say it, too."""
+    found = explaining.explain(engine.layers, require("onnx").load(file, load_external_data=False), precision)
+    (out / EXPLANATION_NAME).write_text(found.text, encoding="utf-8")
+    for stray in found.strays:
+        log.warning("%s", stray)
+    log.info("%s", found.text.splitlines()[0])
 
 
 def _refuse_integers(source: Artifact, file: Path) -> None:
