@@ -182,6 +182,6 @@ def test_torch_that_came_before_is_explained(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     sharing = list(_cores())[1]
     assert sharing["detail"] == (
-        "torch was imported before tlopt: its threads spin, and training collapses beside other programs"
+        "torch was imported before tlopt: its threads spin, and training is many times slower beside other programs"
     )
     assert sharing["mend"] == "import tlopt before torch"

@@ -67,7 +67,7 @@ def test_scan_takes_train_for_a_class_if_it_holds_images(tmp_path):
 def test_scan_warns_of_folders_beside_the_parts(parted, caplog):
     (parted / "extra").mkdir()
     scan(parted)
-    assert "passed over beside them: extra" in caplog.text
+    assert "other folders are ignored: extra" in caplog.text
 
 
 def test_scan_refuses_two_folders_for_one_part(parted):
@@ -261,7 +261,7 @@ def test_reopen_refuses_changed_images(pets):
     ref = ImagesRef(path=str(pets), digest=folder.digest, val=0.2, test=0.2, seed=1)
     assert reopen(ref)["test"].files == folder.split(val=0.2, test=0.2, seed=1)["test"].files
     (pets / "cat" / "0.png").unlink()
-    with pytest.raises(ImagesError, match="not those the artifact was trained on"):
+    with pytest.raises(ImagesError, match="not the images that the artifact was trained on"):
         reopen(ref)
 
 

@@ -46,6 +46,35 @@ def test_numbers_keep_the_digits_that_carry_meaning(value, text):
     assert number(value) == text
 
 
+def test_a_wide_table_is_split_and_each_part_says_what_its_rows_are_about():
+    figures = {f"p{number}_ms": number / 7 for number in range(10, 20)}
+    rows = tuple({"artifact": name, "batch": 8, **figures, "host_mb": 1.5} for name in ("fp32", "int8"))
+    lines = report(rows=rows).table(width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line.split() for line in lines if line.startswith("artifact")]
+    assert len(heads) == 2
+    assert all(head[:2] == ["artifact", "batch"] for head in heads)
+    assert " ".join(heads[1]).endswith("host MB")
+    assert sum(line.startswith("int8") for line in lines) == 2
+    assert len([line for line in report(rows=rows).table().splitlines() if line.startswith("artifact")]) == 1
+
+
+def test_long_texts_are_wrapped_beside_their_row():
+    why, way = "There is no driver here, and " * 3, "python -m pip install something && " * 3
+    rows = (
+        {"part": "onnxruntime:cuda", "usable": "no", "detail": why, "mend": way},
+        {"part": "cores", "usable": "yes", "detail": "2", "mend": ""},
+    )
+    lines = report(rows=rows).table(width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].split() == ["part", "usable", "detail"]
+    assert lines[-1].split() == ["cores", "yes", "2"]
+    assert sum("repair: python" in line for line in lines) == 1
+    text = " ".join(" ".join(lines).split())
+    assert " ".join(way.split()) in text
+    assert " ".join(why.split()) in text
+
+
 def test_csv_and_json_keep_every_digit():
     rows = list(csv.DictReader(io.StringIO(report().to_csv())))
     assert float(rows[0]["p50_ms"]) == 12.3456
@@ -55,7 +84,7 @@ def test_csv_and_json_keep_every_digit():
 def test_a_report_is_rebuilt_from_json():
     full = report(notes=("note",), breaches=("breach",), details={"x": [1]})
     assert Report.from_json(full.to_json()) == full
-    with pytest.raises(ValueError, match="no report of tlopt"):
+    with pytest.raises(ValueError, match="not a report of tlopt"):
         Report.from_json("{}")
 
 

@@ -231,7 +231,7 @@ def test_what_a_recipe_names_is_not_named_by_hand(mine, tmp_path, photos):
 
 
 def test_names_that_are_no_modules_cannot_be_trusted():
-    with pytest.raises(SettingError, match="is no name of a module"):
+    with pytest.raises(SettingError, match="is not the name of a module"):
         tlopt.trust("own_net:net")
 
 

@@ -34,7 +34,7 @@ def doctor(
     """Show what works on this machine and what is missing.
 
     Every part is tried. The backends run a small graph on each of their devices. The builders of
-    TensorRT build a small engine. The command that mends a part stands beside it.
+    TensorRT build a small engine. Each part that does not work has the command that repairs it.
 
     Raises:
         PluginError: A required name is unknown.
@@ -63,13 +63,15 @@ def _cores() -> Iterator[dict[str, Scalar]]:
     """Yield the cores that may be used, and whether torch's threads share them with other programs."""
     quota = min(cpu.quotas(), default=None)
     limit = "all that the process may run on" if quota is None else f"a control group's quota is {quota:g}"
-    yield _row("cores", "", detail=f"{cores()}: {limit}")
+    yield _row("cores", "", detail=f"{cores()} cores: {limit}")
     set_to = waiting()
     problem = ""
     if cpu.too_late():
-        problem = "torch was imported before tlopt: its threads spin, and training collapses beside other programs"
+        problem = (
+            "torch was imported before tlopt: its threads spin, and training is many times slower beside other programs"
+        )
     elif cpu.spins():
-        problem = f"{set_to}: torch's threads spin, and training collapses beside other programs"
+        problem = f"{set_to}: torch's threads spin, and training is many times slower beside other programs"
     mend = "import tlopt before torch" if cpu.too_late() else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}"
     yield _row("sharing cores", problem, detail=f"torch's threads sleep soon while they wait: {set_to}", mend=mend)
 
@@ -97,7 +99,7 @@ def _cuda() -> Iterator[dict[str, Scalar]]:
     about = f"{here.name}, {here.capability}, up to CUDA {here.driver_cuda}" if here else ""
     yield _row("driver", gpu_problem(), detail=about, mend=_DRIVER)
     problem = allocation_problem()
-    busy = "free memory on the GPU: nvidia-smi shows who holds it"
+    busy = "free memory on the GPU: nvidia-smi shows which process uses it"
     yield _row("cuda", problem, detail="1 MiB allocated on the GPU and freed", mend=busy if here else _DRIVER)
     for name in drivers.NAMES:
         problem, _, hint = drivers.problem(name).partition("\n")
@@ -132,7 +134,11 @@ def _backends() -> Iterator[dict[str, Scalar]]:
         for device in module.DEVICES:
             problem, _, hint = module.problem(device).partition("\n")
             narrow = not problem and device == "cpu" and backends.saturates(name)
-            detail = "int8 sums saturate on this processor: quantize keeps weights to half the range" if narrow else ""
+            detail = (
+                "int8 sums saturate on this processor: quantize uses half of the int8 range for weights"
+                if narrow
+                else ""
+            )
             yield _row(f"{name}:{device}", problem, mend=hint or _mend(name, device, problem), detail=detail)
 
 

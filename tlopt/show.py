@@ -84,11 +84,11 @@ def _text(value: Any) -> str:
 def _floats(quantized: Quantized) -> list[str]:
     """Return which blocks quantize left float, because it was asked to or for accuracy's sake, a line for each."""
     asked, found = quantized.float_blocks, quantized.sensitivity
-    lines = [f"Float as asked: {', '.join(asked)}"] if asked else []
+    lines = [f"Float by choice: {', '.join(asked)}"] if asked else []
     if found is None:
         return lines
     met = "met" if found.met else "NOT met"
-    lines += [f"Loss of {found.drop_of} up to {found.max_drop:g} on {found.images} training images: {met}"]
+    lines += [f"Limit of {found.max_drop:g} on the loss of {found.drop_of}, on {found.images} training images: {met}"]
     lines += [f"Float: {name} ({reason})" for name, reason in found.float_blocks.items()]
     rest = "all others in integers" if asked else "all in integers"
     for row in found.trade_off:

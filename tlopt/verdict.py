@@ -167,7 +167,7 @@ def tell(source: Artifact, precision: str, quantized: Quantized, measured: Measu
     elif require_faster and measured.latency_ms is None:
         raise CheckError(
             f"Whether {precision} is faster could not be measured: {measured.not_timed}.",
-            hint="Leave --require-faster out, and time the result with tlopt bench where it will run.",
+            hint="Leave --require-faster out, and time the result with tlopt bench on the machine that will run it.",
         )
 
 

@@ -138,7 +138,7 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, tmp_pat
 def test_layers_of_a_gpu_are_not_timed_by_what_they_take_to_queue(exported):
     from tlopt.backends import onnxruntime
 
-    with pytest.raises(StageError, match="does not tell the time of layers on cuda"):
+    with pytest.raises(StageError, match="does not report the time of layers on cuda"):
         onnxruntime.profile(exported, np.zeros((1, 3, 8, 8), np.float32), device="cuda")
 
 

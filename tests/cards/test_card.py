@@ -141,7 +141,7 @@ DAMAGED = {
     "images.val": {"images": {"path": "x", "digest": "x", "val": 1.5, "test": 0, "seed": 0}},
     "model": {"model": ["a"]},
     "precision": {"precision": "fp12"},
-    "model is no Unicode text": {"model": "\ud800"},
+    "model is not Unicode text": {"model": "\ud800"},
     "the unknown key colour": {"colour": "red"},
     "schema": {"schema": True},
     "details.network.groups": {"details": {"groups": {"conv": -1}}},

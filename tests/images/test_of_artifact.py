@@ -58,7 +58,7 @@ def test_training_images_are_divided_as_they_were(trained, tmp_path, labels, dra
 def test_changed_training_images_are_refused(trained, tmp_path):
     one = artifact(tmp_path, trained)
     (trained / "a" / "0.png").unlink()
-    with pytest.raises(ImagesError, match="are not those the artifact was trained on"):
+    with pytest.raises(ImagesError, match="are not the images that the artifact was trained on"):
         parts_of(one, labels="none")
     assert not parts_of(one, trained, labels="none").trained_on
 

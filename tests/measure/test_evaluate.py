@@ -105,7 +105,7 @@ def test_changed_training_photos_are_refused(card, swatches, tmp_path):
     own = replace(card, images=replace(card.images, path=str(tmp_path / "photos")))
     artifact = write_onnx(tmp_path / "artifact", own, RIGHT)
     (tmp_path / "photos" / "red" / "0.png").unlink()
-    with pytest.raises(ImagesError, match="are not those the artifact was trained on"):
+    with pytest.raises(ImagesError, match="are not the images that the artifact was trained on"):
         evaluate(artifact)
 
 

@@ -59,7 +59,7 @@ class Outer:
         ({"name": "a", "named": {"x": {"size": 1, "b": 1}}}, "the field named.x has the unknown key b"),
         ({"name": "a", "inner": {"size": 1, "share": math.nan}}, "the field inner.share must be a finite number"),
         ({"name": "a", "inner": {"size": 10**400}}, "the field inner.size must be a number of at most 64 bits"),
-        ({"name": "\ud800"}, "the field name is no Unicode text"),
+        ({"name": "\ud800"}, "the field name is not Unicode text"),
         ([], "the whole content: expected `object`, got `array`"),
     ],
 )

@@ -206,7 +206,7 @@ def names(folder):
         ("", "needs a folder for its results"),
         ("out = 3", "needs a folder for its results"),
         ('out = "x"', "has no step"),
-        ("out = ", "is no valid TOML"),
+        ("out = ", "is not valid TOML"),
         ('out = "x"\nfoo = 1', "unknown key 'foo'"),
         ('out = "x"\n[a]\nfinetun = "photos"', "step a: the step has no verb"),
         ('out = "x"\n[a]\nfinetune = "p"\nexport = "q"', "step a: the step has 2 verbs"),

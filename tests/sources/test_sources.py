@@ -146,7 +146,7 @@ def test_a_new_classifier_is_that_of_the_architecture(tmp_path, given):
 
 def test_a_network_that_opens_as_another_one_is_not_kept(tmp_path):
     model = built("forgetful")
-    with pytest.raises(StageError, match="answers otherwise when it is opened again"):
+    with pytest.raises(StageError, match="answers differently after it is opened again"):
         sources.keep(model, tmp_path, card("odd_nets:forgetful"))
 
 

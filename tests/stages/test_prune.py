@@ -146,7 +146,7 @@ def test_a_step_that_finds_nothing_more_to_cut_keeps_those_before_it(artifact, c
     once = prune(artifact, tmp_path / "once", **options)
     twice = prune(artifact, tmp_path / "twice", steps=2, **options)
     assert macs(twice) == macs(once)
-    assert "The result is that of 1 of the 2 steps. No group of channels is wide enough" in caplog.text
+    assert "Only 1 of the 2 steps could be done. No group of channels is wide enough" in caplog.text
 
 
 def test_a_ratio_out_of_range_is_refused(artifact, tmp_path):
@@ -201,5 +201,5 @@ def test_an_impossible_speed_up_is_refused_before_the_recovery(artifact, cache, 
 
 def test_a_share_that_cannot_be_reached_is_said_so(artifact, cache, tmp_path, caplog):
     pruned = prune(artifact, tmp_path / "a", ratio=0.95, epochs=0, samples=16, multiple=8, cache_dir=cache)
-    assert "multiply-adds could go, not 95 %" in caplog.text
+    assert "multiply-adds could be removed, not 95 %" in caplog.text
     assert macs(pruned) > 0.05 * macs(artifact)

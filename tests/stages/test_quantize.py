@@ -308,7 +308,7 @@ def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     expected = logits(exported, held_out)
     np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
     report = show(made)
-    assert f"Float as asked: {found[0].name}" in report.notes
+    assert f"Float by choice: {found[0].name}" in report.notes
     assert "float_blocks=first" in str(report.rows[-1]["settings"])
 
 

@@ -89,10 +89,10 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     if saturates_here(artifact, name, device):
         # A stage opens what it is making in a hidden folder, whose name tells nobody anything.
         which = "" if artifact.path.name.startswith(".") else f" in {artifact.path}"
-        mend = "Train it anew with tlopt qat" if artifact.card.onnx.qat else "Quantize its source"
+        mend = "Train it again with tlopt qat" if artifact.card.onnx.qat else "Quantize its source again with"
         log.warning(
-            "The int8 graph%s answers wrongly here: its weights take the whole range, and the integer kernels of %s "
-            "saturate on this processor. %s --reduce-range on.", which, name, mend,
+            "The int8 graph%s gives wrong answers on this processor. Its weights use the whole int8 range, and "
+            "the integer kernels of %s saturate. %s --reduce-range on.", which, name, mend,
         )  # fmt: skip
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
     return runner
@@ -155,10 +155,13 @@ def reduced_range(name: str, choice: str) -> bool:
     try:
         found = saturates(name)
     except MissingLibraryError:
-        log.warning("%s is not installed here: weights take the whole int8 range; see --reduce-range", name)
+        log.warning(
+            "%s is not installed, so saturation was not tested. Weights use the whole int8 range; see --reduce-range.",
+            name,
+        )
         return False
     if found:
-        log.info("integer kernels of %s saturate on this processor: weights take half the int8 range", name)
+        log.info("integer kernels of %s saturate on this processor: weights use half the int8 range", name)
     return found
 
 

@@ -58,7 +58,7 @@ class Runner:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or not outputs or inputs[0].type not in _DTYPES:
             raise ArtifactError(
-                f"{artifact.path} is no classifier of images: its graph takes {[(i.name, i.type) for i in inputs]} and "
+                f"{artifact.path} is not an image classifier: its graph takes {[(i.name, i.type) for i in inputs]} and "
                 f"gives {[o.name for o in outputs]}.",
                 hint="Make the artifact again.",
             )
@@ -126,8 +126,8 @@ def profile(
     """
     if (device or DEVICES[0]).partition("-")[0] in ("cuda", "tensorrt"):
         raise StageError(
-            f"ONNX Runtime's profiler does not tell the time of layers on {device}.",
-            hint="Profile on cpu, or an engine: tlopt build, then tlopt profile ENGINE.",
+            f"ONNX Runtime's profiler does not report the time of layers on {device}.",
+            hint="Use --backend onnxruntime:cpu, or build an engine and profile that.",
         )
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")

@@ -119,7 +119,7 @@ def _compiled(artifact: Artifact, device: str, threads: int, **settings: Any) ->
         ) from error
     if len(compiled.inputs) != 1 or not compiled.outputs:
         raise ArtifactError(
-            f"{artifact.path} is no classifier of images: its graph takes {len(compiled.inputs)} tensors and gives "
+            f"{artifact.path} is not an image classifier: its graph takes {len(compiled.inputs)} tensors and gives "
             f"{len(compiled.outputs)}.",
             hint="Make the artifact again.",
         )

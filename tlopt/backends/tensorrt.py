@@ -238,7 +238,9 @@ class Runner:
         """
         self._require_open()
         if not self._refit:
-            raise StageError(f"The engine of {self.name} keeps its weights.", hint="Build it with --refit.")
+            raise StageError(
+                f"The weights of the engine {self.name} cannot be replaced.", hint="Build the engine with --refit."
+            )
         with self._current():
             for lane in self.lanes:
                 lane.settle()

@@ -44,7 +44,7 @@ class Runner:
         device = device or DEVICES[0]
         if reason := problem(device):
             raise StageError(
-                f"torch cannot run {artifact.path} on {device}: {reason}", hint="tlopt doctor lists what can."
+                f"torch cannot run {artifact.path} on {device}: {reason}", hint="tlopt doctor lists what runs here."
             )
         processor, *manner = device.split("-")
         self.name = f"torch:{device}"

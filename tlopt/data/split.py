@@ -104,7 +104,7 @@ def _pattern(text: str) -> re.Pattern[str]:
         pattern = re.compile(text)
     except re.error as error:
         raise SettingError(
-            f"group_by is no regular expression: {error}.", hint=r"For example 'IMG_(\d\d)' or 'person(\d+)'."
+            f"group_by is not a regular expression: {error}.", hint=r"For example 'IMG_(\d\d)' or 'person(\d+)'."
         ) from error
     if not pattern.groups:
         raise SettingError(

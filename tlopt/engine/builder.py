@@ -66,17 +66,17 @@ def check(plan: Plan, options: Options) -> None:
     title = plan.flavour.title
     if options.hardware_compatible != "no":
         raise SettingError(
-            f"{title} has no hardware-compatible engines.",
-            hint="One engine serves several GPUs if all are named: --target sm80,sm86,sm89,sm120.",
+            f"{title} builds no hardware-compatible engines.",
+            hint="Name every GPU instead: --target sm80,sm86,sm89,sm120.",
         )
     if options.version_compatible:
         raise SettingError(
-            f"{title} has no version-compatible engines: it comes without the lean runtime that they carry.",
+            f"{title} builds no version-compatible engines: it lacks the lean runtime that they need.",
             hint="Leave out --version-compatible, or build with --flavour tensorrt.",
         )
     if options.timing_cache is not None:
         raise SettingError(
-            f"{title} times nothing while it builds, so there is no timing cache.",
+            f"{title} times no kernels while it builds, so it has no timing cache.",
             hint="Leave out --timing-cache, or build with --flavour tensorrt.",
         )
     if (options.refit or options.strip_weights) and plan.gpu is None:

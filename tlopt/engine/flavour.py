@@ -86,7 +86,7 @@ def load(name: FlavourName) -> Flavour:
         raise
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingLibraryError(
-            f"{TITLES[name]} is installed but does not load: {error}", hint="tlopt doctor says what does not fit."
+            f"{TITLES[name]} is installed but does not load: {error}", hint="tlopt doctor says what is wrong."
         ) from error
     version = str(api.__version__)
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST[name]:

@@ -153,12 +153,12 @@ def _weights(artifact: Artifact) -> Path:
     except OSError as error:
         raise ArtifactError(
             f"{artifact.path} was built without weights, and {file}, which has them, cannot be read.",
-            hint="Put the onnx artifact there that the engine was built from.",
+            hint="Put the ONNX artifact that the engine was built from back in its place.",
         ) from error
     if found != expected.sha256:
         raise ArtifactError(
             f"{artifact.path} was built without weights, and {file} is not the file that it was built from.",
-            hint="Put the onnx artifact there that the engine was built from.",
+            hint="Put the ONNX artifact that the engine was built from back in its place.",
         )
     return file
 
@@ -172,10 +172,10 @@ def refit(opened: Opened, onnx: Path) -> None:
     """
     api, messages = opened.flavour.api, opened.messages
     if not opened.engine.refittable:
-        raise StageError("The engine's weights cannot be replaced.", hint="Build it with --refit.")
+        raise StageError("The engine's weights cannot be replaced.", hint="Build the engine with --refit.")
     refitter = api.Refitter(opened.engine, messages.logger)
     parser = api.OnnxParserRefitter(refitter, messages.logger)
     if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
         raise StageError(
-            f"The weights of {onnx} do not fit the engine: {messages.last()}", hint="Build an engine of that file."
+            f"The weights of {onnx} do not fit the engine: {messages.last()}", hint="Build a new engine from that file."
         )

@@ -79,7 +79,7 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
         except RuntimeError as error:  # the converter is C++: it raises nothing finer
             raise ArtifactError(
                 f"The graph's opset is {version}, and it cannot be brought to {OPSET}, which int8 needs: {error}",
-                hint="Export the network anew, with a newer opset.",
+                hint="Export the network again, with a newer opset.",
             ) from error
     model.ir_version = max(model.ir_version, IR)
     constants = {initializer.name for initializer in model.graph.initializer}

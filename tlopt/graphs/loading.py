@@ -37,9 +37,9 @@ def load_graph(file: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError, RuntimeError, MemoryError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ArtifactError(f"{file} is no readable ONNX file: {reason}", hint=_HINT) from error
+        raise ArtifactError(f"{file} is not a readable ONNX file: {reason}", hint=_HINT) from error
     if problem := _problem(model):
-        raise ArtifactError(f"{file} is no whole ONNX graph: {problem}.", hint=_HINT)
+        raise ArtifactError(f"{file} is not a complete ONNX graph: {problem}.", hint=_HINT)
     return model
 
 

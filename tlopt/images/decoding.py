@@ -57,7 +57,7 @@ class Unreadable:
             raise ImagesError(
                 f"{len(self.reasons)} of the {self.total} images cannot be read, and more than "
                 f"{MAX_UNREADABLE:.0%} is too many to go on; first: {next(iter(self.reasons.values()))}",
-                hint="tlopt data audit lists them, and with --fix leaves them out.",
+                hint="tlopt data audit lists them. With --fix it writes a copy without them.",
             )
 
 

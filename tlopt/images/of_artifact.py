@@ -134,8 +134,8 @@ def _expect(folder: ImageFolder, ref: ImagesRef) -> None:
     """Check that images are those of a training."""
     if folder.digest != ref.digest:
         raise ImagesError(
-            f"The images in {folder.source} are not those the artifact was trained on: digest "
-            f"{folder.digest[:12]}…, expected {ref.digest[:12]}…; its test split might hold training images.",
+            f"The images in {folder.source} are not the images that the artifact was trained on. Their digest is "
+            f"{folder.digest[:12]}…, expected {ref.digest[:12]}…. Their test part may hold training images.",
             hint="Name the images to use with --images.",
         )
 

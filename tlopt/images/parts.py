@@ -122,7 +122,6 @@ def _fill_empty(
                 break
         else:
             raise SettingError(
-                f"{len(sizes)} groups of images are too few for a training and a {part} part with every class in "
-                "training.",
-                hint="A group is one image with its copies, or what --group-by says belongs together.",
+                f"{len(sizes)} groups of images are too few for a training part with every class and a {part} part.",
+                hint="A group is one image with its copies, or all images that --group-by puts together.",
             )

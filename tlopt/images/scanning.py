@@ -46,7 +46,7 @@ def scan(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
                 raise ImagesError(f"{root} lists the class {name} for validation or test, but never for training.")
         return folder
     if not root.is_dir():
-        what = "is a file, no folder of images" if root.exists() else "does not exist"
+        what = "is a file, not a folder of images" if root.exists() else "does not exist"
         raise ImagesError(
             f"{root} {what}.", hint="Give a folder that holds one folder per class, or a .csv or .parquet manifest."
         )
@@ -161,7 +161,7 @@ def _part_folders(root: Path, tops: Sequence[str]) -> Mapping[Split, str]:
     if "train" not in places or not _folders(root / places["train"]):
         return {}
     if others := sorted(set(tops) - set(places.values())):
-        log.warning("%s has train, val or test folders; passed over beside them: %s", root, ", ".join(others))
+        log.warning("%s has train, val or test folders. Its other folders are ignored: %s", root, ", ".join(others))
     return places
 
 
@@ -189,8 +189,8 @@ def reopen(ref: ImagesRef, path: str | Path | None = None) -> dict[Split, ImageF
     folder = scan(path or ref.path)
     if folder.digest != ref.digest:
         raise ImagesError(
-            f"The images in {folder.source} are not those the artifact was trained on: digest "
-            f"{folder.digest[:12]}…, expected {ref.digest[:12]}…; its test split might hold training images.",
+            f"The images in {folder.source} are not the images that the artifact was trained on. Their digest is "
+            f"{folder.digest[:12]}…, expected {ref.digest[:12]}…. Their test part may hold training images.",
             hint="Name the images to use with --images.",
         )
     return folder.split(val=ref.val, test=ref.test, seed=ref.seed)

@@ -142,7 +142,7 @@ def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
     for _, size, file in sorted(kept):
         if used <= cache_gb * 1e9:
             return
-        log.info("dropping what was not used for longest: %s", file)
+        log.info("removing what was unused for longest from the cache: %s", file)
         # A run that has the file open goes on reading it; its space is freed when it ends.
         with contextlib.suppress(OSError):
             for path in (file.with_suffix(".json"), file):

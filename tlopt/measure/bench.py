@@ -88,9 +88,7 @@ def bench(
     inputs = Inputs(images, noise=noise, largest=max(batch))
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
     if sessions > 1 and 1 not in streams:
-        raise SettingError(
-            "sessions are for one caller at a time.", hint="Leave --sessions out, or add 1 to --streams."
-        )
+        raise SettingError("sessions is for a single caller.", hint="Leave --sessions out, or add 1 to --streams.")
     used = measure_memory([one for _, one in tried], inputs, batch, threads) if memory else {}
     gpu = Nvml.open() if any(on_gpu(one.backend) for _, one in tried) else None
     meter, watch = Meter(gpu=gpu), Watch(gpu=gpu if isinstance(gpu, Nvml) else None)

@@ -237,7 +237,7 @@ def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
         raise ImagesError(
             f"{artifact.path} and {other.path} have different classes: {', '.join(artifact.card.classes[:8])} and "
             f"{', '.join(other.card.classes[:8])}.",
-            hint="Only artifacts of the same model family can be compared.",
+            hint="Only artifacts with the same classes can be compared.",
         )
     return other
 

@@ -47,7 +47,7 @@ def find_lr(
     """
     if lowest >= highest:
         raise SettingError(
-            f"The rate rises from lowest to highest, got {lowest:g} and {highest:g}.",
+            f"The lowest rate must be below the highest, got {lowest:g} and {highest:g}.",
             hint="Give a --lowest below --highest.",
         )
     folder = scan(source)

@@ -50,7 +50,7 @@ def profile(
     artifact.expect(*module.READS)
     layer_times = profiler(spelled, device)
     if reason := module.problem(device):
-        raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what can.")
+        raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what runs here.")
     pool = Inputs(None, noise=False, largest=batch)
     inputs = np.ascontiguousarray(pool.of(artifact)[:batch])
     with open_runner(artifact, backend, threads=threads) as runner, running(artifact, runner.name):

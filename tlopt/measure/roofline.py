@@ -55,7 +55,7 @@ def roofline(
     loaded = [Artifact.load(artifact).expect("onnx") for artifact in artifacts]
     named = dict(zip(labels(loaded), loaded, strict=True))
     if other := [name for name in backend if name.partition(":")[2] not in ("", "cpu", "cpu-throughput")]:
-        raise StageError(f"The peaks measured are the processor's; {', '.join(other)} runs elsewhere.")
+        raise StageError(f"roofline measures the processor's peaks, but {', '.join(other)} runs on another device.")
     work = {(name, b): layers(artifact, batch=b) for name, artifact in named.items() for b in batch}
     threads = threads or cores()
     peaks = {name: peak_gmacs_per_s(name, threads) for name in {_computed(artifact) for artifact in loaded}}

@@ -117,7 +117,7 @@ def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapp
         ]
         raise ArtifactError(
             f"{where} does not fit the architecture: {' and '.join(parts)}.",
-            hint="The names of the weights must be exactly those of the architecture.",
+            hint="The file must hold the weights of this architecture, under the same names.",
         )
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -165,7 +165,7 @@ def _check(module: nn.Module, prefix: str, where: str) -> None:
     for key, width in widths.items():
         if others := {other for other in widths.values() if other != width}:
             raise ArtifactError(
-                f"{where}: {prefix}{key} has {width} channels, the layer's other tensors {others.pop()}.",
+                f"{where}: {prefix}{key} has {width} channels, but the layer's other tensors have {others.pop()}.",
                 hint="The file was not written by one network; make it again.",
             )
 

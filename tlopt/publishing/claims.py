@@ -169,5 +169,5 @@ def _taken(handle: int, shown: str | Path) -> OutputExistsError:
 def _busy(shown: str | Path, holder: str) -> OutputExistsError:
     return OutputExistsError(
         f"Another run{holder} is making {shown} at this moment.",
-        hint="Wait for its end, or choose another --out.",
+        hint="Wait until it ends, or choose another --out.",
     )

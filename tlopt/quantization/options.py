@@ -87,7 +87,7 @@ def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits)
     refuse_quantized(source, source.card.precision)
     if precision == "fp8" and runtime != "tensorrt":
         raise SettingError(
-            f"{runtime} has no fp8 kernels; TensorRT has, on GPUs of SM 8.9 and later.", hint="Add --for tensorrt."
+            f"{runtime} has no fp8 kernels. TensorRT has fp8 kernels for sm89 and newer.", hint="Add --for tensorrt."
         )
     if how.max_drop is not None and precision != "int8":
         raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
@@ -132,7 +132,8 @@ def trained_scales(source: Artifact, runtime: str, how: EightBits) -> TrainedSca
         )
     if how.equalization:
         raise SettingError(
-            f"{source.path} was trained with the scales of its weights as they are.", hint="Leave --equalization out."
+            f"{source.path} was trained by qat. equalization would change its trained weights.",
+            hint="Leave --equalization out.",
         )
     if how.reduce_range not in ("auto", "on" if found.reduce_range else "off"):
         raise SettingError(

@@ -166,7 +166,7 @@ def _levels(name: str, flat: np.ndarray, second: np.ndarray, power: float, scale
             levels = np.empty_like(flat)
             levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
             return levels
-    log.warning("the weights of %s are rounded to nearest: what it reads has no sound covariance", name)
+    log.warning("the weights of %s are rounded to nearest: GPTQ cannot use the covariance of its inputs", name)
     nearest: np.ndarray = np.clip(np.round(flat / scale[:, :, None]), -limit, limit)
     return nearest
 

@@ -47,7 +47,7 @@ def check(file: Path, *, listed: Collection[str] | None = None) -> None:
         try:
             files.expect_regular(place)
         except files.IrregularFileError as error:
-            raise ArtifactError(f"{file} keeps weights in a file that it cannot: {error.message}") from error
+            raise ArtifactError(f"{file} keeps weights in a file that cannot be used: {error.message}") from error
         except OSError as error:
             raise ArtifactError(f"{file} keeps weights in {shown_name(name)}, which is missing.") from error
 
@@ -68,7 +68,7 @@ def _places(file: Path) -> Iterator[str]:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:
         # The parsers of protobuf's implementations share no error.
-        raise ArtifactError(f"{file} is no readable ONNX file.") from error
+        raise ArtifactError(f"{file} is not a readable ONNX file.") from error
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -50,11 +50,11 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     except RecursionError as error:
         raise SchemaError(f"it is nested deeper than {_DEEPEST} levels") from error
     except UnicodeDecodeError as error:
-        raise SchemaError(f"it is no UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise SchemaError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except SchemaError:
         raise
     except ValueError as error:
-        raise SchemaError(f"it is no JSON: {_first_line(error)}") from error
+        raise SchemaError(f"it is not JSON: {_first_line(error)}") from error
     sane(value, finite=finite)
     return value
 
@@ -79,7 +79,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise SchemaError(f"it is nested deeper than {_DEEPEST} levels") from error
     except ValueError as error:  # TOMLDecodeError, and a number of too many digits
-        raise SchemaError(f"it is no valid TOML: {_first_line(error)}") from error
+        raise SchemaError(f"it is not valid TOML: {_first_line(error)}") from error
     sane(value)
     return value
 
@@ -116,7 +116,7 @@ def _writable(text: str, where: str) -> None:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise SchemaError(f"{where} is no Unicode text: {text[:40]!a}") from error
+        raise SchemaError(f"{where} is not Unicode text: {text[:40]!a}") from error
 
 
 def convert(value: Any, to: type[T], *, path: str = "", finite: bool = True) -> T:

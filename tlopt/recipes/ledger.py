@@ -30,7 +30,7 @@ def parse(text: str) -> dict[str, Entry]:
     found = convert(parse_json(text), dict[str, Entry])
     for name, entry in found.items():
         if not {"key", "result"} <= entry.keys():
-            raise ValueError(f"the entry of {name!r} is no record of a step")
+            raise ValueError(f"the entry of {name!r} is not the record of a step")
     return {name: {"text": "", **entry} for name, entry in found.items()}
 
 

@@ -90,7 +90,7 @@ class Recipe:
         except OSError as error:
             raise SettingError(f"The recipe {path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
-            raise SettingError(f"The recipe {path} is no valid TOML: {error}.") from error
+            raise SettingError(f"The recipe {path} is not valid TOML: {error}.") from error
         except schema.SchemaError as error:
             raise SettingError(f"The recipe {path} cannot be used: {error}.") from error
         out = raw.pop("out", None)
@@ -102,7 +102,7 @@ class Recipe:
         for name, table in raw.items():
             steps.append(_step(path, name, table, [step.name for step in steps]))
         if not steps:
-            raise SettingError(f"The recipe {path} has no step.", hint='Add one: [tuned] with finetune = "photos".')
+            raise SettingError(f"The recipe {path} has no step.", hint='Add one: [tuned] with finetune = "images".')
         return cls(path=path, out=Path(out), steps=tuple(steps))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tlopt.errors import CheckError, StageError
 from tlopt.reading import schema
 from tlopt.reading.names import shown, shown_name
+from tlopt.reports.columns import Column, drawn, head
 
 Scalar = str | int | float | bool | None
 
@@ -67,27 +68,23 @@ class Report:
 
         Args:
             color: Whether the heads stand out.
-            width: Characters of a line at which notes are wrapped; 0 for no end.
+            width: Characters of a line, which the table and its notes keep to; 0 for no end.
         """
         # Why something did not run is a sentence: it stands below the table, not in a column.
         skipped = [f"{' on '.join(_names(row))}: not run. {row['skipped']}" for row in self.rows if row.get("skipped")]
         run = [row for row in self.rows if not row.get("skipped")]
         columns = [name for name in self.columns if any(row.get(name) not in (None, "") for row in run)]
-        cells = [[text(row.get(name)) for name in columns] for row in run]
-        heads = [name.replace("_", " ") for name in columns]
-        widths = [max(len(head), *(len(row[i]) for row in cells), 0) for i, head in enumerate(heads)]
-        right = [_numeric(self.rows, name) for name in columns]
-
-        def line(values: Sequence[str]) -> str:
-            padded = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
-            return "  ".join(padded).rstrip()
-
-        head = line(heads)
-        lines = [f"\033[1m{head}\033[0m" if color else head, "  ".join("─" * w for w in widths)]
-        lines += [line(row) for row in cells]
+        lines = drawn([self._column(name, run) for name in columns], width=width, color=color) if run else []
         below = [_wrapped(shown(note), width) for note in (*skipped, *self.notes)]
-        whole = [shown(self.title), "", *(lines if run else []), *([""] if below and run else []), *below]
+        whole = [shown(self.title), "", *lines, *([""] if below and run else []), *below]
         return "\n".join([*whole, *(f"\n{one.table(color=color, width=width)}" for one in self.more)])
+
+    def _column(self, name: str, run: Sequence[Mapping[str, Scalar]]) -> Column:
+        """Return a column of the rows that ran, as text."""
+        values = [row.get(name) for row in run]
+        leading = all(isinstance(value, str | int | None) for value in values)
+        cells = tuple(text(value) for value in values)
+        return Column(name=name, cells=cells, numbers=_numeric(self.rows, name), leading=leading)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -115,7 +112,7 @@ class Report:
             # A figure may be no number: a mean of no runs, say.
             return schema.convert(schema.parse_json(content, finite=False), cls, finite=False)
         except schema.SchemaError as error:
-            raise ValueError(f"this is no report of tlopt: {error}") from error
+            raise ValueError(f"this is not a report of tlopt: {error}") from error
 
     def to_csv(self) -> str:
         """Return the rows as CSV, numbers at full precision."""
@@ -130,7 +127,7 @@ class Report:
         """Return the rows as a Markdown table, with the notes below it."""
         columns = self.columns
         lines = [
-            "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+            "| " + " | ".join(head(name) for name in columns) + " |",
             "|" + "|".join("---:" if _numeric(self.rows, name) else "---" for name in columns) + "|",
         ]
         for row in self.rows:

@@ -151,7 +151,7 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
     difference = float((found - wanted).abs().max() / wanted.std().clamp(min=1e-6))
     if not difference <= _SAME:
         raise StageError(
-            f"The network {shown_name(artifact.card.model)} answers otherwise when it is opened again: logits differ "
+            f"The network {shown_name(artifact.card.model)} answers differently after it is opened again: logits differ "
             f"by {difference:.2g} of their spread.",
             hint=_REPORT,
         )
@@ -174,7 +174,7 @@ def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise PluginError(
             f"The model {shown_name(model.name)} cannot be built with its options: {shown_name(reason)}",
-            hint="Check what stands behind the question mark.",
+            hint="Check the options after the question mark.",
         ) from error
     return module
 
@@ -267,7 +267,7 @@ def _parse(model: str, named_by: str = "") -> _Model:
     if source in registry.names("sources"):
         if refused := sorted(options.keys() & set(_REACHING)):
             raise SettingError(
-                f"The option {refused[0]} of {shown_name(model)} is none of an architecture.",
+                f"The option {refused[0]} of {shown_name(model)} is not an option of an architecture.",
                 hint="Give a local file of weights with --weights FILE.safetensors.",
             )
         return _Model(source=registry.load("sources", source), name=name, options=options)

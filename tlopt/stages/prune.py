@@ -119,7 +119,7 @@ def prune(
         except StageError as error:
             if step == 1:
                 raise
-            log.warning("The result is that of %d of the %d steps. %s", step - 1, cut.steps, error.message)
+            log.warning("Only %d of the %d steps could be done. %s", step - 1, cut.steps, error.message)
             break
         channels.cut(network.groups, kept, model)
         if cut.sparsity == "2:4":
@@ -183,8 +183,8 @@ def _report(before: float, after: float, cut: Cut) -> None:
     log.info("multiply-adds: %.1f M of %.1f M left", after / 1e6, before / 1e6)
     if cut.speedup is None and after > (1 - cut.ratio) * before:
         log.warning(
-            "Only %.0f %% of the multiply-adds could go, not %.0f %%: a tenth of each group of channels stays, and "
-            "widths are multiples of %d.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
+            "Only %.0f %% of the multiply-adds could be removed, not %.0f %%. "
+            "A tenth of each group of channels stays, and widths are multiples of %d.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
         )  # fmt: skip
     if cut.speedup is None and after < (1 - cut.ratio - _FURTHER) * before:
         log.warning(

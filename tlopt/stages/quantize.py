@@ -126,8 +126,8 @@ def _reduced(runtime: Runtime, how: EightBits, trained: TrainedScales | None) ->
     reduced = trained.reduce_range if trained else reduced_range(runtime, how.reduce_range)
     if how.max_drop is not None and not reduced and reduced_range(runtime, "auto"):
         raise SettingError(
-            f"max_drop chooses by answers measured here, where the integer kernels of {runtime} saturate.",
-            hint="Leave --reduce-range out, or quantize on the processor that it will run on.",
+            f"max_drop measures answers on this processor, but the integer kernels of {runtime} saturate on it.",
+            hint="Leave --reduce-range out, or quantize on the processor that will run the result.",
         )
     return reduced
 

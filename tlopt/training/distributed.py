@@ -92,7 +92,9 @@ def threads_kept() -> Iterator[None]:
     if threads > cores():
         torch.set_num_threads(cores())
     if too_late():
-        log.warning("torch was imported before tlopt: beside other programs, training may be many times slower")
+        log.warning(
+            "torch was imported before tlopt. Import tlopt first: beside other programs, training may be many times slower."
+        )
     try:
         yield
     finally:

@@ -110,9 +110,7 @@ class Run:
         self.train_images, self.val_images, self.settings = train_images, val_images, settings
         self.compiled = settings.compile and not (self.device.type == "cpu" and layout.has_exceptions(model))
         if settings.compile and not self.compiled:
-            log.warning(
-                "not compiled: torch.compile crashes on the processor with a strided 1 x 1 layer of this network"
-            )
+            log.warning("not compiled: torch.compile crashes on processors if a network has a strided 1 x 1 layer")
         self.teacher, self.checkpoints = teacher, checkpoints
         if isinstance(teacher, nn.Module):
             layout.place(teacher, self.device).eval()
@@ -235,7 +233,7 @@ class Run:
         raise StageError(
             f"The loss {what} {value:g} in epoch {epoch + 1}, step {step + 1}, at a learning rate of "
             f"{self.optimizer.param_groups[-1]['lr']:g}.{kept}",
-            hint=f"Try a smaller --lr ({self.settings.lr / 3:.1g}); tlopt find-lr shows which are stable.",
+            hint=f"Try a smaller --lr ({self.settings.lr / 3:.1g}); tlopt find-lr shows which rates are stable.",
         )
 
     def _validate(self, epoch: int, images_per_s: float) -> None:

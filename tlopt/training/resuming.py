@@ -78,17 +78,18 @@ def _identity(run: Run) -> dict[str, Any]:
 def _check(run: Run, state: State) -> None:
     """Refuse the state of a run with other settings, images or tensors."""
     assert run.checkpoints is not None
-    hint = f"Resume with the same settings, or delete {run.checkpoints.folder} and start anew."
+    hint = f"Resume with the same settings, or delete {run.checkpoints.folder} and start again."
     saved, own = state.record["identity"], _identity(run)
     if saved != own:
         differ = [k for k, v in own["settings"].items() if saved["settings"].get(k) != v] or ["images"]
         raise SettingError(
-            f"The checkpoint {run.checkpoints.file} is of a run with another {', '.join(differ)}.", hint=hint
+            f"The checkpoint {run.checkpoints.file} belongs to a run with other settings: {', '.join(differ)}.",
+            hint=hint,
         )
     if state.take("model").keys() != run.model.state_dict().keys():
         raise SettingError(
-            f"The checkpoint {run.checkpoints.file} is of another network, or a run with another --for or "
-            "--reduce-range.",
+            f"The checkpoint {run.checkpoints.file} belongs to another network, or to a run with another --for "
+            "or --reduce-range.",
             hint=hint,
         )
 

@@ -100,8 +100,8 @@ def open_teacher(
         )
     if card.kind != "torch" and features:
         raise SettingError(
-            f"Only a torch artifact shows its features; {path} is of kind {card.kind}.",
-            hint="Leave out --teacher-features, or name the torch artifact it was made from.",
+            f"Only torch artifacts give features; {path} is of kind {card.kind}.",
+            hint="Leave out --teacher-features, or name the torch artifact that it was made from.",
         )
     with contextlib.ExitStack() as stack:
         if card.kind == "torch":

@@ -220,12 +220,12 @@ def _checked(modules: Iterable[str]) -> list[str]:
             continue
         if not all(part.isidentifier() for part in name.split(".")):
             raise SettingError(
-                f"{shown_name(name)} is no name of a module that could be trusted.",
-                hint="For the model mine:net it is mine.",
+                f"{shown_name(name)} is not the name of a module.",
+                hint="For the model mine:net, the module is mine.",
             )
         if _is_pythons(name):
             raise SettingError(
-                f"{name} is part of Python: a function in it makes no network, but may do anything else.",
+                f"{name} is part of Python. It makes no network, and its functions may do anything.",
                 hint="Name a module of your own.",
             )
     return found

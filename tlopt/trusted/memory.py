@@ -34,14 +34,14 @@ def entries() -> list[tuple[str, Place]]:
         with files.open_regular(file, limit=files.TEXT_LIMIT) as opened:
             found = os.fstat(opened.fileno())
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-                log.warning("%s is passed over: others than you may have written it", file)
+                log.warning("%s is ignored: another user may have written it", file)
                 return []
             raw = json.loads(opened.read(files.TEXT_LIMIT))
         return [(str(entry.pop("model")), Place(**{key: str(value) for key, value in entry.items()})) for entry in raw]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, RecursionError) as error:
-        log.warning("the list of trusted models cannot be read and is begun anew: %s", error)
+        log.warning("The list of trusted models cannot be read. tlopt starts a new one: %s", error)
         return []
 
 

@@ -60,7 +60,7 @@ def test_a_process_that_fails_says_why(tiny, tmp_path):
     np.save(tmp_path / "pool.npy", POOL[:, :, :8])
     with Process(tiny, "onnxruntime", threads=1, pool=tmp_path / "pool.npy") as child:
         child.prepare(1)
-        with pytest.raises(StageError, match=r"tiny on onnxruntime in a process of its own failed: .*invalid dim"):
+        with pytest.raises(StageError, match=r"tiny on onnxruntime in a separate process failed: .*invalid dim"):
             child.ready()
 
 

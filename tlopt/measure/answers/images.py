@@ -73,8 +73,8 @@ class Photos:
         classes, found = artifact.card.classes, self.folder.classes
         if set(classes) != set(found):
             raise ImagesError(
-                f"{artifact.path} knows other classes than the images in {self.folder.path} are labelled with.",
-                hint="Only artifacts of the same classes are measured on the same images.",
+                f"The classes of {artifact.path} are not the classes of the images in {self.folder.path}.",
+                hint="Measure artifacts with other classes in a command of their own.",
             )
 
     def _decode(self, preprocess: Preprocess, batch: int, label: str) -> Iterator[Batch]:

@@ -61,7 +61,7 @@ class Inputs:
         files = self._files.get((preprocess, str(self._folder(artifact))))
         if not files:
             raise ImagesError(
-                f"There are no images to measure {artifact.path} with from the file on.",
+                f"The end-to-end time of {artifact.path} needs images, and there are none.",
                 hint="Name a folder with --images, and leave out --noise.",
             )
         source = itertools.cycle(files)

@@ -94,7 +94,7 @@ class Process:
             raise StageError(f"The process that ran {self._what} {ended}. {last}".rstrip())
         answer = json.loads(line)
         if "error" in answer:
-            raise StageError(f"Running {self._what} in a process of its own failed: {answer['error']}")
+            raise StageError(f"Running {self._what} in a separate process failed: {answer['error']}")
         return answer
 
     def memory_mb(self, batches: Sequence[int]) -> dict[int, tuple[float | None, float | None]]:

@@ -73,7 +73,7 @@ def divided(train: ImageFolder, samples: int, seed: int, *, search: bool) -> tup
     unseen = min(SEARCHED, max(len(train) - samples, len(train) // 3))
     if not unseen:
         raise ImagesError(
-            f"{len(train)} training images are too few for max_drop: a third of them must not be calibrated on.",
+            f"{len(train)} training images are too few for max_drop, which does not calibrate on a third of them.",
             hint="Name a larger folder with --images, or leave --max-drop out.",
         )
     chosen = stratified(train, min(samples, len(train) - unseen), seed)

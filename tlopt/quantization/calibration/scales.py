@@ -56,7 +56,7 @@ def given_scales(placement: Placement, given: Mapping[str, tuple[float, int]]) -
     if missing := sorted(placement.edges.keys() - given.keys()):
         raise ArtifactError(
             f"{len(missing)} tensors of the graph have no trained scale, first {missing[0]}.",
-            hint="Export the trained artifact anew, with the version of torch that it was trained with.",
+            hint="Export the trained artifact again, with the version of torch that trained it.",
         )
     grid = placement.grid
     return {name: Scale(grid=grid, scale=given[name][0], zero=given[name][1]) for name in placement.edges}

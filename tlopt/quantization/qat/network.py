@@ -152,9 +152,8 @@ def _need(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
 
 def _unknown(name: str) -> StageError:
     return StageError(
-        f"The network cannot be trained quantized: its tensor {name} is not in the traced program as in the exported "
-        "graph.",
-        hint="Quantize the artifact without tlopt qat; tlopt quantize --max-drop keeps blocks in float.",
+        f"qat cannot train this network: the traced program lacks the tensor {name} of the exported graph.",
+        hint="Quantize the artifact without qat. tlopt quantize --max-drop keeps blocks in float.",
     )
 
 

@@ -81,7 +81,9 @@ def within(
         The names of the nodes to leave float, and what the card says about it.
     """
     if len(bench.images) * max_drop < 1:
-        log.warning("%d training images not calibrated on cannot show a drop of %g", len(bench.images), max_drop)
+        log.warning(
+            "%d images outside of the calibration are too few to show a drop of %g", len(bench.images), max_drop
+        )
     out = {block.name for block in asked}
     nodes = {block.name: block.nodes for block in blocks.blocks_of(calibrated.view) if block.name not in out}
 
@@ -120,6 +122,6 @@ def _tell(found: Search, max_drop: float) -> None:
         log.info("%s left float: drop %.4f, %.1f dB", kept, found.chosen.drop, found.chosen.snr_db)
         return
     log.warning(
-        "no set of blocks that is faster than float keeps the drop within %g; best found: %s left float, drop %.4f",
+        "No set of float blocks keeps the drop within %g and is faster than fp32. Best found: %s, with a drop of %.4f.",
         max_drop, kept, found.chosen.drop,
     )  # fmt: skip
