@@ -151,8 +151,8 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
     difference = float((found - wanted).abs().max() / wanted.std().clamp(min=1e-6))
     if not difference <= _SAME:
         raise StageError(
-            f"The network {shown_name(artifact.card.model)} answers differently after it is opened again: logits differ "
-            f"by {difference:.2g} of their spread.",
+            f"The network {shown_name(artifact.card.model)} answers differently after it is opened again: "
+            f"logits differ by {difference:.2g} of their spread.",
             hint=_REPORT,
         )
     return card

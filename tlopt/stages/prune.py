@@ -184,7 +184,8 @@ def _report(before: float, after: float, cut: Cut) -> None:
     if cut.speedup is None and after > (1 - cut.ratio) * before:
         log.warning(
             "Only %.0f %% of the multiply-adds could be removed, not %.0f %%. "
-            "A tenth of each group of channels stays, and widths are multiples of %d.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
+            "A tenth of each group of channels stays, and widths are multiples of %d.",
+            100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
         )  # fmt: skip
     if cut.speedup is None and after < (1 - cut.ratio - _FURTHER) * before:
         log.warning(

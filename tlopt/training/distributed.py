@@ -93,7 +93,7 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(cores())
     if too_late():
         log.warning(
-            "torch was imported before tlopt. Import tlopt first: beside other programs, training may be many times slower."
+            "torch was imported before tlopt: training may be many times slower beside other programs. Import tlopt first."
         )
     try:
         yield
