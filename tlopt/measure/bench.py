@@ -68,7 +68,7 @@ def bench(
     """Measure the latency and throughput of artifacts.
 
     A run takes one batch from memory and returns its answers to memory. The artifacts take turns in
-    short slices, in another order each round. So whatever disturbs the machine disturbs all of
+    short slices, in another order each round. So a disturbance of the machine affects all of
     them. Each is warmed up first, and no run is left out.
 
     From Python:

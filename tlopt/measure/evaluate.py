@@ -190,7 +190,7 @@ def evaluate(
         Views,
         Setting(
             "Views of each image whose answers are averaged. flip adds the mirrored center. five adds the "
-            "corners. ten adds the mirrored corners, too."
+            "corners. ten adds the mirror images of these five."
         ),
     ] = "center",
     reference: Annotated[Path | None, Setting("Artifact whose answers are compared with these.")] = None,

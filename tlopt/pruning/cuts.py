@@ -38,7 +38,7 @@ class Cut:
     criterion: Annotated[
         str, Setting("Criterion that ranks the channels.", plugins="criteria", group="Cut", common=True)
     ] = "logits"
-    multiple: Annotated[int, Setting("Number whose multiples the channels stay.", minimum=1, group="Cut")] = 8
+    multiple: Annotated[int, Setting("Channel counts stay multiples of this number.", minimum=1, group="Cut")] = 8
     sparsity: Annotated[
         Literal["none", "2:4"],
         Setting(

@@ -93,7 +93,7 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(cores())
     if too_late():
         log.warning(
-            "torch was imported before tlopt: training may be many times slower beside other programs. Import tlopt first."
+            "torch was imported before tlopt. Beside other programs, training may be much slower. Import tlopt first."
         )
     try:
         yield
