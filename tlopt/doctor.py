@@ -134,11 +134,7 @@ def _backends() -> Iterator[dict[str, Scalar]]:
         for device in module.DEVICES:
             problem, _, hint = module.problem(device).partition("\n")
             narrow = not problem and device == "cpu" and backends.saturates(name)
-            detail = (
-                "int8 sums saturate on this processor: quantize uses half of the int8 range for weights"
-                if narrow
-                else ""
-            )
+            detail = "int8 sums saturate on this processor: quantize keeps weights to half the range" if narrow else ""
             yield _row(f"{name}:{device}", problem, mend=hint or _mend(name, device, problem), detail=detail)
 
 
