@@ -13,6 +13,7 @@ import tlopt
 from tlopt import sources, trusted
 from tlopt.artifact import Artifact, seal
 from tlopt.cards.card import Card
+from tlopt.cards.details import TorchDetails
 from tlopt.errors import PluginError, SettingError, TloptError
 from tlopt.networks import weights
 from tlopt.preprocess import Preprocess
@@ -72,7 +73,7 @@ def artifact(folder: Path, model: str) -> Artifact:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3, 2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
     )
-    details = weights.save(network, folder)
+    details = TorchDetails(groups=weights.save(network, folder))
     card = Card(
         kind="torch", model=model, precision="fp32", classes=("blue", "green", "red"),
         preprocess=Preprocess(size=32), details=details,

@@ -63,7 +63,7 @@ def _cores() -> Iterator[dict[str, Scalar]]:
     """Yield the cores that may be used, and whether torch's threads share them with other programs."""
     quota = min(cpu.quotas(), default=None)
     limit = "all that the process may run on" if quota is None else f"a control group's quota is {quota:g}"
-    yield _row("cores", "", detail=f"{cores()} cores: {limit}")
+    yield _row("cores", "", detail=f"{cores()}: {limit}")
     set_to = waiting()
     problem = ""
     if cpu.too_late():

@@ -161,8 +161,8 @@ def test_a_damaged_card_is_one_error_that_names_the_field(field, tmp_path):
         ("[" * 100_000, "nested deeper"),
         ('{"schema": 2, "details": ' + "[" * 200 + "]" * 200 + "}", "nested deeper"),
         ('{"schema": 1, "schema": 2}', "names schema twice"),
-        ('{"schema": ' + "9" * 5000 + "}", "no JSON"),
-        ("", "no JSON"),
+        ('{"schema": ' + "9" * 5000 + "}", "not JSON"),
+        ("", "not JSON"),
         ("3", "schema"),
     ],
 )

@@ -106,7 +106,7 @@ def test_widths_that_do_not_go_together_are_refused(tmp_path):
     state, groups = saved(Net(), tmp_path)
     file = tmp_path / "other.safetensors"
     save_file({**state, "norm.weight": torch.ones(5)}, file)
-    with pytest.raises(ArtifactError, match=r"norm\.weight has 5 channels, the layer's other tensors have 8"):
+    with pytest.raises(ArtifactError, match=r"norm\.weight has 5 channels, but the layer's other tensors have 8"):
         weights.restore(Net(), weights.read(file), groups=groups, where="it")
 
 

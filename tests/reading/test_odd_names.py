@@ -64,7 +64,7 @@ def test_a_manifest_and_a_list_of_classes_are_held_to_the_same(tmp_path):
     with pytest.raises(ImagesError, match=r"holds the control character \\x1b"):
         tlopt.scan(table)
     (tmp_path / "classes.json").write_text('["a", "\\ud800"]')
-    with pytest.raises(SettingError, match="is no Unicode text"):
+    with pytest.raises(SettingError, match="is not Unicode text"):
         tlopt.import_model(None, tmp_path / "out", model="tiny_models:cnn", classes=tmp_path / "classes.json")
 
 

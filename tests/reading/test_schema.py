@@ -78,9 +78,9 @@ def test_the_bytes_of_a_file_name_that_are_no_utf_8_are_text():
         ("x = " + "[" * 5000, "nested deeper"),
         ("x = inf", "the field x must be a finite number, got inf"),
         ("x = " + "9" * 400, "the field x must be a number of at most 64 bits"),
-        ("x = " + "9" * 5000, "no valid TOML"),
+        ("x = " + "9" * 5000, "not valid TOML"),
         ("[a]\nx = nan", "the field a.x must be a finite number"),
-        ("x", "no valid TOML"),
+        ("x", "not valid TOML"),
     ],
 )
 def test_a_toml_text_that_nothing_can_use_is_one_error(text, problem):
