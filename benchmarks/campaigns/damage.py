@@ -11,10 +11,12 @@ import io
 import json
 import multiprocessing
 import os
+import queue
 import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -128,23 +130,33 @@ def _other_version(model: onnx.ModelProto, choice: random.Random) -> None:
 
 _GRAPH = (_drop_node, _other_kind, _other_wire, _other_attribute, _other_weight, _other_interface, _other_version)
 
+_QUICK = ("--backend", "onnxruntime", "--seconds", "0.01", "--batch", "1", "--no-memory")
+
+# Commands that take seconds are drawn seldom.
 _ONNX = (
-    ("show", "fp32"),
-    ("predict", "fp32", "images/red"),
-    ("evaluate", "fp32", "--images", "images"),
-    ("roofline", "fp32", "--seconds", "0.01"),
+    *(
+        ("show", "fp32"),
+        ("predict", "fp32", "images/red"),
+        ("evaluate", "fp32", "--images", "images"),
+        ("drift", "fp32", "fp32", "--images", "images"),
+    )
+    * 15,
     ("quantize", "fp32", "-o", "made", "--samples", "8", "--images", "images"),
-    ("drift", "fp32", "fp32", "--images", "images"),
 )
+_TORCH = (*(("show", "tuned"), ("predict", "tuned", "images/red")) * 20, ("export", "tuned", "-o", "made"))
 _IMPORT = (("import", "net.onnx", "-o", "made", "--classes", "classes.txt", "--image-size", "32"),)
-_TABLE = (("data", "audit", "table.csv"), ("evaluate", "fp32", "--images", "table.csv"))
+_TABLE = (*(("evaluate", "fp32", "--images", "table.csv"),) * 20, ("data", "audit", "table.csv"))
+_IMAGE = (
+    *(("predict", "fp32", "images/red"), ("evaluate", "fp32", "--images", "images")) * 10,
+    ("data", "audit", "images"),
+)
 
 TARGETS = {
     "card of an ONNX artifact": Target(file="fp32/artifact.json", mutate=_json, commands=_ONNX),
     "card of a torch artifact": Target(
         file="tuned/artifact.json",
         mutate=_json,
-        commands=(("show", "tuned"), ("predict", "tuned", "images/red"), ("export", "tuned", "-o", "made")),
+        commands=_TORCH,
     ),
     "card of an engine": Target(
         file="engine/artifact.json", mutate=_json, commands=(("show", "engine"), ("predict", "engine", "images/red"))
@@ -166,16 +178,12 @@ TARGETS = {
     "image": Target(
         file="images/red/0.png",
         mutate=_bytes,
-        commands=(
-            ("predict", "fp32", "images/red"),
-            ("evaluate", "fp32", "--images", "images"),
-            ("data", "audit", "images"),
-        ),
+        commands=_IMAGE,
     ),
     "baseline": Target(
         file="base.json",
         mutate=_json,
-        commands=(("bench", "fp32", "--seconds", "0.01", "--batch", "1", "--no-memory", "--baseline", "base.json"),),
+        commands=(("bench", "fp32", *_QUICK, "--baseline", "base.json"),),
     ),
 }  # fmt: skip
 
@@ -185,13 +193,31 @@ def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
     _complete(world)
     chance = random.Random(seed)
     names = list(TARGETS)
-    worker = _Worker(world)
+    seeds = [chance.getrandbits(32) for _ in range(count)]
+    # Each of several threads damages a world of its own.
+    others = [world.copy(world.root.parent / f"{world.root.name}-{number}") for number in range(1, _AT_ONCE)]
+    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    for one in (world, *others):
+        free.put(_Worker(one))
+
+    def trial(number: int) -> Finding | None:
+        worker = free.get()
+        try:
+            return _trial(worker.world, worker, names[number % len(names)], seeds[number])
+        finally:
+            free.put(worker)
+
     try:
-        for number in range(count):
-            name = names[number % len(names)]
-            yield _trial(world, worker, name, chance.getrandbits(32))
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            yield from pool.map(trial, range(count))
     finally:
-        worker.end()
+        for one in others:
+            shutil.rmtree(one.root)
+        while not free.empty():
+            free.get().end()
+
+
+_AT_ONCE = 2
 
 
 def _complete(world: World) -> None:
@@ -199,7 +225,7 @@ def _complete(world: World) -> None:
     files = sorted((world.root / "images").glob("*/*"))
     rows = "".join(f"images/{file.parent.name}/{file.name},{file.parent.name}\n" for file in files)
     (world.root / "table.csv").write_text("path,label\n" + rows, encoding="utf-8")
-    for words in (["run", "recipe.toml"], ["bench", "fp32", "--seconds", "0.01", "--batch", "1", "--json"]):
+    for words in (["run", "recipe.toml"], ["bench", "fp32", *_QUICK, "--json"]):
         done = world.run(words)
         if done.code:
             raise SystemExit(f"tlopt {' '.join(words)} fails undisturbed:\n{done.err}")
@@ -234,7 +260,7 @@ class _Worker:
     """A process that runs command lines one after the other; started anew when it hangs or dies."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = world
         self._start()
 
     def run(self, words: tuple[str, ...]) -> tuple[str, str]:
@@ -263,9 +289,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(other, str(self._world.root), dict(self._world.environment))
-        )
+        self._process = context.Process(target=_serve, args=(other, str(self.world.root), dict(self.world.environment)))
         self._process.start()
         other.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,11 @@ class World:
             start_new_session=True,
             **options,  # type: ignore[call-overload]
         )
+
+    def copy(self, root: Path) -> World:
+        """Return the same world in another folder."""
+        shutil.copytree(self.root, root)
+        return World(root=root, environment=self.environment)
 
     def state(self, *names: str) -> str:
         """Return the digest of everything below some of the world's files and folders."""
