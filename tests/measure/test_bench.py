@@ -137,7 +137,7 @@ def test_the_way_from_the_file_takes_longer_than_the_run_alone(tiny):
 
 
 def test_the_way_from_the_file_needs_photos(tiny):
-    with pytest.raises(ImagesError, match="no images to measure"):
+    with pytest.raises(ImagesError, match="needs images, and there are none"):
         bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.01, end_to_end=True, noise=True)
 
 

@@ -97,7 +97,7 @@ def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path
     trained = tlopt.qat(tuned, tmp_path / "qat", **{**options, "epochs": 1}, reduce_range="off")
     exported = tlopt.export(trained, tmp_path / "fp32")
     monkeypatch.setattr(backends, "saturates", lambda _: True)
-    with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
+    with pytest.raises(SettingError, match="but the integer kernels of onnxruntime saturate"):
         tlopt.quantize(exported, tmp_path / "int8", max_drop=0.01)
 
 

@@ -123,7 +123,7 @@ def test_half_the_range_is_for_int8(exported, tmp_path):
 
 def test_blocks_are_not_chosen_by_answers_that_saturate(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "saturates", lambda _: True)
-    with pytest.raises(SettingError, match="where the integer kernels of onnxruntime saturate"):
+    with pytest.raises(SettingError, match="but the integer kernels of onnxruntime saturate"):
         tlopt.quantize(exported, tmp_path / "q", reduce_range="off", max_drop=0.01)
     made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest", reduce_range="off")
     assert made.card.quantized.measured.saturated is True

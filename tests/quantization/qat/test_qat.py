@@ -147,7 +147,7 @@ def test_a_place_that_the_program_does_not_know_is_refused():
         low=places.low, high=places.high, tensors=places.tensors, weights={"nowhere": 127}, names=places.names
     )
     with (
-        pytest.raises(StageError, match="its tensor nowhere is not in the traced program"),
+        pytest.raises(StageError, match="the traced program lacks the tensor nowhere"),
         network.rounded(model, program, wrong, "scales"),
     ):
         pass
