@@ -159,8 +159,8 @@ def _could_be(module: nn.Module | None) -> bool:
 
 def _search(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[tuple[str, ...], float, bool]:
     traced = next((found for size in _SIZES if (found := _traced(model, modules, size)) is not None), None)
-    if traced is None:
-        # The network takes images of none of these sizes.
+    if traced is None or "forward" in vars(model):
+        # It takes images of none of these sizes, or a program with rounding computes in the place of its layers.
         linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
         traced = (tuple(linear[-1:]), 1.0, False)
     if not traced[0]:
