@@ -4,6 +4,7 @@
 # make test-fast   the same without the slow ones
 # make check   linters, types, import rules, generated docs, length of sentences
 # make docs-site   the documentation site, in build/site
+# make robustness  a minute of kills, damaged files and limits
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
 
-.PHONY: setup demo test test-fast coverage check docs docs-site clean
+.PHONY: setup demo test test-fast coverage check docs docs-site clean robustness
 
 setup: $(STAMP)
 
@@ -47,6 +48,9 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+robustness: $(STAMP)
+	$(BIN)/python benchmarks/robustness.py --short
 
 docs-site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

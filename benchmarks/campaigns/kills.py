@@ -21,12 +21,12 @@ def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
     chance = random.Random(seed)
     seconds: dict[str, float] = {}
     known = list(commands().values())
-    for command in known[:count]:
-        seconds[command.name] = _once(world, command)
     moments = [chance.uniform(0, 1.05) for _ in range(count)]
 
     def trial(number: int) -> Finding | None:
         command = known[number % len(known)]
+        if command.name not in seconds:
+            seconds[command.name] = _once(world, command, number)
         return _trial(world, command, seconds[command.name] * moments[number], number)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -36,9 +36,9 @@ def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
 _AT_ONCE = 2
 
 
-def _once(world: World, command: Command) -> float:
+def _once(world: World, command: Command, number: int) -> float:
     """Return how long the command takes when it is left alone."""
-    place = _place(world, -1)
+    place = _place(world, number)
     done = world.run(command.words(place))
     if done.code:
         raise SystemExit(f"tlopt {command.name} fails undisturbed:\n{done.err}")
