@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,7 +30,7 @@ from tlopt.environment import cores, processor, versions
 RESULT = Path(__file__).parent / "results" / "robustness.json"
 
 
-def campaigns(arguments: argparse.Namespace, world: World) -> dict[str, Iterator[Finding | None]]:
+def campaigns(arguments: argparse.Namespace, world: World) -> dict[str, Generator[Finding | None]]:
     """Return the trials of each campaign, by name, in the order in which they run."""
     found = {
         "special": special.trials(world, arguments.seed),
@@ -42,7 +42,7 @@ def campaigns(arguments: argparse.Namespace, world: World) -> dict[str, Iterator
     return {name: trials for name, trials in found.items() if name in arguments.only}
 
 
-def run(name: str, trials: Iterator[Finding | None], seconds: float) -> dict[str, object]:
+def run(name: str, trials: Generator[Finding | None], seconds: float) -> dict[str, object]:
     """Run a campaign, for so many seconds at most, and return its figures."""
     started, count, found = time.perf_counter(), 0, []
     for finding in trials:
@@ -51,6 +51,7 @@ def run(name: str, trials: Iterator[Finding | None], seconds: float) -> dict[str
             found.append(finding)
             print(f"  {finding.kind}: {finding.trial}: {finding.text}", flush=True)
         if time.perf_counter() - started > seconds:
+            trials.close()
             break
     kinds = Counter(finding.kind for finding in found)
     print(f"{name}: {count} trials, {len(found)} findings {dict(kinds)}", flush=True)

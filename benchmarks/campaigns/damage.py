@@ -15,7 +15,7 @@ import queue
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -188,7 +188,7 @@ TARGETS = {
 }  # fmt: skip
 
 
-def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
+def trials(world: World, count: int, seed: int) -> Generator[Finding | None]:
     """Yield what each damaged file brought to light, None where the command ended in words."""
     _complete(world)
     chance = random.Random(seed)
@@ -207,10 +207,11 @@ def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
         finally:
             free.put(worker)
 
+    pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            yield from pool.map(trial, range(count))
+        yield from pool.map(trial, range(count))
     finally:
+        pool.shutdown(cancel_futures=True)
         for one in others:
             shutil.rmtree(one.root)
         while not free.empty():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from campaigns.world import Command, Finding, Outcome, World, commands
 
 
-def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
+def trials(world: World, count: int, seed: int) -> Generator[Finding | None]:
     """Yield what each kill brought to light, None where all went well.
 
     Each trial starts a command, kills it at a moment drawn from its own duration, and looks at what stands. The
@@ -29,8 +29,11 @@ def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
             seconds[command.name] = _once(world, command, number)
         return _trial(world, command, seconds[command.name] * moments[number], number)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
         yield from pool.map(trial, range(count))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _AT_ONCE = 2

@@ -6,7 +6,7 @@ import os
 import random
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ LIMITS = (
 )
 
 
-def trials(world: World, seed: int) -> Iterator[Finding | None]:
+def trials(world: World, seed: int) -> Generator[Finding | None]:
     """Yield what each limit brought to light, None where the command passed or failed in words and lost nothing."""
     pairs = [(command, limit) for command in commands().values() for limit in LIMITS]
     random.Random(seed).shuffle(pairs)  # a short run sees some of each

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from campaigns.world import PATIENCE, Command, Finding, World, commands
 
 
-def trials(world: World, count: int, seed: int) -> Iterator[Finding | None]:
+def trials(world: World, count: int, seed: int) -> Generator[Finding | None]:
     """Yield what each pair brought to light, None where one run won and the other refused in words."""
     chance = random.Random(seed)
     known = list(commands().values())

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from campaigns.world import Finding, World
@@ -58,7 +58,7 @@ ROLES: dict[str, tuple[list[str], ...]] = {
 }  # fmt: skip
 
 
-def trials(world: World, seed: int) -> Iterator[Finding | None]:
+def trials(world: World, seed: int) -> Generator[Finding | None]:
     """Yield what each special file brought to light, None where the command ended by itself and in words."""
     todo = [(role, name, words) for role, found in ROLES.items() for name in KINDS for words in found]
     random.Random(seed).shuffle(todo)  # a short run sees some of each
