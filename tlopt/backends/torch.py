@@ -141,7 +141,7 @@ def _recorded(runner: Runner, inputs: np.ndarray, runs: int) -> list[tuple[str, 
     ]
 
 
-def _compiled(module: Any, *, autotune: bool) -> Any:
+def _compiled(module: Any, *, autotune: bool = False) -> Any:
     """Compile a module, anew for each batch size; with `autotune` kernels are tried out and launched as CUDA graphs.
 
     After some sizes, 8 unless told, torch would go on uncompiled without a word.
