@@ -37,7 +37,7 @@ from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
 from tlopt.images.opening import open_pixels
-from tlopt.measure.answers.images import Photos, open_photos
+from tlopt.measure.answers.images import ImagePart, open_part
 from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state
 from tlopt.networks import weights
@@ -106,7 +106,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
     for runtime in ("onnxruntime", "openvino"):
         out = work / f"int8-{runtime}"
         runs[f"tlopt, int8, {runtime}"] = finished(out) or quantize(exported["tlopt"], out, for_=runtime), runtime
-    photos = open_photos(whole)
+    photos = open_part(whole)
     answers = {key: answer(artifact, photos, backend=where, keep=True) for key, (artifact, where) in runs.items()}
     times = timed(runs)
     rows = []
@@ -139,7 +139,7 @@ def rank(name: str, seed: int, options: argparse.Namespace) -> list[dict[str, An
     """Return each criterion's accuracy on the test photos right after a cut."""
     model, file, _ = MODELS[name]
     whole = tuned(options.work / f"{name}-{seed}" / "whole", model, file, seed, options)
-    photos = open_photos(whole)
+    photos = open_part(whole)
     rows = [{"model": name, "seed": seed, "criterion": "unpruned", "ratio": 0.0, "accuracy": accuracy(whole, photos)}]
     for ratio in RATIOS:
         for criterion in registry.names("criteria"):
@@ -151,7 +151,7 @@ def rank(name: str, seed: int, options: argparse.Namespace) -> list[dict[str, An
     return rows
 
 
-def accuracy(artifact: Artifact, photos: Photos) -> float:
+def accuracy(artifact: Artifact, photos: ImagePart) -> float:
     return round(float(answer(artifact, photos, keep=True).correct.mean()), 4)
 
 

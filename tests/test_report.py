@@ -128,7 +128,7 @@ def test_the_page_escapes_names_and_needs_nothing_from_outside(tmp_path):
     html = page(
         report(notes=("Warning: <script>",)),
         points=[point("b<i>", 3.2, 0.88)],
-        photos=[{"path": tmp_path / "red.png", "caption": ["red.png", "was <b>"]}, {"path": "gone", "caption": ["x"]}],
+        images=[{"path": tmp_path / "red.png", "caption": ["red.png", "was <b>"]}, {"path": "gone", "caption": ["x"]}],
     )
     assert "b<i>" not in html
     assert "<script" not in html

@@ -1,7 +1,7 @@
 """tlopt: from a folder of images and a pretrained CNN to a verified, benchmarked engine.
 
 Each command of the command line is a function of the same name here, with the same settings:
-``tlopt.finetune("photos", "runs/tuned", model="pip:efficientnet_lite0", epochs=3)``. A name is
+``tlopt.finetune("images", "runs/tuned", model="pip:efficientnet_lite0", epochs=3)``. A name is
 imported when it is first used, so ``import tlopt`` is immediate and does not load torch.
 """
 

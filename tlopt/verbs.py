@@ -104,7 +104,7 @@ _VERBS = (
     Verb(
         name="finetune", at="stages.finetune:finetune", group="Make", gives="path", recipe=True,
         summary="Fine-tune a pretrained network on labelled images.",
-        example="tlopt finetune photos -o runs/tuned --model pip:efficientnet_lite0",
+        example="tlopt finetune images -o runs/tuned --model pip:efficientnet_lite0",
         takes=(_IMAGES,),
     ),
     Verb(
@@ -200,31 +200,31 @@ _VERBS = (
     Verb(
         name="find-lr", at="measure.find_lr:find_lr", group="Measure", gives="report",
         summary="Find a learning rate for fine-tuning.",
-        example="tlopt find-lr photos --plot lr.svg",
+        example="tlopt find-lr images --plot lr.svg",
         takes=(_IMAGES,),
     ),
     Verb(
         name="data audit", at="data.audit:audit", group="Data", gives="report",
         summary="Find damaged, repeated and wrongly labelled images.",
-        example="tlopt data audit photos --html audit.html",
+        example="tlopt data audit images --html audit.html",
         takes=(Argument(name="images"),),
     ),
     Verb(
         name="data merge", at="data.merge:merge", group="Data", gives="path",
         summary="Merge several sets of images into one.",
-        example="tlopt data merge photos more -o merged",
+        example="tlopt data merge images more -o merged",
         takes=(Argument(name="sources", shown="IMAGES...", many=True),),
     ),
     Verb(
         name="data split", at="data.split:split", group="Data", gives="path",
         summary="Split images into parts to train, validate and test.",
-        example="tlopt data split photos -o parts --val 0.2 --test 0.2",
+        example="tlopt data split images -o parts --val 0.2 --test 0.2",
         takes=(Argument(name="images"),),
     ),
     Verb(
         name="predict", at="measure.predict:predict", group="Ask", gives="lines",
         summary="Classify an image, or every image in a folder.",
-        example="tlopt predict runs/int8 photos --top 2",
+        example="tlopt predict runs/int8 images --top 2",
         takes=(_ARTIFACT, Argument(name="images", shown="IMAGE|DIR")),
     ),
     Verb(

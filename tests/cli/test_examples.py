@@ -32,10 +32,10 @@ def desk(photos, tmp_path):
     """A folder like the one that the examples are typed in."""
     folder = tmp_path / "desk"
     folder.mkdir()
-    (folder / "photos").symlink_to(photos)
+    (folder / "images").symlink_to(photos)
     shutil.copytree(photos, folder / "more")
     (folder / "classes.txt").write_text("red\ngreen\nblue\n")
-    (folder / "recipe.toml").write_text('out = "runs"\n[tiny]\nfinetune = "photos"\n')
+    (folder / "recipe.toml").write_text('out = "runs"\n[tiny]\nfinetune = "images"\n')
     return folder
 
 

@@ -9,7 +9,7 @@ from tiny_onnx import CLASSES, RIGHT, write_onnx
 
 from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError
 from tlopt.images import scan
-from tlopt.measure.answers.images import open_photos
+from tlopt.measure.answers.images import open_part
 from tlopt.measure.compare import compare
 from tlopt.measure.evaluate import evaluate
 
@@ -145,19 +145,19 @@ def test_bad_settings_are_refused(tiny):
 
 
 def test_photos_are_decoded_once_for_several_artifacts(tiny, biased, monkeypatch):
-    photos = open_photos(tiny)
-    evaluate(tiny, photos=photos)
+    photos = open_part(tiny)
+    evaluate(tiny, opened=photos)
     monkeypatch.setattr("tlopt.measure.answers.images.batches", lambda *_, **__: pytest.fail("decoded again"))
-    result = evaluate(biased, photos=photos)
+    result = evaluate(biased, opened=photos)
     assert result.images_per_s is None
 
 
 def test_photos_too_large_for_the_memory_are_decoded_each_time(tiny):
-    photos = open_photos(tiny)
+    photos = open_part(tiny)
     photos.keep_mb = 0
-    first = evaluate(tiny, photos=photos)
+    first = evaluate(tiny, opened=photos)
     assert not photos.cached(tiny.card.preprocess)
-    assert evaluate(tiny, photos=photos).outputs.files == first.outputs.files
+    assert evaluate(tiny, opened=photos).outputs.files == first.outputs.files
 
 
 def test_accuracy_is_reported_per_source_of_a_merged_set(tiny, swatches, tmp_path):
@@ -195,6 +195,6 @@ def test_views_are_averaged_and_recorded(tiny, tta):
 
 
 def test_throughput_includes_decoding_and_is_left_out_where_photos_are_decoded_already(tiny):
-    photos = open_photos(tiny)
-    assert evaluate(tiny, photos=photos).images_per_s > 0
-    assert evaluate(tiny, photos=photos).images_per_s is None
+    photos = open_part(tiny)
+    assert evaluate(tiny, opened=photos).images_per_s > 0
+    assert evaluate(tiny, opened=photos).images_per_s is None

@@ -56,7 +56,7 @@ def test_the_photos_of_a_manifest_are_the_ones_timed(tiny, tmp_path):
     table.parent.mkdir()
     table.write_text("path,label\n" + "\n".join(rows))
     report = make_report([tiny], tmp_path / "out", batch=(1,), seconds=0.02, images=table)
-    assert str(table) in report.conditions["photos"]
+    assert str(table) in report.conditions["images"]
 
 
 def test_the_page_needs_nothing_from_outside(tiny, tmp_path):

@@ -2,7 +2,7 @@
 
 Candidates are found by two hashes of 64 bits each: the signs of the low frequencies (a cosine
 transform against its median, as in pHash, Zauner 2010) and the signs of the horizontal gradient
-(dHash, Krawetz 2013). Both say "same layout" of photos that merely show one kind of thing in one
+(dHash, Krawetz 2013). Both say "same layout" of images that merely show one kind of thing in one
 place, so each candidate pair is verified: the correlation of the fine detail of both thumbnails,
 after what all images of the set have in common is taken off.
 """
@@ -49,7 +49,7 @@ class Duplicates:
         """Return image -> the image kept in its place.
 
         The images are gone through in the order of `ranking`; one is superfluous if it pairs with
-        one that is kept. A chain of photos that change little by little so keeps several of them.
+        one that is kept. A chain of images that change little by little so keeps several of them.
         """
         neighbors: dict[int, list[int]] = {}
         for a, b in self.pairs.tolist():

@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
     "near-duplicate": Kind(
         title="Near duplicates",
         severity="warning",
-        meaning="The same picture recompressed, resized or slightly edited, or photos taken in one moment.",
+        meaning="The same image recompressed, resized or slightly edited, or images taken in one moment.",
     ),
     "wrong-label": Kind(
         title="Suspected wrong labels",

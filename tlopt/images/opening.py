@@ -65,7 +65,7 @@ def open_pixels(
 
 
 def _expected_bytes(folder: ImageFolder, preprocess: Preprocess) -> int:
-    """Return the size of the decoded set if all photos had sides of 4 to 3."""
+    """Return the size of the decoded set if all images had sides of 4 to 3."""
     return int(len(folder) * (preprocess.size / preprocess.crop_ratio) ** 2 * 3 * 4 / 3)
 
 

@@ -76,7 +76,7 @@ def bench(
 
     Raises:
         ArtifactError: An artifact is damaged.
-        ImagesError: `images` holds no photos, or `end_to_end` finds none.
+        ImagesError: `images` holds no images, or `end_to_end` finds none.
         MissingLibraryError: The library of a named backend is not installed.
         PluginError: A backend is unknown.
         SettingError: The baseline is no result of a bench, or settings exclude each other.

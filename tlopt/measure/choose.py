@@ -13,7 +13,7 @@ from tlopt import judging, registry
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load
 from tlopt.errors import ImagesError, MissingLibraryError, StageError
-from tlopt.measure.answers.images import Photos, open_photos
+from tlopt.measure.answers.images import ImagePart, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.bench import bench
 from tlopt.reports import Report, Scalar
@@ -21,7 +21,7 @@ from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
-_PHOTOS = 128  # enough to see a backend that computes something else
+_IMAGES = 128  # enough to see a backend that computes something else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def choose(
     min_agreement: Annotated[
         float, Setting("Smallest share of equal answers that a backend must reach.", minimum=0, maximum=1)
     ] = 0.99,
-    photos: Photos | None = None,
+    opened: ImagePart | None = None,
 ) -> Choice:
     """Find the backend that runs an artifact fastest here.
 
@@ -63,7 +63,7 @@ def choose(
     compared. Without images only the speed decides, and a note says so.
 
     From Python:
-        photos: Images that are open already; they are used instead of `images`.
+        opened: Images that are open already; they are used instead of `images`.
 
     Raises:
         ArtifactError: The artifact is damaged.
@@ -74,14 +74,14 @@ def choose(
     tried = usable(artifact)
     if not tried:
         raise StageError(f"Nothing here can run {artifact.path}.", hint="tlopt doctor says what is missing.")
-    if photos is None and (images is not None or artifact.card.images is not None):
+    if opened is None and (images is not None or artifact.card.images is not None):
         try:
-            photos = open_photos(artifact, images)
+            opened = open_part(artifact, images)
         except ImagesError as error:  # those of the training may be on another machine
             if images is not None:
                 raise
             log.warning("The answers are not compared: %s", error.message)
-    answers = {} if photos is None else _answers(artifact, _some(photos), tried, threads)
+    answers = {} if opened is None else _answers(artifact, _some(opened), tried, threads)
     timed = bench(
         [artifact], batch=(batch,), backend=tried, seconds=seconds, threads=threads, images=images, memory=False
     )
@@ -137,20 +137,20 @@ def usable(artifact: Artifact) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _answers(artifact: Artifact, photos: Photos, tried: tuple[str, ...], threads: int) -> dict[str, Outputs]:
+def _answers(artifact: Artifact, opened: ImagePart, tried: tuple[str, ...], threads: int) -> dict[str, Outputs]:
     found = {}
     for backend in tried:
         try:
-            found[backend] = answer(artifact, photos, backend=backend, threads=threads, keep=True)
+            found[backend] = answer(artifact, opened, backend=backend, threads=threads, keep=True)
         except StageError as error:
             log.info("%s: %s", backend, error.message)
     return found
 
 
-def _some(photos: Photos) -> Photos:
-    """Return some of the photos, spread over all of them."""
-    places = np.unique(np.linspace(0, len(photos) - 1, min(_PHOTOS, len(photos))).round().astype(int))
-    return Photos(photos.folder.select(places), photos.part)
+def _some(opened: ImagePart) -> ImagePart:
+    """Return some of the images, spread over all of them."""
+    places = np.unique(np.linspace(0, len(opened) - 1, min(_IMAGES, len(opened))).round().astype(int))
+    return ImagePart(opened.folder.select(places), opened.part)
 
 
 def _agreement(outputs: Outputs | None, reference: Outputs | None) -> float | None:

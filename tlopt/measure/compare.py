@@ -11,7 +11,7 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
-from tlopt.measure.answers.images import Part, Photos, open_photos
+from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.publishing import check_file, write_whole
@@ -22,10 +22,10 @@ from tlopt.statistics import mcnemar, paired_drop
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """A photo that the two artifacts answer differently.
+    """An image that the two artifacts answer differently.
 
     Args:
-        file: Its path, relative to the photos' folder.
+        file: Its path, relative to the images' folder.
         label: Its true class.
         reference: The reference's answer.
         candidate: The candidate's answer.
@@ -43,21 +43,21 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a candidate has lost or gained against a reference, on the same photos.
+    """What a candidate has lost or gained against a reference, on the same images.
 
     Args:
         reference: The reference's accuracy.
         candidate: The candidate's accuracy.
-        images: Photos that both answered.
+        images: Images that both answered.
         drop: Accuracy lost, -1..1; negative if gained.
         drop_interval: Its 95 % interval.
-        broken: Photos that the reference has right and the candidate wrong.
+        broken: Images that the reference has right and the candidate wrong.
         mended: The other way round.
         p_value: McNemar's exact test of `broken` against `mended`.
-        agreement: Share of the photos with the same answer.
+        agreement: Share of the images with the same answer.
         max_error: Largest difference of a logit.
         relative_error: Root-mean-square difference of the logits over their root mean square.
-        flips: The photos with different answers, the largest shift first.
+        flips: The images with different answers, the largest shift first.
         recall_change: Class -> change of its recall, worst first.
         breaches: The gates breached, one sentence each.
         folder: What the flips' files are relative to.
@@ -90,10 +90,10 @@ class Comparison:
         self.to_report().check()
 
     def to_page(self, *, most: int = 48) -> str:
-        """Return the comparison as an HTML page with the photos that are answered differently.
+        """Return the comparison as an HTML page with the images that are answered differently.
 
         Args:
-            most: Photos shown; those whose answer moved furthest come first.
+            most: Images shown; those whose answer moved furthest come first.
         """
         shown = [
             {
@@ -107,7 +107,7 @@ class Comparison:
             }
             for flip in self.flips[:most]
         ]
-        return page(self.to_report(), photos=shown)
+        return page(self.to_report(), images=shown)
 
     def to_report(self) -> Report:
         """Return the comparison as two rows and what follows from them."""
@@ -187,7 +187,7 @@ def compare(
     ] = None,
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
-    photos: Photos | None = None,
+    opened: ImagePart | None = None,
 ) -> Comparison:
     """Measure what an artifact has lost against another.
 
@@ -196,10 +196,10 @@ def compare(
     code 3.
 
     From Python:
-        photos: Images that are open already; they are used instead of `images`.
+        opened: Images that are open already; they are used instead of `images`.
 
     Raises:
-        ImagesError: The photos cannot be used, or the artifacts' classes differ.
+        ImagesError: The images cannot be used, or the artifacts' classes differ.
         ArtifactError: An artifact is damaged, or a backend does not run its kind.
         StageError: A backend cannot run it here.
     """
@@ -208,13 +208,13 @@ def compare(
     if layers:
         first.expect("onnx")
         second.expect("onnx")
-    if photos is None:
-        photos = open_photos(first, images, split)
+    if opened is None:
+        opened = open_part(first, images, split)
     if html is not None:
-        check_file(html, reads=[first.path, second.path, *photos.folder.places()])
-    before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, photos=photos)
+        check_file(html, reads=[first.path, second.path, *opened.folder.places()])
+    before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, opened=opened)
     after = evaluate(
-        second, backend=backend, batch=batch, threads=threads, photos=photos, reference_outputs=before.outputs
+        second, backend=backend, batch=batch, threads=threads, opened=opened, reference_outputs=before.outputs
     )
     was, now = before.outputs, after.outputs
     broken = int((was.correct & ~now.correct).sum())
@@ -246,8 +246,8 @@ def compare(
             *_breaches(drop, agreement, max_drop, min_agreement),
             *_regressions(recall_change, max_class_drop),
         ),
-        folder=photos.folder.path,
-        layers=drift(first, second, images=photos.folder.source) if layers else None,
+        folder=opened.folder.path,
+        layers=drift(first, second, images=opened.folder.source) if layers else None,
     )
     if html is not None:
         write_whole(html, comparison.to_page(), errors="replace", special=True)

@@ -37,7 +37,7 @@ def drift(
 
     Raises:
         ArtifactError: An artifact is not of kind onnx, or they have no tensor in common.
-        ImagesError: The photos cannot be used, or the artifacts' classes differ.
+        ImagesError: The images cannot be used, or the artifacts' classes differ.
     """
     first = Artifact.load(reference).expect("onnx")
     second = same_classes(first, Artifact.load(candidate).expect("onnx"))

@@ -1,4 +1,4 @@
-"""How right an artifact is on labelled photos."""
+"""How right an artifact is on labelled images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import ImagesError
-from tlopt.measure.answers.images import Part, Photos, open_photos
+from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.choose import choose
 from tlopt.preprocess import Views
@@ -30,9 +30,9 @@ class ClassScore:
 
     Args:
         name: The class.
-        images: Photos of it.
-        precision: Share of the photos called so that are of it; 0 if none is called so.
-        recall: Share of its photos that are called so; None if it has none.
+        images: Images of it.
+        precision: Share of the images called so that are of it; 0 if none is called so.
+        recall: Share of its images that are called so; None if it has none.
         f1: Harmonic mean of both.
     """
 
@@ -45,11 +45,11 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True)
 class OriginScore:
-    """How the photos of one source of a merged set fare.
+    """How the images of one source of a merged set fare.
 
     Args:
         origin: The source, as the set's manifest names it.
-        images: Photos from it.
+        images: Images from it.
         top1: Share whose top class is right.
         interval: The 95 % interval of `top1`.
     """
@@ -67,7 +67,7 @@ class Evaluation:
     Args:
         artifact: Name of its folder.
         runner: Backend and device.
-        images: Photos it was judged on.
+        images: Images it was judged on.
         top1: Share whose top class is right.
         interval: The 95 % interval of `top1`.
         top5: Share with the right class among the top five; None below six classes.
@@ -76,9 +76,9 @@ class Evaluation:
         calibration_error: Expected calibration error, 0..1.
         majority: Share of the most frequent class: the accuracy of always answering it.
         scores: Per class, in the order of the logits.
-        origins: Per source, by name; empty if the photos come from one or the set does not say.
+        origins: Per source, by name; empty if the images come from one or the set does not say.
         confusion: int64 (classes, classes): row the true class, column the answer.
-        unreadable: File -> reason, of the photos left out.
+        unreadable: File -> reason, of the images left out.
         images_per_s: From file to answer, decoding included; None if they were decoded before.
         outputs: The answers themselves.
         conditions: What the figures were measured under.
@@ -194,7 +194,7 @@ def evaluate(
         ),
     ] = "center",
     reference: Annotated[Path | None, Setting("Artifact whose answers are compared with these.")] = None,
-    photos: Photos | None = None,
+    opened: ImagePart | None = None,
     reference_outputs: Outputs | None = None,
 ) -> Evaluation:
     """Measure the accuracy of an artifact on labelled images.
@@ -203,28 +203,28 @@ def evaluate(
     recall. --tta (test-time augmentation) averages the answers for several views of each image.
 
     From Python:
-        photos: Images that are open already; they are used instead of `images`, and kept decoded for the next call.
+        opened: Images that are open already; they are used instead of `images`, and kept decoded for the next call.
         reference_outputs: The reference's answers on the same images, if they are there already.
 
     Raises:
-        ImagesError: The photos cannot be used, or their classes are not the artifact's.
+        ImagesError: The images cannot be used, or their classes are not the artifact's.
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
         StageError: The backend cannot run it here.
     """
     artifact = Artifact.load(artifact)
     other = None if reference is None else same_classes(artifact, Artifact.load(reference))
-    keep = photos is not None or reference is not None
-    if photos is None:
-        photos = open_photos(artifact, images, split)
-    photos.expect(artifact)
+    keep = opened is not None or reference is not None
+    if opened is None:
+        opened = open_part(artifact, images, split)
+    opened.expect(artifact)
     how: dict[str, Any] = {"batch": batch, "views": tta}
     if backend == "auto":
-        choice = choose(artifact, photos=photos, batch=batch, threads=threads)
+        choice = choose(artifact, opened=opened, batch=batch, threads=threads)
         backend, how["auto"] = choice.backend, choice.report.notes[0]
-    outputs = answer(artifact, photos, backend=backend, batch=batch, threads=threads, keep=keep, views=tta)
+    outputs = answer(artifact, opened, backend=backend, batch=batch, threads=threads, keep=keep, views=tta)
     if other is not None and reference_outputs is None:
-        reference_outputs = answer(other, photos, batch=batch, threads=threads, keep=True, views=tta)
-    return _judged(artifact, photos, outputs, reference_outputs, how)
+        reference_outputs = answer(other, opened, batch=batch, threads=threads, keep=True, views=tta)
+    return _judged(artifact, opened, outputs, reference_outputs, how)
 
 
 def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
@@ -243,11 +243,11 @@ def same_classes(artifact: Artifact, other: Artifact) -> Artifact:
 
 
 def _judged(
-    artifact: Artifact, photos: Photos, outputs: Outputs, reference: Outputs | None, how: Mapping[str, Any]
+    artifact: Artifact, opened: ImagePart, outputs: Outputs, reference: Outputs | None, how: Mapping[str, Any]
 ) -> Evaluation:
     count, classes = len(outputs.labels), len(artifact.card.classes)
     if count == 0:
-        raise ImagesError(f"None of the {len(photos)} images in {photos.folder.path} can be read.")
+        raise ImagesError(f"None of the {len(opened)} images in {opened.folder.path} can be read.")
     predicted, correct = outputs.predicted, outputs.correct
     confusion = judging.confusion(predicted, outputs.labels, classes)
     scores = _scores(artifact.card.classes, confusion)
@@ -267,14 +267,14 @@ def _judged(
         calibration_error=judging.calibration_error(outputs.probabilities.max(axis=1), correct),
         majority=float(confusion.sum(axis=1).max() / count),
         scores=scores,
-        origins=_origins(photos, outputs),
+        origins=_origins(opened, outputs),
         confusion=confusion,
-        unreadable=dict(photos.unreadable),
+        unreadable=dict(opened.unreadable),
         images_per_s=outputs.images_per_s,
         outputs=outputs,
         conditions={
-            "images": str(photos.folder.source),
-            "split": photos.part,
+            "images": str(opened.folder.source),
+            "split": opened.part,
             **how,
             "processor": processor(),
             "cores": cores(),
@@ -284,8 +284,8 @@ def _judged(
     )
 
 
-def _origins(photos: Photos, outputs: Outputs) -> tuple[OriginScore, ...]:
-    folder = photos.folder
+def _origins(opened: ImagePart, outputs: Outputs) -> tuple[OriginScore, ...]:
+    folder = opened.folder
     known = dict(zip(folder.files, folder.origins, strict=True)) if folder.origins else {}
     if len(set(known.values())) < 2:
         return ()

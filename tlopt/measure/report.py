@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tlopt.artifact import Artifact
 from tlopt.candidates import candidates, for_tensorrt, labels
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
-from tlopt.measure.answers.images import Part, Photos, open_photos
+from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.bench import bench
 from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
 from tlopt.measure.speed.work import multiply_adds
@@ -53,7 +53,7 @@ def report(
 
     Raises:
         ArtifactError: An artifact is damaged.
-        ImagesError: The photos cannot be used, or their classes are not the artifacts'.
+        ImagesError: The images cannot be used, or their classes are not the artifacts'.
         PluginError: A backend is unknown.
         OutputExistsError: `out` exists and `force` is not set, or it is no report.
     """
@@ -61,11 +61,11 @@ def report(
     check_place(out, force=force, reads=[*given, *([images] if images else [])], makes="report")
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
-    photos = open_photos(loaded[0], images, split)
-    reads = [*(one.path for one in loaded), *photos.folder.places()]
+    opened = open_part(loaded[0], images, split)
+    reads = [*(one.path for one in loaded), *opened.folder.places()]
     with draft(out, force=force, reads=reads, makes="report") as folder:
         made, text = _measured(
-            loaded, named, photos, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title
+            loaded, named, opened, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title
         )
         write_whole(folder / "report.json", made.to_json())
         write_whole(folder / "report.html", text, errors="replace")
@@ -73,14 +73,14 @@ def report(
 
 
 def _measured(
-    loaded: Sequence[Artifact], named: Mapping[str, Artifact], photos: Photos, *, backend: tuple[str, ...],
+    loaded: Sequence[Artifact], named: Mapping[str, Artifact], opened: ImagePart, *, backend: tuple[str, ...],
     batch: tuple[int, ...], seconds: float, threads: int, title: str,
 ) -> tuple[Report, str]:  # fmt: skip
     """Return the report and its page."""
-    judged = _evaluations(named, photos, backend, threads)
+    judged = _evaluations(named, opened, backend, threads)
     quick = [one for one in loaded if backend or not for_tensorrt(one)]
     timed = bench(
-        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=photos.folder.source,
+        quick, batch=batch, backend=backend, seconds=seconds, threads=threads, images=opened.folder.source,
         memory=False, names=[name for name, one in named.items() if one in quick],
     )  # fmt: skip
     times = {
@@ -99,10 +99,10 @@ def _measured(
     made = Report(
         title=title or f"{loaded[0].card.model.partition(':')[2] or loaded[0].name}: accuracy and speed",
         rows=tuple(rows),
-        notes=(*notes, *timed.notes, *_left_out(photos)),
+        notes=(*notes, *timed.notes, *_left_out(opened)),
         not_run=timed.not_run,
         conditions={
-            "photos": f"{len(photos)} of {photos.folder.source}, part {photos.part}",
+            "images": f"{len(opened)} of {opened.folder.source}, part {opened.part}",
             "reference": f"{' on '.join(next(iter(judged), ('none',)))}: agreement and speed-up are against it",
             **timed.conditions,
         },
@@ -116,7 +116,7 @@ def _measured(
 
 
 def _evaluations(
-    named: Mapping[str, Artifact], photos: Photos, backend: tuple[str, ...], threads: int
+    named: Mapping[str, Artifact], opened: ImagePart, backend: tuple[str, ...], threads: int
 ) -> dict[_Key, Evaluation]:
     """Evaluate each artifact on each backend that can run it here; the bench tells why one cannot."""
     found: dict[_Key, Evaluation] = {}
@@ -130,7 +130,7 @@ def _evaluations(
                 candidate.artifact,
                 backend=candidate.backend,
                 threads=threads,
-                photos=photos,
+                opened=opened,
                 reference_outputs=reference.outputs if reference else None,
             )
         except (StageError, MissingLibraryError, ArtifactError) as error:
@@ -245,6 +245,6 @@ def _slower(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[s
     return notes
 
 
-def _left_out(photos: Photos) -> list[str]:
-    count = len(photos.unreadable)
-    return [f"Images left out because they cannot be read ({count}): {', '.join(photos.unreadable)}."] if count else []
+def _left_out(opened: ImagePart) -> list[str]:
+    count = len(opened.unreadable)
+    return [f"Images left out because they cannot be read ({count}): {', '.join(opened.unreadable)}."] if count else []

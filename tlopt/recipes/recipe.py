@@ -3,7 +3,7 @@
 out = "runs/solar-cells"            # where the steps' folders go, relative to the recipe's run
 
 [tuned]                             # a step: its name is its folder below `out`
-finetune = "photos"                 # first the verb, with what it works on: a folder, or a step
+finetune = "images"                 # first the verb, with what it works on: a folder, or a step
 model = "pip:efficientnet_lite0"    # then the settings of that verb
 
 [fp32]

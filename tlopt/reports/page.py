@@ -22,7 +22,7 @@ def page(
     *,
     points: Sequence[Point] = (),
     artifacts: Sequence[Artifact] = (),
-    photos: Sequence[Mapping[str, Any]] = (),
+    images: Sequence[Mapping[str, Any]] = (),
     made: datetime | None = None,
 ) -> str:
     """Return a report as one HTML page that needs no network and no script.
@@ -31,7 +31,7 @@ def page(
         report: The table, its conditions and notes.
         points: What the accuracy-against-latency picture shows; none, no picture.
         artifacts: Those whose lineage is told.
-        photos: Photos to show, each with "path" and "caption" (a list of lines).
+        images: Images to show, each with "path" and "caption" (a list of lines).
         made: When it was measured; now if not given.
     """
     template = _environment().get_template("page.html.j2")
@@ -47,7 +47,7 @@ def page(
         best=_best(report),
         picture=picture(points, title=report.title) if points else "",
         artifacts=[_told(artifact, artifacts) for artifact in artifacts],
-        photos=[{"image": thumbnail(Path(photo["path"])), "caption": photo["caption"]} for photo in photos],
+        images=[{"image": thumbnail(Path(one["path"])), "caption": one["caption"]} for one in images],
         made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return shown(content)
@@ -76,7 +76,7 @@ def _heading(name: str) -> str:
 
 
 def thumbnail(path: Path, *, side: int = 160) -> str:
-    """Return a small JPEG of a photo as a data URL; empty if it cannot be read."""
+    """Return a small JPEG of an image as a data URL; empty if it cannot be read."""
     from tlopt.errors import ImagesError
     from tlopt.preprocess import to_rgb
     from tlopt.reading.image_files import read_image

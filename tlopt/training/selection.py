@@ -63,7 +63,7 @@ def select(
 def _best(tried: list[Candidate], images: int) -> Candidate:
     """Return the candidate of the least loss among those whose accuracy is the highest but for chance.
 
-    One photo more or less says little: what lies within one standard error counts as the same.
+    One image more or less says little: what lies within one standard error counts as the same.
     """
     most = max(c.accuracy for c in tried)
     chance = (most * (1 - most) / images) ** 0.5

@@ -1,4 +1,4 @@
-"""The photos that artifacts are measured on."""
+"""The images that artifacts are measured on."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Part = Literal["test", "val", "train", "all"]
 
 
 @dataclass
-class Photos:
-    """The photos of one part of a folder, decoded once for all artifacts that see them alike.
+class ImagePart:
+    """The images of one part of a folder, decoded once for all artifacts that see them alike.
 
     The pixels are kept as uint8 in memory while they fit into `keep_mb`; what does not fit is
     decoded again each time.
 
     Attributes:
-        folder: The photos; a label is an index into its classes.
+        folder: The images; a label is an index into its classes.
         part: What they are of the whole.
         keep_mb: Memory for decoded pixels, 10^6 bytes.
-        unreadable: File -> reason, of the photos left out; known after the first pass.
+        unreadable: File -> reason, of the images left out; known after the first pass.
     """
 
     folder: ImageFolder
@@ -46,7 +46,7 @@ class Photos:
         return _view(preprocess) in self._kept
 
     def batches(self, preprocess: Preprocess, *, batch: int, keep: bool = False, label: str = "") -> Iterator[Batch]:
-        """Yield all photos in order, as inputs of a network.
+        """Yield all images in order, as inputs of a network.
 
         Args:
             preprocess: How a file becomes an input.
@@ -65,7 +65,7 @@ class Photos:
             yield replace(chunk, inputs=preprocess.normalize(chunk.inputs))
 
     def expect(self, artifact: Artifact) -> None:
-        """Check that the photos' classes are the artifact's.
+        """Check that the images' classes are the artifact's.
 
         Raises:
             ImagesError: They are not.
@@ -88,7 +88,7 @@ class Photos:
 
 
 def _view(preprocess: Preprocess) -> tuple[object, ...]:
-    """Return what decides the pixels of a photo."""
+    """Return what decides the pixels of an image."""
     return (preprocess.size, preprocess.crop_ratio, preprocess.interpolation)
 
 
@@ -112,8 +112,8 @@ def _rebatched(chunks: list[Batch], batch: int) -> Iterator[Batch]:
         yield Batch(inputs=np.concatenate(inputs), labels=np.concatenate(labels), files=files)
 
 
-def open_photos(artifact: Artifact, images: Path | None = None, part: Part = "test") -> Photos:
-    """Open the photos to measure an artifact on.
+def open_part(artifact: Artifact, images: Path | None = None, part: Part = "test") -> ImagePart:
+    """Open the images to measure an artifact on.
 
     Without `images`, those it was trained on, split as they were then. With `images`, that
     folder: its own part of the name if it has parts on disk, otherwise all of it for the test. The
@@ -131,4 +131,4 @@ def open_photos(artifact: Artifact, images: Path | None = None, part: Part = "te
             f"{parts.whole.path} has no {part} images.",
             hint=f"Choose --split {' or '.join(held or ['all'])}, or name another folder with --images.",
         )
-    return Photos(chosen, "all" if len(chosen) == len(parts.whole) else part)
+    return ImagePart(chosen, "all" if len(chosen) == len(parts.whole) else part)

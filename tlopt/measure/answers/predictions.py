@@ -1,4 +1,4 @@
-"""What an artifact answers on some photos."""
+"""What an artifact answers on some images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlopt.cards.details import AnswerKind
 from tlopt.images import Unreadable
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import Answers, answers, callers
-from tlopt.measure.answers.images import Photos
+from tlopt.measure.answers.images import ImagePart
 from tlopt.preprocess import Views
 from tlopt.progress import bar
 
@@ -30,8 +30,8 @@ class Outputs:
         runner: Backend and device.
         logits: float32 (n, classes), what the network answers.
         labels: int64 (n,), the true classes as indices into the artifact's.
-        files: The photos' paths, relative to their folder.
-        images_per_s: Throughput from file to logits, decoding included; None if the photos had
+        files: The images' paths, relative to their folder.
+        images_per_s: Throughput from file to logits, decoding included; None if the images had
             been decoded before.
         conditions: Of the runner.
         kind: What the network's numbers mean.
@@ -47,7 +47,7 @@ class Outputs:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The top class of each photo, int64 (n,)."""
+        """The top class of each image, int64 (n,)."""
         top: np.ndarray = self.logits.argmax(axis=1)
         return top
 
@@ -65,7 +65,7 @@ class Outputs:
 
 def answer(
     artifact: Artifact,
-    photos: Photos,
+    opened: ImagePart,
     *,
     backend: str = "",
     batch: int = 32,
@@ -73,27 +73,27 @@ def answer(
     keep: bool = False,
     views: Views = "center",
 ) -> Outputs:
-    """Run an artifact over photos.
+    """Run an artifact over images.
 
     Args:
         artifact: What to run.
-        photos: What to run it on.
+        opened: What to run it on.
         backend: ``name`` or ``name:device``; empty for the kind's own.
         batch: Most images per run.
         threads: Processor threads; 0 for one per core.
-        keep: Keep the decoded photos for the next artifact.
-        views: What is shown of each photo; the probabilities of several views are averaged, and
+        keep: Keep the decoded images for the next artifact.
+        views: What is shown of each image; the probabilities of several views are averaged, and
             nothing is kept.
     """
     preprocess = artifact.card.preprocess
-    order = np.array([artifact.card.classes.index(name) for name in photos.folder.classes], dtype=np.int64)
-    decoded = views == "center" and photos.cached(preprocess)
-    at_once = 1 if decoded or (keep and views == "center") else callers(len(photos), threads)
+    order = np.array([artifact.card.classes.index(name) for name in opened.folder.classes], dtype=np.int64)
+    decoded = views == "center" and opened.cached(preprocess)
+    at_once = 1 if decoded or (keep and views == "center") else callers(len(opened), threads)
     found: list[Answers] = []
     with open_runner(artifact, backend, threads=threads, callers=at_once) as runner:
         started = time.perf_counter()
-        with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(photos)) as shown:
-            for chunk in _answers(runner, artifact, photos, batch, keep=keep, views=views):
+        with running(artifact, runner.name), bar(f"{artifact.name} on {runner.name}", len(opened)) as shown:
+            for chunk in _answers(runner, artifact, opened, batch, keep=keep, views=views):
                 check_logits(chunk.logits, artifact, runner.name)
                 found.append(chunk)
                 shown.advance(len(chunk.files))
@@ -113,14 +113,14 @@ def answer(
 
 
 def _answers(
-    runner: Runner, artifact: Artifact, photos: Photos, batch: int, *, keep: bool, views: Views
+    runner: Runner, artifact: Artifact, opened: ImagePart, batch: int, *, keep: bool, views: Views
 ) -> Iterator[Answers]:
     preprocess, kind = artifact.card.preprocess, artifact.card.answers
-    if views == "center" and (keep or photos.cached(preprocess)):
-        for chunk in photos.batches(preprocess, batch=batch, keep=keep):
+    if views == "center" and (keep or opened.cached(preprocess)):
+        for chunk in opened.batches(preprocess, batch=batch, keep=keep):
             yield Answers(files=chunk.files, labels=chunk.labels, logits=runner(chunk.inputs))
         return
-    unreadable = Unreadable(len(photos))
-    found = answers(runner, photos.folder, preprocess, batch=batch, unreadable=unreadable, views=views, kind=kind)
+    unreadable = Unreadable(len(opened))
+    found = answers(runner, opened.folder, preprocess, batch=batch, unreadable=unreadable, views=views, kind=kind)
     yield from found
-    photos.unreadable = unreadable.reasons
+    opened.unreadable = unreadable.reasons

@@ -16,7 +16,7 @@ from tlopt.images.scanning import scan_any
 from tlopt.preprocess import Preprocess
 from tlopt.reading.image_files import read_image
 
-_POOL = 32  # distinct photos at least that the runs go through
+_POOL = 32  # distinct images at least that the runs go through
 
 
 class Inputs:
@@ -34,11 +34,11 @@ class Inputs:
         self.what = ""
 
     def of(self, artifact: Artifact) -> np.ndarray:
-        """Return a pool of inputs: photos if there are any, otherwise noise; never zeros."""
+        """Return a pool of inputs: images if there are any, otherwise noise; never zeros."""
         preprocess, folder = artifact.card.preprocess, self._folder(artifact)
         key = (preprocess, str(folder))
         if key not in self._pools:
-            pool = None if self._noise or folder is None else self._photos(folder, artifact)
+            pool = None if self._noise or folder is None else self._decoded(folder, artifact)
             if pool is None:
                 pool = _noise(preprocess, self._count)
                 self.what = self.what or "noise of the inputs' mean and spread"
@@ -46,15 +46,15 @@ class Inputs:
         return self._pools[key]
 
     def from_disk(self, artifact: Artifact, batch: int, workers: Executor) -> Callable[[], np.ndarray]:
-        """Return a call that reads, decodes and preprocesses the next photos, round and round.
+        """Return a call that reads, decodes and preprocesses the next images, round and round.
 
         Args:
             artifact: What they are for.
-            batch: Photos per call; several are decoded by the workers at once.
+            batch: Images per call; several are decoded by the workers at once.
             workers: Threads.
 
         Raises:
-            ImagesError: There are no photos.
+            ImagesError: There are no images.
         """
         preprocess = artifact.card.preprocess
         self.of(artifact)
@@ -81,7 +81,7 @@ class Inputs:
         ref = artifact.card.images
         return self._images or (Path(ref.path) if ref else None)
 
-    def _photos(self, path: Path, artifact: Artifact) -> np.ndarray | None:
+    def _decoded(self, path: Path, artifact: Artifact) -> np.ndarray | None:
         preprocess = artifact.card.preprocess
         try:
             folder = scan_any(path, known=artifact.card.classes)
