@@ -22,7 +22,7 @@ from tlopt.measure.speed.baseline import read_baseline
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
 from tlopt.reading.schema import Positive, SchemaError, convert, parse_json, parse_toml
-from tlopt.recipes.recipe import Recipe
+from tlopt.recipes.tables import Recipe
 from tlopt.show import show
 
 MANY = settings(

@@ -10,7 +10,8 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.errors import OutputExistsError, SettingError, StageError
 from tlopt.recipes import ledger
-from tlopt.recipes.recipe import Recipe, _key, _sources, run
+from tlopt.recipes.recipe import _key, _sources, run
+from tlopt.recipes.tables import Recipe
 
 GOOD = """
 out = "{out}"

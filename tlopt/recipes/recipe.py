@@ -1,16 +1,6 @@
-"""A recipe: a TOML file of steps, each an artifact made or a measurement taken; done steps are skipped.
+"""The run of a recipe: its steps one after the other, each an artifact made or a measurement taken.
 
-out = "runs/solar-cells"            # where the steps' folders go, relative to the recipe's run
-
-[tuned]                             # a step: its name is its folder below `out`
-finetune = "images"                 # first the verb, with what it works on: a folder, or a step
-model = "pip:efficientnet_lite0"    # then the settings of that verb
-
-[fp32]
-export = "tuned"
-
-[report]
-report = ["tuned", "fp32"]
+Steps that are done and whose inputs have not changed are skipped.
 """
 
 from __future__ import annotations
@@ -18,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,114 +21,14 @@ from tlopt.cards.card import CARD_NAME
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
 from tlopt.publishing import check_place, claim, draft, tidy, write_whole
-from tlopt.reading import files, schema
 from tlopt.recipes import ledger
+from tlopt.recipes.tables import VERBS, Recipe, Step
 from tlopt.settings import Setting, checked
-from tlopt.verbs import TABLE
 
 log = logging.getLogger(__name__)
 
 _LOCK = ".steps.lock"
 _READ = frozenset({"images", "teacher", "weights", "classes"})  # settings that name what a step reads
-
-
-_VERBS = {name: verb for name, verb in TABLE.items() if verb.recipe}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of a recipe.
-
-    Args:
-        name: Its name, and that of its folder.
-        verb: What it does.
-        sources: What it works on: names of earlier steps, or paths.
-        settings: The settings that the recipe gives.
-    """
-
-    name: str
-    verb: str
-    sources: tuple[str, ...]
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A recipe file.
-
-    Args:
-        path: The file.
-        out: Folder of the steps' folders.
-        steps: In the order of the file.
-    """
-
-    path: Path
-    out: Path
-    steps: tuple[Step, ...]
-
-    @classmethod
-    def read(cls, path: str | Path) -> Recipe:
-        """Read and check a recipe: syntax, verbs, sources, settings.
-
-        Raises:
-            SettingError: Anything in it does not fit, with the step and the close match.
-        """
-        path = Path(path)
-        try:
-            raw = schema.parse_toml(files.read_text(path))
-        except OSError as error:
-            raise SettingError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise SettingError(f"The recipe {path} is not valid TOML: {error}.") from error
-        except schema.SchemaError as error:
-            raise SettingError(f"The recipe {path} cannot be used: {error}.") from error
-        out = raw.pop("out", None)
-        if not isinstance(out, str):
-            raise SettingError(
-                f"The recipe {path} needs a folder for its results.", hint='Begin with out = "runs/NAME".'
-            )
-        steps: list[Step] = []
-        for name, table in raw.items():
-            steps.append(_step(path, name, table, [step.name for step in steps]))
-        if not steps:
-            raise SettingError(f"The recipe {path} has no step.", hint='Add one: [tuned] with finetune = "images".')
-        return cls(path=path, out=Path(out), steps=tuple(steps))
-
-
-def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
-    where = f"{path}, step {name}"
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise SettingError(
-            f"{path}: {name!r} cannot be the name of a step.",
-            hint="It is the name of the step's folder: letters, digits, - and _.",
-        )
-    if not isinstance(table, dict):
-        raise SettingError(f"{path}: unknown key {name!r}.", hint=suggestion(name, ["out"]))
-    verbs = [key for key in table if key in _VERBS]
-    if len(verbs) != 1:
-        problem = f"has {len(verbs)} verbs" if verbs else "has no verb"
-        near = suggestion(next(iter(table)), _VERBS) if table and not verbs else f"One of: {', '.join(_VERBS)}."
-        raise SettingError(f"{where}: the step {problem}.", hint=near)
-    verb = verbs[0]
-    given = {key: value for key, value in table.items() if key != verb}
-    value = table[verb]
-    sources = tuple(value) if isinstance(value, list) else (value,) if value else ()
-    if not all(isinstance(source, str) for source in sources) or (len(sources) > 1 and not _VERBS[verb].several):
-        works_on = "steps" if _VERBS[verb].several else "one source"
-        raise SettingError(f"{where}: {verb} works on {works_on}, got {value!r}.")
-    if verb == "compare" and len(sources) != 2:
-        raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
-    for source in sources:
-        if source not in earlier and not os.path.exists(source):  # noqa: PTH110 - Path raises for a name too long
-            raise SettingError(
-                f"{where}: there is neither an earlier step nor a path called {source!r}.",
-                hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",
-            )
-    try:
-        settings.check(_VERBS[verb].function(), given)
-    except SettingError as error:
-        raise SettingError(f"{where}: {error.message}", hint=error.hint) from error
-    return Step(name=name, verb=verb, sources=sources, settings=given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +181,7 @@ def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bo
 
 def _make(recipe: Recipe, step: Step, place: Path) -> str:
     """Do a step; return what is to be shown besides its folder."""
-    function = _VERBS[step.verb].function()
+    function = VERBS[step.verb].function()
     sources = _sources(recipe, step)
     if step.verb == "compare":
         comparison = function(*sources, **step.settings)
@@ -319,7 +208,7 @@ def _sources(recipe: Recipe, step: Step) -> list[Path]:
 
 def _read_by(step: Step) -> dict[str, Path]:
     """Return the settings of a step that name what it reads."""
-    chosen = settings.check(_VERBS[step.verb].function(), step.settings)
+    chosen = settings.check(VERBS[step.verb].function(), step.settings)
     return {name: value for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
 
 
@@ -332,7 +221,7 @@ def _is_step(recipe: Recipe, step: Step, source: str) -> bool:
 def _key(recipe: Recipe, step: Step) -> str:
     """Return what decides a step's result: verb, settings, tlopt's version, and the content of all that it reads."""
     sources = [ledger.identity(source) for source in _sources(recipe, step)]
-    chosen = settings.check(_VERBS[step.verb].function(), step.settings)
+    chosen = settings.check(VERBS[step.verb].function(), step.settings)
     read = {name: ledger.identity(path) for name, path in _read_by(step).items()}
     text = json.dumps([__version__, step.verb, chosen, sources, read], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -362,7 +251,7 @@ def _is_made(recipe: Recipe, step: Step, place: Path) -> bool:
         return False
     if not lineage or lineage[-1].stage != step.verb or lineage[-1].versions.get("tlopt") != versions().get("tlopt"):
         return False
-    chosen = settings.check(_VERBS[step.verb].function(), step.settings)
+    chosen = settings.check(VERBS[step.verb].function(), step.settings)
     wanted = json.loads(json.dumps({name.rstrip("_"): value for name, value in chosen.items()}, default=str))
     same = all(name in wanted and wanted[name] == value for name, value in lineage[-1].settings.items())
     return same and lineage[-1].source == "".join(map(ledger.identity, _sources(recipe, step)))
