@@ -13,7 +13,8 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.drift import drift
-from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
+from tlopt.measure.evaluate import evaluate, same_classes
+from tlopt.measure.scores import Evaluation
 from tlopt.publishing import check_file, write_whole
 from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, checked

@@ -12,7 +12,8 @@ from tlopt.candidates import candidates, for_tensorrt, labels
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.bench import bench
-from tlopt.measure.evaluate import Evaluation, evaluate, same_classes
+from tlopt.measure.evaluate import evaluate, same_classes
+from tlopt.measure.scores import Evaluation
 from tlopt.measure.speed.work import multiply_adds
 from tlopt.publishing import check_place, draft, write_whole
 from tlopt.reports import Point, Report, Scalar, page
