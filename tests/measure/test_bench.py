@@ -226,5 +226,5 @@ def test_a_candidate_that_opens_only_once_is_named(tiny, monkeypatch):
 
 
 def test_sessions_are_for_one_caller(tiny):
-    with pytest.raises(SettingError, match="one caller at a time"):
+    with pytest.raises(SettingError, match="sessions is for a single caller"):
         bench([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02, sessions=2, streams=(2,))
