@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlopt.errors import SettingError
-from tlopt.settings import Setting, Without, arguments, check, flat_signature, parameters
+from tlopt.settings import Setting, Without, arguments, check, checked, flat, flat_signature, parameters
 
 
 def example(
@@ -145,6 +146,18 @@ def test_a_record_as_a_default_gives_its_fields_as_defaults_and_keeps_what_is_le
 
 def test_a_signature_shows_the_settings_and_not_the_records():
     assert list(flat_signature(recorded).parameters) == ["source", "epochs", "fast", "limit", "other"]
+
+
+def test_callers_of_a_function_give_the_fields_of_its_records():
+    called = flat(recorded)
+    assert called("x", limit=2, other=object()) == (3, Speed(limit=2.0))
+    assert list(inspect.signature(called).parameters) == ["source", "epochs", "fast", "limit", "other"]
+    with pytest.raises(SettingError, match="recorded has no setting 'speed'"):
+        called("x", speed=Speed())
+
+
+def test_a_checked_function_without_records_keeps_its_signature():
+    assert inspect.signature(checked(example)) == inspect.signature(example)
 
 
 FITTING = st.fixed_dictionaries(

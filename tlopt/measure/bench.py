@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from tlopt.measure.speed.nvml import Nvml
 from tlopt.measure.speed.rows import counted, measure_memory, not_run, open_lines
 from tlopt.progress import bar
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting, checked, formerly
+from tlopt.settings import Setting, flat, formerly
 from tlopt.timing import Timed, Timing, in_turns
 
 TURNS = 10  # rounds in which the candidates take turns
@@ -30,7 +31,42 @@ TURNS = 10  # rounds in which the candidates take turns
 _LOADGEN = "It belongs to LoadGen: tlopt loadgen ARTIFACT --scenario single-stream"
 
 
-@checked
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How many run an artifact at once."""
+
+    streams: Annotated[tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1)] = (1,)
+    callers: Annotated[Kind, Setting("What these callers are.")] = "threads"
+    sessions: Annotated[
+        int,
+        Setting(
+            "Number of times that each artifact is opened. The turns go round these sessions.", minimum=1, maximum=TURNS
+        ),
+    ] = 1
+
+    def check(self) -> None:
+        """Refuse settings that exclude each other.
+
+        Raises:
+            SettingError: Several sessions are asked for, and no single caller.
+        """
+        if self.sessions > 1 and 1 not in self.streams:
+            raise SettingError("sessions is for a single caller.", hint="Leave --sessions out, or add 1 to --streams.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What the results must not be slower than."""
+
+    baseline: Annotated[
+        Path | None, Setting("File with earlier results of --json. Slower results than these fail.")
+    ] = None
+    max_regression: Annotated[
+        float, Setting("Largest slow-down against the baseline that is allowed. 0.05 is 5 %.", minimum=0)
+    ] = 0.05
+
+
+@flat
 @formerly(scenario=_LOADGEN, target_qps=_LOADGEN, target_latency=_LOADGEN, logs=_LOADGEN)
 def bench(
     artifacts: Sequence[str | Path | Artifact],
@@ -43,26 +79,14 @@ def bench(
         float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
     ] = 5.0,
     threads: Annotated[int, Setting("Processor threads. 0 takes one per core. Streams share them.", minimum=0)] = 0,
-    streams: Annotated[tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1)] = (1,),
-    callers: Annotated[Kind, Setting("What these callers are.")] = "threads",
-    sessions: Annotated[
-        int,
-        Setting(
-            "Number of times that each artifact is opened. The turns go round these sessions.", minimum=1, maximum=TURNS
-        ),
-    ] = 1,
+    load: Load = Load(),
     images: Annotated[Path | None, Setting("Folder of images to run. Default: the training images.")] = None,
     noise: Annotated[bool, Setting("Run random inputs instead of images.")] = False,
     end_to_end: Annotated[bool, Setting("Also measure the whole way from the file on disk to the answer.")] = False,
     memory: Annotated[
         bool, Setting("Measure the peak memory. Each artifact runs in a process of its own for that.")
     ] = True,
-    baseline: Annotated[
-        Path | None, Setting("File with earlier results of --json. Slower results than these fail.")
-    ] = None,
-    max_regression: Annotated[
-        float, Setting("Largest slow-down against the baseline that is allowed. 0.05 is 5 %.", minimum=0)
-    ] = 0.05,
+    gate: Gate = Gate(),
     names: Sequence[str] = (),
 ) -> Report:
     """Measure the latency and throughput of artifacts.
@@ -82,13 +106,13 @@ def bench(
         SettingError: The baseline is no result of a bench, or settings exclude each other.
         StageError: A runtime failed while running, or cannot open an artifact `sessions` times.
     """
-    before = read_baseline(baseline)
+    before = read_baseline(gate.baseline)
     loaded = [Artifact.load(artifact) for artifact in artifacts]
     named = dict(zip((artifact.path for artifact in loaded), names or labels(loaded), strict=True))
     inputs = Inputs(images, noise=noise, largest=max(batch))
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
-    if sessions > 1 and 1 not in streams:
-        raise SettingError("sessions is for a single caller.", hint="Leave --sessions out, or add 1 to --streams.")
+    load.check()
+    several = load.streams != (1,)
     used = measure_memory([one for _, one in tried], inputs, batch, threads) if memory else {}
     gpu = Nvml.open() if any(on_gpu(one.backend) for _, one in tried) else None
     meter, watch = Meter(gpu=gpu), Watch(gpu=gpu if isinstance(gpu, Nvml) else None)
@@ -97,15 +121,16 @@ def bench(
     warm_up: dict[str, int] = {}
     with ExitStack() as stack:
         lines = open_lines(
-            stack, tried, inputs, streams=streams, callers=callers, threads=threads, memory=used, sessions=sessions
-        )
+            stack, tried, inputs, streams=load.streams, callers=load.callers, threads=threads, memory=used,
+            sessions=load.sessions,
+        )  # fmt: skip
         workers = stack.enter_context(ThreadPoolExecutor(max(2, cores()))) if end_to_end else None
         for size in batch:
             whole = [line.from_disk(size, inputs, workers) for line in lines.opened if workers and line.runner]
             timings = iter(_timed([*(line.at(size) for line in lines.opened), *whole], size, seconds, meter, watch))
             new = []
             for line, timing in zip(lines.opened, timings, strict=False):
-                new.append({**line.identity(), "batch": size, **({} if streams == (1,) else {"streams": line.streams})})
+                new.append({**line.identity(), "batch": size, **({"streams": line.streams} if several else {})})
                 new[-1] |= _figures(timing, size) | line.once(size) | _energy(timing, size) | line.gpu_ms(size, inputs)
                 medians[_key(new[-1])] = timing.medians_ms.tolist()
                 warm_up[_key(new[-1])] = timing.warm_up
@@ -123,9 +148,9 @@ def bench(
             "openmp": waiting(),
             "threads": threads or cores(),
             "batch": list(batch),
-            "streams": list(streams),
-            "sessions": sessions,
-            "callers": callers,
+            "streams": list(load.streams),
+            "sessions": load.sessions,
+            "callers": load.callers,
             "seconds": seconds,
             "turns": TURNS,
             "warm_up": "until the medians of two windows of five runs lie within 5 %, 2 s at most",
@@ -136,7 +161,7 @@ def bench(
             "versions": versions(),
         },
         notes=(*watch.notes(), *_unsteady(rows), *unmatched(medians, before)),
-        breaches=tuple(regressions(medians, before, max_regression)),
+        breaches=tuple(regressions(medians, before, gate.max_regression)),
         not_run=not_run(lines.skipped, named=bool(backend), ran=bool(rows)),
         details={"turn_medians_ms": medians, "warm_up_runs": warm_up},
     )

@@ -17,8 +17,10 @@ from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
 from tlopt.publishing import check_file, write_whole
 from tlopt.reports import Report, Scalar, page
-from tlopt.settings import Setting, checked
+from tlopt.settings import Setting, flat
 from tlopt.statistics import mcnemar, paired_drop
+
+_ROUNDING = 1e-12  # of a difference of shares: a loss that equals its limit does not exceed it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,44 @@ def _verdict(flip: Flip) -> str:
     return "mended" if flip.label == flip.candidate else "both wrong"
 
 
-@checked
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a candidate may lose; None for any loss."""
+
+    max_drop: Annotated[
+        float | None,
+        Setting("Largest loss of accuracy that is allowed. 0.01 is one percentage point.", minimum=0, maximum=1),
+    ] = None
+    min_agreement: Annotated[
+        float | None, Setting("Smallest share of equal answers that is allowed.", minimum=0, maximum=1)
+    ] = None
+    max_class_drop: Annotated[
+        float | None, Setting("Largest loss of recall that is allowed for any class.", minimum=0, maximum=1)
+    ] = None
+
+    def breaches(self, drop: float, agreement: float, recall_change: Mapping[str, float]) -> tuple[str, ...]:
+        """Return a sentence for each limit that is exceeded.
+
+        Args:
+            drop: Accuracy lost, -1..1.
+            agreement: Share of equal answers, 0..1.
+            recall_change: Class -> change of its recall, -1..1.
+        """
+        found = []
+        if self.max_drop is not None and drop > self.max_drop + _ROUNDING:
+            found.append(f"The accuracy drop is {drop:.2%}, more than the {self.max_drop:.2%} allowed.")
+        if self.min_agreement is not None and agreement < self.min_agreement - _ROUNDING:
+            found.append(f"The agreement is {agreement:.2%}, less than the {self.min_agreement:.2%} required.")
+        if (most := self.max_class_drop) is not None:
+            found += [
+                f"The recall of {name} fell by {-change:.2%}, more than the {most:.2%} allowed."
+                for name, change in recall_change.items()
+                if -change > most + _ROUNDING
+            ]
+        return tuple(found)
+
+
+@flat
 def compare(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
@@ -176,16 +215,7 @@ def compare(
     backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
-    max_drop: Annotated[
-        float | None,
-        Setting("Largest loss of accuracy that is allowed. 0.01 is one percentage point.", minimum=0, maximum=1),
-    ] = None,
-    min_agreement: Annotated[
-        float | None, Setting("Smallest share of equal answers that is allowed.", minimum=0, maximum=1)
-    ] = None,
-    max_class_drop: Annotated[
-        float | None, Setting("Largest loss of recall that is allowed for any class.", minimum=0, maximum=1)
-    ] = None,
+    limits: Limits = Limits(),
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
     opened: ImagePart | None = None,
@@ -243,10 +273,7 @@ def compare(
         relative_error=float(np.sqrt((difference**2).mean() / max(1e-12, float((was.logits**2).mean())))),
         flips=_flips(before, after, first.card.classes),
         recall_change=recall_change,
-        breaches=(
-            *_breaches(drop, agreement, max_drop, min_agreement),
-            *_regressions(recall_change, max_class_drop),
-        ),
+        breaches=limits.breaches(drop, agreement, recall_change),
         folder=opened.folder.path,
         layers=drift(first, second, images=opened.folder.source) if layers else None,
     )
@@ -271,22 +298,3 @@ def _flips(before: Evaluation, after: Evaluation, classes: tuple[str, ...]) -> t
         for i in changed.tolist()
     ]
     return tuple(sorted(found, key=lambda flip: flip.shift))
-
-
-def _breaches(drop: float, agreement: float, max_drop: float | None, min_agreement: float | None) -> list[str]:
-    found = []
-    if max_drop is not None and drop > max_drop + 1e-12:
-        found.append(f"The accuracy drop is {drop:.2%}, more than the {max_drop:.2%} allowed.")
-    if min_agreement is not None and agreement < min_agreement - 1e-12:
-        found.append(f"The agreement is {agreement:.2%}, less than the {min_agreement:.2%} required.")
-    return found
-
-
-def _regressions(recall_change: Mapping[str, float], most: float | None) -> list[str]:
-    if most is None:
-        return []
-    return [
-        f"The recall of {name} fell by {-change:.2%}, more than the {most:.2%} allowed."
-        for name, change in recall_change.items()
-        if -change > most + 1e-12
-    ]

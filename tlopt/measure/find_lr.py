@@ -15,14 +15,14 @@ from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
 from tlopt.publishing import check_file
 from tlopt.reports import Report
-from tlopt.settings import Only, Setting, Without, checked
+from tlopt.settings import Only, Setting, Without, flat
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Pretrained, pretrained
 
 _TRAINING = Hyperparameters(epochs=1)
 
 
-@checked
+@flat
 def find_lr(
     source: str | Path,
     *,

@@ -7,7 +7,7 @@ settings are always flat: command-line options, recipe keys, keyword arguments, 
 come from `parameters` and `check`; `arguments` puts checked settings into the records again.
 """
 
-from tlopt.settings.checking import check, checked
+from tlopt.settings.checking import check, checked, flat
 from tlopt.settings.declaring import Only, Parameter, Setting, Without, range_text
 from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters
 
@@ -19,6 +19,7 @@ __all__ = [
     "arguments",
     "check",
     "checked",
+    "flat",
     "flat_signature",
     "formerly",
     "moved",

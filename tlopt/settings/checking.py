@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tlopt.errors import SettingError, suggestion
 from tlopt.settings.declaring import Parameter, range_text
-from tlopt.settings.signatures import arguments, moved, parameters
+from tlopt.settings.signatures import arguments, flat_signature, moved, parameters
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +64,13 @@ def checked(body: Callable[P, R]) -> Callable[P, R]:
         }
         return body(*args, **others, **arguments(body, check(body, chosen)))
 
+    return call
+
+
+def flat(body: Callable[..., R]) -> Callable[..., R]:
+    """Check the settings of every call of a function with records: its callers give the fields, not the records."""
+    call = checked(body)
+    call.__dict__["__signature__"] = flat_signature(body)
     return call
 
 
