@@ -196,7 +196,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_weights(photos, t
 
 def test_a_checkpoint_of_other_settings_is_refused(net, parts, tmp_path):
     trained(net, parts, checkpoints=Checkpoint(folder=tmp_path))
-    with pytest.raises(SettingError, match="another lr"):
+    with pytest.raises(SettingError, match="other settings: lr"):
         trained(net, parts, dataclasses.replace(SETTINGS, lr=0.5), checkpoints=Checkpoint(folder=tmp_path, resume=True))
 
 
