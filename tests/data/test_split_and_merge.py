@@ -46,7 +46,7 @@ def test_split_keeps_named_groups_on_one_side(tmp_path):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("person[", "no regular expression"), ("person", "needs a group"), ("nobody(x)", "matches no image")],
+    [("person[", "is not a regular expression"), ("person", "needs a group"), ("nobody(x)", "matches no image")],
 )
 def test_split_refuses_a_wrong_pattern(animals, tmp_path, pattern, message):
     with pytest.raises(SettingError, match=message):

@@ -65,5 +65,5 @@ def test_the_share_reached_is_the_bound_over_the_latency(tiny, monkeypatch):
 def test_other_kinds_and_other_processors_are_refused(tuned, tiny):
     with pytest.raises(ArtifactError, match="is of kind torch; this needs onnx"):
         roofline([tuned])
-    with pytest.raises(StageError, match="openvino:gpu runs elsewhere"):
+    with pytest.raises(StageError, match="openvino:gpu runs on another device"):
         roofline([tiny], backend=("openvino:gpu",))

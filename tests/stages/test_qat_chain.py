@@ -87,7 +87,7 @@ def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, t
     wrong = "off" if exported_trained.card.onnx.qat.reduce_range else "on"
     with pytest.raises(SettingError, match=r"was trained with weights of (half|all) the int8 range"):
         tlopt.quantize(exported_trained, tmp_path / "int8", reduce_range=wrong)
-    with pytest.raises(SettingError, match="trained with the would change its trained weights"):
+    with pytest.raises(SettingError, match="equalization would change its trained weights"):
         tlopt.quantize(exported_trained, tmp_path / "int8", equalization=True)
     assert not any(tmp_path.iterdir())
 

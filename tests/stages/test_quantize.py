@@ -355,7 +355,7 @@ def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path
     monkeypatch.setattr(blocks, "blocks_of", lambda view: every(view)[:1])  # only the harmless one may be float
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
     assert not made.card.quantized.sensitivity.met
-    assert "best found" in caplog.text
+    assert "Best found" in caplog.text
 
 
 def with_fixed_batch(exported, out):
