@@ -1,9 +1,29 @@
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from tlopt.networks import sparsity
 from tlopt.pruning import latency
+
+
+def of_onnx(file):
+    """Return for each weight of an ONNX file, with inputs in fours, whether it follows the pattern."""
+    graph = onnx.load(file).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+            continue
+        weight = constants[node.input[1]]
+        turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        if node.op_type != "Conv" and not turned:
+            weight = np.swapaxes(weight, 0, 1)
+        if weight.shape[1] % 4 == 0:
+            found[node.name or node.output[0]] = sparsity.follows(torch.from_numpy(weight.astype(np.float32)))
+    return found
 
 
 @pytest.fixture
@@ -59,7 +79,7 @@ def test_the_pattern_is_found_in_the_onnx_file(model, tmp_path):
     sparsity.apply(model)
     file = tmp_path / "sparse.onnx"
     file.write_bytes(latency.to_onnx(model, 12))
-    found = sparsity.check_onnx(file)
+    found = of_onnx(file)
     assert len(found) == 3
     assert all(found.values())
 
@@ -67,4 +87,4 @@ def test_the_pattern_is_found_in_the_onnx_file(model, tmp_path):
 def test_a_dense_network_is_told_from_a_sparse_one(model, tmp_path):
     file = tmp_path / "dense.onnx"
     file.write_bytes(latency.to_onnx(model, 12))
-    assert not any(sparsity.check_onnx(file).values())
+    assert not any(of_onnx(file).values())

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -85,23 +81,3 @@ def held(model: nn.Module) -> Iterator[None]:
     finally:
         for module in found:
             parametrize.remove_parametrizations(module, "weight")
-
-
-def check_onnx(file: Path) -> dict[str, bool]:
-    """Return for each convolution and matrix product of an ONNX file whether its weights follow the pattern.
-
-    Products without constant weights, and those whose inputs are no multiple of four, are left out.
-    """
-    graph = onnx.load(file).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    found = {}
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
-            continue
-        weight = numpy_helper.to_array(constants[node.input[1]])
-        turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        if node.op_type != "Conv" and not turned:
-            weight = np.swapaxes(weight, 0, 1)
-        if weight.shape[1] % _RUN == 0:
-            found[node.name or node.output[0]] = follows(torch.from_numpy(weight.astype(np.float32)))
-    return found

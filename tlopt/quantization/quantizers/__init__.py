@@ -6,6 +6,5 @@ A quantizer module defines
 
 which returns the range ``(low, high)`` that the grid is to span, with ``low <= 0 <= high`` and
 inside the values met. The histogram was gathered in one pass over the calibration images; where
-tensors have to share one scale it is the sum of theirs. The first line of the module's docstring
-is what ``tlopt list quantizers`` shows.
+tensors have to share one scale it is the sum of theirs.
 """
