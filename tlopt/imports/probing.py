@@ -140,6 +140,11 @@ def _first(model: onnx.ModelProto, inputs: np.ndarray, batch: int, preprocess: P
     return found
 
 
+def _steady(run: Any, group: list[int]) -> bool:
+    first = run(group)
+    return all(np.array_equal(first, run(group)) for _ in range(_REPEATS))
+
+
 _REPEATS = 12  # a dropout of a few answers may well draw the same twice
 
 
@@ -150,8 +155,7 @@ def _check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> N
         ArtifactError: It answers otherwise to the same images.
     """
     kind, group = _draws(model), _cycle(0, batch)
-    first = run(group) if kind else None
-    if kind and not all(np.array_equal(first, run(group)) for _ in range(_REPEATS)):
+    if kind and not _steady(run, group):
         raise ArtifactError(
             f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).", hint=_EXPORT
         )
