@@ -46,6 +46,16 @@ def test_load_rejects_a_missing_payload(tmp_path):
         Artifact.load(folder)
 
 
+@pytest.mark.parametrize("target", ["model.safetensors", "other"])
+def test_load_rejects_a_payload_that_is_a_loop_of_links(target, tmp_path):
+    payload = make(tmp_path / "a") / "model.safetensors"
+    payload.unlink()
+    payload.symlink_to(target)
+    (tmp_path / "a" / "other").symlink_to("model.safetensors")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is missing or cannot be read"):
+        Artifact.load(tmp_path / "a")
+
+
 def test_load_says_when_there_is_nothing(tmp_path):
     with pytest.raises(ArtifactError, match="There is no artifact at"):
         Artifact.load(tmp_path / "nowhere")

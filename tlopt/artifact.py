@@ -11,6 +11,7 @@ from pathlib import Path
 from tlopt.cards.card import CARD_NAME, Card, plain
 from tlopt.errors import ArtifactError
 from tlopt.reading import external_data, files
+from tlopt.reading.files import real_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Artifact:
             raise ArtifactError(f"{path / CARD_NAME}: {error.message}", hint=error.hint) from error
         for name, expected in card.files.items():
             file = path / name
-            if not file.resolve().is_relative_to(path.resolve()):
+            if not real_path(file).is_relative_to(real_path(path)):
                 raise ArtifactError(f"The card of {path} names a file outside of its folder: {name}.")
             try:
                 found = sha256(file)
@@ -74,7 +75,7 @@ class Artifact:
     @property
     def name(self) -> str:
         """Name of the folder."""
-        return self.path.resolve().name
+        return real_path(self.path).name
 
     @property
     def size_mb(self) -> float:

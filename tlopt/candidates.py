@@ -10,6 +10,7 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, load, open_runner
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError, TloptError
+from tlopt.reading.files import real_path
 
 # What runs a kind if the user names no backend; one that is not installed is passed over.
 _USUAL = {"torch": ("torch",), "onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
@@ -39,7 +40,7 @@ def for_tensorrt(artifact: Artifact) -> bool:
 
 def labels(artifacts: Sequence[Artifact]) -> list[str]:
     """Return a name for each artifact: its folder's, with as many parents as tell it from the others."""
-    paths = [artifact.path.resolve() for artifact in artifacts]
+    paths = [real_path(artifact.path) for artifact in artifacts]
     found = []
     for path in paths:
         depth = 1

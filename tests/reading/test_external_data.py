@@ -46,6 +46,9 @@ def test_weights_outside_of_the_folder_are_refused(hidden, tmp_path):
     for place in ("../private", str(tmp_path / "private"), "sub/../../private"):
         with pytest.raises(ArtifactError, match="outside of its folder"):
             external_data.check(graph(folder, place, hidden=hidden))
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(ArtifactError, match="loop"):
+        external_data.check(graph(folder, "loop", hidden=hidden))
     (folder / "link").symlink_to(tmp_path / "private")
     with pytest.raises(ArtifactError, match="outside of its folder: link"):
         external_data.check(graph(folder, "link", hidden=hidden))

@@ -16,7 +16,7 @@ from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
 from tlopt.errors import ArtifactError, OutputExistsError
 from tlopt.publishing import check_file
-from tlopt.reading.files import read_text
+from tlopt.reading.files import read_text, real_path
 from tlopt.verbs import Verb
 
 
@@ -62,5 +62,5 @@ def _check_tables(shown: Mapping[Any, Any], given: Sequence[Any]) -> None:
     reads += [images for read in reads if (images := _images_of(read)) is not None]
     for table in tables:
         check_file(table, reads=reads)
-    if len({table.resolve() for table in tables}) < len(tables):
+    if len({real_path(table) for table in tables}) < len(tables):
         raise OutputExistsError(f"--csv and --markdown name the same file, {tables[0]}.", hint="Name two files.")

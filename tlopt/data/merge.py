@@ -14,6 +14,7 @@ from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError, suggestion
 from tlopt.images import ImageFolder, scan
 from tlopt.publishing import check_place, draft
+from tlopt.reading.files import real_path
 from tlopt.settings import Setting, checked
 
 
@@ -119,7 +120,7 @@ def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> Mapping[str, str]:
 
 def _names(folders: Sequence[ImageFolder]) -> list[str]:
     """Return a name for each source: its folder's, with as much of the path as tells them apart."""
-    paths = [folder.source.resolve() for folder in folders]
+    paths = [real_path(folder.source) for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise SettingError(f"The source {twice} is given twice.")

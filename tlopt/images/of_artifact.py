@@ -15,6 +15,7 @@ from tlopt.errors import ImagesError, SettingError
 from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Shares, Split
 from tlopt.images.scanning import reopen, scan, scan_any
+from tlopt.reading.files import real_path
 
 # all: a folder holds every class of the network; some: it may lack some; none: labels are used if they fit.
 Labels = Literal["all", "some", "none"]
@@ -97,7 +98,7 @@ def drawn(folder: ImageFolder, shares: Shares, seed: int) -> tuple[ImagesRef, di
         ImagesError: None is left for validation.
     """
     ref = ImagesRef(
-        path=str(folder.source.resolve()), digest=folder.digest, val=shares.val, test=shares.test, seed=seed
+        path=str(real_path(folder.source)), digest=folder.digest, val=shares.val, test=shares.test, seed=seed
     )
     return ref, _with_validation(folder.split(val=shares.val, test=shares.test, seed=seed))
 

@@ -40,7 +40,7 @@ def check(file: Path, *, listed: Collection[str] | None = None) -> None:
         if _ADDRESS in name:
             raise ArtifactError(f"{file} keeps weights at an address in memory, which only a running program may.")
         place = file.parent / name
-        if not name or "\0" in name or not place.resolve().is_relative_to(file.parent.resolve()):
+        if not name or "\0" in name or not files.real_path(place).is_relative_to(files.real_path(file.parent)):
             raise ArtifactError(f"{file} keeps weights in a file outside of its folder: {shown_name(name)}.")
         if listed is not None and Path(name).as_posix() not in listed:
             raise ArtifactError(f"{file} keeps weights in {shown_name(name)}, which its card does not list.")

@@ -37,6 +37,14 @@ class IrregularFileError(TloptError, OSError):
         self.strerror, self.filename = reason, str(path)
 
 
+def real_path(path: str | Path) -> Path:
+    """Return the absolute path with links followed, as far as they lead; a loop of links is no error here.
+
+    `Path.resolve` raises RuntimeError for such a loop before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def open_regular(path: str | Path, *, limit: int = 0) -> io.BufferedReader:
     """Open a regular file for reading; links are followed.
 

@@ -18,6 +18,7 @@ from tlopt.engine.options import Options
 from tlopt.engine.targets import Plan, plan
 from tlopt.errors import ArtifactError
 from tlopt.publishing import Draft
+from tlopt.reading.files import real_path
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -130,7 +131,7 @@ def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Opt
             artifact=source.digest,
             sha256=sha256(onnx),
             # Relative to the engine's folder, so that both can be moved together.
-            path=os.path.relpath(onnx.resolve(), out.resolve()),
+            path=os.path.relpath(real_path(onnx), real_path(out)),
         ),
         answers=source.card.answers,
     )

@@ -29,6 +29,7 @@ from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.process import children
+from tlopt.reading.files import real_path
 from tlopt.timing import lap
 
 
@@ -58,7 +59,7 @@ class Process:
         try:
             self.say(
                 {
-                    "artifact": str(artifact.path.resolve()),
+                    "artifact": str(real_path(artifact.path)),
                     "backend": backend,
                     "threads": threads,
                     "pool": str(pool),
