@@ -174,14 +174,15 @@ def test_threads_that_spin_are_explained(variable, value, usable, monkeypatch):
     assert str(cores["detail"]).startswith(f"{cpu.cores()}: ")
     assert sharing["usable"] == usable
     assert f"{variable}={value}" in str(sharing["detail"])
-    assert sharing["mend"] == ("" if usable == "yes" else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}")
+    assert sharing["mend"] == ("" if usable == "yes" else "unset GOMP_SPINCOUNT OMP_WAIT_POLICY")
 
 
-def test_torch_that_came_before_is_explained(monkeypatch):
+@pytest.mark.parametrize(("adapts", "usable"), [(True, "yes"), (False, "no")])
+def test_threads_that_nobody_watches_are_explained(adapts, usable, monkeypatch):
     for name in cpu.CHOICES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cpu, "can_adapt", lambda: adapts)
     sharing = list(_cores())[1]
-    assert sharing["detail"] == (
-        "torch was imported before tlopt: its threads spin, and training is many times slower beside other programs"
-    )
-    assert sharing["mend"] == "import tlopt before torch"
+    assert sharing["usable"] == usable
+    assert ("sleeps beside other programs" in str(sharing["detail"])) is adapts
+    assert sharing["mend"] == ("" if adapts else "import tlopt before torch")

@@ -65,15 +65,8 @@ def _cores() -> Iterator[dict[str, Scalar]]:
     limit = "all that the process may run on" if quota is None else f"a control group's quota is {quota:g}"
     yield _row("cores", "", detail=f"{cores()}: {limit}")
     set_to = waiting()
-    problem = ""
-    if cpu.too_late():
-        problem = (
-            "torch was imported before tlopt: its threads spin, and training is many times slower beside other programs"
-        )
-    elif cpu.spins():
-        problem = f"{set_to}: torch's threads spin, and training is many times slower beside other programs"
-    mend = "import tlopt before torch" if cpu.too_late() else f"export {cpu.SPIN_VARIABLE}={cpu.SPINS}"
-    yield _row("sharing cores", problem, detail=f"torch's threads sleep soon while they wait: {set_to}", mend=mend)
+    problem = f"{set_to}: training is many times slower beside other programs" if cpu.spins() else ""
+    yield _row("sharing cores", problem, detail=f"how torch's threads wait: {set_to}", mend=cpu.mend())
 
 
 def _row(part: str, problem: str, *, mend: str = "", detail: str = "") -> dict[str, Scalar]:

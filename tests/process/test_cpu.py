@@ -29,7 +29,7 @@ def machine(tmp_path, monkeypatch):
         cpu._whole_quotas.cache_clear()
 
     monkeypatch.setattr(cpu, "ROOT", tmp_path)
-    monkeypatch.setattr(cpu, "_affinity", lambda: 8)
+    monkeypatch.setattr(cpu, "affinity", lambda: 8)
     cpu._whole_quotas.cache_clear()
     yield made
     cpu._whole_quotas.cache_clear()
@@ -107,16 +107,25 @@ def test_what_the_user_says_about_waiting_stays(machine, monkeypatch):
     assert cpu.waiting() == "OMP_WAIT_POLICY=ACTIVE"
 
 
-def test_after_torch_nothing_is_set_and_the_conditions_say_so(machine, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", sys)
+@pytest.mark.parametrize("adapts", [True, False])
+def test_where_the_kernel_does_not_tell_who_waits_a_fixed_number_is_set(adapts, machine, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(cpu, "can_adapt", lambda: adapts)
     cpu.share_cores()
-    assert cpu.too_late()
+    assert os.environ.get(cpu.SPIN_VARIABLE) == (None if adapts else cpu.SPINS)
+    assert ("sleeps beside other programs" in cpu.waiting()) is adapts
+
+
+@pytest.mark.parametrize("adapts", [True, False])
+def test_after_torch_nothing_is_set_and_the_conditions_say_so(adapts, machine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    monkeypatch.setattr(cpu, "can_adapt", lambda: adapts)
+    cpu.share_cores()
     assert cpu.SPIN_VARIABLE not in os.environ
-    assert cpu.waiting() == "OpenMP's default"
+    assert cpu.waiting() == ("spins alone, sleeps beside other programs" if adapts else "OpenMP's default")
 
 
-def test_importing_the_package_says_how_threads_wait_and_does_not_import_torch():
-    environment = {name: value for name, value in os.environ.items() if name not in cpu.CHOICES}
-    code = f"import sys, os, tlopt; print(os.environ[{cpu.SPIN_VARIABLE!r}], 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [cpu.SPINS, "False"]
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, tlopt; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -9,47 +9,50 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tlopt.process.waiting import CHOICES, SPIN_VARIABLE, can_adapt, chosen
+
 ROOT = Path("/")  # of the file system that is asked
 
-# libgomp, the OpenMP runtime in the Linux packages of torch, lets waiting threads spin for 300,000 rounds before
-# they sleep. While anything else runs, the thread they wait for has no core: a training step took 17 times as long.
-# docs/measuring.md has the measurements that this number follows from.
+# Rounds for which waiting threads of libgomp, the OpenMP runtime in the Linux packages of torch, may spin where it
+# cannot be seen whether others need the cores. docs/measuring.md has the measurements that it follows from.
 SPINS = "1000"
-SPIN_VARIABLE = "GOMP_SPINCOUNT"
 _LONG = 10 * int(SPINS)  # rounds from which on it is felt
-# The user's own word on how threads wait, in any of these, is left alone.
-CHOICES = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
 
 
 def share_cores() -> None:
-    """Let OpenMP's threads give their core away soon while they wait, and be no more than the cores there are.
+    """Let OpenMP's threads be no more than the cores there are, and give them away where nobody watches.
 
     To be called before torch is imported; processes started from this one inherit it. What the user
-    has set stays.
+    has set stays. Where the kernel tells who waits for a core, `waiting.sharing` does better than a fixed number.
     """
-    if too_late():
+    if "torch" in sys.modules:
         return
-    if not any(name in os.environ for name in CHOICES):
-        os.environ[SPIN_VARIABLE] = SPINS
-    if cores() < _affinity():
+    limited = cores() < affinity()
+    if (limited or not can_adapt()) and not chosen():
+        os.environ[SPIN_VARIABLE] = SPINS  # within a quota a thread that spins uses up what the others need
+    if limited:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
-
-
-def too_late() -> bool:
-    """Whether OpenMP had read its variables before `share_cores` could set them."""
-    return "torch" in sys.modules and not any(name in os.environ for name in CHOICES)
 
 
 def waiting() -> str:
     """Return how OpenMP's threads wait in this process, as the conditions of a result say it."""
-    return " ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ) or "OpenMP's default"
+    if chosen():
+        return " ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ)
+    return "spins alone, sleeps beside other programs" if can_adapt() else "OpenMP's default"
 
 
 def spins() -> bool:
-    """Whether the user has asked for threads that spin for longer than tlopt lets them."""
+    """Whether OpenMP's threads spin for long beside other programs."""
+    if not chosen():
+        return not can_adapt()
     if (own := os.environ.get(SPIN_VARIABLE)) is not None:
         return not own.isdecimal() or int(own) > _LONG
     return os.environ.get("OMP_WAIT_POLICY", "passive").lower() == "active"
+
+
+def mend() -> str:
+    """Return what to do about threads that spin beside other programs."""
+    return f"unset {' '.join(CHOICES)}" if chosen() else "import tlopt before torch"
 
 
 def cores() -> int:
@@ -57,7 +60,7 @@ def cores() -> int:
 
     A container's quota of 1.5 cores counts as two: one thread would leave a third of it unused.
     """
-    return min([_affinity(), *_whole_quotas()])
+    return min([affinity(), *_whole_quotas()])
 
 
 @functools.cache
@@ -130,5 +133,6 @@ def _words(file: Path) -> list[str]:
         return []
 
 
-def _affinity() -> int:
+def affinity() -> int:
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

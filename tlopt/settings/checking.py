@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from tlopt.errors import SettingError, suggestion
+from tlopt.process.waiting import sharing
 from tlopt.settings.declaring import Parameter, range_text
 from tlopt.settings.signatures import arguments, flat_signature, moved, parameters
 
@@ -62,7 +63,9 @@ def checked(body: Callable[P, R]) -> Callable[P, R]:
             for name, value in given.items()
             if name not in others and (name.rstrip("_") not in defaults or value != defaults[name.rstrip("_")])
         }
-        return body(*args, **others, **arguments(body, check(body, chosen)))
+        complete = arguments(body, check(body, chosen))
+        with sharing():
+            return body(*args, **others, **complete)
 
     return call
 

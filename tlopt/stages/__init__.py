@@ -18,6 +18,7 @@ from tlopt.cards.details import EngineDetails
 from tlopt.environment import computed_on, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
 from tlopt.images import ImageFolder, scan
+from tlopt.process.waiting import sharing
 from tlopt.publishing import check_place, draft
 from tlopt.reading.files import IrregularFileError, expect_regular
 
@@ -85,7 +86,7 @@ class Stage:
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
         with draft(out, force=force, reads=_paths(opened, chosen)) as made:
             started = time.perf_counter()
-            with wrapping(self.name):
+            with wrapping(self.name), sharing():
                 card = self.body(opened, made, **settings.arguments(self.body, chosen))
             step = Step(
                 stage=self.name,

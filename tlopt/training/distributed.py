@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,6 @@ import torch
 from torch import distributed
 
 from tlopt.environment import cores
-from tlopt.process.cpu import too_late
-
-log = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -91,10 +87,6 @@ def threads_kept() -> Iterator[None]:
     threads = torch.get_num_threads()
     if threads > cores():
         torch.set_num_threads(cores())
-    if too_late():
-        log.warning(
-            "torch was imported before tlopt. Beside other programs, training may be much slower. Import tlopt first."
-        )
     try:
         yield
     finally:

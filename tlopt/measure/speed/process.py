@@ -29,6 +29,7 @@ from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.process import children
+from tlopt.process.waiting import sharing
 from tlopt.reading.files import real_path
 from tlopt.timing import lap
 
@@ -234,4 +235,5 @@ def _status_mb(field: str) -> float:
 if __name__ == "__main__":
     own = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    _serve(sys.stdin, own)
+    with sharing():
+        _serve(sys.stdin, own)
