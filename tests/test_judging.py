@@ -36,3 +36,21 @@ def test_noise_leaves_out_what_is_added_to_all_logits_of_an_image():
 
 def test_softmax_takes_large_logits():
     np.testing.assert_allclose(judging.softmax(np.array([[1000.0, 1000.0]], np.float32)), [[0.5, 0.5]])
+
+
+def test_a_share_of_the_surest_answers_is_judged():
+    confidence, correct = np.array([0.9, 0.5, 0.8, 0.8]), np.array([True, False, True, False])
+    assert judging.accuracy_at(confidence, correct, 1.0) == (0.5, 0.5)
+    assert judging.accuracy_at(confidence, correct, 0.25) == (0.9, 1.0)
+    threshold, accuracy = judging.accuracy_at(confidence, correct, 0.5)  # both of 0.8, or none
+    assert (threshold, accuracy) == (0.8, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize(("precision", "threshold"), [(0.5, 0.5), (0.6, 0.8), (0.9, 0.9), (1.0, 0.9)])
+def test_the_lowest_confidence_with_a_precision_is_found(precision, threshold):
+    confidence, correct = np.array([0.9, 0.5, 0.8, 0.8]), np.array([True, False, True, False])
+    assert judging.threshold_for(confidence, correct, precision) == threshold
+
+
+def test_no_confidence_is_made_up():
+    assert judging.threshold_for(np.array([0.9, 0.5]), np.array([False, True]), 0.9) is None

@@ -114,6 +114,35 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, *, bins: int 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+def accuracy_at(confidence: np.ndarray, correct: np.ndarray, coverage: float) -> tuple[float, float]:
+    """Return the confidence from which on a share of the images is answered, and the share of these that is right.
+
+    Args:
+        confidence: float (n,), probability of the predicted class.
+        correct: bool (n,).
+        coverage: Share of the images to answer, above 0 and at most 1; images of the same confidence stay together.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    threshold = confidence[order][max(0, math.ceil(coverage * len(order)) - 1)]
+    answered = confidence >= threshold
+    return float(threshold), float(correct[answered].mean())
+
+
+def threshold_for(confidence: np.ndarray, correct: np.ndarray, precision: float) -> float | None:
+    """Return the lowest confidence from which on at least a share of the answers is right; None if there is none.
+
+    Args:
+        confidence: float (n,), probability of the predicted class.
+        correct: bool (n,).
+        precision: The share wanted.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked, right = confidence[order], np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    last = np.append(ranked[1:] < ranked[:-1], True)  # of each confidence: a threshold takes all of one or none
+    good = np.flatnonzero(last & (right >= precision))
+    return float(ranked[good[-1]]) if len(good) else None
+
+
 def noise(logits: np.ndarray, reference: np.ndarray) -> float:
     """Return the squared error of logits over the squared size of the reference's, 0 if they are equal.
 

@@ -108,6 +108,12 @@ _VERBS = (
         takes=(_IMAGES,),
     ),
     Verb(
+        name="adapt", at="stages.adapt:adapt", group="Make", gives="path", recipe=True,
+        summary="Adapt a network to unlabelled images of a new camera.",
+        example="tlopt adapt runs/tuned -o runs/adapted --images images",
+        takes=(_SOURCE,),
+    ),
+    Verb(
         name="qat", at="stages.qat:qat", group="Make", gives="path", recipe=True,
         summary="Train a network for int8, with quantization in the loop.",
         example="tlopt qat runs/tuned -o runs/qat --epochs 2 --lr 2e-4",

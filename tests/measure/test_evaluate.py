@@ -11,6 +11,7 @@ from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError
 from tlopt.images import scan
 from tlopt.measure.answers.images import open_part
 from tlopt.measure.compare import compare
+from tlopt.measure.corruptions import CORRUPTIONS
 from tlopt.measure.evaluate import evaluate
 
 
@@ -198,3 +199,42 @@ def test_throughput_includes_decoding_and_is_left_out_where_photos_are_decoded_a
     photos = open_part(tiny)
     assert evaluate(tiny, opened=photos).images_per_s > 0
     assert evaluate(tiny, opened=photos).images_per_s is None
+
+
+def test_a_confidence_is_chosen_on_validation_images_and_judged_on_others(tiny):
+    plain = evaluate(tiny)
+    result = evaluate(tiny, min_precision=0.5)
+    chosen = result.selective
+    assert chosen.chosen_on == len(open_part(tiny, part="val"))
+    answered = plain.outputs.probabilities.max(axis=1) >= chosen.threshold
+    assert chosen.coverage == answered.mean()
+    assert chosen.precision == plain.outputs.correct[answered].mean()
+    assert chosen.sentence() in result.to_report().notes
+    assert plain.selective is None
+
+
+@pytest.mark.parametrize("part", ["val", "all"])
+def test_a_confidence_is_not_judged_where_it_was_chosen(part, tiny):
+    with pytest.raises(ImagesError, match="judged on others"):
+        evaluate(tiny, min_precision=0.9, split=part)
+
+
+def test_the_surest_answers_are_shown(tiny):
+    result = evaluate(tiny)
+    (table,) = [one for one in result.to_report().more if "surest" in one.title]
+    assert table.rows[0]["answered"] == 1.0
+    assert table.rows[0]["accuracy"] == result.top1
+
+
+def test_corrupted_images_are_judged_beside_the_reference(tiny, biased):
+    result = evaluate(tiny, corruptions=True, reference=biased.path)
+    assert [one.corruption for one in result.corrupted] == list(CORRUPTIONS)
+    table = result.by_corruption()
+    assert list(table.columns) == [
+        "corruption",
+        *(f"{who}_{i}" for who in ("accuracy", "reference") for i in (1, 2, 3)),
+    ]
+    assert table.rows[-1]["corruption"] == "mean"
+    shares = [one.accuracies[0] for one in result.corrupted]
+    assert table.rows[-1]["accuracy_1"] == pytest.approx(sum(shares) / len(shares))
+    assert evaluate(tiny).corrupted == ()

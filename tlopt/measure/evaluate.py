@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,9 @@ from tlopt.errors import ImagesError
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.choose import choose
+from tlopt.measure.corruptions import on_corrupted
 from tlopt.measure.scores import ClassScore, Evaluation, OriginScore
+from tlopt.measure.selective import selective
 from tlopt.preprocess import Views
 from tlopt.settings import Setting, checked
 from tlopt.statistics import wilson
@@ -44,13 +47,26 @@ def evaluate(
         ),
     ] = "center",
     reference: Annotated[Path | None, Setting("Artifact whose answers are compared with these.")] = None,
+    min_precision: Annotated[
+        float | None,
+        Setting(
+            "Find the confidence from which on this share of the answers is right, on the validation images. "
+            "predict --min-confidence takes it.",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = None,
+    corruptions: Annotated[
+        bool, Setting("Measure the accuracy on blurred, noisy, compressed, brighter, darker and flat images, too.")
+    ] = False,
     opened: ImagePart | None = None,
     reference_outputs: Outputs | None = None,
 ) -> Evaluation:
     """Measure the accuracy of an artifact on labelled images.
 
     The share of right answers is shown with its 95 % interval, and for each class its precision and
-    recall. --tta (test-time augmentation) averages the answers for several views of each image.
+    recall. A table shows how accuracy grows where only the surer answers count. --tta (test-time
+    augmentation) averages the answers for several views of each image.
 
     From Python:
         opened: Images that are open already; they are used instead of `images`, and kept decoded for the next call.
@@ -67,6 +83,7 @@ def evaluate(
     if opened is None:
         opened = open_part(artifact, images, split)
     opened.expect(artifact)
+    sought = None if min_precision is None else _validation(artifact, images, opened)
     how: dict[str, Any] = {"batch": batch, "views": tta}
     if backend == "auto":
         choice = choose(artifact, opened=opened, batch=batch, threads=threads)
@@ -74,7 +91,31 @@ def evaluate(
     outputs = answer(artifact, opened, backend=backend, batch=batch, threads=threads, keep=keep, views=tta)
     if other is not None and reference_outputs is None:
         reference_outputs = answer(other, opened, batch=batch, threads=threads, keep=True, views=tta)
-    return _judged(artifact, opened, outputs, reference_outputs, how)
+    found = _judged(artifact, opened, outputs, reference_outputs, how)
+    if sought is not None and min_precision is not None:
+        chosen_on = answer(artifact, sought, backend=backend, batch=batch, threads=threads, views=tta)
+        found = replace(found, selective=selective(chosen_on, outputs, min_precision))
+    if corruptions:
+        of_other = () if other is None else on_corrupted(other, opened, batch=batch, threads=threads)
+        own = on_corrupted(artifact, opened, backend=backend, batch=batch, threads=threads)
+        found = replace(found, corrupted=own, reference_corrupted=of_other)
+    return found
+
+
+def _validation(artifact: Artifact, images: Path | None, opened: ImagePart) -> ImagePart:
+    """Open the images on which a threshold is chosen.
+
+    Raises:
+        ImagesError: There are none, or they are the ones that the artifact is judged on.
+    """
+    if opened.part in ("val", "all"):
+        raise ImagesError(
+            f"A confidence is chosen on the validation images and judged on others, not on part {opened.part}.",
+            hint="Leave --split out.",
+        )
+    found = open_part(artifact, images, "val")
+    found.expect(artifact)
+    return found
 
 
 def same_classes(artifact: Artifact, other: Artifact) -> Artifact:

@@ -33,22 +33,24 @@ class Prediction:
         file: The image.
         classes: The most probable classes, best first.
         probabilities: Theirs, 0..1.
+        sure: Whether the best one is as probable as was asked for.
     """
 
     file: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    sure: bool = True
 
     def line(self) -> str:
-        """Return the answer as one line of text, tab between file and classes."""
+        """Return the answer as one line of text, tab between file and classes; "unsure" stands before them."""
         pairs = zip(self.classes, self.probabilities, strict=True)
         best = ", ".join(f"{shown_name(name)} {probability:.3f}" for name, probability in pairs)
-        return f"{shown_name(self.file)}\t{best}"
+        return f"{shown_name(self.file)}\t{'' if self.sure else 'unsure: '}{best}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON types."""
         pairs = zip(self.classes, self.probabilities, strict=True)
-        return {"file": self.file, "top": [{"class": name, "probability": p} for name, p in pairs]}
+        return {"file": self.file, "sure": self.sure, "top": [{"class": name, "probability": p} for name, p in pairs]}
 
 
 @checked
@@ -60,6 +62,14 @@ def predict(
     backend: Annotated[
         str, Setting("Backend, or backend:device. auto takes the fastest. Default: that of the artifact's kind.")
     ] = "",
+    min_confidence: Annotated[
+        float,
+        Setting(
+            "Probability below which an answer counts as unsure. evaluate --min-precision finds one.",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = 0.0,
     batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0)] = 0,
 ) -> Iterator[Prediction]:
@@ -76,11 +86,11 @@ def predict(
     loaded, folder = Artifact.load(artifact), _find(Path(images))
     if backend == "auto":
         backend = choose(loaded, batch=min(batch, len(folder)), threads=threads).backend
-    return _answers(loaded, folder, top, backend, batch, threads)
+    return _answers(loaded, folder, top, backend, batch, threads, min_confidence)
 
 
 def _answers(
-    artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int
+    artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int, least: float
 ) -> Iterator[Prediction]:
     unreadable, show = Unreadable(len(folder)), bar("Classifying", len(folder))
     with (
@@ -94,10 +104,12 @@ def _answers(
             best = np.argsort(-every, axis=1, kind="stable")[:, :top]
             shown.advance(len(found.files))
             for file, row, order in zip(found.files, every, best, strict=True):
+                shares = tuple(round(float(row[i]), 6) for i in order)
                 yield Prediction(
                     file=str(folder.path / file),
                     classes=tuple(artifact.card.classes[i] for i in order),
-                    probabilities=tuple(round(float(row[i]), 6) for i in order),
+                    probabilities=shares,
+                    sure=shares[0] >= least,
                 )
 
 

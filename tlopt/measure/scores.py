@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from tlopt.measure.answers.predictions import Outputs
+from tlopt.measure.corruptions import Corrupted
+from tlopt.measure.selective import Selective, by_coverage
 from tlopt.reports import Report, Scalar
 
 _MOST_CLASSES = 30  # that still make a table to read; --json has all
@@ -72,6 +75,9 @@ class Evaluation:
         images_per_s: From file to answer, decoding included; None if they were decoded before.
         outputs: The answers themselves.
         conditions: What the figures were measured under.
+        selective: The confidence that was chosen for a wanted precision; None if none was wanted.
+        corrupted: Per corruption, if that was asked for.
+        reference_corrupted: The same of the reference.
     """
 
     artifact: str
@@ -91,6 +97,9 @@ class Evaluation:
     images_per_s: float | None
     outputs: Outputs = field(repr=False)
     conditions: Mapping[str, Any] = field(repr=False)
+    selective: Selective | None = None
+    corrupted: tuple[Corrupted, ...] = ()
+    reference_corrupted: tuple[Corrupted, ...] = ()
 
     def to_report(self) -> Report:
         """Return the summary as a row, with the classes and the confusion matrix as details."""
@@ -110,6 +119,8 @@ class Evaluation:
         notes = [f"Always answering the most frequent class would be right for {self.majority:.1%}."]
         if "auto" in self.conditions:
             notes.insert(0, self.conditions["auto"])
+        if self.selective:
+            notes.insert(0, self.selective.sentence())
         if self.origins:
             shares = (f"{one.origin} {one.top1:.1%} of {one.images}" for one in self.origins)
             notes.insert(0, f"By source: {', '.join(shares)}.")
@@ -132,6 +143,7 @@ class Evaluation:
                 "origins": [vars(score) for score in self.origins],
                 "confusion": self.confusion.tolist(),
                 "unreadable": dict(self.unreadable),
+                "selective": None if self.selective is None else vars(self.selective),
             },
         )
 
@@ -140,6 +152,8 @@ class Evaluation:
         return (
             *([self.by_class()] if len(self.scores) <= _MOST_CLASSES else []),
             *([self.by_origin()] if self.origins else []),
+            by_coverage(self.outputs),
+            *([self.by_corruption()] if self.corrupted else []),
         )
 
     def by_class(self) -> Report:
@@ -159,3 +173,22 @@ class Evaluation:
             for one in self.origins
         )
         return Report(title="By source", rows=rows)
+
+    def by_corruption(self) -> Report:
+        """Return one row per corruption, and their mean: the accuracy at each strength, and the reference's."""
+        rows = [
+            _strengths(own, other)
+            for own, other in itertools.zip_longest(self.corrupted, self.reference_corrupted)
+            if own is not None
+        ]
+        numbers = [name for name in rows[0] if name != "corruption"]
+        mean: dict[str, Scalar] = {name: sum(float(row[name] or 0) for row in rows) / len(rows) for name in numbers}
+        return Report(title="On corrupted images, by strength", rows=(*rows, {"corruption": "mean", **mean}))
+
+
+def _strengths(own: Corrupted, other: Corrupted | None) -> dict[str, Scalar]:
+    row: dict[str, Scalar] = {"corruption": own.corruption}
+    row |= {f"accuracy_{i}": share for i, share in enumerate(own.accuracies, 1)}
+    if other is not None:
+        row |= {f"reference_{i}": share for i, share in enumerate(other.accuracies, 1)}
+    return row

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from tlopt.errors import SettingError
+from tlopt.measure.predict import predict
+
+
+def test_answers_below_a_confidence_are_marked(tiny, swatches):
+    every = list(predict(tiny, swatches))
+    assert all(one.sure for one in every)
+    between = sorted(one.probabilities[0] for one in every)[len(every) // 2]
+    marked = list(predict(tiny, swatches, min_confidence=between))
+    assert [one.sure for one in marked] == [one.probabilities[0] >= between for one in marked]
+    assert not all(one.sure for one in marked)
+    for one in marked:
+        assert one.line().split("\t")[1].startswith("unsure: ") is not one.sure
+        assert one.to_dict()["sure"] is one.sure
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1])
+def test_a_confidence_is_a_share(wrong, tiny, swatches):
+    with pytest.raises(SettingError, match="min_confidence"):
+        predict(tiny, swatches, min_confidence=wrong)

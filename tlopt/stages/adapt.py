@@ -1,0 +1,85 @@
+"""The stage adapt: a trained network gets used to the images of another camera, without labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from tlopt.artifact import Artifact
+from tlopt.cards.card import Card
+from tlopt.errors import ArtifactError, ImagesError
+from tlopt.images import ImageFolder, batches
+from tlopt.images.scanning import scan_any
+from tlopt.publishing import Draft
+from tlopt.settings import Setting
+from tlopt.stages import stage
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_BATCH = 32
+_FEW = 16  # images below which the statistics of a channel are guesswork
+
+
+@stage(reads="torch", writes="torch")
+def adapt(
+    source: Artifact,
+    out: Draft,
+    *,
+    images: Annotated[
+        Path, Setting("Folder of images as the network will see them. Labels are not used.", common=True)
+    ],
+    prior: Annotated[
+        float,
+        Setting("Number of images that the network's own statistics count as. 0 forgets them.", minimum=0, common=True),
+    ] = 64,
+    samples: Annotated[int, Setting("Largest number of images to use.", minimum=1)] = 1024,
+    seed: Annotated[int, Setting("Seed of the choice and the order of the images.", minimum=0)] = 0,
+) -> Card:
+    """Adapt a network to unlabelled images of a new camera.
+
+    The means and variances of the batch norms are estimated again on the images and mixed with the
+    network's own. Weights stay as they are. A few dozen images are enough. They should show all
+    classes, about as often as the network will see them.
+
+    Raises:
+        ImagesError: There are no images, or more than a tenth cannot be read.
+        ArtifactError: The network has no batch norm, or was trained for int8.
+    """
+    from tlopt import sources
+    from tlopt.training.adaptation import adapt_norms, batch_norms
+
+    if source.card.torch.qat is not None:
+        raise ArtifactError(
+            f"{source.path} was trained for int8: its scales hold for the batch norms that it has.",
+            hint="Adapt the artifact that it was trained from, then run tlopt qat again.",
+        )
+    folder = scan_any(images, known=source.card.classes)
+    network = sources.open_model(source).eval()
+    if not batch_norms(network):
+        raise ArtifactError(f"{source.path} has no batch norms, so there is nothing to adapt.")
+    chosen = folder.select(np.random.default_rng(seed).permutation(len(folder))[:samples])
+    if len(chosen) < _FEW:
+        log.warning("%d images say little about the statistics of a layer. Use %d or more.", len(chosen), _FEW)
+    moved = adapt_norms(network, _inputs(chosen, source), prior=prior)
+    log.info("%d images moved the means of the batch norms by %.2f standard deviations", len(chosen), moved)
+    return sources.keep(network, out.folder, replace(source.card, files={}))
+
+
+def _inputs(folder: ImageFolder, source: Artifact) -> Iterator[torch.Tensor]:
+    """Yield the images as inputs, float32 (n, 3, size, size)."""
+    import torch
+
+    found = 0
+    for batch in batches(folder, source.card.preprocess, batch=_BATCH, label="Adapting"):
+        found += len(batch.files)
+        yield torch.from_numpy(batch.inputs)
+    if not found:
+        raise ImagesError(f"None of the {len(folder)} images in {folder.path} can be read.")
