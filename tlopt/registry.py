@@ -10,10 +10,23 @@ from types import ModuleType
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 
 # Group -> what one plugin in it is called.
-GROUPS = {"sources": "source", "criteria": "criterion", "quantizers": "quantizer", "backends": "backend"}
+GROUPS = {
+    "sources": "source",
+    "criteria": "criterion",
+    "quantizers": "quantizer",
+    "backends": "backend",
+    "targets": "target",
+}
 
 # Group -> its folder, where that is not a folder of the group's name in tlopt/ itself.
-_FOLDERS = {"criteria": "pruning/criteria", "quantizers": "quantization/quantizers"}
+_FOLDERS = {
+    "criteria": "pruning/criteria",
+    "quantizers": "quantization/quantizers",
+    "targets": "deployment/targets",
+}
+
+# Groups whose names are written with hyphens: those of servers, say.
+_HYPHENS = frozenset({"targets"})
 
 # Top-level package that is missing -> what to install. `python -m pip install` takes each as it is.
 _INSTALL = {
@@ -44,7 +57,8 @@ def names(group: str) -> tuple[str, ...]:
     """Return the names of all plugins of a group, sorted, without importing any."""
     assert group in GROUPS, group
     folder = Path(__file__).parent / _FOLDERS.get(group, group)
-    return tuple(sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")))
+    found = sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+    return tuple(name.replace("_", "-") if group in _HYPHENS else name for name in found)
 
 
 def load(group: str, name: str) -> ModuleType:
@@ -56,7 +70,8 @@ def load(group: str, name: str) -> ModuleType:
     """
     if name not in names(group):
         raise PluginError(f"Unknown {GROUPS[group]}: {name!r}.", hint=suggestion(name, names(group)))
-    return require(f"tlopt.{_FOLDERS.get(group, group).replace('/', '.')}.{name}")
+    file = name.replace("-", "_") if group in _HYPHENS else name
+    return require(f"tlopt.{_FOLDERS.get(group, group).replace('/', '.')}.{file}")
 
 
 def require(module: str) -> ModuleType:

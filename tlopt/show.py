@@ -124,7 +124,7 @@ def list_names(what: str, pattern: str = "*") -> list[str]:
     """List models, or plugins of a kind, by their names.
 
     Args:
-        what: "models", "sources", "backends", "quantizers" or "criteria".
+        what: "models", "sources", "backends", "quantizers", "criteria" or "targets".
         pattern: Shell pattern ("timm:resnet*").
 
     Raises:

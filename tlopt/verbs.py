@@ -91,7 +91,7 @@ _TWO = (Argument(name="reference"), Argument(name="candidate"))
 _SOURCE = Argument(name="source", shown="ARTIFACT")
 _IMAGES = Argument(name="source", shown="IMAGES")
 
-_LISTED = ("models", "sources", "backends", "quantizers", "criteria")
+_LISTED = ("models", "sources", "backends", "quantizers", "criteria", "targets")
 
 # In the order of the work within each group.
 _VERBS = (
@@ -142,6 +142,12 @@ _VERBS = (
         summary="Build a TensorRT engine from an ONNX artifact.",
         example="tlopt build runs/fp32 -o runs/engine --target sm86,sm89",
         takes=(_SOURCE,),
+    ),
+    Verb(
+        name="deploy", at="deployment.deploy:deploy", group="Make", gives="path",
+        summary="Write all that runs an artifact elsewhere, and check it.",
+        example="tlopt deploy runs/int8 -o runs/served --for bundle",
+        takes=(_ARTIFACTS,),
     ),
     Verb(
         name="run", at="recipes.recipe:run", group="Make", gives="lines",

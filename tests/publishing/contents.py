@@ -3,6 +3,7 @@
 import json
 
 CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0", "tensorboard/events": "0"}})
+DEPLOYMENT = json.dumps({"what": "a deployment of tlopt", "files": {"model.onnx": "0", "selfcheck/a.png": "0"}})
 REPORT = json.dumps({"title": "", "rows": [], "notes": [], "breaches": [], "conditions": {}, "details": {}})
 SET = {"manifest.csv": "path,label,split,origin\na/1.jpg,a,,\n", "log.csv": "", "a/1.jpg": ""}
 OURS = {
@@ -12,8 +13,9 @@ OURS = {
     "report": {"report.json": REPORT, "report.html": ""},
     "comparison": {"compare.json": REPORT},
     "set": SET,
+    "deployment": {"deploy.json": DEPLOYMENT, "model.onnx": "", "selfcheck/a.png": ""},
 }
-MAKES = {"report": "report", "comparison": "report", "set": "set"}  # what is no artifact
+MAKES = {"report": "report", "comparison": "report", "set": "set", "deployment": "deployment"}  # what is no artifact
 FOREIGN = {
     "notes": {"notes.txt": ""},
     "photos": {"a/1.jpg": "", "b/2.jpg": ""},
@@ -25,6 +27,8 @@ FOREIGN = {
     "page": {"report.html": ""},
     "table of a person": {"manifest.csv": SET["manifest.csv"], "a/1.jpg": ""},
     "set with more": {**SET, "a/new.jpg": ""},
+    "deploy.json of another program": {"deploy.json": '{"files": {}}'},
+    "deployment with more": {"deploy.json": DEPLOYMENT, "model.onnx": "", "notes.txt": ""},
     "report of another program": {"report.json": "[]"},
 }
 

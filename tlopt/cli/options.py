@@ -34,7 +34,7 @@ def _option(parameter: Parameter) -> Option:
     names = [parameter.name, f"--{parameter.option}", *([f"-{setting.short}"] if setting.short else [])]
     section = "" if parameter.common else parameter.group
     if parameter.kind is bool:
-        if parameter.default is True:
+        if parameter.default is not False:  # None leaves it to the command, which can be told either way
             names[1] = f"--{parameter.option}/--no-{parameter.option}"
         return Option(names, is_flag=True, default=None, help=_help(parameter), section=section)
     kind = click.STRING if parameter.kind is tuple else _TYPES[parameter.kind]

@@ -16,7 +16,10 @@ from typing import Any, Literal
 from tlopt.reading import files
 from tlopt.reading.schema import parse_json
 
-Group = Literal["artifact", "report", "set"]
+Group = Literal["artifact", "report", "set", "deployment"]
+
+DEPLOYMENT_FILE = "deploy.json"
+DEPLOYMENT = "a deployment of tlopt"  # what that file says of its folder
 
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what file browsers leave, to be lost without regret
 
@@ -80,11 +83,19 @@ def _set(manifest: Path) -> Iterable[str]:
         return ["log.csv", *(row[0] for row in rows if row)]
 
 
+def _deployment(file: Path) -> Iterable[str]:
+    content = _json(file)
+    if content.get("what") != DEPLOYMENT:
+        raise ValueError
+    return map(str, dict(content["files"]))
+
+
 MARKS = (
     Mark(what="an artifact", group="artifact", file="artifact.json", owned=_artifact),
     Mark(what="a report", group="report", file="report.json", owned=_report),
     Mark(what="a comparison", group="report", file="compare.json", owned=_report),
     Mark(what="a set of images", group="set", file="manifest.csv", owned=_set),
+    Mark(what="a deployment", group="deployment", file=DEPLOYMENT_FILE, owned=_deployment),
 )
 
 

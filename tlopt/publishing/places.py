@@ -91,7 +91,7 @@ def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[s
     if held.mark is None:
         raise OutputExistsError(
             f"{out} was not made by tlopt: {_named(held.foreign)} would be lost.",
-            hint=f"--force replaces only artifacts, reports and sets of tlopt. {_ELSEWHERE}",
+            hint=f"--force replaces only what tlopt made. {_ELSEWHERE}",
         )
     if held.foreign:
         raise OutputExistsError(
@@ -105,7 +105,12 @@ def _check_replaced(place: Path, out: str | Path, force: bool, reads: Iterable[s
         )
 
 
-_MADE: dict[Group, str] = {"artifact": "an artifact", "report": "a report", "set": "a set of images"}
+_MADE: dict[Group, str] = {
+    "artifact": "an artifact",
+    "report": "a report",
+    "set": "a set of images",
+    "deployment": "a deployment",
+}
 
 
 def _among(place: Path, folders: Iterable[Path], others: set[Path]) -> Path | None:

@@ -25,7 +25,6 @@ from tlopt.settings import Setting, checked, formerly
 from tlopt.stages import Stage, stage
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -111,6 +110,7 @@ def _export(
     """Write the ONNX file and compare it with the torch model."""
     import onnx
 
+    from tlopt.graphs import pixels
     from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
     from tlopt.sources import open_model
@@ -124,7 +124,7 @@ def _export(
         proto, _ = trace(simple, size, opset)
         shown.advance()
     if preprocess.folded:
-        _fold(proto, source.card.preprocess)
+        proto = pixels.take_pixels(proto, source.card.preprocess)
     onnx.checker.check_model(proto, full_check=True)
     file = out / FILE
     onnx.save(proto, file)
@@ -132,34 +132,10 @@ def _export(
     network = source.card.torch
     if preprocess.folded and network.qat is not None:
         # The scale of the input is that of the first tensor in its place.
-        scales = {"preprocess.normalized" if k == "images" else k: v for k, v in network.qat.scales.items()}
+        scales = {pixels.FIRST if k == pixels.INPUT else k: v for k, v in network.qat.scales.items()}
         network = replace(network, qat=replace(network.qat, scales=scales))
     details = OnnxDetails(opset=opset, parity=parity, network=network)
     return replace(source.card, kind="onnx", preprocess=preprocess, details=details)
-
-
-def _fold(proto: onnx.ModelProto, preprocess: Any) -> None:
-    """Put scaling, normalization and layout in front of the graph: uint8 (n, h, w, 3) RGB in."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = proto.graph
-    scale, shift = preprocess.affine()
-    graph.initializer.append(numpy_helper.from_array(scale.reshape(1, 3, 1, 1), "preprocess.scale"))
-    graph.initializer.append(numpy_helper.from_array(shift.reshape(1, 3, 1, 1), "preprocess.shift"))
-    nodes = [
-        helper.make_node("Transpose", ["images"], ["preprocess.planes"], "preprocess.Transpose", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["preprocess.planes"], ["preprocess.float"], "preprocess.Cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["preprocess.float", "preprocess.scale"], ["preprocess.scaled"], "preprocess.Mul"),
-        helper.make_node("Add", ["preprocess.scaled", "preprocess.shift"], ["preprocess.normalized"], "preprocess.Add"),
-    ]
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == "images":
-                node.input[i] = "preprocess.normalized"
-    for node in reversed(nodes):
-        graph.node.insert(0, node)
-    size = preprocess.size
-    graph.input[0].CopyFrom(helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", size, size, 3]))
 
 
 def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> Parity:

@@ -1,0 +1,212 @@
+"""The bundle: its program in this process, in one without tlopt, and in an environment of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_onnx import CLASSES, write_onnx
+
+import tlopt
+from tlopt.cards.details import OnnxDetails
+from tlopt.deployment import manifest, reference
+from tlopt.deployment.targets import bundle
+from tlopt.errors import CheckError
+from tlopt.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_onnx(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    return tlopt.deploy(tiny, tmp_path_factory.mktemp("made") / "out", for_="bundle", max_batch=2).path
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Import the program of a bundle, and what lies beside it, into this process."""
+
+    def load(folder):
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+        for name in ("decoding", "runtime", "predict"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        spec = importlib.util.spec_from_file_location("predict", folder / "predict.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield load
+    for name in ("decoding", "runtime"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in reference.images(5, seed=3).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_its_check_runs_it_without_tlopt_and_says_so(made):
+    check = manifest.read(made).check
+    assert check.images == 3
+    assert check.difference < 1e-5
+    assert check.agreement == 1
+    assert "without tlopt" in check.proves[0]
+
+
+def test_it_answers_as_predict_does_in_batches_of_any_size(made, program, tiny, images, capsys):
+    predict = program(made)
+    assert predict.main([str(images), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [one.line() for one in tlopt.predict(tiny, images, top=2)]
+    assert predict.main([str(images), "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["file"] for one in said] == [str(file) for file in sorted(images.iterdir())]
+    assert {entry["class"] for entry in said[0]["top"]} == set(CLASSES)
+
+
+def test_it_leaves_out_what_is_no_image_and_says_so(made, program, images, capsys):
+    (images / "a.jpg").write_text("hello")
+    assert program(made).main([str(images)]) == 1
+    out, error = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    assert "a.jpg cannot be read as an image" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["--top", "0", "x.jpg"], ["empty"]])
+def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeypatch, arguments):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        program(made).main(arguments)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_its_classifier_takes_paths_and_open_files(made, program, images):
+    classifier = program(made).Classifier()
+    file = next(iter(sorted(images.iterdir())))
+    with file.open("rb") as stream:
+        from_stream = classifier.classify([stream], top=1)
+    assert classifier.classify([file], top=1) == from_stream
+    assert from_stream[0][0][0] in CLASSES
+
+
+def test_its_self_check_fails_for_another_network(tiny, made, program, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with tarfile.open(made / "tiny.tar.gz") as archive:
+        archive.extractall(copy, filter="data")
+    other = write_onnx(tmp_path / "other", preprocess=Preprocess(size=16, mean=(0, 0, 0)))
+    text = (copy / "tiny/decoding.py").read_text()
+    from tlopt.deployment import vendored
+    from tlopt.deployment.job import Job
+
+    job = Job(artifacts=(other,), target="bundle", name="x", backend="onnxruntime", input="image", max_batch=2)
+    (copy / "tiny/decoding.py").write_text(vendored.decoding(job))
+    assert text != vendored.decoding(job)
+    assert program(copy / "tiny").main(["--self-check"]) == 3
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_program_that_ends_badly_is_told(tiny, made, tmp_path, monkeypatch):
+    from tlopt.deployment.job import Job
+
+    job = Job(artifacts=(tiny,), target="bundle", name="x", backend="onnxruntime", input="image", max_batch=2)
+    (tmp_path / "predict.py").write_text("raise SystemExit('no such luck')")
+    with pytest.raises(CheckError, match="ended with code 1: no such luck"):
+        bundle.check(job, tmp_path)
+
+
+def test_the_archive_has_the_same_files_and_the_same_bytes_each_time(tiny, made, tmp_path):
+    again = tlopt.deploy(tiny, tmp_path / "again", for_="bundle", max_batch=2, check=False).path
+    assert (again / "tiny.tar.gz").read_bytes() == (made / "tiny.tar.gz").read_bytes()
+    with tarfile.open(made / "tiny.tar.gz") as archive:
+        names = {name.removeprefix("tiny/") for name in archive.getnames()}
+        assert all(member.uid == 0 and member.mtime == 0 for member in archive)
+    files = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
+    assert names == files - {"deploy.json", "tiny.tar.gz"}
+
+
+def test_the_dockerfile_copies_what_the_program_needs(made):
+    text = (made / "Dockerfile").read_text()
+    assert "USER app" in text
+    assert "HEALTHCHECK" in text
+    copied = [name for line in text.splitlines() if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert {"model.onnx", "predict.py", "decoding.py", "runtime.py", "selfcheck", "requirements.txt"} <= set(copied)
+    assert all((made / name).exists() for name in copied)
+    allowed = {line[1:] for line in (made / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied) == allowed
+
+
+def test_openvino_and_a_fixed_batch(tmp_path, program, images):
+    import onnx
+
+    fixed = onnx.load(write_onnx(tmp_path / "any").payload(".onnx"))
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    artifact = write_onnx(tmp_path / "fixed", model=fixed, details=OnnxDetails(opset=18, fixed_batch=2))
+    made = tlopt.deploy(artifact, tmp_path / "out", for_="bundle", backend="openvino")
+    assert made.manifest.check.by == "predict.py with openvino"
+    assert made.manifest.max_batch == 2
+    logits = program(made.path).Classifier().logits(np.zeros((3, 16, 16, 3), np.uint8))
+    assert logits.shape == (3, 5)
+    assert "openvino==" in (made.path / "requirements.txt").read_text()
+
+
+def test_a_graph_that_takes_pixels(tiny, tmp_path):
+    from dataclasses import replace
+
+    from tlopt.graphs.loading import load_graph
+    from tlopt.graphs.pixels import take_pixels
+
+    graph = take_pixels(load_graph(tiny.payload(".onnx")), tiny.card.preprocess)
+    raw = write_onnx(tmp_path / "raw", model=graph, preprocess=replace(tiny.card.preprocess, folded=True))
+    said = tlopt.deploy(raw, tmp_path / "out", for_="bundle").manifest
+    assert said.preprocess.folded
+    assert said.check.agreement == 1
+
+
+@pytest.mark.slow
+def test_it_runs_in_an_environment_with_its_requirements_alone(made, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--only-binary", ":all:")
+    done = subprocess.run(
+        [*pip, "-r", made / "requirements.txt"], capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        pytest.skip(f"pip cannot reach packages here: {done.stderr.strip().rpartition(chr(10))[2]}")
+    check = subprocess.run(
+        [python, made / "predict.py", "--self-check"], capture_output=True, text=True, check=False,
+        env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert check.returncode == 0, check.stderr
+    assert "self-check passed: 3 images" in check.stdout
+    assert not (made / "__pycache__").exists()
+    site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    installed = sum(f.stat().st_size for f in site.rglob("*") if f.is_file() and "pip" not in f.parts[-3:])
+    assert installed < 200e6  # the aim is 150 MB; what it is stands in docs/deploy.md
+
+
+def test_a_picture_of_a_solid_color_is_answered_alike_by_both(made, program, tiny, tmp_path):
+    Image.new("RGB", (5, 7), (10, 200, 30)).save(tmp_path / "one.png")
+    ((best, share), *_) = program(made).Classifier().classify([tmp_path / "one.png"])[0]
+    (said,) = tlopt.predict(tiny, tmp_path / "one.png")
+    assert (best, share) == (said.classes[0], pytest.approx(said.probabilities[0], abs=1e-6))

@@ -1,0 +1,198 @@
+"""The repository for OpenVINO Model Server, and its client against the protocol."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import sys
+import threading
+
+import numpy as np
+import openvino
+import pytest
+from tiny_onnx import write_onnx
+
+import tlopt
+from tlopt.cards.details import OnnxDetails
+from tlopt.deployment import kserve, reference
+from tlopt.deployment.job import Job
+from tlopt.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_onnx(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def deployment(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "out"
+    return tlopt.deploy(tiny, out, for_="openvino-server", name="birds_1.0", max_batch=8, instances=2)
+
+
+def test_the_repository_is_laid_out_as_the_server_wants_it(deployment):
+    folder = deployment.path
+    config = json.loads((folder / "config.json").read_text())
+    (entry,) = config["model_config_list"]
+    assert set(config) == {"model_config_list"}
+    assert entry["config"]["name"] == "birds_1.0"
+    assert (folder / entry["config"]["base_path"] / "1/model.xml").is_file()
+    assert (folder / entry["config"]["base_path"] / "1/model.bin").is_file()
+    assert entry["config"]["nireq"] == 2
+    assert entry["config"]["plugin_config"] == {
+        "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_PRECISION_HINT": "f32",
+    }  # fmt: skip
+
+
+def test_it_was_checked_with_openvino_and_says_what_that_leaves_open(deployment):
+    check = deployment.manifest.check
+    assert check.by.startswith("OpenVINO 20")
+    assert check.agreement == 1
+    assert "2 streams" in check.proves[0]
+    assert "server itself was not started" in check.leaves_open[0]
+
+
+def test_the_model_takes_pixels_in_batches_up_to_the_most(deployment):
+    model = openvino.Core().read_model(deployment.path / "birds_1.0/1/model.xml")
+    image = model.input(0)
+    assert image.get_element_type().to_dtype() == np.uint8
+    assert str(image.partial_shape) == "[1..8,16,16,3]"
+    assert image.any_name == "images"
+    compiled = openvino.Core().compile_model(model, "CPU")
+    with pytest.raises(RuntimeError):
+        compiled({"images": np.zeros((9, 16, 16, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("max_batch", [1, 2])
+def test_a_small_batch_is_checked_in_several_runs(tiny, tmp_path, max_batch):
+    made = tlopt.deploy(tiny, tmp_path / "out", for_="openvino-server", max_batch=max_batch)
+    assert made.manifest.check.images == 3
+
+
+def test_a_fixed_batch_stays(tmp_path):
+    import onnx
+
+    fixed = onnx.load(write_onnx(tmp_path / "any").payload(".onnx"))
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    artifact = write_onnx(tmp_path / "fixed", model=fixed, details=OnnxDetails(opset=18, fixed_batch=2))
+    made = tlopt.deploy(artifact, tmp_path / "out", for_="openvino-server")
+    model = openvino.Core().read_model(made.path / "fixed/1/model.xml")
+    assert str(model.input(0).partial_shape) == "[2,16,16,3]"
+    assert made.manifest.check.agreement == 1
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """What version 2 of the KServe protocol says of inference, with its extension for binary data."""
+
+    model, binary = None, True
+
+    def do_POST(self):
+        assert self.path == "/v2/models/birds_1.0/infer"
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        end = int(self.headers["Inference-Header-Content-Length"])
+        asked = json.loads(body[:end])
+        (given,) = asked["inputs"]
+        assert given["datatype"] == "UINT8"
+        assert given["parameters"]["binary_data_size"] == len(body) - end
+        found = self.model({given["name"]: np.frombuffer(body[end:], np.uint8).reshape(given["shape"])})
+        answers = found[asked["outputs"][0]["name"]]
+        output = {"name": asked["outputs"][0]["name"], "shape": list(answers.shape), "datatype": "FP32"}
+        if self.binary:
+            output["parameters"] = {"binary_data_size": answers.nbytes}
+        else:
+            output["data"] = answers.ravel().tolist()
+        head = json.dumps({"outputs": [output]}).encode()
+        self.send_response(200)
+        if self.binary:
+            self.send_header("Inference-Header-Content-Length", str(len(head)))
+        self.end_headers()
+        self.wfile.write(head + (answers.tobytes() if self.binary else b""))
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def address(deployment, monkeypatch):
+    config = json.loads((deployment.path / "config.json").read_text())["model_config_list"][0]["config"][
+        "plugin_config"
+    ]
+    compiled = openvino.Core().compile_model(deployment.path / "birds_1.0/1/model.xml", "CPU", config["plugin_config"])
+    monkeypatch.setattr(Server, "model", staticmethod(compiled))
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(deployment, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(deployment.path), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "decoding", raising=False)
+    spec = importlib.util.spec_from_file_location("client", deployment.path / "client.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("decoding", None)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_client_prints_what_predict_prints(client, address, tiny, tmp_path, capsys, monkeypatch, binary):
+    monkeypatch.setattr(Server, "binary", binary)
+    for name, content in reference.images().items():
+        (tmp_path / name).write_bytes(content)
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    assert client.main([*files, "--url", address]) == 0
+    assert capsys.readouterr().out.splitlines() == [one.line() for one in tlopt.predict(tiny, tmp_path)]
+
+
+def test_the_client_says_what_went_wrong(client, address, tmp_path, capsys):
+    (tmp_path / "a.jpg").write_text("hello")
+    assert client.main([str(tmp_path / "a.jpg"), "--url", address]) == 1
+    assert "a.jpg cannot be read" in capsys.readouterr().err
+    (tmp_path / "b.png").write_bytes(reference.images()["reference-1.png"])
+    with pytest.raises(SystemExit, match=r"cannot be reached"):
+        client.main([str(tmp_path / "b.png"), "--url", "http://127.0.0.1:1"])
+
+
+def test_the_service_for_kserve_is_yaml_that_says_the_same(deployment):
+    yaml = pytest.importorskip("yaml")
+    said = yaml.safe_load((deployment.path / "kserve.yaml").read_text())
+    assert said["kind"] == "InferenceService"
+    assert said["metadata"]["name"] == "birds-1-0"
+    model = said["spec"]["predictor"]["model"]
+    assert model["runtime"] == "kserve-openvino"
+    assert model["storageUri"].endswith("/birds_1.0")
+    flag, _, value = model["args"][0].partition("=")
+    config = json.loads((deployment.path / "config.json").read_text())["model_config_list"][0]["config"]
+    assert flag == "--plugin_config"
+    assert json.loads(value) == config["plugin_config"]
+
+
+def test_the_service_for_triton_names_the_repository(tiny):
+    yaml = pytest.importorskip("yaml")
+    job = Job(artifacts=(tiny,), target="triton", name="9x", backend="onnxruntime", input="image", max_batch=8)
+    said = yaml.safe_load(kserve.service(job, server="triton", folder="models"))
+    model = said["spec"]["predictor"]["model"]
+    assert (model["runtime"], model["modelFormat"]["name"]) == ("kserve-tritonserver", "triton")
+    assert model["storageUri"].endswith("/models")
+    assert "args" not in model
+    assert said["metadata"]["name"] == "model-9x"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("A_b.C", "a-b-c"), ("9", "model-9"), ("x" * 63, "x" * 63), ("a--", "a")]
+)
+def test_names_become_labels_of_kubernetes(name, expected):
+    assert kserve.label(name) == expected
+
+
+def test_other_layouts_and_channels_are_answered_alike(tmp_path):
+    bgr = write_onnx(tmp_path / "bgr", preprocess=Preprocess(size=16, channels="bgr", mean=(0.1, 0.2, 0.3)))
+    made = tlopt.deploy(bgr, tmp_path / "out", for_="openvino-server")
+    assert made.manifest.check.difference < 1e-3

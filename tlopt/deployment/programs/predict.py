@@ -1,0 +1,155 @@
+"""Classify images: python predict.py IMAGE|FOLDER...
+
+From Python, with this folder on the search path:
+
+    from predict import Classifier
+    Classifier().classify(["image.jpg"])   # [[("cat", 0.98), ("dog", 0.02)]]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+sys.dont_write_bytecode = True  # this folder stays as it is
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+try:
+    import numpy as np
+    from decoding import ANSWERS, PREPROCESS, ImagesError, probabilities, read_image
+    from runtime import Network
+except ImportError as error:
+    raise SystemExit(
+        f"{error}. Install what this needs: python -m pip install -r {HERE / 'requirements.txt'}"
+    ) from error
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+
+
+class Classifier:
+    """The network with its class names."""
+
+    def __init__(self, folder: Path = HERE, *, threads: int = 0) -> None:
+        """Load the network.
+
+        Args:
+            folder: The bundle.
+            threads: Processor threads of a run; 0 for one per core.
+        """
+        about = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        self.fixed_batch, self.max_batch = int(about["fixed_batch"]), int(about["max_batch"])
+        self._network = Network(folder / about["file"], threads=threads, settings=about["settings"])
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what the network answers, float32 (n, classes).
+
+        Args:
+            pixels: uint8 (n, size, size, 3), RGB, as `PREPROCESS.pixels` gives them.
+        """
+        found = []
+        for first in range(0, len(pixels), self.max_batch):
+            part = pixels[first : first + self.max_batch]
+            missing = max(0, self.fixed_batch - len(part))
+            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            found.append(self._network(PREPROCESS.normalize(filled))[: len(part)])
+        return np.concatenate(found)
+
+    def classify(self, images: Iterable[str | Path | IO[bytes]], *, top: int = 5) -> list[list[tuple[str, float]]]:
+        """Return the most probable classes of each image with their probabilities, best first.
+
+        Args:
+            images: Paths of image files, or open binary files.
+            top: How many classes.
+
+        Raises:
+            ImagesError: An image cannot be read.
+        """
+        return self.named(self.logits(np.stack([PREPROCESS.pixels(read_image(image)) for image in images])), top)
+
+    def named(self, logits: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
+        """Return the most probable classes that logits, (n, classes), say."""
+        shares = probabilities(logits, ANSWERS)
+        orders = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        return [
+            [(self.labels[i], round(float(row[i]), 6)) for i in order]
+            for row, order in zip(shares, orders, strict=True)
+        ]
+
+
+def found(paths: Iterable[str]) -> Iterator[Path]:
+    """Yield the images that paths of files and folders name."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        else:
+            yield path
+
+
+def classify(classifier: Classifier, files: Sequence[Path], *, top: int, as_json: bool) -> int:
+    """Print a line for each image; return 1 if one could not be read, else 0."""
+    failed = 0
+    for first in range(0, len(files), classifier.max_batch):
+        kept, pixels = [], []
+        for file in files[first : first + classifier.max_batch]:
+            try:
+                pixels.append(PREPROCESS.pixels(read_image(file)))
+                kept.append(file)
+            except ImagesError as error:
+                failed = 1
+                print(f"left out: {error}", file=sys.stderr)
+        answers = classifier.named(classifier.logits(np.stack(pixels)), top) if kept else []
+        for file, best in zip(kept, answers, strict=True):
+            if as_json:
+                print(json.dumps({"file": str(file), "top": [{"class": n, "probability": p} for n, p in best]}))
+            else:
+                print(f"{file}\t" + ", ".join(f"{name} {share:.3f}" for name, share in best))
+    return failed
+
+
+def self_check(classifier: Classifier) -> dict[str, Any]:
+    """Return how the answers on the reference images differ from those that the network has to give."""
+    folder = HERE / "selfcheck"
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    pixels = np.stack([PREPROCESS.pixels(read_image(folder / name)) for name in expected["images"]])
+    logits = classifier.logits(pixels)
+    said: dict[str, Any] = {"images": len(pixels), "logits": logits.tolist()}
+    if expected["logits"] is None:
+        return {**said, "passed": bool(np.isfinite(logits).all())}
+    wanted = np.array(expected["logits"], np.float32)
+    difference = float(np.abs(logits - wanted).max() / max(float(wanted.std()), 1e-6))
+    return {**said, "difference": difference, "passed": difference <= expected["tolerance"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Classify images.")
+    parser.add_argument("images", nargs="*", metavar="IMAGE|FOLDER")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes to name (default 5)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads (default: one per core)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    parser.add_argument("--self-check", action="store_true", help="compare the answers on the reference images")
+    given = parser.parse_args(arguments)
+    if given.top < 1 or given.threads < 0:
+        parser.error("--top takes 1 or more, --threads 0 or more")
+    if given.self_check:
+        said = self_check(Classifier(threads=given.threads))
+        difference = f", largest difference {said['difference']:.1e} of the spread" if "difference" in said else ""
+        words = "passed" if said["passed"] else "FAILED"
+        print(json.dumps(said) if given.json else f"self-check {words}: {said['images']} images{difference}")
+        return 0 if said["passed"] else 3
+    files = list(found(given.images))
+    if not files:
+        parser.error("name an image or a folder of images" if not given.images else "there is no image in the folder")
+    return classify(Classifier(threads=given.threads), files, top=given.top, as_json=given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

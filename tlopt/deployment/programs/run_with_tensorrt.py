@@ -1,0 +1,90 @@
+"""The network, run by TensorRT on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cuda
+
+
+class Network:
+    """A batch in, logits out; callers take turns."""
+
+    def __init__(self, file: Path, *, threads: int = 0, settings: Mapping[str, Any]) -> None:
+        del threads  # the GPU has its own
+        self._lock = threading.Lock()
+        trt = _library(settings["flavour"])
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(self._logger)
+        # An engine that newer versions open has code for the processor in it.
+        self._runtime.engine_host_code_allowed = bool(settings["version_compatible"])
+        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        if self._engine is None:
+            raise SystemExit(
+                f"TensorRT {trt.__version__} cannot open {file.name}: it was built with {settings['version']} "
+                f"for {settings['targets']}."
+            )
+        self._context = self._engine.create_execution_context()
+        self._stream = _called(cuda.cudaStreamCreate)
+        self._input, self._output = settings["input"], settings["output"]
+        self._types = {name: trt.nptype(self._engine.get_tensor_dtype(name)) for name in (self._input, self._output)}
+        self._buffers: dict[str, tuple[int, int]] = {}
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (n, classes)."""
+        with self._lock:
+            fed = np.ascontiguousarray(inputs, dtype=self._types[self._input])
+            self._context.set_input_shape(self._input, fed.shape)
+            found = np.empty(tuple(self._context.get_tensor_shape(self._output)), self._types[self._output])
+            for name, values in ((self._input, fed), (self._output, found)):
+                self._context.set_tensor_address(name, self._room(name, values.nbytes))
+            kinds = cuda.cudaMemcpyKind
+            _called(
+                cuda.cudaMemcpyAsync, self._buffers[self._input][0], fed.ctypes.data, fed.nbytes,
+                kinds.cudaMemcpyHostToDevice, self._stream,
+            )  # fmt: skip
+            if not self._context.execute_async_v3(int(self._stream)):
+                raise RuntimeError("TensorRT failed to run the engine")
+            _called(
+                cuda.cudaMemcpyAsync, found.ctypes.data, self._buffers[self._output][0], found.nbytes,
+                kinds.cudaMemcpyDeviceToHost, self._stream,
+            )  # fmt: skip
+            _called(cuda.cudaStreamSynchronize, self._stream)
+            return found.astype(np.float32)
+
+    def _room(self, name: str, size: int) -> int:
+        """Return the address of memory on the GPU for a tensor; it grows with the batch."""
+        address, held = self._buffers.get(name, (0, 0))
+        if held < size:
+            if held:
+                _called(cuda.cudaFree, address)
+            address = int(_called(cuda.cudaMalloc, size))
+            self._buffers[name] = (address, size)
+        return address
+
+
+def _called(function: Any, *arguments: Any) -> Any:
+    """Call a function of CUDA: each returns its status first, then what it made."""
+    status, *made = function(*arguments)
+    if int(status) != 0:
+        raise RuntimeError(f"{function.__name__} failed: {cuda.cudaGetErrorString(status)[1].decode()}")
+    return made[0] if made else None
+
+
+def _library(flavour: str) -> Any:
+    """Import TensorRT, or TensorRT for RTX, whose libraries lie in another package than its bindings."""
+    if flavour == "tensorrt":
+        return importlib.import_module("tensorrt")
+    if importlib.util.find_spec("tensorrt_rtx") is not None:
+        return importlib.import_module("tensorrt_rtx")
+    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    for library in sorted(Path(spec.origin).parent.glob("libtensorrt_rtx.so*")) if spec and spec.origin else ():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return importlib.import_module("tensorrt_rtx_bindings")
