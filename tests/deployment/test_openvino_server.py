@@ -116,9 +116,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address(deployment, monkeypatch):
-    config = json.loads((deployment.path / "config.json").read_text())["model_config_list"][0]["config"][
-        "plugin_config"
-    ]
+    config = json.loads((deployment.path / "config.json").read_text())["model_config_list"][0]["config"]
     compiled = openvino.Core().compile_model(deployment.path / "birds_1.0/1/model.xml", "CPU", config["plugin_config"])
     monkeypatch.setattr(Server, "model", staticmethod(compiled))
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
