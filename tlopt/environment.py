@@ -32,9 +32,9 @@ _VERSIONED = (
 )  # fmt: skip
 
 
-@functools.cache
 def computed_on() -> str:
     """Return the GPU that torch has computed on in this process, else the processor."""
+    # Not remembered: torch may begin to use the GPU later in the same process.
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return str(torch.cuda.get_device_name())

@@ -5,7 +5,6 @@ stand-in for the CUDA driver of tests/fake_cuda. It refuses what the real one re
 """
 
 import ctypes
-import types
 
 import numpy as np
 import tiny_engine
@@ -62,6 +61,32 @@ class ContextDouble:
         return launch(ctypes.c_void_p(stream), *numbers, ctypes.c_float(self.engine.bias)) == 0
 
 
+class RuntimeCacheDouble:
+    """Test double of `IRuntimeCache`: a plus for each context that compiled into it; it refuses b"foreign"."""
+
+    content = b""
+
+    def serialize(self):
+        return self.content
+
+    def deserialize(self, blob):
+        self.content = b"" if blob == b"foreign" else bytes(blob)
+        return blob != b"foreign"
+
+
+class RuntimeConfigDouble:
+    """Test double of `IRuntimeConfig`."""
+
+    cache = None
+
+    def create_runtime_cache(self):
+        return RuntimeCacheDouble()
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
+
+
 class EngineDouble:
     """Test double of `ICudaEngine`."""
 
@@ -69,11 +94,13 @@ class EngineDouble:
     broken = False
     bias = 0.0
 
-    def create_execution_context(self, *_settings):
+    def create_execution_context(self, config=None):
+        if config is not None and config.cache is not None:
+            config.cache.content += b"+"
         return ContextDouble(self)
 
     def create_runtime_config(self):
-        return types.SimpleNamespace()
+        return RuntimeConfigDouble()
 
     def get_tensor_dtype(self, _name):
         return np.float32

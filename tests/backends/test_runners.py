@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import torch
 
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
+from tlopt.backends import torch as torch_backend
 from tlopt.errors import StageError
 from tlopt.publishing import draft
 
@@ -142,13 +145,77 @@ def test_layers_of_a_gpu_are_not_timed_by_what_they_take_to_queue(exported):
         onnxruntime.profile(exported, np.zeros((1, 3, 8, 8), np.float32), device="cuda")
 
 
-def test_a_compiled_network_that_stops_being_compiled_is_no_silent_matter(monkeypatch):
+def test_a_compiled_network_that_stops_being_compiled_is_no_silent_matter():
     import torch._dynamo.config as config
 
     from tlopt.backends import torch as backend
 
-    monkeypatch.setattr(config, "recompile_limit", 8)
-    monkeypatch.setattr(config, "fail_on_recompile_limit_hit", False)
-    backend._compiled(torch.nn.Linear(2, 2))
-    assert config.recompile_limit == 64
-    assert config.fail_on_recompile_limit_hit
+    with config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # monkeypatch would hide them afterwards
+        backend._compiled(torch.nn.Linear(2, 2))
+        assert config.recompile_limit == 64
+        assert config.fail_on_recompile_limit_hit
+
+
+class OnProcessor:
+    """torch, on a machine whose GPU is the processor."""
+
+    cuda = SimpleNamespace(get_device_name=lambda: "NVIDIA L4")
+
+    def __init__(self):
+        self.compiled = []
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def device(self, _name):
+        return torch.device("cpu")
+
+    def compile(self, module, **settings):
+        self.compiled.append(settings)
+        return module
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine where torch finds a GPU."""
+    double = OnProcessor()
+    monkeypatch.setattr(torch_backend, "torch", double)
+    monkeypatch.setattr(torch_backend, "problem", lambda _: "")
+    return double
+
+
+def test_torch_tries_kernels_on_a_gpu_and_leaves_the_switch_as_it_was(tuned, gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    with open_runner(tuned, "torch:cuda"):
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
+    with open_runner(tuned, "torch:cpu"):
+        assert not torch.backends.cudnn.benchmark
+
+
+def test_torch_in_half_has_its_weights_in_fp16_once_and_for_all(tuned, gpu):
+    inputs = np.random.default_rng(0).standard_normal((2, *tuned.card.preprocess.input_shape), dtype=np.float32)
+    with open_runner(tuned, "torch:cuda-half") as half, open_runner(tuned, "torch:cpu") as full:
+        assert {weight.dtype for weight in half._module.parameters()} == {torch.float16}
+        assert half.conditions["half_weights"]
+        assert half.conditions["autocast"] == ""
+        # fp16 keeps 11 bits: 0.05 % a number, and logits of a few units.
+        np.testing.assert_allclose(half(inputs), full(inputs), atol=0.03)
+
+
+def test_torch_compiled_for_a_gpu_tries_kernels_and_launches_graphs(tuned, gpu):
+    with open_runner(tuned, "torch:cuda-half-compiled"):
+        assert gpu.compiled == [{"dynamic": False, "mode": "max-autotune"}]
+
+
+def test_onnxruntime_keeps_what_it_finds_of_cuda_off_the_result(exported, monkeypatch, capsys):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: sys.stdout.write("Failed to load libcudart.so.13\n"), raising=False
+    )
+    with pytest.raises(StageError, match="has no CUDAExecutionProvider"):
+        open_runner(exported, "onnxruntime:cuda")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "libcudart" in err

@@ -6,7 +6,15 @@ What runs on a GPU is tested in tests/fake_cuda, on a stand-in for the driver.
 import json
 
 import pytest
-from gpu_doubles import API, GPU, ContextDouble, EngineDouble, RuntimeDouble
+from gpu_doubles import (
+    API,
+    GPU,
+    ContextDouble,
+    EngineDouble,
+    RuntimeCacheDouble,
+    RuntimeConfigDouble,
+    RuntimeDouble,
+)
 from tiny_engine import write_engine
 
 from tlopt import registry
@@ -131,7 +139,13 @@ def test_an_engine_of_a_library_that_is_not_installed_is_refused_by_name(engine,
 @pytest.mark.skipif(bool(flavour.problem("rtx")), reason="TensorRT for RTX is not installed")
 @pytest.mark.parametrize(
     ("double", "real"),
-    [(ContextDouble, "IExecutionContext"), (EngineDouble, "ICudaEngine"), (RuntimeDouble, "Runtime")],
+    [
+        (ContextDouble, "IExecutionContext"),
+        (EngineDouble, "ICudaEngine"),
+        (RuntimeDouble, "Runtime"),
+        (RuntimeConfigDouble, "IRuntimeConfig"),
+        (RuntimeCacheDouble, "IRuntimeCache"),
+    ],
 )
 def test_the_doubles_answer_only_to_names_of_the_real_library(double, real):
     names = {name for name, value in vars(double).items() if callable(value) and not name.startswith("__")}

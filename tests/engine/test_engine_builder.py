@@ -256,6 +256,29 @@ def test_a_refittable_engine_of_a_version_that_may_lose_a_bias_is_warned_of(on_g
     assert not caplog.text
 
 
+@pytest.mark.parametrize("inspects", [True, False])
+def test_an_engine_without_an_inspector_has_the_layers_of_the_builders_log(on_gpu, caplog, inspects):
+    inspector = SimpleNamespace(get_engine_information=lambda _: '{"Layers": ["from the inspector"]}')
+    opened = SimpleNamespace(create_engine_inspector=lambda: inspector if inspects else None)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _: opened)
+    api = SimpleNamespace(Runtime=lambda _: runtime, LayerInformationFormat=SimpleNamespace(JSON=0))
+    log = "Name: logged, LayerType: kgen, Inputs: [], Outputs: [], TacticName: , StreamId: 0, Metadata: "
+    messages = SimpleNamespace(logger=None, layers=log)
+    plan = replace(on_gpu, flavour=replace(on_gpu.flavour, api=api))
+    found = builder._inspect(api, b"", plan, Options(version_compatible=True), messages)
+    assert [row["name"] for row in found.rows] == ["from the inspector" if inspects else "logged"]
+    assert ("gives no inspector" in caplog.text) != inspects
+    assert runtime.engine_host_code_allowed
+
+
+def test_an_engine_that_the_library_cannot_open_again_is_no_engine(on_gpu):
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _: None)
+    plan = replace(on_gpu, flavour=replace(on_gpu.flavour, api=SimpleNamespace(Runtime=lambda _: runtime)))
+    messages = SimpleNamespace(logger=None, layers="", last=lambda: "out of memory")
+    with pytest.raises(StageError, match=r"cannot open the engine it has just built: out of memory"):
+        builder._inspect(plan.flavour.api, b"", plan, Options(), messages)
+
+
 def test_a_library_too_old_is_refused_with_the_command_that_upgrades(monkeypatch):
     monkeypatch.setattr(flavour.registry, "require", lambda _: SimpleNamespace(__version__="10.3.0"))
     flavour.load.cache_clear()
@@ -290,7 +313,9 @@ USED = {
     "IBuilderConfig": "create_timing_cache set_timing_cache get_timing_cache hardware_compatibility_level",
     "BuilderFlag": "SPARSE_WEIGHTS REFIT STRIP_PLAN VERSION_COMPATIBLE",
     "HardwareCompatibilityLevel": "AMPERE_PLUS SAME_COMPUTE_CAPABILITY",
-    "IRuntimeConfig": "dynamic_shapes_kernel_specialization_strategy cuda_graph_strategy",
+    "IRuntimeConfig": "dynamic_shapes_kernel_specialization_strategy cuda_graph_strategy "
+    "create_runtime_cache set_runtime_cache",
+    "IRuntimeCache": "serialize deserialize",
     "DynamicShapesKernelSpecializationStrategy": "EAGER",
     "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE",
     "EngineValidity": "INVALID",
@@ -314,6 +339,10 @@ def test_every_name_used_on_a_gpu_exists_in_the_library(owner):
         ("IExecutionContext", "execute_async_v3", r"stream_handle: \S+\) -> bool"),
         ("IBuilderConfig", "set_timing_cache", r"cache: \S+, ignore_mismatch: bool\) -> bool"),
         ("Runtime", "get_engine_validity", r"buffer: \S+\) -> tuple"),
+        ("IRuntimeConfig", "set_runtime_cache", r"cache: \S+( = None)?\) -> bool"),
+        ("IRuntimeConfig", "create_runtime_cache", r"\) -> \S*IRuntimeCache"),
+        ("IRuntimeCache", "deserialize", r"blob: \S+\) -> bool"),
+        ("IRuntimeCache", "serialize", r"\) -> \S*IHostMemory"),
         ("OnnxParserRefitter", "__init__", r"refitter: \S+, logger: \S+\) -> None"),
     ],
 )

@@ -4,6 +4,8 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,24 @@ from tlopt.publishing import draft
 from tlopt.reading.schema import convert
 
 _INSIDE = "TLOPT_REHEARSAL"
+_VERSIONS = {"tensorrt": "10.13.2.6", "rtx": "1.7.1.116"}
+_WATTS = 50
+
+
+class _Nvml(types.ModuleType):
+    """Test double of `pynvml`: a GPU that tells its energy alone, and draws 50 W whatever it does."""
+
+    NVMLError = RuntimeError
+    NVML_CLOCK_SM = NVML_TEMPERATURE_GPU = 0
+
+    def nvmlInit(self):  # noqa: N802 -- NVML's name
+        """Start."""
+
+    def nvmlDeviceGetHandleByPciBusId(self, place):  # noqa: N802
+        return place
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, _gpu):  # noqa: N802
+        return time.monotonic() * _WATTS * 1e3
 
 
 def enter() -> None:
@@ -30,13 +50,24 @@ def enter() -> None:
         folder = compile_driver(Path(tempfile.mkdtemp(prefix="rehearsal-")))
         environment = {**os.environ, _INSIDE: str(folder), "LD_LIBRARY_PATH": str(folder)}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    found = flavour.Flavour(name="tensorrt", version="10.13.2.6", cuda="13", api=API)
     API.nptype = staticmethod(lambda _: np.float32)
     gpu_doubles.CLASSES = 3  # as many as there are of `photos`
-    flavour.load = lambda _: found
+    flavour.load = {
+        name: flavour.Flavour(name=name, version=version, cuda="13", api=API) for name, version in _VERSIONS.items()
+    }.__getitem__
+    sys.modules["pynvml"] = _Nvml("pynvml")
 
 
-def build(network: Artifact, out: Path, *, opt_batch: int, max_batch: int, min_batch: int = 1, **options) -> Artifact:
+def build(
+    network: Artifact,
+    out: Path,
+    *,
+    opt_batch: int,
+    max_batch: int,
+    min_batch: int = 1,
+    flavour: str = "tensorrt",
+    **options,
+) -> Artifact:
     """Write what `tlopt build` would: the plan is none, the card is whole."""
     content = hashlib.sha256(repr((network.digest, max_batch, options)).encode()).digest()
     preprocess = network.card.preprocess
@@ -44,6 +75,8 @@ def build(network: Artifact, out: Path, *, opt_batch: int, max_batch: int, min_b
     file = network.payload(".onnx")
     details = {
         **tiny_engine._DETAILS,
+        "flavour": flavour,
+        "version": _VERSIONS[flavour],
         "profile": {
             **tiny_engine._DETAILS["profile"],
             "shape": list(preprocess.input_shape),

@@ -21,7 +21,7 @@ from tlopt.engine import flavour, opening
 from tlopt.engine import gpu as gpus
 from tlopt.engine.driver import DriverError, graphs
 from tlopt.engine.flavour import Flavour
-from tlopt.errors import ArtifactError, StageError
+from tlopt.errors import ArtifactError, SettingError, StageError
 from tlopt.trusted import engines as trusted_engines
 
 PACKAGE = os.environ["STAND_IN_PACKAGE"]
@@ -186,6 +186,13 @@ def test_an_address_that_tensorrt_does_not_take_is_told_in_words(engine):
         runner.lanes[0].run_at(3, 0x1004, 0x1000)
 
 
+def test_a_batch_is_not_queued_where_no_context_is_current(engine):
+    with tensorrt.Runner(engine()) as runner:
+        with pytest.raises(DriverError, match=r"INVALID_CONTEXT|invalid device context"):
+            runner.lanes[0].run_at(3, 0x1000, 0x2000)
+        checked(runner, batch(3))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_refit_waits_and_is_seen_by_what_was_captured(engine, device, tmp_path):
     (tmp_path / "new.onnx").write_text("2.5")
@@ -204,6 +211,43 @@ def test_a_refit_waits_and_is_seen_by_what_was_captured(engine, device, tmp_path
 def test_an_engine_built_without_refit_keeps_its_weights(engine, tmp_path):
     with tensorrt.Runner(engine()) as runner, pytest.raises(StageError, match=r"(?s)cannot be replaced.*--refit"):
         runner.refit(tmp_path / "new.onnx")
+
+
+@pytest.fixture
+def rtx(engine, monkeypatch):
+    """An engine of TensorRT for RTX, and the library that opens it."""
+    found = Flavour(name="rtx", version="1.7.1.116", cuda="13", api=API)
+    monkeypatch.setattr(flavour, "load", lambda _: found)
+    return engine(flavour="rtx", version="1.7.1.116")
+
+
+def test_what_rtx_compiles_is_kept_from_one_process_to_the_next(rtx, tmp_path):
+    file = tmp_path / "kept" / "runtime.cache"
+    for contexts in (b"++", b"++++"):
+        with tensorrt.Runner(rtx, streams=2, runtime_cache=file) as runner:
+            checked(runner, batch(4))
+        assert file.read_bytes() == contexts
+
+
+def test_a_runtime_cache_of_another_gpu_is_begun_anew(rtx, tmp_path, caplog):
+    (tmp_path / "runtime.cache").write_bytes(b"foreign")
+    with tensorrt.Runner(rtx, runtime_cache=tmp_path / "runtime.cache") as runner:
+        checked(runner, batch(4))
+    assert "is of another GPU or version" in caplog.text
+    assert (tmp_path / "runtime.cache").read_bytes() == b"+"
+
+
+def test_a_runtime_cache_that_cannot_be_written_is_told_and_the_results_stand(rtx, tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    with tensorrt.Runner(rtx, runtime_cache=tmp_path / "file" / "runtime.cache") as runner:
+        checked(runner, batch(4))
+    assert "cannot be written" in caplog.text
+
+
+def test_an_engine_of_the_other_kind_has_no_runtime_cache(engine, tmp_path):
+    with pytest.raises(SettingError, match=r"(?s)compiles its kernels while it builds.*--timing-cache"):
+        tensorrt.Runner(engine(), runtime_cache=tmp_path / "runtime.cache")
+    assert not (tmp_path / "runtime.cache").exists()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,10 +1,12 @@
 """benchmarks/gpu.py, rehearsed: what will run on the day there is a GPU."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,17 +24,89 @@ def test_the_benchmark_of_gpus_saves_each_step_and_goes_on_where_it_stopped(tmp_
         assert done.returncode == 0, done.stderr
         return done.stdout, json.loads((tmp_path / "results" / "gpu-rehearsal.json").read_text())
 
-    steps = "train-several-gpus,tensorrt-fp32,onnxruntime,accuracy-fp32"
-    _, first = run("--only", steps)
+    shown, first = run()
     assert first["skipped"] == {"train-several-gpus": "RuntimeError: there are 0 GPUs here"}
+    assert "rehearsal: 25 of 26 steps" in shown
+    assert "skipped: RuntimeError: there are 0 GPUs here" in shown
     rows = first["results"]["tensorrt-fp32"]["found"]
     assert {(row["batch"], row["backend"]) for row in rows} == {
         (batch, backend) for batch in (1, 4) for backend in ("tensorrt:cuda", "tensorrt:cuda-graphs")
     }
-    _, stopped = run("--only", f"{steps},latency", "--minutes", "0")
+    for kind in ("refit", "strip", "timing-cache", "version-compatible"):
+        assert first["results"][kind]["found"]["largest_difference"] == 0
+    assert first["results"]["runtime-cache"]["found"]["cache_mb"] > 0
+    assert all(row["gpu_mj_per_image"] > 0 for row in first["results"]["energy"]["found"][1:])
+
+    old = first["results"].pop("latency")
+    result = tmp_path / "results" / "gpu-rehearsal.json"
+    result.write_text(json.dumps(first))
+    _, stopped = run("--only", "latency", "--minutes", "0")
     assert stopped == first
     shown, second = run("--only", "tensorrt-fp32,latency")
     assert second["results"]["tensorrt-fp32"] == first["results"]["tensorrt-fp32"]
-    assert "median_ms" in second["results"]["latency"]["found"]
+    found = second["results"]["latency"]["found"]
+    assert found != old["found"]
+    assert all(0 <= found[clock]["p50_ms"] <= found[clock]["p99_ms"] for clock in ("call", "gpu", "gpu_with_copies"))
     assert "images/s at batch" in shown
-    assert "skipped: RuntimeError: there are 0 GPUs here" in shown
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The modules of the benchmark's steps."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return SimpleNamespace(
+        **{name: importlib.import_module(f"on_gpu.{name}") for name in ("kinds", "published", "speed")}
+    )
+
+
+def test_training_that_fell_on_the_processor_is_no_result_of_a_gpu(steps, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    step = SimpleNamespace(device="AMD EPYC", settings={}, seconds=1.0)
+    made = SimpleNamespace(card=SimpleNamespace(lineage=[step]), path=tmp_path)
+    options = SimpleNamespace(rehearse=False, work=tmp_path)
+    session = SimpleNamespace(options=options, device="NVIDIA L4", finetune=lambda *_, **__: made)
+    with pytest.raises(RuntimeError, match="ran on AMD EPYC, not on NVIDIA L4"):
+        steps.kinds.training(precision="bf16")(session)
+    step.device = "NVIDIA L4"
+    assert steps.kinds.training(precision="bf16")(session)["device"] == "NVIDIA L4"
+
+
+@pytest.mark.parametrize(
+    ("device", "scenario", "gpus"),
+    [
+        ("NVIDIA H100 80GB HBM3", "offline", {"H100 SXM 80 GB", "H100 NVL 94 GB"}),
+        ("NVIDIA L40S", "offline", {"L40S"}),
+        ("NVIDIA L4", "single-stream", {"L4"}),
+        ("NVIDIA GeForce RTX 4090", "single-stream", {"GeForce RTX 4090"}),
+    ],
+)
+def test_published_figures_are_those_of_the_gpu_here(steps, device, scenario, gpus):
+    rows = steps.published.published(scenario, device)
+    assert {row["gpu"] for row in rows} == gpus
+    for row in rows:
+        assert ("per_gpu" in row) == (scenario == "offline")
+
+
+def test_published_figures_of_every_gpu_are_given_for_one_that_has_none(steps):
+    rows = steps.published.published("server", "NVIDIA T4")
+    assert len({row["gpu"] for row in rows}) > 3
+    assert all(row["per_gpu"] == round(row["value"] / row["gpus"], 1) for row in rows)
+
+
+def test_our_figures_stand_beside_mlperfs_for_its_network_alone(steps):
+    assert steps.published.comparable("timm:resnet50.tv2_in1k", 224) == ""
+    assert "resnet18" in steps.published.comparable("timm:resnet18", 224)
+    assert "160" in steps.published.comparable("timm:resnet50.tv2_in1k", 160)
+
+
+def test_the_summary_of_trtexec_is_read(steps):
+    line = "{}: min = 0.2 ms, max = 0.9 ms, mean = 0.3 ms, median = {} ms, percentile(90%) = 0.35 ms, "
+    line += "percentile(95%) = 0.4 ms, percentile(99%) = {} ms\n"
+    text = "".join(
+        f"[11/26/2026-03:00:00] [I] {line.format(*row)}"
+        for row in (("Latency", 0.31, 0.52), ("Enqueue Time", 0.1, 0.2), ("GPU Compute Time", 0.25, 0.44))
+    )
+    assert steps.speed.trtexec_figures(text) == {
+        "Latency": {"p50_ms": 0.31, "p99_ms": 0.52},
+        "GPU Compute Time": {"p50_ms": 0.25, "p99_ms": 0.44},
+    }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tlopt import progress
 from tlopt.errors import ImagesError, SettingError, StageError
@@ -134,6 +135,7 @@ KILLED = """
 import itertools, os, random, signal, sys, threading
 from pathlib import Path
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from safetensors.torch import save_file
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
@@ -361,3 +363,17 @@ def test_a_network_with_a_layer_that_compiled_code_spoils_is_trained_as_it_is(ne
     run = Run(net, *parts, dataclasses.replace(SETTINGS, compile=True), None, None)
     assert run.forward() is run.model
     assert "not compiled" in caplog.text
+
+
+def test_the_loss_is_read_after_all_of_the_step_is_queued(net, parts, monkeypatch):
+    """Whoever reads it waits for the GPU, which would then stand idle until the rest of the step is queued."""
+    events, read = [], torch.Tensor.__float__
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: events.append("read") or read(tensor))
+    hook = register_optimizer_step_post_hook(lambda *_: events.append("moved"))
+    try:
+        trained(net, parts, dataclasses.replace(SETTINGS, epochs=1))
+    finally:
+        hook.remove()
+    steps = events.count("moved")
+    assert steps > 1
+    assert events[: 2 * steps] == ["moved", "read"] * steps

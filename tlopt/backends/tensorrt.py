@@ -21,6 +21,7 @@ from tlopt.engine.lane import Lane
 from tlopt.engine.layers import read_types
 from tlopt.engine.profiler import LayerTimes
 from tlopt.engine.resident import Resident, resident
+from tlopt.engine.runtime_cache import RuntimeCache
 from tlopt.errors import MissingLibraryError, StageError
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class Runner:
         threads: Not used: the GPU does the work.
         callers: Not used: one thread calls a runner, and `stream` keeps the GPU busy.
         streams: Batches that may be on the GPU at once, each with buffers of its own.
+        runtime_cache: File that keeps the kernels which TensorRT for RTX compiles when an engine first runs.
 
     Attributes:
         lanes: One per stream; they tell the GPU time of their last batch.
 
     Raises:
         MissingLibraryError: TensorRT, or every package that drives CUDA, is not installed.
+        SettingError: There is a `runtime_cache`, and the engine is not one of TensorRT for RTX.
         ArtifactError: The engine was built for another GPU, version or kind.
         StageError: There is no GPU, or TensorRT cannot open the engine.
     """
@@ -60,7 +63,14 @@ class Runner:
     conditions: Mapping[str, Any]
 
     def __init__(
-        self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1, streams: int = 1
+        self,
+        artifact: Artifact,
+        *,
+        device: str = "",
+        threads: int = 0,
+        callers: int = 1,
+        streams: int = 1,
+        runtime_cache: Path | None = None,
     ) -> None:
         del threads, callers
         self.callers = 1
@@ -68,7 +78,8 @@ class Runner:
         captured = device == "cuda-graphs"
         self.name = f"tensorrt:{device}"
         self.lanes: list[Lane] = []
-        opening.check(artifact)
+        flavour, _ = opening.check(artifact)
+        cache = RuntimeCache(runtime_cache, flavour) if runtime_cache else None
         self._driver = drivers.load()
         self._artifact = artifact
         self._profile = artifact.card.engine.profile
@@ -78,8 +89,10 @@ class Runner:
         with self._current(), ExitStack() as held:
             self._opened = opening.open_engine(artifact)
             held.callback(self.__dict__.pop, "_opened", None)
+            if cache is not None:
+                held.callback(cache.save)
             for _ in range(streams):
-                lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=captured)
+                lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=captured, cache=cache)
                 held.callback(lane.close)
                 self.lanes.append(lane)
             self._held = held.pop_all()
@@ -176,23 +189,12 @@ class Runner:
         Raises:
             StageError: The tensor does not fit, or does not begin at a multiple of 256 bytes.
         """
-        import torch
-
         self._require_open()
         profile, lane = self._profile, self.lanes[0]
         tensors.refuse(inputs, profile)
         kind = self._opened.flavour.api.nptype(self._opened.engine.get_tensor_dtype(profile.output))
-        logits = torch.empty(
-            (len(inputs), self._classes), dtype=getattr(torch, np.dtype(kind).name), device=inputs.device
-        )
-        external: Any = torch.cuda.ExternalStream
-        here, ours = torch.cuda.current_stream(), external(lane.stream)
-        ours.wait_stream(here)
-        with self._current():
+        with tensors.answered(inputs, self._classes, kind, lane.stream) as logits, self._current():
             lane.run_at(len(inputs), inputs.data_ptr(), logits.data_ptr())
-        # Whatever PyTorch does next with this memory, it queues on a stream that waits for the engine's. To record the
-        # engine's stream on the tensors would make them outlive it.
-        here.wait_stream(ours)
         return logits
 
     def layer_times(self, inputs: np.ndarray, *, warm: int, runs: int) -> dict[str, float]:

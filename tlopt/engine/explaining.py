@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlopt.engine.layers import Layers
+from tlopt.registry import require
 
 if TYPE_CHECKING:
     import onnx
@@ -27,12 +28,14 @@ class Stray:
         layer: The engine's layer that computes it, empty if the listing does not tell.
         reads: The types that the layer reads.
         reason: What keeps it from the precision, a clause.
+        macs: Its multiply-adds for one image.
     """
 
     node: str
     layer: str
     reads: tuple[str, ...]
     reason: str
+    macs: int = 0
 
     def __str__(self) -> str:
         return f"{self.node} reads {', '.join(self.reads)} (layer {self.layer}): {self.reason}."
@@ -46,24 +49,30 @@ class Explanation:
         precision: What the artifact is in.
         heavy: Convolutions and matrix products whose types the listing tells.
         strays: Those of them that compute in something else, in the order of the file.
+        macs: Multiply-adds of the network for one image.
+        inside: Those that compute in the precision.
     """
 
     precision: str
     heavy: int
     strays: tuple[Stray, ...]
+    macs: int
+    inside: int
 
     @property
     def text(self) -> str:
         """The content of ``explanation.txt``."""
         done = self.heavy - len(self.strays)
         head = f"{done} of {self.heavy} convolutions and matrix products compute in {self.precision}."
+        if self.macs:
+            head += f" They do {100 * self.inside / self.macs:.1f} % of the multiply-adds."
         return "\n".join([head, *map(str, self.strays)]) + "\n"
 
 
 def explain(layers: Layers, model: onnx.ModelProto, precision: str) -> Explanation:
     """Hold an engine's layers against the nodes that they compute."""
-    wanted, graph = READS[precision], _Graph(model)
-    heavy, strays = 0, []
+    wanted, graph, work = READS[precision], _Graph(model), _work(model)
+    heavy, inside, strays = 0, 0, []
     for node in model.graph.node:
         if node.op_type not in _HEAVY:
             continue
@@ -72,12 +81,29 @@ def explain(layers: Layers, model: onnx.ModelProto, precision: str) -> Explanati
             continue
         heavy += 1
         if any(wanted in (*row["inputs"], row["weights"]) for row in rows):
+            inside += work[_name(node)]
             continue
         row = rows[-1]  # those before it prepare what it reads
         reads = tuple(dict.fromkeys(row["inputs"]))
         reason = graph.why_not_quantized(node) if precision in ("int8", "fp8") else graph.why_not_cast(node, precision)
-        strays.append(Stray(node=_name(node), layer=row["name"], reads=reads, reason=reason))
-    return Explanation(precision=precision, heavy=heavy, strays=tuple(strays))
+        strays.append(Stray(node=_name(node), layer=row["name"], reads=reads, reason=reason, macs=work[_name(node)]))
+    return Explanation(precision=precision, heavy=heavy, strays=tuple(strays), macs=sum(work.values()), inside=inside)
+
+
+def _work(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the multiply-adds of each convolution and matrix product for one image, 0 where a shape is not known."""
+    from tlopt.graphs.macs import multiply_adds
+    from tlopt.graphs.view import View
+
+    view = View(require("onnx").shape_inference.infer_shapes(model, data_prop=True))
+    # Of a batch of any size one image counts.
+    shape = lambda tensor: tuple(max(length, 1) for length in view.shape(tensor))  # noqa: E731
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in _HEAVY:
+            known = all(view.rank(name) > 0 for name in (*node.input[:2], node.output[0]))
+            found[_name(node)] = multiply_adds(node, shape) if known else 0
+    return found
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -12,6 +12,7 @@ from tlopt.engine.driver import Driver, DriverError
 from tlopt.engine.driver import graphs as cuda_graphs
 from tlopt.engine.driver.graphs import Graph
 from tlopt.engine.opening import Opened
+from tlopt.engine.runtime_cache import RuntimeCache
 from tlopt.errors import StageError
 
 _ALIGNMENT = 256  # of an address for setTensorAddress, bytes (NvInferRuntime.h)
@@ -30,13 +31,23 @@ class Lane:
         classes: Number of logits.
         driver: The CUDA driver.
         graphs: Launch repeated batches of one size as a CUDA graph.
+        cache: Keeps what TensorRT for RTX compiles; it outlives the lane.
 
     Attributes:
         gpu_ms: GPU time of the last finished batch without its copies, ms.
         gpu_with_copies_ms: The same from the first byte in to the last byte out, ms.
     """
 
-    def __init__(self, opened: Opened, profile: Profile, classes: int, driver: Driver, *, graphs: bool) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        profile: Profile,
+        classes: int,
+        driver: Driver,
+        *,
+        graphs: bool,
+        cache: RuntimeCache | None = None,
+    ) -> None:
         self._opened, self._profile, self._driver = opened, profile, driver
         self._batch = self._runs = self._wanted = 0
         self._graph: Graph | None = None
@@ -53,7 +64,7 @@ class Lane:
             self._device_in = self._memory(held, self._host_in.nbytes)
             self._device_out = self._memory(held, self._host_out.nbytes)
             held.callback(self.__dict__.pop, "_context", None)
-            self._context = _context(opened, graphs=graphs)
+            self._context = _context(opened, cache, graphs=graphs)
             if graphs and opened.flavour.name == "tensorrt":
                 self._capture = cuda_graphs.load()
             held.callback(self._drop_graph)
@@ -227,7 +238,7 @@ class Lane:
         self._held.close()
 
 
-def _context(opened: Opened, *, graphs: bool) -> Any:
+def _context(opened: Opened, cache: RuntimeCache | None, *, graphs: bool) -> Any:
     """Return an execution context, set up for steady speed where the library compiles at run time."""
     if opened.flavour.name != "rtx":
         context = opened.engine.create_execution_context()
@@ -238,6 +249,8 @@ def _context(opened: Opened, *, graphs: bool) -> Any:
             config.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
         if graphs:
             config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if cache is not None:
+            cache.attach(config)
         context = opened.engine.create_execution_context(config)
     if context is None:
         raise StageError(

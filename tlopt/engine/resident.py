@@ -10,7 +10,7 @@ import numpy as np
 
 from tlopt.engine.lane import Lane
 
-_BEFORE = 3  # runs: as it is, captured, and launched as a graph
+BEFORE = 3  # runs: as it is, captured, and launched as a graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def resident(lanes: Sequence[Lane], inputs: np.ndarray, *, runs: int) -> Residen
         runs: Runs of each lane, queued back to back.
     """
     for lane in lanes:
-        for _ in range(_BEFORE):
+        for _ in range(BEFORE):
             lane.start(inputs)
             lane.finish()
     lanes[0].repeat(runs)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tlopt.cards.details import Profile
 from tlopt.errors import StageError
@@ -31,3 +35,27 @@ def refuse(inputs: torch.Tensor, profile: Profile) -> None:
             f"n from {profile.min_batch} to {profile.max_batch}; got {tuple(inputs.shape)} of {inputs.dtype} on "
             f"{inputs.device}."
         )
+
+
+@contextmanager
+def answered(inputs: torch.Tensor, classes: int, kind: Any, stream: int) -> Iterator[torch.Tensor]:
+    """Yield a tensor for the logits of a batch, for a block that queues the engine on its stream.
+
+    PyTorch's current stream waits for the engine's, and the engine's for PyTorch's.
+
+    Args:
+        inputs: The batch, a CUDA tensor.
+        classes: Number of logits.
+        kind: Their type, as NumPy knows it.
+        stream: Handle of the engine's stream.
+    """
+    import torch
+
+    logits = torch.empty((len(inputs), classes), dtype=getattr(torch, np.dtype(kind).name), device=inputs.device)
+    external: Any = torch.cuda.ExternalStream
+    here, ours = torch.cuda.current_stream(), external(stream)
+    ours.wait_stream(here)
+    yield logits
+    # Whatever PyTorch does next with this memory, it queues on a stream that waits for the engine's. To record the
+    # engine's stream on the tensors would make them outlive it.
+    here.wait_stream(ours)
