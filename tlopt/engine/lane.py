@@ -177,11 +177,13 @@ class Lane:
                 )
         self._drop_graph()
         self._batch = 0  # even a batch of the same size lies somewhere else
-        self._shape(batch, source, target)
-        self._events[1].record(self._stream)
-        self._enqueue()
-        self._events[2].record(self._stream)
-        self._batch = 0  # the addresses are not the lane's own: set them again next time
+        try:
+            self._shape(batch, source, target)
+            self._events[1].record(self._stream)
+            self._enqueue()
+            self._events[2].record(self._stream)
+        finally:
+            self._batch = 0  # the addresses are not the lane's own: set them again next time
 
     def settle(self) -> None:
         """Wait for what runs, and forget what was captured: the engine's weights or its profiler change."""
