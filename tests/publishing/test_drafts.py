@@ -106,10 +106,27 @@ def test_a_process_that_follows_another_under_torchrun_publishes_nothing(tmp_pat
     with draft(tmp_path / "a") as made:
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
-        with draft(tmp_path / "a") as other:
+        with draft(tmp_path / "a", shared=True) as other:
             assert other.checkpoints == made.checkpoints
             assert other.folder.parent != tmp_path
         monkeypatch.delenv("RANK")
+    assert names(tmp_path) == ["a"]
+
+
+def test_work_that_is_not_shared_is_refused_in_a_process_that_follows(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OutputError, match="RANK=1 of WORLD_SIZE=2"), draft(tmp_path / "a"):
+        pytest.fail("the block must not run")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("rank", "world"), [("none", "2"), ("1", ""), ("0", "2"), ("1", "1"), ("-1", "2")])
+def test_other_values_of_these_variables_mean_nothing(rank, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with draft(tmp_path / "a") as made:
+        (made / "x").touch()
     assert names(tmp_path) == ["a"]
 
 

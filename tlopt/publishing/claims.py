@@ -25,7 +25,8 @@ def lock_file(place: Path) -> Path:
 
 def follows() -> bool:
     """Return whether torchrun started this process beside another one, which leads and makes the output."""
-    return int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return rank.isdecimal() and world.isdecimal() and int(rank) > 0 and int(world) > 1
 
 
 @contextlib.contextmanager

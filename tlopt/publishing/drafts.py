@@ -48,8 +48,9 @@ class Draft:
 
 @contextlib.contextmanager
 def draft(
-    out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = (), makes: Group = "artifact"
-) -> Iterator[Draft]:
+    out: str | Path, *, force: bool = False, reads: Iterable[str | Path] = (), makes: Group = "artifact",
+    shared: bool = False,
+) -> Iterator[Draft]:  # fmt: skip
     """Yield a draft that becomes `out` only if the block succeeds.
 
     The draft lies beside `out`, so that the final rename is atomic. Whatever interrupts the block leaves `out` as
@@ -60,14 +61,21 @@ def draft(
         force: Replace what is there, if tlopt made all of it.
         reads: What the command reads, which is never replaced.
         makes: What becomes of it: it replaces only a folder of the same kind, or a report.
+        shared: Whether several processes of torchrun do the work together.
 
     Raises:
         OutputExistsError: Something is at `out` that may not be replaced, or another run is making it.
-        OutputError: It cannot be made there.
+        OutputError: It cannot be made there, or not by this process.
     """
     reads = tuple(reads)
     place = check_place(out, force=force, reads=reads, makes=makes)
     if follows():
+        if not shared:
+            raise OutputError(
+                f"{out} is not made: RANK={os.environ['RANK']} of WORLD_SIZE={os.environ['WORLD_SIZE']} is set, so "
+                "another process leads this one.",
+                hint="Only finetune and qat share their work. Run others without torchrun: unset RANK WORLD_SIZE",
+            )
         with tempfile.TemporaryDirectory() as folder:
             yield Draft(folder=Path(folder), out=place)
         return

@@ -48,17 +48,19 @@ class Stage:
         reads: The kinds it takes: artifact kinds, "images" for a folder of images, "file" for a
             single file, "nothing" if it may go without a source.
         writes: The kind it makes; empty if the card it returns says so.
+        shared: Whether several processes of torchrun share its work.
         body: The undecorated function.
     """
 
     def __init__(
-        self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str, moved: Mapping[str, str]
+        self, body: Callable[..., Card], *, reads: tuple[str, ...], writes: str, moved: Mapping[str, str], shared: bool
     ) -> None:
         self.body = body
         self.body.__dict__["moved"] = moved
         self.name = body.__name__.removesuffix("_model").lstrip("_")
         self.reads = reads
         self.writes = writes
+        self.shared = shared
         functools.update_wrapper(self, body)
 
     @property
@@ -84,7 +86,7 @@ class Stage:
         check_place(out, force=force, reads=_paths(source, chosen))
         opened = self._open(source)
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
-        with draft(out, force=force, reads=_paths(opened, chosen)) as made:
+        with draft(out, force=force, reads=_paths(opened, chosen), shared=self.shared) as made:
             started = time.perf_counter()
             with wrapping(self.name), sharing():
                 card = self.body(opened, made, **settings.arguments(self.body, chosen))
@@ -153,7 +155,7 @@ def _paths(source: str | Path | Source, chosen: Mapping[str, Any]) -> Iterator[s
 
 
 def stage(
-    *, reads: str | tuple[str, ...], writes: str, moved: Mapping[str, str] | None = None
+    *, reads: str | tuple[str, ...], writes: str, moved: Mapping[str, str] | None = None, shared: bool = False
 ) -> Callable[[Callable[..., Card]], Stage]:
     """Make a stage of a function ``(source, out, *, settings…) -> Card``.
 
@@ -165,6 +167,7 @@ def stage(
         reads: The kinds it takes.
         writes: The kind it makes.
         moved: Settings that it had once -> the hint that says where they are now.
+        shared: Whether several processes of torchrun share its work.
     """
     kinds = (reads,) if isinstance(reads, str) else reads
-    return lambda body: Stage(body, reads=kinds, writes=writes, moved=moved or {})
+    return lambda body: Stage(body, reads=kinds, writes=writes, moved=moved or {}, shared=shared)

@@ -22,7 +22,7 @@ from tlopt.training.network import Pretrained, of_artifact, pretrained
 _QAT = "tlopt qat ARTIFACT -o OUT trains a fine-tuned artifact for int8."
 
 
-@stage(reads=("images", "torch"), writes="torch", moved={"qat": _QAT, "for": _QAT, "reduce_range": _QAT})
+@stage(reads=("images", "torch"), writes="torch", shared=True, moved={"qat": _QAT, "for": _QAT, "reduce_range": _QAT})
 def finetune(
     source: ImageFolder | Artifact,
     out: Draft,

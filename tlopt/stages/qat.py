@@ -34,7 +34,7 @@ _OPSET = 18  # of the graph that shows where to round; any that export knows has
 _TRAINING = Hyperparameters(precision="fp32")
 
 
-@stage(reads="torch", writes="torch")
+@stage(reads="torch", writes="torch", shared=True)
 def qat(
     source: Artifact,
     out: Draft,
