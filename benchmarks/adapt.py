@@ -2,11 +2,11 @@
 
     python benchmarks/adapt.py ARTIFACT [--images FOLDER] [--priors 0,16,64,256] [--strength 2]
 
-ARTIFACT is a fine-tuned torch artifact, FOLDER the images that it was trained on, with their parts. For each corruption of
-`evaluate --corruptions`, copies of the validation and test images are written as that camera would give them. The
-network adapts to the validation copies, without their labels. The prior is chosen once, by the mean accuracy of the
-fp32 network on the validation copies, over all corruptions and the images as they are. Then each network is judged on the
-test copies: as it is, adapted, and both quantized to int8.
+ARTIFACT is a fine-tuned torch artifact, FOLDER the images that it was trained on, with their parts. For each
+corruption of `evaluate --corruptions`, copies of the validation and test images are written as that camera would give
+them. The network adapts to the validation copies, without their labels. The prior is chosen once, by the mean accuracy
+of the fp32 network on the validation copies, over all corruptions and the images as they are. Then each network is
+judged on the test copies: as it is, adapted, and both quantized to int8.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from calling import called
 
 import tlopt
 from tlopt.artifact import Artifact
-from tlopt.cli import root
+from tlopt.cli import root, terminal
 from tlopt.cli.options import setting_options
 
 
@@ -232,3 +233,13 @@ def test_a_table_is_not_written_over_the_manifest_that_a_card_names(capsys, expo
     assert code == 2
     assert "labels.csv is what this command reads" in error
     assert manifest.read_text() == "path,label\n1.jpg,a\n"
+
+
+def test_a_very_large_image_is_no_reason_to_warn(capsys):
+    from PIL import Image
+
+    terminal.set_up_logging(0)
+    with warnings.catch_warnings(record=True) as said:
+        Image._decompression_bomb_check((10_000, 10_000))
+    assert not said
+    assert capsys.readouterr().err == ""

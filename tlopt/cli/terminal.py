@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,3 +184,5 @@ def set_up_logging(verbosity: int) -> None:
     logger.handlers[:] = [_Handler()]
     logger.setLevel(level)
     logger.propagate = False
+    # Pillow warns of images with more than 89 million pixels, in words for programmers, and reads them.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
