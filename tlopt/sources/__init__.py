@@ -9,6 +9,11 @@ A source module defines
                                                              the pretrained classifier, any other number
                                                              puts a new one in its place
 
+and, where names change or classes have names of their own,
+
+    def pinned(name) -> str                                  what the name stands for now, with options
+    def class_names(name) -> tuple[str, ...] | None          the classes of the pretrained classifier
+
 A model is named ``source:name``, with options of the architecture after a question mark
 ("timm:mobilenetv2_100?pad_type=same"). A source that is no file here is a module of the user's own,
 and the name a function in it (see `tlopt.sources.module`); its code runs if it is trusted (`tlopt.trusted`).
@@ -106,6 +111,26 @@ def load(
     if size:
         preprocess = Preprocess.from_dict({**preprocess.to_dict(), "size": size})
     return padding.fix(module, preprocess.size), preprocess
+
+
+def pinned(model: str) -> str:
+    """Return the name under which a model is kept in a card: the same model at any later time.
+
+    Raises:
+        PluginError: The source or the model is unknown or cannot be reached.
+    """
+    found = _parse(model)
+    if found.is_own or not hasattr(found.source, "pinned") or "architecture" in found.options:
+        return model
+    name, given = found.source.pinned(found.name), model.partition("?")[2]
+    return f"{model.partition(':')[0]}:{name}{'&' * bool(given)}{given}"
+
+
+def class_names(model: str) -> tuple[str, ...] | None:
+    """Return the names of a pretrained model's classes, if its source records them."""
+    found = _parse(model)
+    names: tuple[str, ...] | None = getattr(found.source, "class_names", lambda _: None)(found.name)
+    return names
 
 
 def open_model(artifact: Artifact) -> nn.Module:

@@ -97,6 +97,8 @@ def _from_source(
 ) -> Card:
     from tlopt import sources
 
+    model = sources.pinned(model)
+    names = names or sources.class_names(model)
     network, preprocess = sources.load(
         model,
         classes=0,

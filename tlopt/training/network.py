@@ -85,12 +85,13 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
 
     options = {"drop_rate": chosen.dropout, "drop_path_rate": chosen.drop_path}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    name = sources.pinned(chosen.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, preprocess = sources.load(
-            chosen.model, classes=classes, size=chosen.image_size or 0, weights_file=chosen.weights, **given
+            name, classes=classes, size=chosen.image_size or 0, weights_file=chosen.weights, **given
         )
-    return Network(name=chosen.model, module=module, preprocess=preprocess, fresh=True)
+    return Network(name=name, module=module, preprocess=preprocess, fresh=True)
 
 
 def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
