@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlopt.statistics import mann_whitney, mcnemar, paired_drop, wilson
+from tlopt.statistics import mann_whitney, mcnemar, mean_interval, paired_drop, wilson
 
 
 def test_wilson_agrees_with_published_intervals():
@@ -57,3 +57,10 @@ def test_mann_whitney_rarely_cries_wolf():
     alarms = sum(mann_whitney(random.exponential(1, 10), random.exponential(1, 10)) < 0.05 for _ in range(2000))
     # 5 % of 2,000 is 100; three standard deviations of that count are 29.
     assert 71 <= alarms <= 129
+
+
+def test_the_mean_of_a_few_measurements_lies_in_its_interval_19_times_in_20():
+    random = np.random.default_rng(0)
+    for count in (2, 5, 10):
+        within = [low <= 3 <= high for low, high in map(mean_interval, random.normal(3, 2, (4000, count)))]
+        assert abs(np.mean(within) - 0.95) < 0.011  # three standard errors of 4,000 draws

@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.preprocess import Preprocess as Preprocess
     from tlopt.recipes.recipe import run as run
     from tlopt.reports import Report as Report
+    from tlopt.search.rank import rank as rank
     from tlopt.sources import open_model as open_model
     from tlopt.stages.adapt import adapt as adapt
     from tlopt.stages.build import build as build

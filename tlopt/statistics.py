@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -83,3 +84,20 @@ def mann_whitney(first: np.ndarray, second: np.ndarray) -> float:
     if len(unique) == 1 or spread == 0:
         return 0.5
     return 1 - NormalDist().cdf((u - n * m / 2 - 0.5) / spread)
+
+
+# Student's quantiles of 97.5 %, for 1 to 9 degrees of freedom.
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of a few measurements, by Student's distribution.
+
+    "Student" (W. S. Gosset), "The probable error of a mean", Biometrika 6 (1908).
+
+    Args:
+        values: Two to ten measurements, each taken anew.
+    """
+    found = np.asarray(values, np.float64)
+    half = _STUDENT[len(found) - 2] * float(found.std(ddof=1)) / math.sqrt(len(found))
+    return (float(found.mean()) - half, float(found.mean()) + half)

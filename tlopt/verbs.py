@@ -210,6 +210,12 @@ _VERBS = (
         takes=_TWO,
     ),
     Verb(
+        name="rank", at="search.rank:rank", group="Measure", gives="report", recipe=True,
+        summary="Rank pretrained networks by accuracy and speed, untrained.",
+        example="tlopt rank images --models pip:efficientnet_lite0 --image-sizes 128,160",
+        takes=(_IMAGES,),
+    ),
+    Verb(
         name="find-lr", at="measure.find_lr:find_lr", group="Measure", gives="report",
         summary="Find a learning rate for fine-tuning.",
         example="tlopt find-lr images --plot lr.svg",

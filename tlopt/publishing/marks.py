@@ -94,6 +94,7 @@ MARKS = (
     Mark(what="an artifact", group="artifact", file="artifact.json", owned=_artifact),
     Mark(what="a report", group="report", file="report.json", owned=_report),
     Mark(what="a comparison", group="report", file="compare.json", owned=_report),
+    Mark(what="a ranking", group="report", file="rank.json", owned=_report),
     Mark(what="a set of images", group="set", file="manifest.csv", owned=_set),
     Mark(what="a deployment", group="deployment", file=DEPLOYMENT_FILE, owned=_deployment),
 )

@@ -96,11 +96,18 @@ def run(
         ours = bool(damage) or step.name in state or step.name not in kept
         _check_step(loaded, step, ours=ours)
     for step in loaded.steps:
-        model = str(step.settings.get("model", ""))
-        if ":" in model and model.partition(":")[0] not in registry.names("sources"):
-            with trusted.reading():
-                trusted.allow(model)
+        for model in _models(step):
+            if ":" in model and model.partition(":")[0] not in registry.names("sources"):
+                with trusted.reading():
+                    trusted.allow(model)
     return _run(loaded, dry_run, force_from)
+
+
+def _models(step: Step) -> list[str]:
+    """Return the models that a step names."""
+    several = step.settings.get("models", ())
+    named = several.split(",") if isinstance(several, str) else several
+    return [str(model).strip() for model in (step.settings.get("model", ""), *named)]
 
 
 def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
@@ -114,7 +121,8 @@ def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
     place = recipe.out / step.name
     named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, one, source)]
     reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
-    makes: Literal["artifact", "report"] = "report" if step.verb in ("compare", "report") else "artifact"
+    measures = VERBS[step.verb].group == "Measure"
+    makes: Literal["artifact", "report"] = "report" if measures else "artifact"
     if ours or _is_made(recipe, step, place):
         check_place(place, force=True, reads=reads, makes=makes)
         return
@@ -183,12 +191,12 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
     """Do a step; return what is to be shown besides its folder."""
     function = VERBS[step.verb].function()
     sources = _sources(recipe, step)
-    if step.verb == "compare":
-        comparison = function(*sources, **step.settings)
-        report = comparison.to_report()
+    if VERBS[step.verb].gives == "report":
+        with trusted.reading():
+            report = function(*sources, **step.settings).to_report()
         report.check()
         with draft(place, force=True, reads=sources, makes="report") as made:
-            write_whole(made / "compare.json", report.to_json())
+            write_whole(made / f"{step.verb}.json", report.to_json())
         return str(report.table())
     if step.verb == "report":
         made = function(sources, place, force=True, **step.settings)

@@ -58,6 +58,17 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
     )
 
 
+def kept(name: str) -> bool:
+    """Whether the weights of a model lie in the cache of Hugging Face already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return False
+    files = (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in files if file)
+
+
 def imagenet_ids() -> tuple[str, ...]:
     """Return the WordNet ids of ImageNet's 1,000 classes, in the order of the logits."""
     return tuple(ImageNetInfo().label_names())

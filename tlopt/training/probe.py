@@ -161,7 +161,7 @@ def fit(inputs: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int =
     compared = (scaled, labels) if some is None else (scaled[some], labels[some])
     losses = _cross_validate(*compared, classes, seed, bias=bias)
     penalty = min(losses, key=lambda value: losses[value]) if losses else 0.03
-    weight, shift = _solve(scaled, labels, classes, penalty, bias=bias)
+    weight, shift = solve(scaled, labels, classes, penalty, bias=bias)
     reach = -2 * min(0.0, float((scaled @ weight.T + shift).min()))
     return Probe(weight=weight / std, bias=shift - weight @ (mean / std), penalty=penalty, losses=losses, reach=reach)
 
@@ -177,7 +177,7 @@ def fold(model: nn.Module, probe: Probe) -> None:
 def _cross_validate(
     inputs: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, *, bias: bool
 ) -> dict[float, float]:
-    fold = _folds(labels.numpy(), seed)
+    fold = folds(labels.numpy(), seed)
     count = int(fold.max()) + 1
     if count < 2:
         return {}
@@ -187,13 +187,13 @@ def _cross_validate(
         start: tuple[torch.Tensor, torch.Tensor] | None = None
         # From the strongest penalty down, each solution is a good start for the next.
         for penalty in sorted(PENALTIES, reverse=True):
-            start = _solve(inputs[inside], labels[inside], classes, penalty, start=start, exact=False, bias=bias)
+            start = solve(inputs[inside], labels[inside], classes, penalty, start=start, exact=False, bias=bias)
             logits = inputs[outside] @ start[0].T + start[1]
             totals[penalty] += float(functional.cross_entropy(logits, labels[outside], reduction="sum"))
     return {penalty: total / len(labels) for penalty, total in totals.items()}
 
 
-def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
+def folds(labels: np.ndarray, seed: int) -> np.ndarray:
     """Return the fold of each image, stratified by class; all in fold 0 if a class has one image only."""
     fold = np.zeros(len(labels), np.int64)
     chance = np.random.default_rng(seed)
@@ -205,7 +205,7 @@ def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
     return fold
 
 
-def _solve(
+def solve(
     inputs: torch.Tensor,
     labels: torch.Tensor,
     classes: int,

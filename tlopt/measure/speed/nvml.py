@@ -39,6 +39,11 @@ class Nvml:
         except api.NVMLError as error:
             return f"NVML does not start: {error}"
 
+    def name(self) -> str | None:
+        """Return what its maker calls it."""
+        name = self._ask("nvmlDeviceGetName")
+        return name.decode() if isinstance(name, bytes) else name
+
     def used_mb(self) -> float | None:
         """Return the memory in use on the GPU, by all processes, 10^6 bytes."""
         info = self._ask("nvmlDeviceGetMemoryInfo")

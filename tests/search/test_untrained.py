@@ -1,0 +1,122 @@
+"""How fast a network would be is told without training, and each step of it is made once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tiny_images import write_photos
+
+from tlopt.search import untrained as module
+from tlopt.search.space import Network, Point, network
+from tlopt.search.untrained import SESSIONS, Timed, time_artifact, time_untrained, untrained
+
+TINY = Network(name="tiny_models:cnn")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+def point(**changes) -> Point:
+    return Point(**{"network": TINY, "image_size": 32, "threads": 1, **changes})
+
+
+def timed(one: Point, work, **changes) -> Timed:
+    return time_untrained(one, **{"classes": 5, "work": work, "seconds": 0.02, "memory": False, **changes})
+
+
+def test_a_network_is_timed_without_training(work):
+    found = timed(point(), work)
+    assert found.problem == ""
+    assert (found.backend, found.batch, len(found.sessions_ms)) == ("onnxruntime:cpu", 1, SESSIONS)
+    assert found.interval_ms[0] < found.latency_ms < found.interval_ms[1]
+    assert min(found.sessions_ms) <= found.latency_ms <= max(found.sessions_ms)
+    assert found.size_mb > 0
+    assert found.memory_mb is None
+
+
+def test_the_graph_has_the_classes_the_size_and_the_precision(work):
+    for precision, card in (("fp32", "fp32"), ("int8", "int8"), ("qat", "int8"), ("fp16", "fp16")):
+        made = untrained(point(image_size=48, precision=precision), classes=5, work=work)
+        assert (made.card.precision, made.card.preprocess.size, len(made.card.classes)) == (card, 48, 5)
+
+
+def test_int8_is_timed_with_integers(work):
+    import onnx
+
+    made = untrained(point(precision="int8"), classes=5, work=work)
+    operators = {node.op_type for node in onnx.load(made.payload(".onnx")).graph.node}
+    assert "QuantizeLinear" in operators
+    assert timed(point(precision="int8"), work).problem == ""
+
+
+def test_ranges_may_come_from_images(work, tmp_path):
+    images = write_photos(tmp_path / "images", per_class=2)
+    assert untrained(point(precision="int8", image_size=40), classes=5, work=work, images=images)
+
+
+def test_a_narrower_network_has_fewer_weights(work):
+    whole, narrow = (untrained(point(width=width), classes=5, work=work) for width in (1.0, 0.5))
+    assert narrow.size_mb < whole.size_mb
+    assert narrow.card.onnx.network.macs.after <= 0.6 * narrow.card.onnx.network.macs.before
+
+
+def test_nothing_is_made_or_measured_twice(work, monkeypatch):
+    first = timed(point(precision="int8"), work)
+    monkeypatch.setattr(module, "bench", None)
+    monkeypatch.setattr(module, "untrained", None)
+    assert timed(point(precision="int8"), work) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "new_network", None)
+    monkeypatch.setattr(module, "cast_graph", None)
+    untrained(point(precision="int8"), classes=5, work=work)
+    untrained(point(precision="qat"), classes=5, work=work)
+
+
+def test_another_machine_measures_again(work, monkeypatch):
+    first = timed(point(), work)
+    monkeypatch.setattr(module, "fingerprint_digest", lambda: "another")
+    assert timed(point(), work).machine == "another" != first.machine
+
+
+def test_what_cannot_run_here_says_why(work):
+    found = timed(point(precision="int8", backend="torch"), work)
+    assert "fp32 only" in found.problem
+    assert math.isnan(found.latency_ms)
+    assert not found.meets(1e9)
+    assert not found.exceeds(0)
+    assert timed(point(precision="int8", backend="torch"), work).problem == found.problem
+
+
+def test_torch_is_timed_as_it_is(work):
+    assert timed(point(backend="torch"), work).backend == "torch:cpu"
+
+
+def test_a_network_that_is_not_there_says_why(work):
+    found = timed(point(network=Network(name="pip:efficientnet_lite9")), work)
+    assert "efficientnet_lite9" in found.problem
+
+
+def test_artifacts_are_timed_too(tuned, exported, work):
+    for artifact in (tuned, exported):
+        one = point(network=network(artifact.path), precision="int8")
+        made = untrained(one, classes=3, work=work)
+        assert made.card.classes == artifact.card.classes
+        assert made.card.precision == "int8"
+    narrow = untrained(point(network=network(tuned.path), width=0.5), classes=3, work=work)
+    assert narrow.size_mb < exported.size_mb
+
+
+def test_the_shipped_file_is_timed_by_the_same_clock(exported, work):
+    one = point(network=network(exported.path))
+    first = time_artifact(exported, one, work=work, seconds=0.02, memory=False)
+    assert time_artifact(exported, one, work=work, seconds=0.02, memory=False) == first
+    again = time_artifact(exported, one, work=work, seconds=0.02, memory=False, again=True)
+    assert again.sessions_ms != first.sessions_ms
+
+
+def test_a_limit_is_met_beyond_noise():
+    found = Timed(point="", machine="", backend="", batch=1, latency_ms=5, interval_ms=(4.5, 5.5))
+    assert (found.meets(5.5), found.meets(5.2), found.exceeds(5), found.exceeds(4.4)) == (True, False, False, True)

@@ -1,0 +1,151 @@
+"""How well a network may do on some images, told without training it: a regression on its frozen features."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tlopt.errors import ArtifactError, ImagesError, wrapping
+from tlopt.images import ImageFolder
+from tlopt.images.cache import Cache
+from tlopt.images.opening import open_pixels
+from tlopt.images.parts import Shares
+from tlopt.preprocess import Preprocess
+from tlopt.search.networks import Network
+from tlopt.statistics import wilson
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MOST = 4000  # images that are looked at; more narrow the interval to less than a point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a regression on frozen features gets right, each image judged by one that was fitted to others.
+
+    Args:
+        accuracy: Share of right answers.
+        interval: Its 95 % interval, by Wilson's score.
+        loss: Mean cross-entropy.
+        images: Number of images.
+        folds: Parts that were left out in turn.
+        penalty: The L2 penalty that was chosen.
+        seconds: What it cost.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    loss: float
+    images: int
+    folds: int
+    penalty: float
+    seconds: float = 0.0
+
+
+def seen(folder: ImageFolder, shares: Shares, seed: int) -> ImageFolder:
+    """Return the images for training and validation: a choice may depend on these, never on those of the test.
+
+    Raises:
+        SettingError: The shares leave nothing for training.
+    """
+    test = set(folder.split(val=shares.val, test=shares.test, seed=seed)["test"].files)
+    return folder.select([place for place, file in enumerate(folder.files) if file not in test])
+
+
+def frozen_accuracy(
+    network: Network,
+    size: int,
+    folder: ImageFolder,
+    *,
+    cache_dir: Path | None = None,
+    cache_gb: float = 20.0,
+    seed: int = 0,
+    most: int = MOST,
+) -> Score:
+    """Cross-validate a multinomial logistic regression on the frozen features of a network.
+
+    Images that are copies of each other are judged by a regression that saw neither.
+
+    Args:
+        network: The network, by name or a torch artifact of the same input size.
+        size: Side of the square input, pixels.
+        folder: Labelled images, none of them of the test part.
+        cache_dir: Folder that keeps decoded images and features; None for the usual one.
+        cache_gb: Largest size of that folder, 10^9 bytes; 0 keeps nothing.
+        seed: Of the folds, and of the choice of images.
+        most: Images that are looked at, about; each class gives its share.
+
+    Raises:
+        ImagesError: A class has a single image, or too many images cannot be read.
+        ArtifactError: The artifact is a graph, or takes images of another size.
+        PluginError: The network cannot be opened here.
+    """
+    started = time.perf_counter()
+    with wrapping(f"looking at {network.label}"):
+        from tlopt.networks import head
+        from tlopt.training import distributed, probe
+        from tlopt.training.out_of_fold import out_of_fold
+
+        module, preprocess = _opened(network, size, len(folder.classes))
+        cache = Cache(cache_dir=cache_dir, cache_gb=cache_gb)
+        chosen = probe.chosen(folder.labels, most, seed=seed)
+        some = folder if chosen is None else folder.select(chosen)
+        pixels = open_pixels(some, preprocess, cache=cache.folder, cache_gb=cache_gb)
+        with contextlib.closing(pixels):
+            found, labels = probe.features(
+                module, pixels, device=distributed.device(), cache=cache.features,
+                label=f"Features of {network.label} at {size} px",
+            )  # fmt: skip
+            contents = np.array([some.hashes[i] for i in pixels.filled().kept])
+        _, numbers = np.unique(contents, return_inverse=True)
+        answers = out_of_fold(
+            found, labels, numbers, classes=len(folder.classes), seed=seed, bias=head.find(module).biased
+        )
+    if answers is None:
+        raise _too_few(folder, labels)
+    hits = int((answers.predicted == labels).sum())
+    return Score(
+        accuracy=hits / len(labels),
+        interval=wilson(hits, len(labels)),
+        loss=answers.loss,
+        images=len(labels),
+        folds=answers.folds,
+        penalty=answers.penalty,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _opened(network: Network, size: int, classes: int) -> tuple[nn.Module, Preprocess]:
+    """Return a network that answers for so many classes, and how images are fed to it."""
+    import torch
+
+    from tlopt import sources
+
+    artifact = network.opened_artifact()
+    if artifact is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return sources.load(network.name, classes=classes, size=size, weights_file=network.weights)
+    card = artifact.expect("torch").card
+    if card.preprocess.size != size:
+        raise ArtifactError(
+            f"{artifact.path} takes images of {card.preprocess.size} px, not of {size} px.",
+            hint="An artifact keeps the size of its input.",
+        )
+    return sources.open_model(artifact), card.preprocess
+
+
+def _too_few(folder: ImageFolder, labels: np.ndarray) -> ImagesError:
+    counts = np.bincount(labels, minlength=len(folder.classes))
+    fewest = int(np.argmin(np.where(counts > 0, counts, counts.max())))
+    return ImagesError(
+        f"The class {folder.classes[fewest]} of {folder.source} has one image for training and validation, "
+        "copies aside. Two are needed to judge a network.",
+        hint="Add images to it, or remove the class.",
+    )

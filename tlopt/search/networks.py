@@ -1,0 +1,184 @@
+"""The networks that a search chooses from: by their names, with weights from a file, or as artifacts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt import registry, trusted
+from tlopt.artifact import Artifact, sha256
+from tlopt.cards.card import CARD_NAME
+from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError, wrapping
+from tlopt.reading.names import shown_name
+from tlopt.search.once import digest_of
+from tlopt.trusted import places
+
+log = logging.getLogger(__name__)
+
+# Small classifiers that integers do no harm, in the order of their multiply-adds within each source.
+DEFAULTS = (
+    "pip:efficientnet_lite0",
+    "pip:efficientnet_lite1",
+    "pip:efficientnet_lite2",
+    "timm:mobilenetv3_large_100",
+    "timm:mobilenetv2_100",
+    "timm:resnet18",
+    "timm:regnetx_016",
+    "timm:resnet50",
+)
+_ANSWERS_WITHIN = 5.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network that a search may choose.
+
+    Args:
+        name: ``source:name``, also of the network in an artifact.
+        weights: A safetensors file that replaces the pretrained weights.
+        artifact: A torch or ONNX artifact that is gone on with.
+        content: What decides the network besides its name: the digest of the weights, of the artifact, or of the
+            module that makes it.
+    """
+
+    name: str
+    weights: Path | None = None
+    artifact: Path | None = None
+    content: str = ""
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return shown_name(self.name if self.artifact is None else self.artifact)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the network: 16 hexadecimal digits that no path goes into."""
+        return digest_of(self.name, self.content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the network as JSON types."""
+        place = {"weights": self.weights, "artifact": self.artifact}
+        return {"name": self.name, "content": self.content, **{k: str(v) for k, v in place.items() if v is not None}}
+
+    def opened_artifact(self) -> Artifact | None:
+        """Open the artifact if it is one.
+
+        Raises:
+            ArtifactError: It is damaged, or it runs on a GPU only.
+        """
+        return None if self.artifact is None else Artifact.load(self.artifact).expect("torch", "onnx")
+
+
+def network(name: str | Path, *, weights: Path | None = None) -> Network:
+    """Return the network of a name, or that of an artifact's folder.
+
+    Args:
+        name: ``source:name``, or a folder.
+        weights: A safetensors file that replaces the pretrained weights.
+
+    Raises:
+        ArtifactError: The folder is no artifact of a network, or the file cannot be read.
+        PluginError: The name is of no source.
+    """
+    if os.path.exists(Path(name) / CARD_NAME):  # noqa: PTH110 - Path raises for a name too long
+        artifact = Artifact.load(name).expect("torch", "onnx")
+        return Network(name=artifact.card.model, artifact=Path(name), content=artifact.digest)
+    model = str(name)
+    source = model.removeprefix("module:").partition(":")[0]
+    if ":" not in model:
+        raise PluginError(
+            f"A model is named source:name, and no artifact lies at {shown_name(model[:100])}.",
+            hint="For example pip:efficientnet_lite0 or timm:resnet18; tlopt list models shows more.",
+        )
+    if weights is not None:
+        try:
+            return Network(name=model, weights=weights, content=sha256(weights))
+        except OSError as error:
+            raise ArtifactError(f"The weights {weights} cannot be read: {error.strerror or error}.") from error
+    if source in registry.names("sources"):
+        return Network(name=model)
+    place = places.locate(source) or places.locate(source, [str(Path.cwd())])
+    return Network(name=model, content=place.sha256 if place else "")
+
+
+def problem(network: Network) -> str:
+    """Return why a network cannot be opened here, in one sentence; empty if it can.
+
+    Weights that are not here yet are downloaded.
+    """
+    from tlopt import sources
+
+    try:
+        if network.artifact is not None:
+            network.opened_artifact()
+        else:
+            with wrapping(f"opening {network.label}"):
+                sources.load(network.name, classes=2, weights_file=network.weights)
+    except (ArtifactError, MissingLibraryError, PluginError, StageError) as error:
+        return error.message
+    return ""
+
+
+def default_networks() -> tuple[tuple[Network, ...], dict[str, str]]:
+    """Return the networks that are tried if nobody names any, and why the others of them are left out.
+
+    Returns:
+        Those that can be opened here, and name -> reason of the rest.
+    """
+    found, left_out = [], {}
+    for name in DEFAULTS:
+        one = network(name)
+        if reason := _out_of_reach(name) or problem(one):
+            left_out[name] = reason
+        else:
+            found.append(one)
+    return tuple(found), left_out
+
+
+def _out_of_reach(model: str) -> str:
+    """Return why the weights of a network cannot be had, empty if they may: so nothing waits for a download in vain."""
+    source, _, name = model.partition(":")
+    try:
+        module = registry.load("sources", source)
+    except MissingLibraryError as error:
+        return error.message
+    kept = getattr(module, "kept", None)  # only sources whose weights come from a hub know
+    if kept is None or kept(name):
+        return ""
+    return _hub_problem(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+@functools.cache
+def _hub_problem(address: str) -> str:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "Its weights are not in the cache of Hugging Face, and HF_HUB_OFFLINE forbids to fetch them."
+    if not address.startswith(("https://", "http://")):
+        return f"HF_ENDPOINT is no address: {shown_name(address)}."
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_ANSWERS_WITHIN):  # noqa: S310
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # it answers
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        log.info("%s: %s", address, error)
+        return f"Its weights are not in the cache of Hugging Face, and {address} does not answer: {reason}."
+
+
+def own_modules(networks: tuple[Network, ...]) -> None:
+    """Check that the code of the users' own modules may run, before anything of it is imported.
+
+    Raises:
+        PluginError: It may not.
+    """
+    for one in networks:
+        source = one.name.removeprefix("module:").partition(":")[0]
+        if one.artifact is None and source not in registry.names("sources"):
+            trusted.allow(one.name.removeprefix("module:"))

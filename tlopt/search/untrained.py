@@ -1,0 +1,266 @@
+"""How fast a network would be: nothing of that needs trained weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from tlopt import __version__, backends
+from tlopt.artifact import Artifact
+from tlopt.cards.details import Runtime
+from tlopt.errors import ArtifactError, CheckError, MissingLibraryError, PluginError, StageError
+from tlopt.measure.bench import TURNS, bench
+from tlopt.search.drafting import cast_graph, new_network
+from tlopt.search.machine import fingerprint_digest
+from tlopt.search.once import digest_of, once, remembered
+from tlopt.search.space import Point
+from tlopt.statistics import mean_interval
+
+SESSIONS = 5  # times that each candidate is opened; where its memory comes to lie makes one faster than another
+_WRONG = (ArtifactError, CheckError, MissingLibraryError, PluginError, StageError)
+_VERSION = 1  # of what is kept: a change of how it is made or measured makes it anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """How fast a point of the space is on a machine, or why it does not run there.
+
+    Args:
+        point: Digest of the point.
+        machine: Digest of the machine.
+        backend: What ran it, as the runner calls itself.
+        batch: Images per run.
+        latency_ms: Median of a session's runs, the mean of all sessions, for a batch.
+        interval_ms: Its 95 % interval, from the spread of the sessions.
+        sessions_ms: Median of each session.
+        p99_ms: 99 of 100 runs take no longer.
+        images_per_s: Throughput of the runs, one after the other.
+        size_mb: Size of the files that run, 10^6 bytes.
+        memory_mb: Peak memory on the host, 10^6 bytes; None if it was not measured.
+        seconds: What it cost to make and to measure.
+        notes: What disturbed the measurement, a sentence each.
+        problem: Why it could not be made or run here; empty if it could. No number is one then.
+    """
+
+    point: str
+    machine: str
+    backend: str
+    batch: int
+    latency_ms: float = math.nan
+    interval_ms: tuple[float, float] = (math.nan, math.nan)
+    sessions_ms: tuple[float, ...] = ()
+    p99_ms: float = math.nan
+    images_per_s: float = math.nan
+    size_mb: float = math.nan
+    memory_mb: float | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+    def meets(self, limit_ms: float) -> bool:
+        """Whether the latency is within a limit, beyond noise."""
+        return self.interval_ms[1] <= limit_ms
+
+    def exceeds(self, limit_ms: float) -> bool:
+        """Whether the latency is above a limit, beyond noise."""
+        return self.interval_ms[0] > limit_ms
+
+
+def untrained(point: Point, *, classes: int, work: Path, images: Path | None = None) -> Artifact:
+    """Make the artifact that a point would run, without training; each step of it is made once.
+
+    The network has its pretrained weights and a new classifier. Pruning goes by the size of the weights, and int8 by
+    the range of a few images or of noise: neither decides how fast the result is.
+
+    Args:
+        point: What to make.
+        classes: Number of classes.
+        work: Folder that keeps what is made.
+        images: Images for the ranges; None for noise.
+
+    Raises:
+        PluginError: The network cannot be opened here.
+        StageError: It cannot be pruned, exported, quantized or built.
+        ArtifactError: It does not run in this precision.
+        CheckError: The exported graph computes something else.
+    """
+    reads = backends.load(*point.backend.partition(":")[::2]).READS
+    source = point.network.opened_artifact()
+    if "onnx" not in reads and "tensorrt" not in reads:
+        if point.precision != "fp32":
+            raise ArtifactError(f"{point.backend} runs networks in fp32 only, not in {point.precision}.")
+        return _network(point, source, classes, work).expect(*reads)
+    graph = source if source is not None and source.card.kind == "onnx" else _exported(point, source, classes, work)
+    runtime = runtime_of(point.backend)
+    if _numbers(point) != graph.card.precision:
+        graph = _cast(point, graph, runtime, work, images)
+    return graph if "onnx" in reads else _built(graph, work)
+
+
+def runtime_of(backend: str) -> Runtime:
+    """Return the runtime that an int8 graph is made for so that a backend runs it."""
+    name = backend.partition(":")[0]
+    return cast(Runtime, name) if name in ("openvino", "tensorrt") else "onnxruntime"
+
+
+def time_untrained(
+    point: Point,
+    *,
+    classes: int,
+    work: Path,
+    images: Path | None = None,
+    seconds: float = 1.0,
+    batch: int = 1,
+    memory: bool = True,
+) -> Timed:
+    """Measure how fast a point is on this machine, without training; a point is measured once.
+
+    Args:
+        point: What to measure.
+        classes: Number of classes.
+        work: Folder that keeps what is made and measured.
+        images: Images for the ranges of int8; None for noise.
+        seconds: Time measured.
+        batch: Images per run.
+        memory: Measure the peak memory, in a process of its own.
+    """
+    how = (_VERSION, __version__, point.digest, classes, batch, seconds, memory, fingerprint_digest())
+
+    def measure() -> Timed:
+        started = time.perf_counter()
+        try:
+            artifact = untrained(point, classes=classes, work=work, images=images)
+        except _WRONG as error:
+            return _failed(point, batch, f"{error.message} {error.hint}".strip(), started)
+        return _measured(artifact, point, seconds, batch, memory, started)
+
+    return remembered(work / "timings" / f"{digest_of(*how)}.json", Timed, measure)
+
+
+def time_artifact(
+    artifact: Artifact,
+    point: Point,
+    *,
+    work: Path,
+    seconds: float = 1.0,
+    batch: int = 1,
+    memory: bool = True,
+    again: bool = False,
+) -> Timed:
+    """Measure an artifact on a point's backend and threads by the same clock; an artifact is measured once.
+
+    Args:
+        artifact: What to measure.
+        point: The point that it was made for.
+        work: Folder that keeps what is measured.
+        seconds: Time measured.
+        batch: Images per run.
+        memory: Measure the peak memory, in a process of its own.
+        again: Measure it though it was measured before, and keep nothing.
+    """
+    if again:
+        return _measured(artifact, point, seconds, batch, memory, time.perf_counter())
+    how = (_VERSION, __version__, artifact.digest, point.digest, batch, seconds, memory, fingerprint_digest())
+    return remembered(
+        work / "timings" / f"{digest_of(*how)}.json",
+        Timed,
+        lambda: _measured(artifact, point, seconds, batch, memory, time.perf_counter()),
+    )
+
+
+def _measured(artifact: Artifact, point: Point, seconds: float, batch: int, memory: bool, started: float) -> Timed:
+    try:
+        report = bench(
+            [artifact], batch=(batch,), backend=(point.backend,), seconds=seconds, threads=point.threads, noise=True,
+            memory=memory, sessions=SESSIONS,
+        )  # fmt: skip
+    except _WRONG as error:
+        return _failed(point, batch, f"{error.message} {error.hint}".strip(), started)
+    [row] = report.rows
+    if row.get("skipped"):
+        return _failed(point, batch, str(row["skipped"]), started)
+    [medians] = report.details["turn_medians_ms"].values()
+    # The turns go round the sessions.
+    sessions = [sum(medians[i:TURNS:SESSIONS]) / len(medians[i:TURNS:SESSIONS]) for i in range(SESSIONS)]
+    host = row.get("host_mb")
+    return Timed(
+        point=point.digest,
+        machine=fingerprint_digest(),
+        backend=str(row["backend"]),
+        batch=batch,
+        latency_ms=sum(sessions) / SESSIONS,
+        interval_ms=mean_interval(sessions),
+        sessions_ms=tuple(sessions),
+        p99_ms=float(row["p99_ms"] or math.nan),
+        images_per_s=float(row["images_per_s"] or math.nan),
+        size_mb=artifact.size_mb,
+        memory_mb=None if host is None else float(host),
+        seconds=time.perf_counter() - started,
+        notes=tuple(report.notes),
+    )
+
+
+def _failed(point: Point, batch: int, reason: str, started: float) -> Timed:
+    return Timed(
+        point=point.digest, machine=fingerprint_digest(), backend=point.backend, batch=batch, problem=reason,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _network(point: Point, source: Artifact | None, classes: int, work: Path) -> Artifact:
+    """Return the torch network of a point, pruned if it is to be."""
+    from tlopt.stages.prune import prune
+
+    if source is None:
+        address = digest_of(_VERSION, __version__, point.network.digest, point.image_size, classes)
+        source = once(
+            work / "networks" / address,
+            lambda place: new_network(
+                None, place, force=True, model=point.network.name, weights=point.network.weights,
+                image_size=point.image_size, classes=classes,
+            ),
+        )  # fmt: skip
+    if point.width == 1:
+        return source
+    whole, ratio = source, round(1 - point.width, 6)
+    return once(
+        work / "networks" / digest_of(_VERSION, __version__, source.digest, ratio),
+        lambda place: prune(whole, place, force=True, ratio=ratio, criterion="magnitude", epochs=0),
+    )
+
+
+def _exported(point: Point, source: Artifact | None, classes: int, work: Path) -> Artifact:
+    from tlopt.stages.export import export
+
+    network = _network(point, source, classes, work)
+    return once(
+        work / "graphs" / digest_of(_VERSION, __version__, network.digest),
+        lambda place: export(network, place, force=True),
+    )
+
+
+def _numbers(point: Point) -> Literal["fp32", "fp16", "bf16", "int8"]:
+    return "int8" if point.precision == "qat" else point.precision
+
+
+def _cast(point: Point, graph: Artifact, runtime: Runtime, work: Path, images: Path | None) -> Artifact:
+    precision = _numbers(point)
+    how = (_VERSION, __version__, graph.digest, precision, runtime, sorted(point.float_blocks))
+    return once(
+        work / "graphs" / digest_of(*how),
+        lambda place: cast_graph(
+            graph, place, force=True, precision=precision, for_=runtime, float_blocks=point.float_blocks, images=images,
+        ),
+    )  # fmt: skip
+
+
+def _built(graph: Artifact, work: Path) -> Artifact:
+    from tlopt.stages.build import build
+
+    return once(
+        work / "engines" / digest_of(_VERSION, __version__, graph.digest, fingerprint_digest()),
+        lambda place: build(graph, place, force=True),
+    )
