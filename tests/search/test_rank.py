@@ -16,17 +16,33 @@ from tlopt.search.untrained import Timed
 QUICK = {"models": "tiny_models:cnn", "image_sizes": 32, "seconds": 0.02, "threads": 1}
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Say of every point how long it takes, and measure nothing."""
+
+    def timed(point, *, batch, **_):
+        ms = (1.0 if point.precision == "int8" else 2.0) * (3 if point.backend == "torch" else 1)
+        spread = (0.9 * ms, 1.1 * ms)
+        name = f"{point.backend}:cpu"
+        return Timed(
+            point=point.digest, machine="", backend=name, batch=batch, latency_ms=ms, interval_ms=spread,
+            sessions_ms=spread, size_mb=1.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(module, "time_untrained", timed)
+
+
 @pytest.fixture(scope="module")
 def report(photos, tmp_path_factory):
     return tlopt.rank(
-        photos, **{**QUICK, "models": "tiny_models:cnn,tiny_models:cnn?width=8", "image_sizes": (32, 48)},
+        photos, **{**QUICK, "models": "tiny_models:cnn,tiny_models:cnn?width=8"},
         cache_dir=tmp_path_factory.mktemp("cache"),
     )  # fmt: skip
 
 
 def test_a_row_for_each_network_and_size(report):
     rows = [(row["model"], row["image_size"]) for row in report.rows]
-    assert sorted(rows) == [(name, s) for name in ("tiny_models:cnn", "tiny_models:cnn?width=8") for s in (32, 48)]
+    assert sorted(rows) == [("tiny_models:cnn", 32), ("tiny_models:cnn?width=8", 32)]
     for row in report.rows:
         assert row["low"] <= row["accuracy"] <= row["high"]
         for precision in ("fp32", "int8"):
@@ -49,11 +65,11 @@ def test_the_report_says_what_its_accuracy_is_worth(report):
     text = report.table(width=80)
     assert "underrated" in text
     assert max(map(len, text.splitlines())) <= 80
-    assert report.title.startswith("2 networks on 41 of 41 training and validation images")
+    assert report.title.startswith("2 networks on 42 training and validation images")
     report.check()
 
 
-def test_the_test_part_is_never_looked_at(photos, tmp_path):
+def test_the_test_part_is_never_looked_at(photos, tmp_path, clock):
     """Whatever the images of the test part show, the ranking stays the same."""
     folder = tlopt.scan(photos)
     test = folder.split(val=0.15, test=0.15, seed=0)["test"].files
@@ -71,33 +87,32 @@ def test_the_test_part_is_never_looked_at(photos, tmp_path):
     assert other.details["networks"][0]["features"]["loss"] == one.details["networks"][0]["features"]["loss"]
 
 
-def test_the_fastest_backend_counts(photos, tmp_path):
+def test_the_fastest_backend_counts(photos, tmp_path, clock):
     report = tlopt.rank(photos, **QUICK, backend="onnxruntime,torch", cache_dir=tmp_path)
     (row,) = report.rows
     (detail,) = report.details["networks"]
     assert set(detail["sessions_ms"]["fp32"]) == {"onnxruntime:cpu", "torch:cpu"}
-    fastest = min(detail["sessions_ms"]["fp32"].items(), key=lambda item: sum(item[1]))
-    assert row["fp32_on"] == fastest[0]
-    assert row["int8_on"] == "onnxruntime:cpu"
+    assert (row["fp32_on"], row["int8_on"]) == ("onnxruntime:cpu", "onnxruntime:cpu")
+    assert (row["fp32_ms"], row["int8_ms"]) == (2.0, 1.0)
 
 
-def test_a_trained_artifact_is_ranked_like_any_other(photos, tuned, exported, tmp_path):
+def test_a_trained_artifact_is_ranked_like_any_other(photos, tuned, exported, tmp_path, clock):
     report = tlopt.rank(photos, **{**QUICK, "models": [tuned.path], "image_sizes": 64}, cache_dir=tmp_path)
     assert [(row["model"], row["image_size"]) for row in report.rows] == [(str(tuned.path), 32)]
     with pytest.raises(ArtifactError, match="kind onnx"):
         tlopt.rank(photos, **{**QUICK, "models": [exported.path]}, cache_dir=tmp_path)
 
 
-def test_networks_left_out_are_named(photos, tmp_path, monkeypatch):
+def test_networks_left_out_are_named(photos, tmp_path, monkeypatch, clock):
     from tlopt.search import networks
 
-    monkeypatch.setattr(networks, "DEFAULTS", ("tiny_models:cnn", "pip:efficientnet_lite9"))
+    monkeypatch.setattr(networks, "DEFAULTS", ("module:tiny_models:cnn", "pip:efficientnet_lite9"))
     given = {name: value for name, value in QUICK.items() if name != "models"}
     report = tlopt.rank(photos, **given, cache_dir=tmp_path)
     assert any("Left out: pip:efficientnet_lite9." in note for note in report.notes)
 
 
-def test_a_network_whose_features_cannot_be_had_stays_a_row(photos, tmp_path, monkeypatch):
+def test_a_network_whose_features_cannot_be_had_stays_a_row(photos, tmp_path, monkeypatch, clock):
     def fail(*_, **__):
         raise StageError("It has no classifier.")
 
@@ -115,7 +130,7 @@ def test_a_backend_that_runs_nothing_is_an_error(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "time_untrained", fail)
     report = tlopt.rank(photos, **QUICK, cache_dir=tmp_path)
     assert report.rows[0]["pareto"] is False
-    with pytest.raises(StageError, match="No network ran on onnxruntime: It is broken."):
+    with pytest.raises(StageError, match=r"No network ran on onnxruntime: It is broken."):
         report.check()
 
 
@@ -143,7 +158,7 @@ def test_images_without_labels_are_refused(photos, tmp_path):
         tlopt.rank(flat, **QUICK, cache_dir=tmp_path / "cache")
 
 
-def test_the_command_prints_the_table_and_json(photos, tmp_path, capsys):
+def test_the_command_prints_the_table_and_json(photos, tmp_path, capsys, clock):
     words = ["rank", str(photos), "--models", "tiny_models:cnn", "--image-sizes", "32", "--seconds", "0.02"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--cache-dir", str(tmp_path / "cache"), "--json", "--csv", str(tmp_path / "rank.csv")])
@@ -153,7 +168,7 @@ def test_the_command_prints_the_table_and_json(photos, tmp_path, capsys):
     assert (tmp_path / "rank.csv").read_text().startswith("model,image_size,pareto,accuracy,low,high,fp32_ms")
 
 
-def test_a_recipe_ranks_and_keeps_the_ranking(photos, tmp_path, monkeypatch):
+def test_a_recipe_ranks_and_keeps_the_ranking(photos, tmp_path, monkeypatch, clock):
     monkeypatch.chdir(tmp_path)
     tlopt.trust("tiny_models")
     (tmp_path / "recipe.toml").write_text(

@@ -19,7 +19,7 @@ def point(**changes) -> Point:
 
 def test_a_points_digest_is_that_of_what_it_says():
     """The digest is an address on disk, also of what other versions and machines have made."""
-    assert point().digest == "POINT"
+    assert point().digest == "1021f232ad80a86b"
     others = [
         point(image_size=128), point(width=0.7), point(precision="int8"), point(float_blocks=("first",)),
         point(backend="openvino"), point(threads=1), point(network=Network(name="pip:efficientnet_lite1")),
@@ -121,24 +121,34 @@ def test_a_name_with_options_keeps_them_beside_its_weights(tmp_path):
 def test_networks_that_cannot_be_had_are_left_out_and_named(monkeypatch):
     monkeypatch.setattr(networks, "DEFAULTS", ("pip:efficientnet_lite0", "pip:efficientnet_lite1", "timm:resnet18"))
     monkeypatch.setattr(networks, "problem", lambda one: "It is gone." if one.name.endswith("1") else "")
-    monkeypatch.setattr(networks, "_hub_problem", lambda _: "The hub is silent.")
+    monkeypatch.setattr("tlopt.sources.timm.kept", lambda _: False)
     space, left_out = chosen_space()
     assert [one.name for one in space.networks] == ["pip:efficientnet_lite0"]
-    assert left_out == {"pip:efficientnet_lite1": "It is gone.", "timm:resnet18": "The hub is silent."}
+    assert list(left_out) == ["pip:efficientnet_lite1", "timm:resnet18"]
+    assert left_out["pip:efficientnet_lite1"] == "It is gone."
+    assert left_out["timm:resnet18"].startswith("Its weights are not on this machine.")
+
+
+def test_weights_in_the_cache_of_a_hub_are_found(monkeypatch, tmp_path):
+    """The layout of the cache is that of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE, and refs/main."""
+    from huggingface_hub import constants
+    from timm import get_pretrained_cfg
+
+    from tlopt.sources import timm
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert not timm.kept("resnet18")
+    folder = tmp_path / f"models--{get_pretrained_cfg('resnet18').hf_hub_id.replace('/', '--')}"
+    for file, content in (("refs/main", "0" * 40), (f"snapshots/{'0' * 40}/model.safetensors", "weights")):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text(content)
+    assert timm.kept("resnet18")
 
 
 def test_without_any_network_there_is_no_space(monkeypatch):
     monkeypatch.setattr(networks, "DEFAULTS", ("pip:efficientnet_lite0",))
     monkeypatch.setattr(networks, "problem", lambda _: "It is gone.")
-    with pytest.raises(PluginError, match="No pretrained network can be had here. pip:efficientnet_lite0: It is gone."):
+    with pytest.raises(
+        PluginError, match=r"No pretrained network can be had here. pip:efficientnet_lite0: It is gone."
+    ):
         chosen_space()
-
-
-def test_a_hub_that_is_not_to_be_asked_is_not_asked(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    networks._hub_problem.cache_clear()
-    assert "HF_HUB_OFFLINE" in networks._hub_problem("http://127.0.0.1:9")
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    networks._hub_problem.cache_clear()
-    assert "does not answer" in networks._hub_problem("http://127.0.0.1:9")
-    networks._hub_problem.cache_clear()

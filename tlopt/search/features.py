@@ -108,7 +108,7 @@ def frozen_accuracy(
             found, labels, numbers, classes=len(folder.classes), seed=seed, bias=head.find(module).biased
         )
     if answers is None:
-        raise _too_few(folder, labels)
+        raise _too_few(folder, labels, numbers)
     hits = int((answers.predicted == labels).sum())
     return Score(
         accuracy=hits / len(labels),
@@ -141,11 +141,11 @@ def _opened(network: Network, size: int, classes: int) -> tuple[nn.Module, Prepr
     return sources.open_model(artifact), card.preprocess
 
 
-def _too_few(folder: ImageFolder, labels: np.ndarray) -> ImagesError:
-    counts = np.bincount(labels, minlength=len(folder.classes))
-    fewest = int(np.argmin(np.where(counts > 0, counts, counts.max())))
+def _too_few(folder: ImageFolder, labels: np.ndarray, contents: np.ndarray) -> ImagesError:
+    """Return the error for a class of one image; `contents` is the same for copies, int64 (n,)."""
+    counts = {int(label): len(np.unique(contents[labels == label])) for label in np.unique(labels)}
     return ImagesError(
-        f"The class {folder.classes[fewest]} of {folder.source} has one image for training and validation, "
-        "copies aside. Two are needed to judge a network.",
+        f"The class {folder.classes[min(counts, key=lambda label: counts[label])]} of {folder.source} has one image "
+        "for training and validation, copies aside. Two are needed to judge a network.",
         hint="Add images to it, or remove the class.",
     )

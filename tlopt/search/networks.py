@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,6 @@ from tlopt.reading.names import shown_name
 from tlopt.search.once import digest_of
 from tlopt.trusted import places
 
-log = logging.getLogger(__name__)
-
 # Small classifiers that integers do no harm, in the order of their multiply-adds within each source.
 DEFAULTS = (
     "pip:efficientnet_lite0",
@@ -32,7 +26,6 @@ DEFAULTS = (
     "timm:regnetx_016",
     "timm:resnet50",
 )
-_ANSWERS_WITHIN = 5.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +122,8 @@ def problem(network: Network) -> str:
 def default_networks() -> tuple[tuple[Network, ...], dict[str, str]]:
     """Return the networks that are tried if nobody names any, and why the others of them are left out.
 
+    Those of a hub are among them if their weights were downloaded before.
+
     Returns:
         Those that can be opened here, and name -> reason of the rest.
     """
@@ -143,33 +138,16 @@ def default_networks() -> tuple[tuple[Network, ...], dict[str, str]]:
 
 
 def _out_of_reach(model: str) -> str:
-    """Return why the weights of a network cannot be had, empty if they may: so nothing waits for a download in vain."""
+    """Return why the weights of a network are not here, empty if they may be: nothing is downloaded unasked."""
     source, _, name = model.partition(":")
     try:
         module = registry.load("sources", source)
     except MissingLibraryError as error:
         return error.message
-    kept = getattr(module, "kept", None)  # only sources whose weights come from a hub know
+    kept = getattr(module, "kept", None)  # only sources whose weights come from a hub have it
     if kept is None or kept(name):
         return ""
-    return _hub_problem(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-
-
-@functools.cache
-def _hub_problem(address: str) -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return "Its weights are not in the cache of Hugging Face, and HF_HUB_OFFLINE forbids to fetch them."
-    if not address.startswith(("https://", "http://")):
-        return f"HF_ENDPOINT is no address: {shown_name(address)}."
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_ANSWERS_WITHIN):  # noqa: S310
-            return ""
-    except urllib.error.HTTPError:
-        return ""  # it answers
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        log.info("%s: %s", address, error)
-        return f"Its weights are not in the cache of Hugging Face, and {address} does not answer: {reason}."
+    return "Its weights are not on this machine. They are downloaded if you name it with --models."
 
 
 def own_modules(networks: tuple[Network, ...]) -> None:

@@ -12,13 +12,8 @@ def front(rows: Sequence[Sequence[float]]) -> list[bool]:
         rows: One number a column, all rows with the same columns. The smaller, the better. A row with a number that
             is not a number is never on the front.
     """
-    return [
-        all(value == value for value in one) and not any(_beats(other, one) for other in rows)  # noqa: PLR0124
-        for one in rows
-    ]
+    return [all(value == value for value in one) and not any(_beats(other, one) for other in rows) for one in rows]
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and any(
-        a < b for a, b in zip(one, other, strict=True)
-    )
+    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))

@@ -19,13 +19,13 @@ from tlopt.progress import track
 from tlopt.reports import Report, Scalar
 from tlopt.search.features import MOST, Score, frozen_accuracy, seen
 from tlopt.search.pareto import front
-from tlopt.search.space import SIZES, Network, Point, chosen_space
+from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
 from tlopt.search.untrained import SESSIONS, Timed, time_untrained
 from tlopt.settings import Setting, flat
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = ("fp32", "int8")
+_NUMBERS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def rank(
     models: Annotated[
         tuple[str, ...],
         Setting(
-            "Pretrained networks, each named source:name, or folders of artifacts. Default: those that can be had here.",
+            "Networks named source:name, or folders of artifacts. Default: small ones that can be had here.",
             metavar="SOURCE:NAME,…",
             common=True,
         ),
@@ -107,9 +107,9 @@ def rank(
     image_sizes: Annotated[
         tuple[int, ...], Setting("Sides of the square input image, in pixels.", minimum=16, common=True)
     ] = SIZES,
-    backend: Annotated[
-        tuple[str, ...], Setting("Backends, or backend:device. The fastest counts.", common=True)
-    ] = ("onnxruntime",),
+    backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. The fastest counts.", common=True)] = (
+        "onnxruntime",
+    ),
     batch: Annotated[int, Setting("Images per run.", minimum=1, common=True)] = 1,
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, common=True)] = 0,
     seconds: Annotated[
@@ -153,7 +153,7 @@ def rank(
     rows = [one.row(pareto=marked, backends=len(space.backends) > 1) for one, marked in zip(ranked, best, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: -float(rows[i]["accuracy"] or -1))
     return Report(
-        title=_title(ranked, folder, images),
+        title=_title(ranked, images),
         rows=tuple(rows[i] for i in order),
         notes=(*_notes(ranked, left_out, batch), *(note for one in ranked for note in one.problems())),
         conditions={
@@ -209,13 +209,11 @@ def _score(
     return score, ""
 
 
-def _title(ranked: Sequence[Ranked], folder: ImageFolder, images: ImageFolder) -> str:
+def _title(ranked: Sequence[Ranked], images: ImageFolder) -> str:
     used = max((one.score.images for one in ranked if one.score), default=0)
     networks = len({one.network for one in ranked})
-    return (
-        f"{networks} network{'s' * (networks != 1)} on {used} of {len(images)} training and validation images of "
-        f"{folder.source}"
-    )
+    part = f"{used} of " if used < len(images) else ""
+    return f"{networks} network{'s' * (networks != 1)} on {part}{len(images)} training and validation images"
 
 
 def _notes(ranked: Sequence[Ranked], left_out: Mapping[str, str], batch: int) -> list[str]:

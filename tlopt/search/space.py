@@ -47,8 +47,8 @@ class Point:
     def digest(self) -> str:
         """Identity of the point: 16 hexadecimal digits, the same in every run and on every machine."""
         return digest_of(
-            self.network.digest, self.image_size, float(self.width), self.precision, sorted(self.float_blocks), self.backend,
-            self.threads,
+            self.network.digest, self.image_size, float(self.width), self.precision, sorted(self.float_blocks),
+            self.backend, self.threads,
         )  # fmt: skip
 
     @property
@@ -57,7 +57,9 @@ class Point:
         narrower = f" {100 * self.width:.0f} % wide" if self.width < 1 else ""
         floats = f" with {len(self.float_blocks)} float blocks" if self.float_blocks else ""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
-        return f"{self.network.label} {self.image_size} px{narrower} {self.precision}{floats} on {self.backend}{threads}"
+        return (
+            f"{self.network.label} {self.image_size} px{narrower} {self.precision}{floats} on {self.backend}{threads}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the point as JSON types."""
@@ -93,9 +95,7 @@ class _WrittenNetwork:
 
     def read(self) -> Network:
         places = {"weights": self.weights, "artifact": self.artifact}
-        return Network(
-            name=self.name, content=self.content, **{k: Path(v) for k, v in places.items() if v is not None}
-        )
+        return Network(name=self.name, content=self.content, **{k: Path(v) for k, v in places.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from tlopt import __version__, backends
+from tlopt import backends
 from tlopt.artifact import Artifact
 from tlopt.cards.details import Runtime
+from tlopt.environment import versions
 from tlopt.errors import ArtifactError, CheckError, MissingLibraryError, PluginError, StageError
 from tlopt.measure.bench import TURNS, bench
 from tlopt.search.drafting import cast_graph, new_network
@@ -100,6 +101,11 @@ def untrained(point: Point, *, classes: int, work: Path, images: Path | None = N
     return graph if "onnx" in reads else _built(graph, work)
 
 
+def _made_by() -> tuple[str, int]:
+    """Return what an address begins with, so that another tlopt makes and measures anew."""
+    return versions().get("tlopt", ""), _VERSION
+
+
 def runtime_of(backend: str) -> Runtime:
     """Return the runtime that an int8 graph is made for so that a backend runs it."""
     name = backend.partition(":")[0]
@@ -127,7 +133,7 @@ def time_untrained(
         batch: Images per run.
         memory: Measure the peak memory, in a process of its own.
     """
-    how = (_VERSION, __version__, point.digest, classes, batch, seconds, memory, fingerprint_digest())
+    how = (*_made_by(), point.digest, classes, batch, seconds, memory, fingerprint_digest())
 
     def measure() -> Timed:
         started = time.perf_counter()
@@ -163,7 +169,7 @@ def time_artifact(
     """
     if again:
         return _measured(artifact, point, seconds, batch, memory, time.perf_counter())
-    how = (_VERSION, __version__, artifact.digest, point.digest, batch, seconds, memory, fingerprint_digest())
+    how = (*_made_by(), artifact.digest, point.digest, batch, seconds, memory, fingerprint_digest())
     return remembered(
         work / "timings" / f"{digest_of(*how)}.json",
         Timed,
@@ -215,7 +221,7 @@ def _network(point: Point, source: Artifact | None, classes: int, work: Path) ->
     from tlopt.stages.prune import prune
 
     if source is None:
-        address = digest_of(_VERSION, __version__, point.network.digest, point.image_size, classes)
+        address = digest_of(*_made_by(), point.network.digest, point.image_size, classes)
         source = once(
             work / "networks" / address,
             lambda place: new_network(
@@ -227,7 +233,7 @@ def _network(point: Point, source: Artifact | None, classes: int, work: Path) ->
         return source
     whole, ratio = source, round(1 - point.width, 6)
     return once(
-        work / "networks" / digest_of(_VERSION, __version__, source.digest, ratio),
+        work / "networks" / digest_of(*_made_by(), source.digest, ratio),
         lambda place: prune(whole, place, force=True, ratio=ratio, criterion="magnitude", epochs=0),
     )
 
@@ -237,7 +243,7 @@ def _exported(point: Point, source: Artifact | None, classes: int, work: Path) -
 
     network = _network(point, source, classes, work)
     return once(
-        work / "graphs" / digest_of(_VERSION, __version__, network.digest),
+        work / "graphs" / digest_of(*_made_by(), network.digest),
         lambda place: export(network, place, force=True),
     )
 
@@ -248,11 +254,12 @@ def _numbers(point: Point) -> Literal["fp32", "fp16", "bf16", "int8"]:
 
 def _cast(point: Point, graph: Artifact, runtime: Runtime, work: Path, images: Path | None) -> Artifact:
     precision = _numbers(point)
-    how = (_VERSION, __version__, graph.digest, precision, runtime, sorted(point.float_blocks))
+    how = (*_made_by(), graph.digest, precision, runtime, sorted(point.float_blocks))
     return once(
         work / "graphs" / digest_of(*how),
         lambda place: cast_graph(
-            graph, place, force=True, precision=precision, for_=runtime, float_blocks=point.float_blocks, images=images,
+            graph, place, force=True, precision=precision, runtime=runtime, float_blocks=point.float_blocks,
+            images=images,
         ),
     )  # fmt: skip
 
@@ -261,6 +268,6 @@ def _built(graph: Artifact, work: Path) -> Artifact:
     from tlopt.stages.build import build
 
     return once(
-        work / "engines" / digest_of(_VERSION, __version__, graph.digest, fingerprint_digest()),
+        work / "engines" / digest_of(*_made_by(), graph.digest, fingerprint_digest()),
         lambda place: build(graph, place, force=True),
     )

@@ -70,9 +70,7 @@ def out_of_fold(
     return Answers(predicted=predicted[penalty], penalty=penalty, loss=losses[penalty] / len(labels), folds=count)
 
 
-def _standardized(
-    fitted: torch.Tensor, judged: torch.Tensor, *, centered: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _standardized(fitted: torch.Tensor, judged: torch.Tensor, *, centered: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale features by the mean and spread of those that are fitted to."""
     mean = fitted.mean(0) if centered else torch.zeros(fitted.shape[1])
     std = fitted.std(0, correction=0)
