@@ -5,6 +5,7 @@
 # make check   linters, types, import rules, generated docs, length of sentences
 # make docs-site   the documentation site, in build/site
 # make robustness  a minute of kills, damaged files and limits
+# make resolve     whether the extras for GPUs can be installed, on Python 3.11 to 3.13
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
 
-.PHONY: setup demo test test-fast coverage check docs docs-site clean robustness
+.PHONY: setup demo test test-fast coverage check docs docs-site clean robustness resolve
 
 setup: $(STAMP)
 
@@ -51,6 +52,9 @@ docs: $(STAMP)
 
 robustness: $(STAMP)
 	$(BIN)/python benchmarks/robustness.py --short
+
+resolve: $(STAMP)
+	$(BIN)/python benchmarks/resolve.py
 
 docs-site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

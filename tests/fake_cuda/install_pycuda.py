@@ -32,13 +32,14 @@ def main() -> None:
         driver.mkdir()
         compile_driver(driver)
         (driver / "libcuda.so").symlink_to("libcuda.so.1")
-        _pip("download", "--no-deps", "--no-binary", ":all:", "--dest", scratch, f"pycuda=={VERSION}")
+        # Of pycuda alone: with :all: pip would compile what pycuda is built with, too, NumPy among it.
+        _pip("download", "--no-deps", "--no-binary", "pycuda", "--dest", scratch, f"pycuda=={VERSION}")
         with tarfile.open(scratch / f"pycuda-{VERSION}.tar.gz") as archive:
             archive.extractall(scratch, filter="data")
         source = scratch / f"pycuda-{VERSION}"
         configure = [sys.executable, "configure.py", "--no-cuda-enable-curand", f"--cuda-inc-dir={headers}"]
         subprocess.run([*configure, f"--cudadrv-lib-dir={driver}"], cwd=source, check=True)
-        environment = {**os.environ, "CFLAGS": "-O0 -w"}  # it only calls the driver: compiling is what takes time
+        environment = {**os.environ, "CFLAGS": "-O0 -g0 -w"}  # it only calls the driver: compiling is what takes time
         target = ["--target", options.target] if options.target else []
         _pip("install", *target, source, environment=environment)
 
