@@ -23,6 +23,7 @@ HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-profiler-api")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30, help="give up compiling after this long")
     parser.add_argument("--target", type=Path, help="folder to install into, instead of the environment")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +42,10 @@ def main() -> None:
         subprocess.run([*configure, f"--cudadrv-lib-dir={driver}"], cwd=source, check=True)
         environment = {**os.environ, "CFLAGS": "-O0 -g0 -w"}  # it only calls the driver: compiling is what takes time
         target = ["--target", options.target] if options.target else []
-        _pip("install", *target, source, environment=environment)
+        try:
+            _pip("install", *target, source, environment=environment, seconds=60 * options.minutes)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"pycuda is not compiled after {options.minutes:g} minutes. The tests leave it out.")
 
 
 def _headers(scratch: Path) -> Path:
@@ -54,9 +58,9 @@ def _headers(scratch: Path) -> Path:
     return headers
 
 
-def _pip(*arguments: object, environment: dict[str, str] | None = None) -> None:
+def _pip(*arguments: object, environment: dict[str, str] | None = None, seconds: float | None = None) -> None:
     command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run(command, check=True, env=environment, timeout=seconds)
 
 
 if __name__ == "__main__":
