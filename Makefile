@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
-EXTRAS := cpu,rtx,demo,audit,parquet,loadgen,docs,dev
+EXTRAS := cpu,rtx,demo,audit,optimize,parquet,loadgen,docs,dev
 
 .PHONY: setup demo test test-fast coverage check docs docs-site clean robustness resolve
 

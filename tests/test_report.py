@@ -144,3 +144,21 @@ def test_the_page_tells_the_lineage(exported):
     assert "<strong>finetune</strong>" in html
     assert "<strong>export</strong>" in html
     assert exported.digest[:12] in html
+
+
+def test_what_went_no_further_is_drawn_in_grey_and_is_not_on_the_front():
+    aside = Point(label="", precision="fp32", runtime="torch", latency_ms=1.0, accuracy=float("nan"), low=0, high=0,
+                  aside=True)  # fmt: skip
+    known = point("a", 5.0, 0.9)
+    assert front([known, aside]) == [known]
+    drawing = picture([known, aside], limit_ms=4.0)
+    assert "went no further" in drawing
+    assert "limit" in drawing
+    assert "went no further" not in picture([known])
+    ElementTree.fromstring(drawing)
+
+
+def test_the_page_shows_further_tables():
+    shown = page(report(more=(Report(title="What it cost", rows=({"step": "training", "seconds": 2.0},)),)))
+    assert "What it cost" in shown
+    assert "training" in shown

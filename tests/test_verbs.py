@@ -16,7 +16,7 @@ from tlopt.verbs import GROUPS, MOST, TABLE, WORDS
 @pytest.mark.parametrize("verb", TABLE.values(), ids=TABLE)
 def test_a_verbs_function_checks_its_settings_before_anything_else(verb):
     places = ["nowhere" if not argument.many else ["nowhere"] for argument in verb.takes]
-    out = ["nowhere else"] if verb.gives == "path" else []
+    out = ["nowhere else"] if verb.gives in ("path", "study") else []
     with pytest.raises(SettingError, match="has no setting 'no_such_setting'"):
         verb.function()(*places, *out, no_such_setting=1)
 
@@ -32,7 +32,7 @@ def test_a_verbs_summary_is_the_first_line_of_its_functions_docstring(verb):
 def test_a_verb_takes_what_its_function_takes(verb):
     signature = inspect.signature(verb.function())
     names = [name for name, one in signature.parameters.items() if one.kind is not one.KEYWORD_ONLY]
-    assert names == [argument.name for argument in verb.takes] + ["out"] * (verb.gives == "path")
+    assert names == [argument.name for argument in verb.takes] + ["out"] * (verb.gives in ("path", "study"))
 
 
 def test_every_verb_is_in_a_group_and_every_group_has_one():

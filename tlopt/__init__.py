@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.errors import PluginError as PluginError
     from tlopt.errors import SettingError as SettingError
     from tlopt.errors import StageError as StageError
+    from tlopt.errors import StudyError as StudyError
     from tlopt.errors import TloptError as TloptError
     from tlopt.images import ImageFolder as ImageFolder
     from tlopt.images import scan as scan
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.preprocess import Preprocess as Preprocess
     from tlopt.recipes.recipe import run as run
     from tlopt.reports import Report as Report
+    from tlopt.search.optimize import optimize as optimize
     from tlopt.search.rank import rank as rank
     from tlopt.sources import open_model as open_model
     from tlopt.stages.adapt import adapt as adapt
@@ -83,6 +85,7 @@ _OTHERS = {
     "Report": "reports",
     "SettingError": "errors",
     "StageError": "errors",
+    "StudyError": "errors",
     "Step": "cards.card",
     "TloptError": "errors",
     "open_model": "sources",

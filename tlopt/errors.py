@@ -68,6 +68,10 @@ class NotFiniteError(StageError):
     """A network answers with numbers that are not finite, which say nothing."""
 
 
+class StudyError(TloptError):
+    """The study of a search is damaged, cannot be reached, or is of another search."""
+
+
 class CheckError(TloptError):
     """An accuracy, parity or latency gate was breached."""
 

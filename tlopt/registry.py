@@ -41,6 +41,7 @@ _INSTALL = {
     "elpv_dataset": "tlopt[demo]",
     "cleanlab": "tlopt[audit]",
     "sklearn": "tlopt[audit]",
+    "optuna": "tlopt[optimize]",
     "pyarrow": "tlopt[parquet]",
     "tensorboard": "tlopt[tensorboard]",
     "pynvml": "nvidia-ml-py",

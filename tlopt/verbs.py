@@ -49,7 +49,7 @@ class Verb:
         example: A command line that a careful user would run; a test runs it.
         takes: Its positional arguments.
         gives: "path" if it makes a folder at ``--out``, "report" if what it returns has `to_report`, "lines" if it
-            returns things to be shown one by one.
+            returns things to be shown one by one, "study" if it does what "path" and "report" do, or only reports.
         recipe: Whether recipes have it.
         python: Whether it is a function of the package: what only prints is not.
     """
@@ -60,7 +60,7 @@ class Verb:
     summary: str
     example: str
     takes: tuple[Argument, ...] = ()
-    gives: Literal["path", "report", "lines"]
+    gives: Literal["path", "report", "lines", "study"]
     recipe: bool = False
     python: bool = True
 
@@ -148,6 +148,12 @@ _VERBS = (
         summary="Write all that runs an artifact elsewhere, and check it.",
         example="tlopt deploy runs/int8 -o runs/served --for bundle",
         takes=(_ARTIFACTS,),
+    ),
+    Verb(
+        name="optimize", at="search.optimize:optimize", group="Make", gives="study", recipe=True,
+        summary="Find the most accurate classifier that keeps to a budget.",
+        example="tlopt optimize images -o runs/search --latency-ms 5",
+        takes=(Argument(name="source", shown="[IMAGES|ARTIFACT]", required=False),),
     ),
     Verb(
         name="run", at="recipes.recipe:run", group="Make", gives="lines",

@@ -18,6 +18,18 @@ roofline = importlib.import_module("tlopt.measure.roofline")
 
 # A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
 MORE = {
+    "optimize": [
+        "--image-sizes",
+        "32",
+        "--epochs",
+        "1",
+        "--backend",
+        "onnxruntime",
+        "--precisions",
+        "fp32",
+        "--latency-ms",
+        "1000",
+    ],
     "import": ["--classes", "classes.txt"],
     "bench": ["--seconds", "0.01", "--no-memory"],
     "choose": ["--seconds", "0.01"],

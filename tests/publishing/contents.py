@@ -6,6 +6,20 @@ CARD = json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0", "ten
 DEPLOYMENT = json.dumps({"what": "a deployment of tlopt", "files": {"model.onnx": "0", "selfcheck/a.png": "0"}})
 REPORT = json.dumps({"title": "", "rows": [], "notes": [], "breaches": [], "conditions": {}, "details": {}})
 SET = {"manifest.csv": "path,label,split,origin\na/1.jpg,a,,\n", "log.csv": "", "a/1.jpg": ""}
+SEARCH = {
+    "optimize.json": '{"tlopt": "0", "identity": {}, "study": "study.journal"}',
+    "report.json": REPORT,
+    "report.html": "",
+    "study.journal": "",
+    "best/artifact.json": CARD,
+    "best/model.onnx": "",
+    "work/quantize-0123456789abcdef/model.onnx": "",
+    "work/.finetune-0123456789abcdef.checkpoint/checkpoint.safetensors": "",
+    "work/.finetune-0123456789abcdef.draft-01234567/model.safetensors": "",
+    "work/.finetune-0123456789abcdef.lock": "",
+    "work/timings/0123456789abcdef.json": "",
+    "work/graphs/0123456789abcdef/model.onnx": "",
+}
 OURS = {
     "artifact": {"artifact.json": CARD, "model.onnx": "", "tensorboard/events": "", ".DS_Store": ""},
     "unfinished artifact": {"artifact.json": CARD},
@@ -14,8 +28,15 @@ OURS = {
     "comparison": {"compare.json": REPORT},
     "set": SET,
     "deployment": {"deploy.json": DEPLOYMENT, "model.onnx": "", "selfcheck/a.png": ""},
+    "search": SEARCH,
 }
-MAKES = {"report": "report", "comparison": "report", "set": "set", "deployment": "deployment"}  # what is no artifact
+MAKES = {
+    "report": "report",
+    "comparison": "report",
+    "set": "set",
+    "deployment": "deployment",
+    "search": "search",
+}  # what is no artifact
 FOREIGN = {
     "notes": {"notes.txt": ""},
     "photos": {"a/1.jpg": "", "b/2.jpg": ""},
@@ -30,6 +51,8 @@ FOREIGN = {
     "deploy.json of another program": {"deploy.json": '{"files": {}}'},
     "deployment with more": {"deploy.json": DEPLOYMENT, "model.onnx": "", "notes.txt": ""},
     "report of another program": {"report.json": "[]"},
+    "notes in a search": {**SEARCH, "work/notes.txt": ""},
+    "images in a search": {**SEARCH, "best/1.jpg": ""},
 }
 
 

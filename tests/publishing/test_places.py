@@ -18,7 +18,7 @@ def test_force_replaces_what_tlopt_made(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", OURS)
-@pytest.mark.parametrize("makes", ["artifact", "report", "set", "deployment"])
+@pytest.mark.parametrize("makes", ["artifact", "report", "set", "deployment", "search"])
 def test_force_replaces_no_images_with_an_artifact_and_no_artifact_with_a_report(tmp_path, kind, makes):
     out = fill(tmp_path / "out", OURS[kind])
     own = MAKES.get(kind, "artifact")

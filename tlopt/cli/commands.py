@@ -56,9 +56,11 @@ def _argument(argument: Argument) -> click.Argument:
 
 def _first(verb: Verb) -> list[click.Option]:
     """Return the options that say where a result goes."""
-    if verb.gives == "path":
+    if verb.gives in ("path", "study"):
+        needed = verb.gives == "path"
+        text = "Folder to make." + " [required]" * needed
         return [
-            Option(["out", "-o", "--out"], required=True, metavar="DIR", help="Folder to make. [required]"),
+            Option(["out", "-o", "--out"], required=needed, metavar="DIR", help=text),
             Option(["--force"], is_flag=True, help="Replace what tlopt made at --out."),
         ]
     if "force" in inspect.signature(verb.function()).parameters:
@@ -71,7 +73,7 @@ def _shown(verb: Verb) -> list[click.Option]:
     if verb.gives == "path":
         return []
     options = [Option(["as_json", "--json"], is_flag=True, help="Print JSON.", section="Output")]
-    if verb.gives == "report":
+    if verb.gives in ("report", "study"):
         for kind, word in (("csv", "CSV"), ("markdown", "Markdown")):
             text = f"Also write the rows to a {word} file."
             options.append(Option([f"--{kind}"], metavar="FILE", callback=_in_a_folder, help=text, section="Output"))

@@ -39,7 +39,7 @@ def run(verb: Verb, **values: Any) -> None:
         result = function(*takes, *([out] if out is not None else []), **settings)
         if verb.gives == "path":
             showing.show_path(result, out)
-        elif verb.gives == "report":
+        elif verb.gives in ("report", "study"):
             showing.show_report(result, **shown)
         else:
             showing.show_lines(result, **shown)

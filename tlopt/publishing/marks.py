@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from tlopt.reading import files
 from tlopt.reading.schema import parse_json
 
-Group = Literal["artifact", "report", "set", "deployment"]
+Group = Literal["artifact", "report", "set", "deployment", "search"]
 
 DEPLOYMENT_FILE = "deploy.json"
 DEPLOYMENT = "a deployment of tlopt"  # what that file says of its folder
@@ -90,7 +91,30 @@ def _deployment(file: Path) -> Iterable[str]:
     return map(str, dict(content["files"]))
 
 
+SEARCH = "optimize.json"
+
+
+def _search(file: Path) -> Iterable[str]:
+    if not {"tlopt", "identity", "study"} <= _json(file).keys():
+        raise ValueError
+    yield from ("report.json", "report.html", "study.journal", "study.journal.lock")
+    for name in _files(file.parent):
+        top, _, below = name.partition(os.sep)
+        if _SEARCH_TOP.fullmatch(top) and _SEARCH_FILE.fullmatch(below or top):
+            yield name
+
+
+# Below these folders a search keeps artifacts, what killed runs left of them, and the timings of networks.
+_SEARCH_TOP = re.compile(r"best|pareto|work|\.(best|pareto)\.((draft|old)-[0-9a-f]{8}|checkpoint|lock)")
+_SEARCH_FILE = re.compile(
+    r"(.*/)?(\..+\.part-[0-9a-f]{8}|\..+\.lock|timings/[0-9a-f]{16}\.json|checkpoint\.safetensors|"
+    + "|".join(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
+    + ")"
+)
+
+
 MARKS = (
+    Mark(what="a search", group="search", file=SEARCH, owned=_search),  # before the report that it holds, too
     Mark(what="an artifact", group="artifact", file="artifact.json", owned=_artifact),
     Mark(what="a report", group="report", file="report.json", owned=_report),
     Mark(what="a comparison", group="report", file="compare.json", owned=_report),

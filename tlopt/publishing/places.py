@@ -110,6 +110,7 @@ _MADE: dict[Group, str] = {
     "report": "a report",
     "set": "a set of images",
     "deployment": "a deployment",
+    "search": "a search",
 }
 
 

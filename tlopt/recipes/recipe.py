@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
 from tlopt.publishing import check_place, claim, draft, tidy, write_whole
 from tlopt.recipes import ledger
-from tlopt.recipes.tables import VERBS, Recipe, Step
+from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
 from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
     named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, one, source)]
     reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
     measures = VERBS[step.verb].group == "Measure"
-    makes: Literal["artifact", "report"] = "report" if measures else "artifact"
+    searches = VERBS[step.verb].gives == "study"
+    makes: Literal["artifact", "report", "search"] = "search" if searches else "report" if measures else "artifact"
     if ours or _is_made(recipe, step, place):
         check_place(place, force=True, reads=reads, makes=makes)
         return
@@ -162,7 +163,7 @@ def _planned(recipe: Recipe, force_from: str | None) -> Iterator[Done]:
     for step in recipe.steps:
         forced = forced or step.name == force_from
         place = recipe.out / step.name
-        stale = forced or any(source in changed for source in step.sources)
+        stale = forced or any(step_named(source) in changed for source in step.sources)
         keep = not stale and _is_kept(recipe, step, place, state.get(step.name), _key(recipe, step))
         if not keep:
             changed.add(step.name)
@@ -204,10 +205,27 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
             shutil.rmtree(place, ignore_errors=True)
         made.check()
         return str(made.table())
+    if VERBS[step.verb].gives == "study":
+        _search(function, sources, place, step)
+        return ""
     # A recipe may be another one's: the modules that it names run only if the person who runs it trusts them.
     with trusted.reading():
         function(sources[0] if sources else None, place, force=True, **settings.check(function, step.settings))
     return ""
+
+
+def _search(function: Callable[..., Any], sources: list[Path], place: Path, step: Step) -> None:
+    """Go on with the search at a place, or begin it there anew if it is another one.
+
+    Raises:
+        CheckError: Nothing keeps to its budget.
+    """
+    with trusted.reading():
+        try:
+            found = function(*sources, place, **step.settings)
+        except OutputExistsError:
+            found = function(*sources, place, force=True, **step.settings)
+    found.to_report().check()
 
 
 def _sources(recipe: Recipe, step: Step) -> list[Path]:
@@ -223,7 +241,7 @@ def _read_by(step: Step) -> dict[str, Path]:
 def _is_step(recipe: Recipe, step: Step, source: str) -> bool:
     """Return whether a source of a step is a step before it; what only it or a later one is called like is a path."""
     names = [one.name for one in recipe.steps]
-    return source in names[: names.index(step.name)]
+    return step_named(source) in names[: names.index(step.name)]
 
 
 def _key(recipe: Recipe, step: Step) -> str:

@@ -89,6 +89,11 @@ class Recipe:
         return cls(path=path, out=Path(out), steps=tuple(steps))
 
 
+def step_named(source: str) -> str:
+    """Return the step that a source names: the answer of a search, "search/best", is what the step "search" makes."""
+    return source.removesuffix("/best")
+
+
 def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     where = f"{path}, step {name}"
     if not name or name.startswith(".") or "/" in name or "\0" in name:
@@ -113,7 +118,7 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     if verb == "compare" and len(sources) != 2:
         raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
     for source in sources:
-        if source not in earlier and not os.path.exists(source):  # noqa: PTH110 - Path raises for a name too long
+        if step_named(source) not in earlier and not os.path.exists(source):  # noqa: PTH110 - Path raises for a name too long
             raise SettingError(
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
                 hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",

@@ -24,6 +24,7 @@ def page(
     artifacts: Sequence[Artifact] = (),
     images: Sequence[Mapping[str, Any]] = (),
     made: datetime | None = None,
+    limit_ms: float | None = None,
 ) -> str:
     """Return a report as one HTML page that needs no network and no script.
 
@@ -33,6 +34,7 @@ def page(
         artifacts: Those whose lineage is told.
         images: Images to show, each with "path" and "caption" (a list of lines).
         made: When it was measured; now if not given.
+        limit_ms: Latency that was asked for, for the picture.
     """
     template = _environment().get_template("page.html.j2")
     interval = {"accuracy", "low", "high"} <= set(report.columns)
@@ -45,7 +47,7 @@ def page(
         columns=columns,
         numeric={name: _is_numeric(report, name) for name in columns},
         best=_best(report),
-        picture=picture(points, title=report.title) if points else "",
+        picture=picture(points, title=report.title, limit_ms=limit_ms) if points else "",
         artifacts=[_told(artifact, artifacts) for artifact in artifacts],
         images=[{"image": thumbnail(Path(one["path"])), "caption": one["caption"]} for one in images],
         made=(made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),

@@ -16,6 +16,7 @@ from tlopt.reports.drawing import style
 _INK = "#010203"
 # Paul Tol's bright scheme: told apart by colour-blind readers, legible on white and on black.
 _COLORS = {"fp32": "#4477aa", "fp16": "#2a9d4a", "bf16": "#aa3377", "int8": "#e8743b", "fp8": "#b8a020"}
+_ASIDE = "#888888"  # seen on white and on black
 _MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "^", "tensorrt": "D"}
 _NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 _STYLE = {
@@ -45,6 +46,7 @@ class Point:
         accuracy: Share that is right, 0..1.
         low: Lower end of the accuracy's interval.
         high: Upper end of it.
+        aside: Whether it did not come into question: drawn in grey, on the lower edge if its accuracy is not known.
     """
 
     label: str
@@ -54,23 +56,25 @@ class Point:
     accuracy: float
     low: float
     high: float
+    aside: bool = False
 
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other beats in both latency and accuracy, fastest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.latency_ms, -p.accuracy)):
+    for point in sorted((p for p in points if not p.aside), key=lambda p: (p.latency_ms, -p.accuracy)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
 
 
-def picture(points: Sequence[Point], *, title: str = "") -> str:
+def picture(points: Sequence[Point], *, title: str = "", limit_ms: float | None = None) -> str:
     """Draw accuracy against latency with the Pareto front.
 
     Args:
-        points: At least one.
+        points: At least one that is not aside.
         title: Text alternative for readers who do not see it.
+        limit_ms: Latency that was asked for; None for no limit.
 
     Returns:
         An ``<svg>`` element without fixed size.
@@ -82,23 +86,28 @@ def picture(points: Sequence[Point], *, title: str = "") -> str:
         figure = Figure(figsize=(9.4, 4.7), layout="constrained")
         FigureCanvasAgg(figure)  # measures the texts, of which the SVG canvas knows nothing
         axes = figure.add_subplot()
-        _scales(axes, points)
+        _scales(axes, points, limit_ms)
         best = front(points)
         _draw_front(axes, best)
-        for point in points:
+        if limit_ms is not None:
+            axes.axvline(limit_ms, color=_INK, alpha=0.6, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+        _draw_aside(axes, [point for point in points if point.aside])
+        shown = [point for point in points if not point.aside]
+        for point in shown:
             _draw_point(axes, point, emphasized=point in best)
-        _legend(axes, points)
+        _legend(axes, points, limit_ms)
         figure.canvas.draw()
-        _label(figure, axes, points, best)
+        _label(figure, axes, shown, best)
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     return _inline(target.getvalue(), title)
 
 
-def _scales(axes: Any, points: Sequence[Point]) -> None:
+def _scales(axes: Any, points: Sequence[Point], limit_ms: float | None) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    fastest, slowest = min(p.latency_ms for p in points), max(p.latency_ms for p in points)
+    latencies = [p.latency_ms for p in points] + ([limit_ms] if limit_ms is not None else [])
+    fastest, slowest = min(latencies), max(latencies)
     if slowest > 3 * fastest:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,7 +117,8 @@ def _scales(axes: Any, points: Sequence[Point]) -> None:
         room = max(slowest - fastest, 0.2 * slowest)
         axes.set_xlim(max(0, fastest - 0.25 * room), slowest + 0.35 * room)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    lowest, highest = min(p.low for p in points), max(p.high for p in points)
+    known = [p for p in points if p.accuracy == p.accuracy]
+    lowest, highest = min(p.low for p in known), max(p.high for p in known)
     margin = max(0.004, 0.06 * (highest - lowest))
     axes.set_ylim(max(-0.01, lowest - margin), min(1.01, highest + margin))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
@@ -125,6 +135,16 @@ def _draw_front(axes: Any, best: Sequence[Point]) -> None:
     axes.plot(xs, ys, drawstyle="steps-post", color=_INK, alpha=0.45, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
 
 
+def _draw_aside(axes: Any, points: Sequence[Point]) -> None:
+    bottom = axes.get_ylim()[0]
+    for point in points:
+        is_known = point.accuracy == point.accuracy
+        axes.plot(
+            point.latency_ms, point.accuracy if is_known else bottom, "x" if is_known else "|",
+            color=_ASIDE, markersize=5 if is_known else 9, alpha=0.7, zorder=2.5, clip_on=False,
+        )  # fmt: skip
+
+
 def _draw_point(axes: Any, point: Point, *, emphasized: bool) -> None:
     color = _COLORS.get(point.precision, _INK)
     below, above = point.accuracy - point.low, point.high - point.accuracy
@@ -139,19 +159,25 @@ def _draw_point(axes: Any, point: Point, *, emphasized: bool) -> None:
     )  # fmt: skip
 
 
-def _legend(axes: Any, points: Sequence[Point]) -> None:
+def _legend(axes: Any, points: Sequence[Point], limit_ms: float | None) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], marker=_MARKERS.get(runtime, "P"), color=_INK, alpha=0.6, linestyle="none", markersize=7,
                label=_NAMES.get(runtime, drawn(runtime)))
-        for runtime in dict.fromkeys(p.runtime for p in points)
+        for runtime in dict.fromkeys(p.runtime for p in points if not p.aside)
     ]  # fmt: skip
     handles += [
         Line2D([], [], marker="o", color=_COLORS.get(name, _INK), linestyle="none", markersize=7, label=drawn(name))
-        for name in dict.fromkeys(p.precision for p in points)
+        for name in dict.fromkeys(p.precision for p in points if not p.aside)
     ]
     handles.append(Line2D([], [], color=_INK, alpha=0.45, linestyle=(0, (4, 3)), label="Pareto front"))
+    if any(point.aside for point in points):
+        handles.append(
+            Line2D([], [], marker="x", color=_ASIDE, linestyle="none", markersize=5, label="went no further")
+        )
+    if limit_ms is not None:
+        handles.append(Line2D([], [], color=_INK, alpha=0.6, linestyle=(0, (1, 2)), label="limit"))
     axes.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles), frameon=False,
         handletextpad=0.2, columnspacing=1.2,

@@ -19,7 +19,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
-from tlopt.training import distributed, freezing, memory, resuming
+from tlopt.training import distributed, freezing, memory, pausing, resuming
 from tlopt.training.augmentation import mixing
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
@@ -78,7 +78,7 @@ def train(
         with run.folded(), bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
             for epoch in range(run.done // run.steps, settings.epochs):
-                if run.stopped():
+                if run.stopped() or not pausing.goes_on(run.history.epochs):
                     break
                 run.epoch(epoch, shown)
                 if note is not None:

@@ -1,0 +1,59 @@
+import pytest
+from searches import Known, asked, contender
+
+from tlopt.search.funnel import field, halving
+from tlopt.search.funnel.results import Plan
+
+
+def known_field(**given):
+    known = Known(asked(names=("a", "b", "c", "d"), **given))
+    for name, accuracy in zip("abcd", (0.7, 0.9, 0.8, 0.6), strict=True):
+        known.time(name, 4.0).rank(name, accuracy)
+    return known
+
+
+def planned(known, left_s):
+    results = known.now().results
+    return halving.plan(known.search, field.standings(known.search, results), results, left_s)
+
+
+def test_the_plan_takes_the_most_promising_and_fits_the_time():
+    known = known_field()
+    plan = planned(known, 1e6)
+    assert plan.contenders == tuple(contender(known.search, name).key for name in "bcad")
+    assert (plan.epochs, plan.rungs) == (8, (4, 8))
+    epoch_s = halving.epoch_s(known.search, field.standings(known.search, known.now().results)[0])
+    short = planned(known, 9 * epoch_s)
+    assert (len(short.contenders), short.epochs) == (1, 5)
+    assert planned(known, 0.0).epochs == 1
+
+
+@pytest.mark.parametrize(("epochs", "count", "stops"), [(8, 6, (2, 4, 8)), (8, 2, (8,)), (1, 6, (1,)), (3, 6, (1, 3))])
+def test_rungs_halve_the_contenders_until_two_are_left(epochs, count, stops):
+    assert halving.rungs(epochs, count) == stops
+
+
+def test_the_weaker_half_stops_at_a_rung():
+    known = known_field()
+    plan = Plan(contenders=tuple(contender(known.search, name).key for name in "abcd"), epochs=8, rungs=(4, 8))
+    known.train("a", 4, 0.8).train("b", 4, 0.9).train("c", 4, 0.7)
+    [work] = halving.next_work(plan, known.now().results)
+    assert (work.contender, work.epochs, work.last) == (contender(known.search, "d").key, 4, False)
+    known.train("d", 4, 0.6)
+    going_on = halving.next_work(plan, known.now().results)
+    assert [(one.contender, one.last) for one in going_on] == [
+        (contender(known.search, name).key, True) for name in "ba"
+    ]
+    known.train("a", 8, 0.85, "work/a").train("b", 8, 0.8, "work/b")
+    assert halving.next_work(plan, known.now().results) == []
+    assert [key for key, _ in halving.finished(known.now().results)] == [
+        contender(known.search, name).key for name in "ab"
+    ]
+
+
+def test_a_training_that_fails_does_not_hold_up_the_others():
+    known = known_field()
+    keys = {name: contender(known.search, name).key for name in "ab"}
+    plan = Plan(contenders=tuple(keys.values()), epochs=8, rungs=(4, 8))
+    known.done(f"train/{keys['a']}/4", {"problem": "the loss exploded"}).train("b", 4, 0.6)
+    assert [one.contender for one in halving.next_work(plan, known.now().results)] == [keys["b"]]

@@ -1,0 +1,149 @@
+"""What is done next, with results that are written down by hand."""
+
+from searches import Known, asked, contender, point, timed
+
+from tlopt.cards.card import plain
+from tlopt.search.funnel import tasks
+
+
+def kinds(known):
+    return [task.kind for task in tasks.ready(known.now())]
+
+
+def trained_field(**given):
+    """Two contenders, timed, ranked and planned."""
+    known = Known(asked(precisions=("fp32", "int8", "qat"), **given))
+    for name, accuracy in (("a", 0.9), ("b", 0.8)):
+        known.time(name, 4.0).rank(name, accuracy)
+    keys = [contender(known.search, name).key for name in "ab"]
+    return known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+
+
+def step(known, accuracy=0.9, latency_ms=3.0):
+    """Do the first task there is; return it."""
+    task = tasks.ready(known.now())[0]
+    if task.kind == "measure":
+        found = timed(latency_ms, point=task.variant.point.digest)
+        known.done(task.key, {"hits": round(100 * accuracy), "images": 100, "timed": plain(found), "seconds": 1.0})
+    elif task.kind == "make":
+        known.done(task.key, {"artifact": f"work/{task.variant.made_key}", "seconds": 1.0})
+    elif task.kind in ("first", "train"):
+        artifact = f"work/{task.key.replace('/', '-')}"
+        result = {"epochs": task.epochs, "accuracy": 0.9, "loss": 0.1, "seconds": 1.0, "artifact": artifact}
+        known.done(task.key, result)
+    elif task.kind == "again":
+        known.done(task.key, timed(latency_ms, point=task.variant.point.digest))
+    elif task.kind == "judge":
+        known.done(task.key, {"hits": 90, "images": 100, "seconds": 1.0})
+    return task
+
+
+def test_the_steps_follow_one_another_to_the_answer():
+    known = trained_field()
+    done = []
+    while task := (tasks.ready(known.now()) or [None])[0]:
+        done.append(task.kind)
+        step(known)
+        assert len(done) < 40
+    assert done[:3] == ["first", "make", "measure"]
+    assert done.count("train") == 2
+    assert done[-2:] == ["again", "judge"]
+    assert tasks.decision(known.now()).chosen is not None
+
+
+def test_nothing_is_trained_if_nothing_can_keep_to_the_budget():
+    known = Known(asked(names=("a",)))
+    known.time("a", 100.0).time("a", 90.0, width=0.35)
+    assert tasks.ready(known.now()) == []
+    decision = tasks.decision(known.now())
+    assert decision.chosen is None
+    assert decision.words == ("Nothing keeps to the budget of 5 ms a run.",)
+
+
+def test_a_single_survivor_needs_no_ranking():
+    known = Known(asked())
+    known.time("a", 4.0).time("b", 100.0).time("b", 90.0, width=0.35)
+    assert kinds(known) == ["plan"]
+
+
+def test_int8_that_loses_accuracy_is_tried_with_float_blocks_and_with_training():
+    known = trained_field()
+    ways = []
+    while task := (tasks.ready(known.now()) or [None])[0]:
+        is_plain = task.variant is not None and task.variant.way == "plain"
+        step(known, accuracy=0.7 if is_plain and task.variant.point.precision == "int8" else 0.9)
+        if task.kind == "make" and task.variant.base.what == "trained":
+            ways.append((task.variant.point.precision, task.variant.way))
+    assert ways[:4] == [("int8", "plain"), ("fp32", "plain"), ("int8", "mixed"), ("int8", "trained")]
+
+
+def test_what_turns_out_too_slow_is_pruned_if_that_can_help():
+    known = trained_field()
+    for name in "ab":
+        for width in (0.7, 0.5):
+            known.time(name, 3.0 * width, width=width)
+    widths = []
+    while task := (tasks.ready(known.now()) or [None])[0]:
+        step(known, latency_ms=3.0 if task.variant is not None and task.variant.point.width < 1 else 6.0)
+        if task.kind == "make" and task.variant.base.what == "trained":
+            widths.append(task.variant.point.width)
+    assert 0.7 in widths
+    assert 0.5 not in widths
+    assert tasks.decision(known.now()).chosen.variant.point.width == 0.7
+
+
+def test_when_the_time_is_up_only_the_answer_is_left_to_be_made():
+    known = trained_field()
+    for _ in range(3):
+        step(known)
+    known.left_s = -1.0
+    assert kinds(known) == ["again"]
+    step(known)
+    assert kinds(known) == ["judge"]
+    step(known)
+    assert kinds(known) == []
+
+
+def test_a_training_is_finished_early_if_there_is_no_time_to_go_on():
+    known = trained_field()
+    for _ in range(3):
+        step(known)
+    key = contender(known.search, "b").key
+    known.done(f"train/{key}/1", {"epochs": 1, "accuracy": 0.8, "loss": 0.2, "seconds": 1.0, "artifact": ""})
+    known.left_s = 50.0
+    first = tasks.ready(known.now())[0]
+    assert (first.key, first.epochs) == (f"train/{key}/0", 0)
+
+
+def test_an_answer_that_is_too_slow_when_it_is_timed_again_gives_way_to_the_next():
+    known = trained_field()
+    while (task := tasks.ready(known.now())[0]).kind != "again":
+        step(known)
+    first = tasks.decision(known.now()).chosen.variant.key
+    known.done(task.key, timed(7.0, point=task.variant.point.digest))
+    second = tasks.ready(known.now())[0]
+    assert second.kind == "again"
+    assert second.variant.key != first
+
+
+def test_an_artifact_is_judged_and_compressed_without_training():
+    known = Known(asked(names=("a",), kind="torch"))
+    known.time("a", 4.0)
+    assert kinds(known) == ["given"]
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    assert kinds(known)[0] == "make"
+    assert point(known.search, contender(known.search, "a")).width == 1
+
+
+def test_what_was_timed_has_to_do_if_timing_takes_too_long():
+    known = Known(asked())
+    one = contender(known.search, "a")
+    found = point(known.search, one)
+    known.left_s = 400.0
+    assert set(kinds(known)) == {"time"}
+    known.done(f"time/{found.digest}", timed(4.0, point=found.digest))
+    assert kinds(known) == ["plan"]
+    known.done("plan", {"contenders": [one.key], "epochs": 2, "rungs": [2]})
+    assert kinds(known) == ["first"]
+    known.left_s = 990.0
+    assert kinds(known) == ["first"]

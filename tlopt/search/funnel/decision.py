@@ -1,0 +1,121 @@
+"""Which variant is the answer: by accuracy on validation and by the clock, with the chance in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tlopt.search.funnel.asked import Asked, standard_error
+from tlopt.search.funnel.results import Measured
+from tlopt.search.funnel.variants import Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A variant that was measured."""
+
+    variant: Variant
+    measured: Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The answer, or how near the search came.
+
+    Args:
+        chosen: The answer; None if nothing keeps to the budget.
+        words: Why, a sentence each.
+        nearest: Those that come nearest to the budget if nothing keeps to it.
+    """
+
+    chosen: Finalist | None
+    words: tuple[str, ...]
+    nearest: tuple[Finalist, ...] = ()
+
+
+_NEAREST = 3
+
+
+def unmet(asked: Asked, one: Finalist, reference: float) -> str:
+    """Return what of the budget a finalist does not keep to, as the rest of a sentence; empty if it keeps to all.
+
+    Args:
+        asked: The search.
+        one: The finalist.
+        reference: The accuracy that a drop is counted from.
+    """
+    if why := asked.budget.unmet(one.measured.timed):
+        return why
+    least = least_accuracy(asked, reference)
+    if one.measured.accuracy < least:
+        return f"{one.measured.accuracy:.1%} right, where {least:.1%} are asked for"
+    return ""
+
+
+def least_accuracy(asked: Asked, reference: float) -> float:
+    """Return the accuracy that the answer must have."""
+    if asked.budget.max_drop is not None:
+        return reference - asked.budget.max_drop
+    return asked.budget.min_accuracy or 0.0
+
+
+def decide(asked: Asked, finalists: Sequence[Finalist], reference: float) -> Decision:
+    """Return the most accurate finalist that keeps to the budget beyond noise.
+
+    Of those within one standard error of it, the faster wins; of those as fast but for noise, the smaller.
+    """
+    fitting = [one for one in finalists if not unmet(asked, one, reference)]
+    if not fitting:
+        return _none(asked, finalists, reference)
+    most = max(fitting, key=lambda one: (one.measured.accuracy, -one.measured.timed.latency_ms))
+    chance = standard_error(most.measured.accuracy, most.measured.images)
+    alike = [one for one in fitting if one.measured.accuracy >= most.measured.accuracy - chance]
+    fastest = min(alike, key=lambda one: one.measured.timed.latency_ms)
+    as_fast = [one for one in alike if one.measured.timed.interval_ms[0] <= fastest.measured.timed.interval_ms[1]]
+    chosen = min(as_fast, key=lambda one: (one.measured.timed.size_mb, one.measured.timed.latency_ms))
+    return Decision(chosen=chosen, words=_words(asked, chosen, most, alike, fitting, chance))
+
+
+def _words(
+    asked: Asked,
+    chosen: Finalist,
+    most: Finalist,
+    alike: Sequence[Finalist],
+    fitting: Sequence[Finalist],
+    chance: float,
+) -> tuple[str, ...]:
+    count = f"{len(fitting)} variants keep" if len(fitting) > 1 else "One variant keeps"
+    found = [f"{count} to the budget of {asked.budget.told()}, beyond noise."]
+    if len(fitting) > 1:
+        found.append(
+            f"The most accurate on {most.measured.images} validation images is {most.variant.label}: "
+            f"{most.measured.accuracy:.1%} right."
+        )
+    if chosen is most:
+        return (*found, f"It is the answer: {_figures(chosen)}.") if len(fitting) > 1 else (*found, _only(chosen))
+    found.append(
+        f"{len(alike)} variants lie within one standard error of it, {100 * chance:.1f} points, which is chance."
+    )
+    found.append(f"The fastest of these, and of those as fast the smallest, is the answer: {chosen.variant.label}, "
+                 f"{_figures(chosen)}.")  # fmt: skip
+    return tuple(found)
+
+
+def _only(chosen: Finalist) -> str:
+    return f"It is the answer: {chosen.variant.label}, {_figures(chosen)}."
+
+
+def _figures(one: Finalist) -> str:
+    timed = one.measured.timed
+    return f"{one.measured.accuracy:.1%} right, {timed.latency_ms:.3g} ms, {timed.size_mb:.3g} MB"
+
+
+def _none(asked: Asked, finalists: Sequence[Finalist], reference: float) -> Decision:
+    def distance(one: Finalist) -> tuple[float, float]:
+        short = max(0.0, least_accuracy(asked, reference) - one.measured.accuracy)
+        return (max(1.0, asked.budget.excess(one.measured.timed)) + 10 * short, -one.measured.accuracy)
+
+    nearest = tuple(sorted(finalists, key=distance)[:_NEAREST])
+    words = [f"Nothing keeps to the budget of {asked.budget.told()}."]
+    words += [f"Near it: {one.variant.label}, {unmet(asked, one, reference)}." for one in nearest]
+    return Decision(chosen=None, words=tuple(words), nearest=nearest)

@@ -1,0 +1,136 @@
+"""Which contenders are trained and how long: successive halving, with epochs as the rung.
+
+K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943.
+All trainings have the schedule of a whole one, so that those that stay go on as if nothing had stopped them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tlopt.search.funnel.asked import Asked
+from tlopt.search.funnel.field import Standing
+from tlopt.search.funnel.results import Plan, Results, Trained
+
+MOST = 6  # contenders that are trained: the order by frozen features is good enough for the others to be worse
+_FINAL = 2  # of them that are trained to the end, if there are so many
+_STEP_COST = 6.0  # times an fp32 run of one image on the runtime: a training step's share of it, forward and backward
+_SHARE = 0.65  # of the time that is left, to be spent on training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A part of a training.
+
+    Args:
+        contender: Key of the contender.
+        epochs: Where it stops.
+        last: Whether the training is over then.
+    """
+
+    contender: str
+    epochs: int
+    last: bool
+
+
+def ordered(survivors: Sequence[Standing], results: Results) -> list[Standing]:
+    """Return contenders that may win, the most promising first; those without a score come last."""
+
+    def promise(standing: Standing) -> tuple[float, float]:
+        score = results.scores.get(standing.contender.key)
+        return (-score.accuracy, score.loss) if score else (0.0, math.inf)
+
+    return sorted(survivors, key=promise)
+
+
+def epoch_s(asked: Asked, standing: Standing) -> float:
+    """Return about how long an epoch of a contender takes, seconds: the time of its runs is all that is known."""
+    latency_ms = standing.whole_ms / asked.budget.batch
+    return _STEP_COST * latency_ms * (asked.images.train + asked.images.val / 3) / 1e3
+
+
+def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan:
+    """Return the plan that the time allows: rather more contenders than longer trainings, but three epochs at least."""
+    best = ordered(survivors, results)
+    costs = [epoch_s(asked, one) for one in best]
+    allowed = _SHARE * max(0.0, left_s)
+    for count in range(min(MOST, len(best)), 0, -1):
+        for epochs in range(asked.epochs, min(3, asked.epochs) - 1, -1):
+            if _cost(costs[:count], rungs(epochs, count)) <= allowed:
+                return _made(best, count, epochs)
+    return _made(best, 1, max(1, min(asked.epochs, int(allowed / costs[0]) if costs[0] else asked.epochs)))
+
+
+def _made(best: Sequence[Standing], count: int, epochs: int) -> Plan:
+    keys = tuple(one.contender.key for one in best[:count])
+    return Plan(contenders=keys, epochs=epochs, rungs=rungs(epochs, count))
+
+
+def rungs(epochs: int, count: int) -> tuple[int, ...]:
+    """Return the epochs after which the weaker half of so many contenders stops."""
+    found = [epochs]
+    while count > _FINAL and found[0] > 1:
+        found.insert(0, max(1, found[0] // 2))
+        count = kept(count)
+    return tuple(found)
+
+
+def kept(count: int) -> int:
+    """Return how many of some contenders go on after a rung."""
+    return min(count, max(_FINAL, math.ceil(count / 2)))
+
+
+def _cost(costs: Sequence[float], stops: Sequence[int]) -> float:
+    total, before, count = 0.0, 0, len(costs)
+    for stop in stops:
+        total += sum(costs[:count]) * (stop - before)
+        before, count = stop, kept(count)
+    return total
+
+
+def next_work(plan: Plan, results: Results) -> list[Work]:
+    """Return the parts of trainings that can be done now; none if all are done, or wait for others."""
+    running = list(plan.contenders)
+    for stop in plan.rungs:
+        last = stop == plan.rungs[-1]
+        open_ = [key for key in running if not results.done(f"train/{key}/{stop}")]
+        if open_:
+            return [Work(contender=key, epochs=stop, last=last) for key in open_]
+        running = survivors_of(running, stop, results)
+    return []
+
+
+def survivors_of(running: Sequence[str], stop: int, results: Results) -> list[str]:
+    """Return which contenders go on after a rung, the better first."""
+    reached = [(key, trained) for key in running if (trained := results.trained.get(key, {}).get(stop)) is not None]
+    best = sorted(reached, key=lambda pair: rank(pair[1]))
+    return [key for key, _ in best[: kept(len(running))]]
+
+
+def rank(trained: Trained) -> tuple[float, float]:
+    """Return what sorts trainings, the better first."""
+    return -trained.accuracy, trained.loss
+
+
+def reached(key: str, results: Results) -> Trained | None:
+    """Return how far a contender's training came."""
+    stops = results.trained.get(key, {})
+    return stops[max(stops)] if stops else None
+
+
+def finished(results: Results) -> list[tuple[str, Trained]]:
+    """Return contender -> its finished training, the better first."""
+    whole = [(key, one) for key, stops in results.trained.items() for one in stops.values() if one.artifact]
+    return sorted(whole, key=lambda pair: rank(pair[1]))
+
+
+def leader(plan: Plan, results: Results) -> str:
+    """Return the contender that looks best so far."""
+    so_far = [(key, one) for key in plan.contenders if (one := reached(key, results)) is not None]
+    # One that came further is told apart by more than its accuracy: compare those of the last rung reached.
+    furthest = max((one.epochs for _, one in so_far), default=0)
+    return min(
+        ((rank(one), key) for key, one in so_far if one.epochs == furthest), default=((0, 0), plan.contenders[0])
+    )[1]

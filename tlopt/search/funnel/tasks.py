@@ -1,0 +1,263 @@
+"""What is to be done next: read off what is known, so that any number of workers agree on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tlopt.search.funnel import field, halving
+from tlopt.search.funnel.asked import Asked, Contender
+from tlopt.search.funnel.decision import Decision, Finalist, decide
+from tlopt.search.funnel.field import Standing
+from tlopt.search.funnel.results import Results
+from tlopt.search.funnel.variants import Base, Variant, bases, of_base, widths_to_time
+from tlopt.search.space import Point
+
+Place = Literal["measure", "train"]
+
+MEASURING = ("time", "measure", "given", "again", "judge")  # kinds of steps that are done one at a time
+
+_TIMING, _RANKING = 0.65, 0.5  # of the time must be left to go on with timing and with ranking
+_LEAST_COMPRESSION = 0.12  # of all the time, kept for it when training ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A step of the search.
+
+    Args:
+        key: Its kind, a slash, and what it is about.
+        label: What a person calls it.
+        place: Where it may be done: on the machine that the answer is for, or on any.
+        point: What is timed.
+        contender: What is ranked or trained.
+        epochs: Where a training stops; 0 to finish it as it is.
+        variant: What is made, measured or judged.
+        artifacts: What is mixed.
+    """
+
+    key: str
+    label: str
+    place: Place
+    point: Point | None = None
+    contender: Contender | None = None
+    epochs: int = 0
+    variant: Variant | None = None
+    artifacts: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What kind of step it is."""
+        return self.key.partition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What is known, and how much time is left.
+
+    Args:
+        asked: The search.
+        results: Of the steps that are done.
+        left_s: Seconds until the answer has to be made.
+        total_s: Seconds of the whole search.
+    """
+
+    asked: Asked
+    results: Results
+    left_s: float
+    total_s: float
+
+    @property
+    def share_left(self) -> float:
+        """Share of the time that is left."""
+        return self.left_s / self.total_s
+
+    @property
+    def contenders(self) -> dict[str, Contender]:
+        """The contenders by key."""
+        return {one.key: one for one in self.asked.contenders}
+
+    @property
+    def compression_s(self) -> float:
+        """About how long it takes to compress and to measure what is trained."""
+        seconds, results = self.results.seconds, self.results
+        each = [
+            seconds.get(kind, 0.0) / len(done)
+            for kind, done in (("make", results.made), ("measure", results.measured))
+            if done
+        ]
+        return max(_LEAST_COMPRESSION * self.total_s, 2.5 * sum(each))
+
+    def trains_on(self) -> bool:
+        """Return whether there is time to go on with training."""
+        return self.left_s > self.compression_s
+
+
+def ready(now: Situation) -> list[Task]:
+    """Return what can be done, the most urgent first; nothing if all is done, or waits for other workers."""
+    if now.left_s <= 0:
+        return last(now)
+    return list(_open(now)) or last(now)
+
+
+def _open(now: Situation) -> Iterator[Task]:
+    """Yield the tasks of the search itself."""
+    asked, results = now.asked, now.results
+    in_time = now.share_left > _TIMING and not results.settled
+    survivors = [one for one in field.standings(asked, results, settled=not in_time) if one.survives]
+    timing = field.next_points(asked, results) if in_time or not survivors else []
+    for point in timing:
+        yield time_task(point)
+    if asked.kind == "images":
+        ranking = list(_ranking(now, survivors))
+        yield from ranking
+        if timing or ranking or not survivors:
+            return
+        yield from _training(now, survivors)
+    elif timing:
+        return
+    else:
+        for one in now.contenders.values():
+            if not results.done(f"given/{one.key}"):
+                yield Task(key=f"given/{one.key}", label=f"Judging {one.label}", place="measure", contender=one)
+                return
+    yield from _compressing(now, {one.contender.key: one for one in survivors})
+
+
+def time_task(point: Point) -> Task:
+    """Return the task to time a point."""
+    return Task(key=f"time/{point.digest}", label=f"Timing {point.label}", place="measure", point=point)
+
+
+def _ranking(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
+    results = now.results
+    if results.plan is not None or now.share_left <= _RANKING or (len(survivors) == 1 and not _more_to_come(now)):
+        return
+    for one in survivors:
+        key = f"rank/{one.contender.key}"
+        if not results.done(key):
+            yield Task(key=key, label=f"Ranking {one.contender.label}", place="train", contender=one.contender)
+
+
+def _more_to_come(now: Situation) -> bool:
+    return now.share_left > _TIMING and bool(field.next_points(now.asked, now.results))
+
+
+def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
+    results = now.results
+    if results.plan is None:
+        if not results.done("plan"):
+            yield Task(key="plan", label="Planning", place="train")
+        return
+    contenders, plan = now.contenders, results.plan
+    best = contenders[plan.contenders[0]]
+    if not results.done(f"first/{best.key}"):
+        yield Task(
+            key=f"first/{best.key}", label=f"Training the classifier of {best.label}", place="train", contender=best
+        )
+        return
+    yield from _first_answer(now, survivors, best)
+    if now.trains_on():
+        for work in halving.next_work(plan, results):
+            one = contenders[work.contender]
+            yield Task(
+                key=f"train/{one.key}/{work.epochs}", place="train", contender=one, epochs=work.epochs,
+                label=f"Training {one.label} to epoch {work.epochs} of {plan.epochs}",
+            )  # fmt: skip
+        yield from _mixing(now)
+    elif not halving.finished(results) and any(results.trained.values()):
+        one = contenders[halving.leader(plan, results)]
+        if not results.done(f"train/{one.key}/0"):
+            yield Task(key=f"train/{one.key}/0", label=f"Finishing {one.label}", place="train", contender=one)
+
+
+def _first_answer(now: Situation, survivors: list[Standing], best: Contender) -> Iterator[Task]:
+    """Yield what makes the first answer there is, so that one stands early."""
+    found = now.results.first.get(best.key)
+    standing = next((one for one in survivors if one.contender.key == best.key), None)
+    if found is not None and found.artifact and standing is not None:
+        base = Base(contender=best, artifact=found.artifact, accuracy=found.accuracy, what="first")
+        for variant in of_base(now.asked, now.results, standing, base):
+            yield from _variant(now, variant)
+
+
+def _mixing(now: Situation) -> Iterator[Task]:
+    """Yield the means of weights that can be tried: of the finished trainings of a network at several sizes."""
+    plan, results, contenders = now.results.plan, now.results, now.contenders
+    if plan is None or halving.next_work(plan, results):
+        return
+    by_network: dict[str, list[str]] = {}
+    for key, _ in halving.finished(results):
+        by_network.setdefault(contenders[key].network.digest, []).append(key)
+    for keys in by_network.values():
+        first = contenders[keys[0]]
+        if len(keys) > 1 and not results.done(f"mix/{first.key}"):
+            artifacts = tuple(dict(halving.finished(results))[key].artifact for key in keys)
+            yield Task(
+                key=f"mix/{first.key}", label=f"Mixing the weights of {first.network.label}", place="train",
+                contender=first, artifacts=artifacts,
+            )  # fmt: skip
+
+
+def _compressing(now: Situation, survivors: dict[str, Standing]) -> Iterator[Task]:
+    for base in bases(now.asked, now.results, now.contenders):
+        standing = survivors.get(base.contender.key)
+        if standing is None or (base.what == "first" and halving.finished(now.results)):
+            continue
+        if standing.width < 1:
+            for point in widths_to_time(now.asked, now.results, standing):
+                yield time_task(point)
+        for variant in of_base(now.asked, now.results, standing, base):
+            yield from _variant(now, variant)
+
+
+def _variant(now: Situation, variant: Variant) -> Iterator[Task]:
+    results = now.results
+    make, measure = f"make/{variant.made_key}", f"measure/{variant.key}"
+    if not results.done(make):
+        yield Task(key=make, label=f"Making {variant.label}", place="train", variant=variant)
+    elif variant.made_key in results.made and not results.done(measure):
+        yield Task(key=measure, label=f"Measuring {variant.label}", place="measure", variant=variant)
+
+
+def variants(now: Situation) -> dict[str, Variant]:
+    """Return key -> variant of all that was measured."""
+    survivors = {one.contender.key: one for one in field.standings(now.asked, now.results) if one.survives}
+    found: dict[str, Variant] = {}
+    for base in bases(now.asked, now.results, now.contenders):
+        if (standing := survivors.get(base.contender.key)) is not None:
+            for variant in of_base(now.asked, now.results, standing, base):
+                if variant.key in now.results.measured:
+                    found[variant.key] = variant
+    return found
+
+
+def decision(now: Situation) -> Decision:
+    """Return the decision on what is known; the shipped file's second timing counts instead of the first."""
+    finalists = []
+    for key, variant in variants(now).items():
+        if f"again/{key}" in now.results.problems:  # what ran once and does not run now is no answer
+            continue
+        measured = now.results.measured[key]
+        timed = now.results.again.get(key, measured.timed)
+        finalists.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
+    return decide(now.asked, finalists, reference(now))
+
+
+def reference(now: Situation) -> float:
+    """Return the accuracy on validation that a drop is counted from: that of the best network, or of the artifact."""
+    return max((base.accuracy for base in bases(now.asked, now.results, now.contenders)), default=0.0)
+
+
+def last(now: Situation) -> list[Task]:
+    """Return what is left to do for the answer: the file is timed once more, and judged on the test part once."""
+    results, chosen = now.results, decision(now).chosen
+    if chosen is None:
+        return []
+    variant = chosen.variant
+    if not results.done(f"again/{variant.key}"):
+        return [Task(key=f"again/{variant.key}", label="Timing the answer once more", place="measure", variant=variant)]
+    if now.asked.images.test and not results.done(f"judge/{variant.key}"):
+        return [Task(key=f"judge/{variant.key}", label="Judging the answer", place="measure", variant=variant)]
+    return []

@@ -1,0 +1,249 @@
+"""Making the artifacts of a search: trained, mixed and compressed networks, each at the address of what made it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlopt.artifact import Artifact
+from tlopt.environment import versions
+from tlopt.errors import ArtifactError
+from tlopt.images import ImageFolder, Split
+from tlopt.images.cache import Cache
+from tlopt.images.of_artifact import trained_on
+from tlopt.search.funnel.asked import Asked, Contender
+from tlopt.search.funnel.results import Made, Trained
+from tlopt.search.funnel.variants import Variant
+from tlopt.search.once import digest_of, once
+from tlopt.search.outcome import copy_artifact
+from tlopt.search.untrained import runtime_of
+from tlopt.training.pausing import Epochs, PausedError, Word, asking
+
+if TYPE_CHECKING:
+    from tlopt.measure.answers.images import ImagePart
+
+WORK = "work"  # folder of all artifacts below that of the search
+_QAT_EPOCHS, _QAT_LR = 2, 2e-4
+_MAX_DROP = 0.005  # what float blocks are to bring the loss of int8 to
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workshop:
+    """Where artifacts are made, and of what.
+
+    Args:
+        asked: The search.
+        out: Folder of the search.
+        folder: All images.
+        parts: The images by part.
+        cache: Where decoded images and features are kept.
+    """
+
+    asked: Asked
+    out: Path
+    folder: ImageFolder
+    parts: Mapping[Split, ImageFolder]
+    cache: Cache
+
+    @property
+    def work(self) -> Path:
+        """Folder of the artifacts."""
+        return self.out / WORK
+
+    def place(self, verb: str, *parts: object) -> Path:
+        """Return the address of an artifact."""
+        return self.work / f"{verb}-{digest_of(versions()['tlopt'], verb, *parts)}"
+
+    def below(self, path: Path) -> str:
+        """Return a path as it is written down: the folder of the search may lie elsewhere on another machine."""
+        return str(path.relative_to(self.out))
+
+    def opened(self, artifact: str) -> Artifact:
+        """Open an artifact that the search made.
+
+        Raises:
+            ArtifactError: It is gone or damaged.
+        """
+        return Artifact.load(self.out / artifact)
+
+    def first(self, one: Contender) -> Trained:
+        """Train the classifier of a network alone."""
+        began = time.perf_counter()
+        settings = self._training(1)
+        place = self.place("head", one.key, *self._images())
+        made = once(place, lambda to: self._finetune(one, to, {**settings, "method": "head"}))
+        return self._trained(made, 0, began)
+
+    def train(self, one: Contender, epochs: int, question: Callable[[Epochs], Word]) -> Trained:
+        """Train a network, or go on with its training.
+
+        Args:
+            one: The network.
+            epochs: Of the whole training.
+            question: Whether it goes on after an epoch.
+        """
+        began = time.perf_counter()
+        settings = self._training(epochs)
+        place = self.place("finetune", one.key, epochs, *self._images())
+        try:
+            with asking(question):
+                made = once(place, lambda to: self._finetune(one, to, {**settings, "resume": True}))
+        except PausedError as paused:
+            best = max(paused.epochs, key=lambda record: (record["val_accuracy"], -record["val_loss"]))
+            return Trained(
+                epochs=len(paused.epochs), accuracy=best["val_accuracy"], loss=best["val_loss"],
+                seconds=time.perf_counter() - began,
+            )  # fmt: skip
+        return self._trained(made, epochs, began)
+
+    def _trained(self, made: Artifact, epochs: int, began: float) -> Trained:
+        metrics = made.card.torch.metrics
+        kept = [one for one in metrics.get("candidates", []) if one["share"] == metrics.get("fine_tuned_share")]
+        loss = kept[0]["loss"] if kept else metrics.get("probe", {}).get("loss", 0.0)
+        return Trained(
+            epochs=epochs,
+            accuracy=float(metrics["validation"]["accuracy"]),
+            loss=float(loss),
+            seconds=time.perf_counter() - began,
+            artifact=self.below(made.path),
+        )
+
+    def _images(self) -> tuple[object, ...]:
+        return (self.asked.images.digest, self.asked.shares.val, self.asked.shares.test, self.asked.seed)
+
+    def _training(self, epochs: int) -> dict[str, Any]:
+        return {"epochs": epochs, "seed": self.asked.seed, **self._kept()}
+
+    def _kept(self) -> dict[str, Any]:
+        return {"cache_dir": self.cache.cache_dir, "cache_gb": self.cache.cache_gb}
+
+    def _finetune(self, one: Contender, to: Path, settings: Mapping[str, Any]) -> Artifact:
+        from tlopt.stages.finetune import finetune
+
+        artifact = one.network.opened_artifact()
+        if artifact is not None:
+            ref, _ = trained_on(artifact)
+            if (ref.digest, ref.val, ref.test, ref.seed) != self._images():
+                raise ArtifactError(
+                    f"{artifact.path} was trained on other images, or with another split: its test images may be "
+                    "training images here."
+                )
+            return finetune(artifact, to, force=True, **settings)
+        shares = self.asked.shares
+        return finetune(
+            self.folder, to, force=True, model=one.network.name, weights=one.network.weights,
+            image_size=one.image_size, val=shares.val, test=shares.test, **settings,
+        )  # fmt: skip
+
+    def mixed(self, artifacts: Sequence[str]) -> Trained:
+        """Mix the weights of trainings of one network, as long as it does better on validation."""
+        from tlopt.search.funnel.soup import soup
+
+        began = time.perf_counter()
+        first, *others = (self.opened(artifact) for artifact in artifacts)
+        place = self.place("soup", first.digest, [other.digest for other in others])
+        names = tuple(str(other.path) for other in others)
+        made = once(place, lambda to: soup(first, to, force=True, others=names, **self._kept()))
+        return self._trained(made, 0, began)
+
+    def make(self, variant: Variant) -> Made:
+        """Make a variant, with what it is made of: what is there already is taken as it is."""
+        began = time.perf_counter()
+        made = self._variant(variant)
+        if not made.path.is_relative_to(self.out):
+            given = made
+            made = once(self.place("given", given.digest), lambda to: copy_artifact(given, to))
+        return Made(artifact=self.below(made.path), seconds=time.perf_counter() - began)
+
+    def _variant(self, variant: Variant) -> Artifact:
+        from tlopt.backends import load
+
+        source, point = self._base(variant), variant.point
+        runtime = runtime_of(point.backend)
+        reads = load(*point.backend.partition(":")[::2]).READS
+        if source.card.kind == "torch" and point.width < 1:
+            source = self._pruned(source, point.width)
+        if source.card.kind == "torch" and variant.way == "trained":
+            source = self._rounded(source, runtime)
+        if source.card.kind in reads and point.precision == source.card.precision:
+            return source
+        if source.card.kind == "torch":
+            source = self._exported(source)
+        numbers = "int8" if point.precision == "qat" else point.precision
+        if numbers != source.card.precision:
+            source = self._quantized(source, numbers, runtime, mixed=variant.way == "mixed")
+        return source if "onnx" in reads else self._built(source)
+
+    def _base(self, variant: Variant) -> Artifact:
+        given = variant.base.contender.network.opened_artifact() if variant.base.what == "given" else None
+        return given if given is not None else self.opened(variant.base.artifact)
+
+    def _pruned(self, source: Artifact, width: float) -> Artifact:
+        from tlopt.stages.prune import prune
+
+        epochs = max(2, self.asked.epochs // 2)
+        return once(
+            self.place("prune", source.digest, width, epochs, self.asked.seed),
+            lambda to: prune(
+                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self.asked.moved,
+                seed=self.asked.seed, **self._kept(),
+            ),
+        )  # fmt: skip
+
+    def _rounded(self, source: Artifact, runtime: str) -> Artifact:
+        from tlopt.stages.qat import qat
+
+        return once(
+            self.place("qat", source.digest, runtime, _QAT_EPOCHS, self.asked.seed),
+            lambda to: qat(
+                source, to, force=True, epochs=_QAT_EPOCHS, lr=_QAT_LR, seed=self.asked.seed, images=self.asked.moved,
+                resume=True, **{"for": runtime}, **self._kept(),
+            ),
+        )  # fmt: skip
+
+    def _exported(self, source: Artifact) -> Artifact:
+        from tlopt.stages.export import export
+
+        # Two networks of the same weights may have been trained with different scales.
+        place = self.place("export", source.digest, source.card.torch.qat is not None)
+        return once(place, lambda to: export(source, to, force=True))
+
+    def _quantized(self, source: Artifact, precision: str, runtime: str, *, mixed: bool) -> Artifact:
+        from tlopt.stages.quantize import quantize
+
+        given: dict[str, Any] = {"max_drop": _MAX_DROP} if mixed else {}
+        return once(
+            self.place("quantize", source.digest, precision, runtime, given, source.card.onnx.qat is not None),
+            lambda to: quantize(
+                source, to, force=True, precision=precision, images=self.asked.moved, seed=self.asked.seed,
+                **{"for": runtime}, **given,
+            ),
+        )  # fmt: skip
+
+    def _built(self, source: Artifact) -> Artifact:
+        from tlopt.search.machine import fingerprint_digest
+        from tlopt.stages.build import build
+
+        return once(self.place("build", source.digest, fingerprint_digest()), lambda to: build(source, to, force=True))
+
+    def hits(self, artifact: Artifact, part: Split, *, backend: str = "", threads: int = 0) -> tuple[int, int]:
+        """Return the right answers of an artifact on a part of the images, and the number of the images."""
+        from tlopt.measure.evaluate import evaluate
+
+        found = evaluate(artifact, opened=self._opened_part(part), backend=backend, threads=threads)
+        assert found.outputs is not None
+        return int(found.outputs.correct.sum()), found.images
+
+    def _opened_part(self, part: Split) -> ImagePart:
+        """Return a part of the images, decoded once for all that see it alike."""
+        from tlopt.measure.answers.images import ImagePart
+
+        return self._parts.setdefault(part, ImagePart(self.parts[part], part))
+
+    @functools.cached_property
+    def _parts(self) -> dict[Split, ImagePart]:
+        return {}

@@ -1,0 +1,281 @@
+"""The most accurate classifier that keeps to a budget of time, size or memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tlopt.artifact import Artifact
+from tlopt.cards.card import CARD_NAME
+from tlopt.environment import versions
+from tlopt.errors import ImagesError, SettingError, StudyError
+from tlopt.images.cache import Cache
+from tlopt.images.parts import Shares
+from tlopt.search.budget import Budget
+from tlopt.search.outcome import Study, read_report
+from tlopt.search.space import SIZES, Precision
+from tlopt.search.study import folder
+from tlopt.settings import Setting, flat
+
+if TYPE_CHECKING:
+    from tlopt.images import ImageFolder, Split
+    from tlopt.search.funnel.asked import Asked
+
+Role = Literal["all", "train", "measure"]
+Keep = Literal["best", "pareto", "all"]
+
+_SEARCH, _WORKERS = "Search", "Workers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What may be tried."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Networks named source:name, or artifacts. Default: the small ones that can be had here.",
+            metavar="NAME,…", group=_SEARCH, common=True,
+        ),
+    ] = ()  # fmt: skip
+    weights: Annotated[
+        tuple[str, ...],
+        Setting("Safetensors files that replace the pretrained weights.", metavar="NAME=FILE,…", group=_SEARCH),
+    ] = ()
+    image_sizes: Annotated[
+        tuple[int, ...], Setting("Sides of the square input image, in pixels.", minimum=16, group=_SEARCH, common=True)
+    ] = SIZES
+    precisions: Annotated[
+        tuple[Precision, ...],
+        Setting("Number formats. qat is int8 after training for it, where int8 loses accuracy.", group=_SEARCH),
+    ] = ("fp32", "int8", "qat")
+    backend: Annotated[
+        tuple[str, ...], Setting("Backends, or backend:device. Default: those that are installed.", group=_SEARCH)
+    ] = ()
+    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, group=_SEARCH)] = 0
+    pruning: Annotated[bool, Setting("Prune networks that are too slow whole.", group=_SEARCH)] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is done for the answer."""
+
+    minutes: Annotated[
+        float, Setting("Time that the search may take, in minutes.", minimum=0.1, group=_SEARCH, common=True)
+    ] = 30.0
+    epochs: Annotated[int, Setting("Most epochs of a training.", minimum=1, group=_SEARCH)] = 8
+    seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group=_SEARCH)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Who works on a search, and what stays of it."""
+
+    study: Annotated[
+        str,
+        Setting(
+            "File or database URL that several machines share, with #NAME behind it. Default: a file in --out.",
+            metavar="FILE|URL", group=_WORKERS,
+        ),
+    ] = ""  # fmt: skip
+    role: Annotated[
+        Role,
+        Setting(
+            "What this machine does. train only trains. measure only times, on the machine that the result is for.",
+            group=_WORKERS,
+        ),
+    ] = "all"
+    keep: Annotated[
+        Keep,
+        Setting("Artifacts that stay. pareto: all that no other beats in accuracy and time.", group="Output"),
+    ] = "best"
+
+
+@flat
+def optimize(
+    source: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    budget: Budget,
+    tried: Tried,
+    effort: Effort,
+    work: Work,
+    images: Annotated[
+        Path | None, Setting("Folder of an artifact's images, if they were moved or it knows none.", group="Data")
+    ] = None,
+    shares: Shares,
+    cache: Cache,
+    dry_run: Annotated[bool, Setting("Show what would be tried, and try nothing.")] = False,
+    status: Annotated[
+        Path | None, Setting("Show how far the search in this folder is, and do nothing.", metavar="OUT")
+    ] = None,
+    force: bool = False,
+) -> Study:
+    """Find the most accurate classifier that keeps to a budget.
+
+    The latency of a network does not depend on its weights. So every network is timed first, and only those
+    that can keep to the budget are trained. The rest of the time goes to the most promising of them.
+    They are fine-tuned, pruned if they have to be, quantized, and measured on this machine.
+
+    Decisions are made on validation images, with the chance in them. The answer is timed once more, and
+    judged once on the test images. It stands in OUT/best, and OUT/report.html tells how it was found.
+
+    SOURCE is a folder of images, or an artifact. A torch artifact is pruned and quantized. Of an ONNX artifact,
+    the precision and the backend are chosen. The same command goes on with a search that was interrupted.
+
+    From Python:
+        source: Folder of images or a manifest, or an artifact.
+        out: Folder to make, or to go on with.
+        force: Start anew, and replace an older search at `out`.
+
+    Raises:
+        SettingError: The budget says nothing or contradicts itself, or other settings do not fit.
+        ImagesError: The images cannot be used, or have no labels.
+        PluginError: No network can be had here.
+        MissingLibraryError: Optuna is not installed.
+        StudyError: The study is damaged, or is of another search or another tlopt.
+        OutputExistsError: Something else is at `out`, or another search is writing there.
+    """
+    if status is not None:
+        from tlopt.search.study.status import status_of
+
+        return status_of(status, work.study)
+    if source is None or (out is None and not dry_run):
+        raise SettingError(
+            f"optimize needs {'images or an artifact' if source is None else 'a folder for its results'}.",
+            hint="tlopt optimize IMAGES -o OUT --latency-ms 5",
+        )
+    budget.check()
+    _check(effort, work, tried)
+    source = Path(source)
+    deciding = {
+        "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,
+        "seed": effort.seed,
+    }  # fmt: skip
+    quick = folder.quick_digest(deciding, source)
+    if out is not None and not force and (found := _finished(Path(out), quick)) is not None:
+        return found
+    if out is not None:
+        folder.check(Path(out), force=force, shared=bool(work.study), reads=[source])
+    from tlopt.search import searching
+
+    asked, whole, parts = _asked(source, budget, tried, effort, images=images, shares=shares)
+    if dry_run:
+        return searching.planned(asked, effort.minutes)
+    assert out is not None
+    return searching.search(
+        asked, whole, parts, Path(out), quick=quick, minutes=effort.minutes, study=work.study, role=work.role,
+        keep=work.keep, cache=cache, force=force,
+    )  # fmt: skip
+
+
+def _check(effort: Effort, work: Work, tried: Tried) -> None:
+    """Refuse settings that exclude each other."""
+    if work.role != "all" and not work.study:
+        raise SettingError(
+            f"role {work.role} is for several machines that share a study.", hint="Name it with --study FILE_OR_URL."
+        )
+    if tried.precisions == ("qat",):
+        raise SettingError("qat is tried where int8 loses accuracy.", hint="Add int8: --precisions int8,qat.")
+    assert effort.minutes > 0
+
+
+def _finished(out: Path, quick: str) -> Study | None:
+    """Return the answer that stands in a folder, if nothing was changed since."""
+    with contextlib.suppress(StudyError):
+        note = folder.read_note(out)
+        if note is not None and note.finished and (note.quick, note.tlopt) == (quick, versions()["tlopt"]):
+            return Study(path=out, report=read_report(out))
+    return None
+
+
+def _asked(
+    source: Path, budget: Budget, tried: Tried, effort: Effort, *, images: Path | None, shares: Shares
+) -> tuple[Asked, ImageFolder, dict[Split, ImageFolder]]:
+    """Return the search, all its images, and its images by part.
+
+    Raises:
+        ImagesError: The images cannot be used.
+        SettingError: Settings do not fit the source.
+    """
+    from tlopt.images.of_artifact import drawn
+    from tlopt.images.scanning import scan
+    from tlopt.search.funnel.asked import WIDTHS, Asked, Images
+    from tlopt.search.space import chosen_space
+
+    artifact = Artifact.load(source).expect("torch", "onnx") if (source / CARD_NAME).exists() else None
+    if artifact is None:
+        if images is not None:
+            raise SettingError("images is for an artifact.", hint="Give the folder of images as SOURCE.")
+        whole = scan(source)
+        _, parts = drawn(whole, shares, effort.seed)
+        models: tuple[str, ...] = tried.models
+    else:
+        if tried.models or tried.weights:
+            raise SettingError(
+                "models and weights are for images: an artifact keeps its own network.", hint="Leave them out."
+            )
+        whole, parts, shares = _images_of(artifact, images, shares, effort.seed)
+        models = (str(source),)
+    space, left_out = chosen_space(
+        models=models, weights=tried.weights, image_sizes=tried.image_sizes, precisions=tried.precisions,
+        backend=tried.backend or _backends(), threads=tried.threads, widths=(1.0, *WIDTHS) if tried.pruning else (1.0,),
+    )  # fmt: skip
+    asked = Asked(
+        kind="images" if artifact is None else "torch" if artifact.card.kind == "torch" else "onnx",
+        space=space,
+        budget=budget,
+        images=Images(
+            path=whole.source, digest=whole.digest, classes=whole.classes, train=len(parts["train"]),
+            val=len(parts["val"]), test=len(parts["test"]),
+        ),
+        shares=shares,
+        seed=effort.seed,
+        epochs=effort.epochs,
+        moved=images,
+        left_out=left_out,
+    )  # fmt: skip
+    return asked, whole, parts
+
+
+def _images_of(
+    artifact: Artifact, images: Path | None, shares: Shares, seed: int
+) -> tuple[ImageFolder, dict[Split, ImageFolder], Shares]:
+    """Return the images that an artifact is judged on: those of its training, divided as they were then, or others."""
+    from tlopt.images.of_artifact import parts_of
+    from tlopt.images.scanning import scan
+
+    ref = artifact.card.images
+    if ref is not None:
+        found = parts_of(artifact, images, labels="all")
+        if found.trained_on:
+            if not len(found.divided["val"]):
+                raise ImagesError(f"None of the images of {artifact.path} are for validation.")
+            return found.whole, dict(found.divided), Shares(val=ref.val, test=ref.test)
+    if images is None:
+        raise ImagesError(
+            f"{artifact.path} knows no images to be judged on: its model was imported.",
+            hint="Name a folder of labelled images with --images.",
+        )
+    parts_of(artifact, images, labels="all")  # refuses other classes
+    whole = scan(images, known=artifact.card.classes)
+    divided = whole.split(val=shares.val, test=shares.test, seed=seed)
+    if not len(divided["val"]):
+        raise ImagesError(f"None of the images in {images} are left for validation.", hint="Give a larger --val.")
+    return whole, divided, shares
+
+
+def _backends() -> tuple[str, ...]:
+    """Return the backends that run exported graphs here, and are not told apart by a name."""
+    return tuple(_installed(("onnxruntime", "openvino"))) or ("onnxruntime",)
+
+
+def _installed(names: Sequence[str]) -> Iterator[str]:
+    import importlib.util
+
+    for name in names:
+        if importlib.util.find_spec(name) is not None:
+            yield name

@@ -1,0 +1,137 @@
+"""What stands in the folder of a search: the best artifact so far, the report, and what else was to be kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlopt.artifact import Artifact
+from tlopt.cards.card import CARD_NAME, plain
+from tlopt.errors import ArtifactError, OutputExistsError, StudyError
+from tlopt.publishing import draft
+from tlopt.publishing.marks import contents
+from tlopt.reading import files
+from tlopt.reports import Report
+from tlopt.search.pareto import front
+from tlopt.search.study.folder import BEST, REPORT
+
+if TYPE_CHECKING:
+    from tlopt.search.funnel.tasks import Situation
+
+COSTS = "What it cost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A search and what it found.
+
+    Args:
+        path: Its folder; None for a dry run.
+        report: Everything that was tried, and the decision.
+    """
+
+    path: Path | None
+    report: Report
+
+    @property
+    def best(self) -> Artifact | None:
+        """The answer, ready to be deployed; None if nothing keeps to the budget."""
+        if self.path is None or not (self.path / BEST / CARD_NAME).exists() or self.report.breaches:
+            return None
+        return Artifact.load(self.path / BEST)
+
+    def to_report(self) -> Report:
+        """Return the report."""
+        return self.report
+
+
+def read_report(out: Path) -> Report:
+    """Return the report that stands in the folder of a search.
+
+    Raises:
+        StudyError: There is none, or it is damaged.
+    """
+    try:
+        found = Report.from_json(files.read_text(out / REPORT))
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{out / REPORT} cannot be read: {str(error).rstrip('.')}.", hint="Start anew with --force."
+        ) from error
+    costs = found.details.get("costs")
+    return replace(found, more=(Report(title=COSTS, rows=tuple(costs)),) if costs else ())
+
+
+def publish_best(out: Path, made: Artifact) -> None:
+    """Let the best artifact so far stand in the folder of the search; another worker may do so at this moment."""
+    place = out / BEST
+    with contextlib.suppress(ArtifactError):
+        if (place / CARD_NAME).exists() and plain(Artifact.load(place).card) == plain(made.card):
+            return
+    with contextlib.suppress(OutputExistsError):
+        copy_artifact(made, place)
+
+
+def withdraw_best(out: Path) -> None:
+    """Remove a best artifact that turned out not to keep to the budget when it was timed once more."""
+    best = out / BEST
+    for name in contents(best).owned if best.is_dir() else ():
+        (best / name).unlink(missing_ok=True)
+    _prune(best)
+
+
+def copy_artifact(made: Artifact, place: Path) -> Artifact:
+    """Copy an artifact to a place, where one may lie already; return the copy.
+
+    Raises:
+        OutputExistsError: Something else lies there, or another process copies one there.
+        OutputError: It cannot be written.
+    """
+    with draft(place, force=True, reads=[made.path]) as copied:
+        for name in (*made.card.files, CARD_NAME):
+            (copied / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made.path / name, copied / name)
+    return Artifact.load(place)
+
+
+def keep(out: Path, now: Situation, which: str) -> None:
+    """Keep only what was asked for of all that a search made.
+
+    Args:
+        out: Its folder.
+        now: What is known.
+        which: "best", "pareto" for all variants that no other beats, or "all".
+    """
+    from tlopt.search.funnel import tasks
+
+    if which == "pareto":
+        found = tasks.variants(now)
+        rows = [(now.results.measured[key].timed.latency_ms, -now.results.measured[key].accuracy) for key in found]
+        for variant, is_best in zip(found.values(), front(rows), strict=True):
+            if is_best:
+                made = Artifact.load(out / now.results.made[variant.made_key].artifact)
+                copy_artifact(made, out / "pareto" / _file_name(variant.label))
+    if which != "all":
+        _remove_work(out)
+
+
+def _file_name(label: str) -> str:
+    return "".join(one if one.isalnum() or one in "-_." else "-" for one in label).strip("-.")[:120]
+
+
+def _remove_work(out: Path) -> None:
+    """Remove the artifacts that led to the answer; what tlopt did not write stays."""
+    for name in contents(out).owned:
+        if name.startswith("work" + os.sep):
+            (out / name).unlink(missing_ok=True)
+    _prune(out / "work")
+
+
+def _prune(folder: Path) -> None:
+    """Remove the empty folders of a folder, and itself if nothing is left in it."""
+    for root, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(root).rmdir()

@@ -1,0 +1,175 @@
+"""A search from its first step to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tlopt.environment import versions
+from tlopt.errors import SettingError
+from tlopt.images import ImageFolder, Split
+from tlopt.images.cache import Cache
+from tlopt.publishing import write_whole
+from tlopt.reports import Report
+from tlopt.search import answer, outcome
+from tlopt.search.funnel import tasks
+from tlopt.search.funnel.asked import Asked
+from tlopt.search.funnel.clock import Clock
+from tlopt.search.funnel.tasks import Situation
+from tlopt.search.funnel.worker import Role, Worker
+from tlopt.search.funnel.workshop import Workshop
+from tlopt.search.machine import fingerprint
+from tlopt.search.once import digest_of
+from tlopt.search.outcome import Study
+from tlopt.search.study import folder
+from tlopt.search.study.folder import Note
+from tlopt.search.study.leases import Leases, owner
+from tlopt.search.study.storage import Storage, Tried, shown_place
+
+_RESERVE, _LEAST_RESERVE_S = 0.06, 2.0  # share of the time that is kept for the answer
+
+
+def planned(asked: Asked, minutes: float) -> Study:
+    """Return what a search would try; nothing is made or written."""
+    points = [point for point in asked.space.points() if point.width == 1 and point.precision in asked.numbers]
+    rows = tuple(
+        {
+            "candidate": one.label,
+            "precisions": ", ".join(dict.fromkeys(p.precision for p in asked.points(one))),
+            "backends": ", ".join(dict.fromkeys(p.backend for p in asked.points(one))),
+        }
+        for one in asked.contenders
+    )
+    notes = [
+        f"{len(points)} networks would be timed without training, and those that can keep to {asked.budget.told()} "
+        f"would be ranked. The best of them would be trained, in {minutes:g} minutes in all.",
+        f"Images: {asked.images.train} to train, {asked.images.val} to decide, {asked.images.test} to judge.",
+        *(f"Left out: {name}. {why}" for name, why in asked.left_out.items()),
+    ]
+    return Study(path=None, report=Report(title="Would be tried", rows=rows, notes=tuple(notes)))
+
+
+def search(
+    asked: Asked, whole: ImageFolder, parts: Mapping[Split, ImageFolder], out: Path, *, quick: str, minutes: float,
+    study: str, role: Role, keep: str, cache: Cache, force: bool,
+) -> Study:  # fmt: skip
+    """Search, or go on with a search; return what was found.
+
+    Raises:
+        StudyError: The study is damaged, or is of another search or another tlopt.
+        OutputExistsError: Something else is at `out`, or another search is writing there.
+        SettingError: This machine is not the one that the search measures on.
+    """
+    note = Note(
+        tlopt=versions()["tlopt"], identity=asked.identity(), quick=quick, study=shown_place(study) or folder.JOURNAL,
+        minutes=minutes,
+    )  # fmt: skip
+    reads = list(whole.places())
+    with folder.opened(out, note, force=force, shared=bool(study), reads=reads) as place:
+        storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
+        machine = _machine(storage, role)
+        workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
+        clock = _clock(storage, minutes)
+        leases = Leases(storage=storage, who=owner(role))
+
+        def noted(now: Situation) -> None:
+            _stand(place, workshop, now)
+            report = answer.report_of(now, clock, note.study, machine)
+            write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
+
+        worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
+        now = worker.run()
+        report = answer.report_of(now, clock, note.study, machine)
+        if (number := leases.claim("answer", "Writing the answer")) is not None:
+            with leases.beating(number):
+                _answer(place, workshop, now, report, storage, keep)
+                folder.write_note(place, replace(note, finished=True))
+            storage.finish(number, {}, 0.0)
+        return Study(path=out, report=report)
+
+
+def _clock(storage: Storage, minutes: float) -> Clock:
+    before = storage.attribute("spent_s")
+    reserve = max(_LEAST_RESERVE_S, _RESERVE * minutes * 60)
+    return Clock(
+        minutes=minutes,
+        reserve_s=min(reserve, 0.5 * minutes * 60),
+        before_s=float(before) if before is not None else 0.0,
+    )
+
+
+def _machine(storage: Storage, role: Role) -> dict[str, Any]:
+    """Return the machine that the search measures on: the first that may.
+
+    Raises:
+        SettingError: It is another one than this, and this one was to measure.
+    """
+    own = fingerprint()
+    target = storage.attribute("machine")
+    if target is None and role != "train":
+        storage.note("machine", own)
+        target = storage.attribute("machine")
+    if role == "train":
+        return dict(target or {})
+    if digest_of(target) != digest_of(own):
+        differ = ", ".join(name for name in own if target.get(name) != own[name])
+        raise SettingError(
+            f"This machine is not the one that the search measures on: {differ} differ.",
+            hint="Add --role train to train here for it.",
+        )
+    return own
+
+
+def _stand(place: Path, workshop: Workshop, now: Situation) -> None:
+    """Let the best answer so far stand, whatever becomes of the search."""
+    chosen = tasks.decision(now).chosen
+    if chosen is not None:
+        outcome.publish_best(place, workshop.opened(now.results.made[chosen.variant.made_key].artifact))
+
+
+def _answer(place: Path, workshop: Workshop, now: Situation, report: Report, storage: Storage, keep: str) -> None:
+    decision = tasks.decision(now)
+    if decision.chosen is not None:
+        _stand(place, workshop, now)
+    else:
+        outcome.withdraw_best(place)
+    answer.write(place, report, now)
+    _show(storage, now)
+    outcome.keep(place, now, keep)
+
+
+def _show(storage: Storage, now: Situation) -> None:
+    """Write everything that was timed down for Optuna's own tools."""
+    found = tasks.variants(now)
+    limit = now.asked.budget.limit_ms
+    for key, variant in found.items():
+        measured = now.results.measured[key]
+        storage.show(
+            Tried(
+                key=key, parameters=_parameters(variant.point, variant.way), accuracy=measured.accuracy,
+                latency_ms=measured.timed.latency_ms, excess_ms=_excess(measured.timed.latency_ms, limit),
+            )
+        )  # fmt: skip
+    for point in now.asked.space.points():
+        timed = now.results.timed.get(point.digest)
+        if timed is not None:
+            storage.show(
+                Tried(
+                    key=point.digest, parameters=_parameters(point, "untrained"), accuracy=None,
+                    latency_ms=timed.latency_ms, excess_ms=_excess(timed.latency_ms, limit),
+                    why=now.asked.budget.over(timed),
+                )
+            )  # fmt: skip
+
+
+def _excess(latency_ms: float, limit: float) -> float:
+    return latency_ms - limit if limit < float("inf") else 0.0
+
+
+def _parameters(point: Any, way: str) -> dict[str, str]:
+    return {
+        "network": point.network.label, "image_size": str(point.image_size), "width": f"{point.width:g}",
+        "precision": point.precision, "way": way, "backend": point.backend, "threads": str(point.threads),
+    }  # fmt: skip

@@ -1,0 +1,183 @@
+"""The folder of a search: what it says of itself, who may write into it, and what it holds in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt.environment import versions
+from tlopt.errors import OutputExistsError, StudyError
+from tlopt.publishing import check_place, claim, draft, write_whole
+from tlopt.publishing.claims import lock_file, refuse_claimed
+from tlopt.publishing.marks import SEARCH
+from tlopt.publishing.places import located
+from tlopt.reading import files, schema
+from tlopt.search.once import digest_of
+
+JOURNAL = "study.journal"
+REPORT, PAGE, BEST = "report.json", "report.html", "best"
+_PATIENCE_S, _PAUSE_S = 30.0, 0.2  # until another worker has made the folder, and between two looks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What the folder of a search says of it.
+
+    Args:
+        tlopt: The version that began it.
+        identity: What must be the same for it to go on.
+        quick: Digest of settings, and of names, sizes and dates of what is read: the same means that nothing changed.
+        study: Where it is written down, without a password.
+        minutes: How long it may take.
+        finished: Whether the answer stands.
+    """
+
+    tlopt: str
+    identity: Mapping[str, str]
+    quick: str
+    study: str
+    minutes: float
+    finished: bool = False
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+def read_note(out: Path) -> Note | None:
+    """Return what a folder says of its search, None if it is the folder of none.
+
+    Raises:
+        StudyError: It is damaged.
+    """
+    try:
+        return schema.convert(schema.parse_json(files.read_text(out / SEARCH)), Note)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{out / SEARCH} is damaged: {str(error).rstrip('.')}.",
+            hint="Start anew with --force, or choose another --out.",
+        ) from error
+
+
+def write_note(out: Path, note: Note) -> None:
+    """Write down what a folder says of its search."""
+    write_whole(out / SEARCH, note.text())
+
+
+def quick_digest(settings: Mapping[str, Any], source: Path) -> str:
+    """Return a digest that tells at once whether anything was changed since: no content of an image is read."""
+    seen: list[tuple[str, int, int]] = []
+    with contextlib.suppress(OSError):
+        if source.is_dir():
+            for root, _, names in os.walk(source):
+                for name in names:
+                    state = os.stat(os.path.join(root, name))
+                    seen.append((os.path.relpath(os.path.join(root, name), source), state.st_size, state.st_mtime_ns))
+        else:
+            state = source.stat()
+            seen.append((source.name, state.st_size, state.st_mtime_ns))
+    told = {name: str(value) for name, value in settings.items()}
+    return digest_of(versions()["tlopt"], told, str(source.absolute()), sorted(seen))
+
+
+def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
+    """Refuse the folder of another search.
+
+    Raises:
+        OutputExistsError: It is.
+    """
+    if differ := [name for name, value in identity.items() if found.identity.get(name) != value]:
+        raise OutputExistsError(
+            f"{out} holds another search: its {' and '.join(differ)} differ from what is asked for now.",
+            hint="Give the same settings to go on with it, choose another --out, or add --force to start anew.",
+        )
+
+
+@contextlib.contextmanager
+def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[Path]) -> Iterator[Path]:
+    """Make the folder of a search, or go on with it; yield its absolute path.
+
+    Without a study that others know, nobody else writes into the folder meanwhile.
+
+    Args:
+        out: The folder.
+        note: What it says of its search.
+        force: Replace another search there, or start this one anew.
+        shared: Others may work on the same study.
+        reads: What the search reads.
+
+    Raises:
+        OutputExistsError: Something else is there, or another search is at work there.
+        OutputError: It cannot be made.
+    """
+    place = located(out)
+    _refuse_claimed(place, out, shared=shared)
+    found = None if force else read_note(place)
+    if found is None:
+        found = _made(out, note, force=force, shared=shared, reads=tuple(reads))
+    refuse(out, found, note.identity)
+    if found.study != note.study:
+        raise OutputExistsError(
+            f"{out} belongs to a search with another study, {found.study}.", hint="Give the same --study to work on it."
+        )
+    if shared:
+        yield place
+        return
+    with claim(lock_file(place), out):
+        yield place
+
+
+def _made(out: Path, note: Note, *, force: bool, shared: bool, reads: tuple[Path, ...]) -> Note:
+    """Make the folder with its note; of several workers that begin at once, one does."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            with draft(out, force=force, reads=reads, makes="search") as made:
+                write_whole(made / SEARCH, note.text())
+            return note
+        except OutputExistsError:
+            if not shared or time.monotonic() > until:
+                raise
+            if (found := read_note(located(out))) is not None and not force:
+                return found
+            time.sleep(_PAUSE_S)
+
+
+def _refuse_claimed(place: Path, out: Path, *, shared: bool) -> None:
+    """Refuse a folder that another search is writing; a worker waits while another one makes the folder for both."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            refuse_claimed(lock_file(place), out)
+            return
+        except OutputExistsError:
+            if not shared or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE_S)
+
+
+def check(out: Path, *, force: bool, shared: bool, reads: Iterable[Path]) -> None:
+    """Refuse a folder that cannot be that of a search, before anything is read.
+
+    Raises:
+        OutputExistsError: Something else is there, or another search is at work there.
+        OutputError: It cannot be made.
+    """
+    place = located(out)
+    _refuse_claimed(place, out, shared=shared)
+    if not force and read_note(place) is not None:
+        return
+    try:
+        check_place(out, force=force, reads=reads, makes="search")
+    except OutputExistsError:
+        if not shared or force or read_note(place) is None:  # another worker has just made it
+            raise
