@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlopt.errors import ImagesError, SettingError
-from tlopt.preprocess import Preprocess, orientation, to_rgb, turned, upright
+from tlopt.preprocess import Preprocess
 from tlopt.reading.image_files import read_image
+from tlopt.reading.pictures import orientation, to_rgb, turned, upright
 
 
 def noise(width, height, seed=0):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tlopt.cards.card import CARD_NAME, Card, plain
 from tlopt.errors import ArtifactError
+from tlopt.preprocess import LATER
 from tlopt.reading import external_data, files
 from tlopt.reading.files import real_path
 
@@ -70,6 +71,9 @@ class Artifact:
         """Identity of what the artifact computes: payload, classes and preprocessing."""
         identity = plain(self.card)
         del identity["lineage"], identity["images"], identity["details"]
+        for name, usual in LATER.items():  # what 0.1.0 did not know counts where it says something
+            if identity["preprocess"][name] == usual:
+                del identity["preprocess"][name]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -99,6 +103,23 @@ class Artifact:
             raise ArtifactError(
                 f"{self.path} is of kind {self.card.kind}; this needs {' or '.join(kinds)}.",
                 hint=_MAKES.get(kinds[0], ""),
+            )
+        return self
+
+    def expect_classifier(self, verb: str) -> Artifact:
+        """Return self if the artifact is a classifier.
+
+        Args:
+            verb: What needs one.
+
+        Raises:
+            ArtifactError: It is of another task.
+        """
+        if self.card.task != "classify":
+            names = ", ".join(output.name for output in self.card.outputs)
+            raise ArtifactError(
+                f"{self.path} is no classifier: its outputs are {names}. {verb} needs classes.",
+                hint="tlopt compare SOURCE ARTIFACT --images DIR judges the outputs; tlopt bench measures the speed.",
             )
         return self
 

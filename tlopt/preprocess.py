@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from tlopt.errors import ImagesError, SettingError
+from tlopt.errors import SettingError
 from tlopt.reading.image_files import read_image
-
-log = logging.getLogger(__name__)
+from tlopt.reading.pictures import to_rgb, upright
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Layout = Literal["nchw", "nhwc"]
-Channels = Literal["rgb", "bgr"]
+Channels = Literal["rgb", "bgr", "grey"]
+# What becomes of an image whose sides have another ratio than the input's.
+Fit = Literal["crop", "stretch", "pad"]
 # What of an image is shown to the network: its center, that and its mirror image, the center and the
 # corners, or all those and their mirror images.
 Views = Literal["center", "flip", "five", "ten"]
@@ -29,15 +30,9 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# Fields that came after 0.1.0, and what they are where they change nothing.
+LATER: Mapping[str, Any] = {"width": 0, "fit": "crop"}
+_PADDING = 114  # grey level around a padded image, as detectors of the YOLO family are trained with
 _LARGEST = 16_384  # pixels of a side: no classifier sees that many, and memory would not hold a batch
 _WIDEST = 64  # ratio of the sides above which the ends of a strip are cut off before it is resized
 
@@ -51,52 +46,66 @@ class Preprocess:
     p in 0..255 becomes ``(p / 255 - mean) / std``. Pixel for pixel the evaluation transform of timm
     1.0 and torchvision (Resize, CenterCrop) on Pillow images.
 
+    An input that is no square has a `width` of its own. Instead of cutting, `fit` may stretch the whole
+    image to the input's sides, or shrink it and fill up what is left.
+
     Args:
-        size: Side of the square input, pixels.
+        size: Side of the square input, pixels; the height where `width` is given.
         crop_ratio: Share of the resized image's shorter side that the crop keeps, 0..1.
         interpolation: Resampling filter.
-        mean: Per channel, in the order of `channels`, on the 0..1 scale.
-        std: Per channel, in the order of `channels`, on the 0..1 scale.
+        mean: Per channel, in the order of `channels`, on the 0..1 scale; of "grey" one.
+        std: Per channel, in the order of `channels`, on the 0..1 scale; of "grey" one.
         layout: Axis order of the network's input.
-        channels: Channel order of the network's input.
+        channels: Channel order of the network's input, or "grey" for one channel (ITU-R 601 luma).
         folded: The exported graph itself scales, normalizes and transposes: it takes uint8
             (n, size, size, 3) RGB and `normalize` returns pixels unchanged.
+        width: Width of the input, pixels; 0 for that of a square.
+        fit: Cut the center out ("crop"), "stretch" the image, or "pad" it with grey.
     """
 
     size: int
     crop_ratio: float = 0.875
     interpolation: Interpolation = "bicubic"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     layout: Layout = "nchw"
     channels: Channels = "rgb"
     folded: bool = False
+    width: int = 0
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= _LARGEST:
-            raise SettingError(f"The image size must be at least 1 pixel and at most {_LARGEST}, got {self.size}.")
+        for side in self.sides:
+            if not 1 <= side <= _LARGEST:
+                raise SettingError(f"The image size must be at least 1 pixel and at most {_LARGEST}, got {side}.")
         if not 0 < self.crop_ratio <= 1:
             raise SettingError(f"The crop ratio must be above 0 and at most 1, got {self.crop_ratio:g}.")
-        if self.size / self.crop_ratio > 2 * _LARGEST:
+        if max(self.sides) / self.crop_ratio > 2 * _LARGEST:
             raise SettingError(f"The crop ratio is too small for {self.size} pixels, got {self.crop_ratio:g}.")
         if self.interpolation not in _RESAMPLING:
             raise SettingError(
                 f"Unknown interpolation {self.interpolation!r}.", hint=f"Known: {', '.join(_RESAMPLING)}."
             )
-        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
-            raise SettingError(f"The mean must be three numbers, got {self.mean}.")
-        if len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
-            raise SettingError(f"The std must be three numbers above 0, got {self.std}.")
-        for value, known in ((self.layout, get_args(Layout)), (self.channels, get_args(Channels))):
-            if value not in known:
+        count, said = (1, "one number") if self.channels == "grey" else (3, "three numbers")
+        if len(self.mean) != count or not all(map(math.isfinite, self.mean)):
+            raise SettingError(f"The mean must be {said}, got {self.mean}.")
+        if len(self.std) != count or not all(0 < s < math.inf for s in self.std):
+            raise SettingError(f"The std must be {said} above 0, got {self.std}.")
+        kinds: tuple[tuple[str, Any], ...] = ((self.layout, Layout), (self.channels, Channels), (self.fit, Fit))
+        for value, kind in kinds:
+            if value not in (known := get_args(kind)):
                 raise SettingError(f"{value!r} is not one of {', '.join(known)}.")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the input, pixels."""
+        return self.size, self.width or self.size
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of one network input, without the batch axis."""
-        if self.layout == "nhwc" or self.folded:
-            return (self.size, self.size, 3)
-        return (3, self.size, self.size)
+        count = 1 if self.channels == "grey" else 3
+        return (*self.sides, count) if self.layout == "nhwc" or self.folded else (count, *self.sides)
 
     @property
     def input_dtype(self) -> np.dtype[Any]:
@@ -104,7 +113,7 @@ class Preprocess:
         return np.dtype(np.uint8 if self.folded else np.float32)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the cropped pixels: uint8 (size, size, 3), RGB, 0..255.
+        """Return the cropped pixels: uint8 (height, width, 3), RGB, 0..255; one channel of a "grey" input.
 
         Raises:
             ImagesError: The image's mode has no conversion to RGB.
@@ -112,20 +121,43 @@ class Preprocess:
         return self.crop(self.resized(image))
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """Return the upright RGB image with its shorter side at ``size / crop_ratio`` pixels.
+        """Return the upright RGB (or grey) image, resized so that `crop` has but to cut its center out.
 
         Raises:
             ImagesError: The image's mode has no conversion to RGB.
         """
-        image = _without_ends(to_rgb(upright(image)))
-        side = math.floor(self.size / self.crop_ratio)
-        width, height = image.size
-        # torchvision cuts the fraction of the longer side off, and so do the networks trained with it.
-        target = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
-        return image if target == image.size else image.resize(target, _RESAMPLING[self.interpolation])
+        image = to_rgb(upright(image))
+        image = image.convert("L") if self.channels == "grey" else image
+        if self.fit == "crop":
+            image = _without_ends(image)
+        target = self._target(*image.size)
+        image = image if target == image.size else image.resize(target, _RESAMPLING[self.interpolation])
+        return self._padded(image) if self.fit == "pad" else image
+
+    def _target(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height that an image of this size is resized to."""
+        high, wide = self.sides
+        if self.fit == "stretch":
+            return wide, high
+        if self.fit == "pad":
+            scale = min(wide / width, high / height)
+            return max(1, min(wide, round(width * scale))), max(1, min(high, round(height * scale)))
+        if high == wide:
+            side = math.floor(high / self.crop_ratio)
+            # torchvision cuts the fraction of the longer side off, and so do the networks trained with it.
+            return (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+        least = math.floor(wide / self.crop_ratio), math.floor(high / self.crop_ratio)
+        scale = max(least[0] / width, least[1] / height)
+        return max(least[0], int(width * scale)), max(least[1], int(height * scale))
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        high, wide = self.sides
+        whole = Image.new(image.mode, (wide, high), _PADDING if image.mode == "L" else (_PADDING,) * 3)
+        whole.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
+        return whole
 
     def views(self, image: Image.Image, which: Views = "center") -> np.ndarray:
-        """Return one or several crops: uint8 (k, size, size, 3), the center's as `pixels` returns it first.
+        """Return one or several crops: uint8 (k, height, width, channels), the center's as `pixels` returns it first.
 
         "five" adds the corners of the resized image in the order top left, top right, bottom left,
         bottom right; "flip" and "ten" add the mirror images of all (A. Krizhevsky, I. Sutskever,
@@ -137,27 +169,28 @@ class Preprocess:
         if which in ("center", "flip"):
             found = self.pixels(image)[None]
         else:
-            resized, size = self.resized(image), self.size
-            right, bottom = resized.width - size, resized.height - size
+            resized, (high, wide) = self.resized(image), self.sides
+            right, bottom = resized.width - wide, resized.height - high
             corners = ((0, 0), (right, 0), (0, bottom), (right, bottom))
-            cut = [np.asarray(resized.crop((x, y, x + size, y + size))) for x, y in corners]
+            cut = [_pixels(resized.crop((x, y, x + wide, y + high))) for x, y in corners]
             found = np.stack([self.crop(resized), *cut])
         return np.concatenate([found, found[:, :, ::-1]]) if which in ("flip", "ten") else found
 
     def crop(self, image: Image.Image) -> np.ndarray:
-        """Return the central crop of a resized image: uint8 (size, size, 3)."""
-        left = round((image.width - self.size) / 2)
-        top = round((image.height - self.size) / 2)
-        return np.array(image.crop((left, top, left + self.size, top + self.size)))
+        """Return the central crop of a resized image: uint8 (height, width, channels)."""
+        high, wide = self.sides
+        left = round((image.width - wide) / 2)
+        top = round((image.height - high) / 2)
+        return _pixels(image.crop((left, top, left + wide, top + high)))
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Turn pixels into the network's input.
 
         Args:
-            pixels: uint8 (n, size, size, 3), RGB, 0..255.
+            pixels: uint8 (n, height, width, 3), RGB, 0..255; of one channel for a "grey" input.
 
         Returns:
-            float32 of (n, 3, size, size), or (n, size, size, 3) for the layout "nhwc"; the same
+            float32 of (n, 3, height, width), or (n, height, width, 3) for the layout "nhwc"; the same
             uint8 array if preprocessing is folded into the graph.
         """
         if self.folded:
@@ -174,7 +207,7 @@ class Preprocess:
         return planes
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return scale and shift, float32 (3,), with ``input = pixel * scale + shift``."""
+        """Return scale and shift, float32 (channels,), with ``input = pixel * scale + shift``."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
@@ -190,9 +223,11 @@ class Preprocess:
 
     def summary(self) -> str:
         """Return how images are fed, in words."""
-        text = f"{self.size} px, {self.interpolation}, crop {self.crop_ratio:g}"
+        sides = f"{self.size} px" if self.sides == (self.size,) * 2 else f"{self.size} x {self.width} px"
+        fit = {"crop": f"crop {self.crop_ratio:g}", "stretch": "stretched", "pad": "padded"}[self.fit]
+        text = f"{sides}, {self.interpolation}, {fit}"
         if self.folded:
-            return f"{text}, uint8 RGB (preprocessing is inside)"
+            return f"{text}, uint8 {'grey' if self.channels == 'grey' else 'RGB'} (preprocessing is inside)"
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"{text}, mean {mean}, std {std}, {self.channels.upper()}, {self.layout.upper()}"
 
@@ -206,59 +241,10 @@ class Preprocess:
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; 1 where it is missing or damaged."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        # Pillow's EXIF parser raises whatever a damaged block makes it stumble over.
-        log.debug("damaged EXIF data", exc_info=True)
-        return 1
-    return value if value in _UPRIGHT else 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as its EXIF orientation says."""
-    return turned(image, orientation(image))
-
-
-def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the image turned as this EXIF orientation, 1 to 8, says."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image as 8-bit RGB: transparency over white, 16-bit grey scaled to 8 bits.
-
-    Raises:
-        ImagesError: The image's mode has no conversion to RGB.
-    """
-    transparent = "transparency" in image.info
-    if image.mode == "RGB" and not transparent:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bit(image)).convert("RGB")
-    try:
-        if transparent or image.mode in ("RGBA", "LA", "PA", "RGBa"):
-            layered = image.convert("RGBA")
-            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, layered).convert("RGB")
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ImagesError(f"An image of mode {image.mode} cannot be converted to RGB.") from error
-
-
-def _eight_bit(image: Image.Image) -> np.ndarray:
-    """Return grey of 16 or 32 bits or floats as uint8 (h, w)."""
-    grey: np.ndarray = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    brightest = grey.max(initial=0)
-    if image.mode.startswith("I;16") or brightest > 255:
-        # 16-bit files keep their full scale; others are taken as 8-bit unless they exceed it.
-        grey = grey / 257
-    elif image.mode == "F" and brightest <= 1:
-        grey = grey * 255
-    rounded: np.ndarray = np.clip(np.round(grey), 0, 255).astype(np.uint8)
-    return rounded
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Return uint8 (height, width, channels)."""
+    found = np.array(image)
+    return found[:, :, None] if found.ndim == 2 else found
 
 
 def _without_ends(image: Image.Image) -> Image.Image:

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from tlopt import registry, settings
 from tlopt.artifact import Artifact
-from tlopt.cards.card import Step, plain
+from tlopt.cards.card import Card, Step, plain
 from tlopt.cards.details import EngineDetails, Quantized
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
+from tlopt.judging import decibels
+from tlopt.outputs import in_words, said
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 from tlopt.verbs import TABLE
@@ -35,18 +37,15 @@ def show(
     """
     artifact = Artifact.load(artifact)
     card = artifact.card
-    names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
     notes = [_settings(number, step, every=all_) for number, step in enumerate(card.lineage, 1)]
     notes += [
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
-        f"Classes: {names}",
-        f"Input: {card.preprocess.summary()}",
-        f"Answers: {card.answers.replace('_', '-')}",
+        *_answers(card),
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
     notes += _engine(card.details) if isinstance(card.details, EngineDetails) else []
-    notes += _floats(card.quantized) if card.quantized else []
+    notes += [*_worth(card.quantized), *_floats(card.quantized)] if card.quantized else []
     notes.append("Digest: " + artifact.digest[:12])
     rows: tuple[dict[str, Scalar], ...] = tuple(
         {
@@ -58,6 +57,31 @@ def show(
         for number, step in enumerate(card.lineage, 1)
     )
     return Report(title=artifact.name, rows=rows, notes=tuple(notes), details={"card": card.to_dict()})
+
+
+def _answers(card: Card) -> list[str]:
+    """Return what the network is fed and answers with."""
+    fed = f"Input: {card.preprocess.summary()}"
+    if card.task == "any":
+        return [fed, f"Outputs: {', '.join(map(in_words, card.outputs))}. It is no classifier"]
+    names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
+    return [f"Classes: {names}", fed, f"Answers: {card.answers.replace('_', '-')}"]
+
+
+def _worth(quantized: Quantized) -> list[str]:
+    """Return how much of a graph is in 8 bits, and how near its answers are to the source's."""
+    lines, measured = [], quantized.measured
+    if quantized.macs and quantized.eight_bit_macs is not None:
+        inside, every = (f"{count / 1e6:.4g}" for count in (quantized.eight_bit_macs, quantized.macs))
+        share = quantized.eight_bit_macs / quantized.macs
+        lines.append(f"In 8 bits: {inside} of {every} million multiply-adds ({share:.1%})")
+    if measured is not None and measured.outputs:
+        errors = "; ".join(map(said, measured.outputs))
+        lines.append(f"Beside its source, on {measured.images} images: {errors}")
+    elif measured is not None and measured.snr_db is not None:
+        same = "" if measured.agreement is None else f", {measured.agreement:.1%} of the answers the same"
+        lines.append(f"Beside its source, on {measured.images} images: logits {measured.snr_db:.1f} dB{same}")
+    return lines
 
 
 def _settings(number: int, step: Step, *, every: bool) -> str:
@@ -88,14 +112,18 @@ def _floats(quantized: Quantized) -> list[str]:
     if found is None:
         return lines
     met = "met" if found.met else "NOT met"
-    lines += [f"Limit of {found.max_drop:g} on the loss of {found.drop_of}, on {found.images} training images: {met}"]
+    limit = f"Limit of {found.max_drop:g} on the loss of {found.drop_of}"
+    if noise := found.drop_of == "noise":
+        limit = f"Limit of {decibels(found.max_drop):.3g} dB on every output"
+    lines += [f"{limit}, on {found.images} training images: {met}"]
     lines += [f"Float: {name} ({reason})" for name, reason in found.float_blocks.items()]
     rest = "all others in integers" if asked else "all in integers"
     for row in found.trade_off:
         blocks, times = row.float_blocks, row.latency_ms.items()
         latency = "".join(f", {ms:g} ms at batch {batch}" for batch, ms in times)
         what = f"with {len(blocks)} float blocks ({', '.join(blocks)})" if blocks else rest
-        lines.append(f"Trade-off: {what}: drop {row.drop:g}, {row.snr_db:g} dB{latency}")
+        drop = "" if noise else f"drop {row.drop:g}, "
+        lines.append(f"Trade-off: {what}: {drop}{row.snr_db:g} dB{latency}")
     return lines
 
 

@@ -10,26 +10,29 @@ from functools import partial
 
 import numpy as np
 
-from tlopt import judging
+from tlopt import judging, outputs
 from tlopt.artifact import Artifact
-from tlopt.backends import Runner, open_runner, saturates_here
+from tlopt.backends import Runner, call_of, open_runner, outputs_of, saturates_here
+from tlopt.backends._answers import check_outputs
 from tlopt.backends._logits import check_logits
 from tlopt.cards.details import BesideSource, Measured, Quantized
 from tlopt.errors import CheckError, MissingLibraryError, NotFiniteError, StageError
 from tlopt.images import ImageFolder, batches
+from tlopt.progress import NOTICE
 from tlopt.timing import medians_ms
 
 log = logging.getLogger(__name__)
 
 TIMED = (1, 32)  # batches that both are timed at
+TIMED_ANY = (1, 4)  # the same for networks that are no classifiers: their images are larger
 SECONDS = 1.5  # that both are timed for, at each batch
 LEAST_DB = 10.0  # below it the error of the logits is a third of what they tell, or more
 LEAST_SHARE = 0.9  # of the multiply-adds in 8 bits; below it the conversions between float and integers weigh
 _TURNS = 4  # of each in that time
 _MARGIN = 1.03  # what a latency may be above the other's and still count as the same
-_BATCH = 32
+_BATCH, _BATCH_ANY = 32, 4
 
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], object]
 
 
 def backend_of(runtime: str) -> str:
@@ -55,7 +58,8 @@ def beside_source(source: Artifact, made: Artifact, judged: ImageFolder, runtime
         try:
             before = stack.enter_context(open_runner(source, backend))
             after = stack.enter_context(open_runner(made, backend))
-            measured, images = _answers(measured, source, made, judged, before, after)
+            found_of = _answers if source.card.task == "classify" else _outputs
+            measured, images = found_of(measured, source, made, judged, before, after)
         except NotFiniteError:
             raise
         except (StageError, MissingLibraryError) as error:
@@ -69,7 +73,8 @@ def beside_source(source: Artifact, made: Artifact, judged: ImageFolder, runtime
             return replace(measured, not_timed=f"{backend} cannot run it here: {error.message}")
         if runtime == "tensorrt":
             return replace(measured, not_timed="TensorRT runs it only as an engine")
-        found = times(before, after, images, seconds=SECONDS)
+        runs = call_of(before, source), call_of(after, made)
+        found = times(*runs, images, seconds=SECONDS, sizes=timed_batches(source))
     return replace(
         measured,
         latency_ms={
@@ -106,7 +111,34 @@ def _answers(
     return measured, found.inputs
 
 
-def times(before: Run, after: Run, images: np.ndarray, *, seconds: float) -> dict[int, tuple[float, float]]:
+def _outputs(
+    measured: Measured, source: Artifact, made: Artifact, judged: ImageFolder, before: Runner, after: Runner
+) -> tuple[Measured, np.ndarray]:
+    """Return what was measured of the outputs, and the last batch of inputs."""
+    errors, count = outputs.Errors(source.card.outputs), 0
+    for found in batches(judged, source.card.preprocess, batch=_BATCH_ANY, label="Judging"):
+        own = check_outputs(outputs_of(before)(found.inputs), source, measured.backend)
+        answers = check_outputs(outputs_of(after)(found.inputs), made, measured.backend)
+        for reference, answer in zip(own, answers, strict=True):
+            errors.add(reference, answer)
+        count += len(own)
+    each = errors.found()
+    measured = replace(
+        measured, images=count, snr_db=outputs.worst(each), saturated=saturates_here(made, measured.backend), outputs=each
+    )
+    return measured, found.inputs
+
+
+def timed_batches(artifact: Artifact) -> tuple[int, ...]:
+    """Return the batches that an artifact is timed at."""
+    if artifact.card.task == "classify":
+        return TIMED
+    return TIMED_ANY if artifact.card.onnx.fixed_batch == 0 else (artifact.card.onnx.fixed_batch,)
+
+
+def times(
+    before: Run, after: Run, images: np.ndarray, *, seconds: float, sizes: tuple[int, ...] = TIMED
+) -> dict[int, tuple[float, float]]:
     """Time two networks in turns: batch -> medians, milliseconds.
 
     Args:
@@ -114,9 +146,10 @@ def times(before: Run, after: Run, images: np.ndarray, *, seconds: float) -> dic
         after: The other.
         images: A batch of inputs.
         seconds: That both take together, at each batch.
+        sizes: The batches.
     """
     found = {}
-    for size in TIMED:
+    for size in sizes:
         inputs = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
         calls = [partial(run, inputs) for run in (before, after)]
         own, made = medians_ms(calls, seconds=seconds / 2, turns=_TURNS, warm_s=seconds / 4)
@@ -136,7 +169,13 @@ def slower(measured: Measured) -> str:
 def harm(quantized: Quantized, measured: Measured) -> list[str]:
     """Return what a person should know of a graph's answers and integers before they ship it, if anything."""
     told = []
-    if measured.snr_db is not None and measured.snr_db < LEAST_DB:
+    bad = [error for error in measured.outputs if outputs.worst([error]) < LEAST_DB]
+    if bad:
+        told.append(
+            f"outputs are far from the source's: {', '.join(map(outputs.said, bad))}, where a sound result has 20 dB or "
+            "more. See --min-db and --float-blocks."
+        )
+    elif measured.snr_db is not None and measured.snr_db < LEAST_DB:
         told.append(
             f"the logits are far from the source's: {measured.snr_db:.1f} dB, where a sound result has 20 or more. "
             "See --max-drop and --float-blocks."
@@ -157,6 +196,9 @@ def tell(source: Artifact, precision: str, quantized: Quantized, measured: Measu
     Raises:
         CheckError: It is slower than its source, or was not timed, and has to be faster.
     """
+    if measured.outputs:
+        log.log(NOTICE, "Judged by the error of each output on %d images: %s.", measured.images,
+                "; ".join(map(outputs.said, measured.outputs)))  # fmt: skip
     for warning in harm(quantized, measured):
         log.warning("%s", warning)
     if where := slower(measured):

@@ -128,7 +128,7 @@ DAMAGED = {
     "kind": {"kind": ["onnx"]},
     "kind: expected `str`, got `bool`": {"kind": False},
     r"classes\[1\]": {"classes": ["a", None, {"b": 1}]},
-    "classes: expected `array` of length >= 1": {"classes": []},
+    "classes names no class": {"classes": []},
     "classes names 'a' twice": {"classes": ["a", "b", "a"]},
     "preprocess.size must be a number of at most 64 bits": {"preprocess": {**PREPROCESS, "size": 10**400}},
     "preprocess: the image size": {"preprocess": {**PREPROCESS, "size": -3}},

@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import any_nets
 import tiny_models
 from tiny_images import write_photos
 
@@ -149,6 +150,8 @@ def run_command(arguments, target, allowed, capsys):
 def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
     if page.endswith("keras.md"):
         keras_file("flowers.onnx")
+    elif page.endswith("any-network.md"):
+        any_nets.detector().save(Path("detector.onnx"))
     elif "/howto/" in page:
         shutil.copytree(request.getfixturevalue("chain"), "runs")
     for language, title, text, said in blocks(page):

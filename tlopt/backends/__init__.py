@@ -11,14 +11,16 @@ A backend module defines
     def profile(artifact, inputs, *, device, threads, runs) -> list[tuple[str, str, float]]
                                     name, operator and mean milliseconds of each layer; of runtimes with a profiler
 
-The last two are optional: `saturates` and `profiler` below ask for them.
+The last two are optional: `saturates` and `profiler` below ask for them. A runner of networks that are no classifiers
+has `outputs` besides: see `ManyOutputs`.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -27,7 +29,8 @@ import numpy as np
 from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch as fixed_batch
-from tlopt.errors import MissingLibraryError, PluginError, suggestion
+from tlopt.errors import MissingLibraryError, PluginError, StageError, suggestion
+from tlopt.outputs import Answer
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,40 @@ class GpuClock(Protocol):
 
     def gpu_times_ms(self) -> tuple[float, float]:
         """Return the time of the last run on the GPU, milliseconds: computing alone, and with the copies."""
+
+
+@runtime_checkable
+class ManyOutputs(Protocol):
+    """What a runner has besides if it runs networks with other outputs than a row of numbers for each image."""
+
+    def outputs(self, inputs: np.ndarray) -> list[Answer]:
+        """Return every output of each image of a batch, in the order of the card."""
+
+
+def outputs_of(runner: Runner) -> Callable[[np.ndarray], list[Answer]]:
+    """Return the function that gives every output of each image.
+
+    Raises:
+        StageError: The backend runs classifiers only.
+    """
+    many: object = runner
+    if not isinstance(many, ManyOutputs):
+        raise StageError(
+            f"{runner.name} runs classifiers only.", hint="Choose another backend: --backend onnxruntime."
+        )
+    return many.outputs
+
+
+def call_of(runner: Runner, artifact: Artifact) -> Callable[[np.ndarray], Any]:
+    """Return what one run of an artifact is: logits of a classifier, every output of another network."""
+    return runner if artifact.card.task == "classify" else outputs_of(runner)
+
+
+@contextmanager
+def open_call(artifact: Artifact, backend: str = "", **how: int) -> Iterator[Callable[[np.ndarray], Any]]:
+    """Open an artifact; the block gets what `call_of` returns, and `open_runner` says what can go wrong."""
+    with open_runner(artifact, backend, **how) as runner:
+        yield call_of(runner, artifact)
 
 
 def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, callers: int = 1) -> Runner:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from tlopt.artifact import Artifact
+from tlopt.cards.details import Output
+from tlopt.outputs import Answer
 
 
 def fixed_batch(artifact: Artifact) -> int:
@@ -24,10 +26,32 @@ def in_parts(run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: 
     """
     if size in (0, len(inputs)):
         return run(inputs)
-    parts = []
+    return np.concatenate([run(part)[:count] for part, count in _parts(inputs, size)])
+
+
+def of_each(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]], inputs: np.ndarray, size: int, outputs: Sequence[Output]
+) -> list[Answer]:
+    """Return every output of each image, so many images at a time.
+
+    Args:
+        run: Returns the outputs, in the order of `outputs`, of exactly `size` images.
+        inputs: (n, ...), n at least 1.
+        size: Images of a run; 0 for all at once.
+        outputs: Of the card. One without an axis for the batch is of one image: then `size` is 1.
+    """
+    found: list[Answer] = []
+    for part, count in [(inputs, len(inputs))] if size in (0, len(inputs)) else _parts(inputs, size):
+        arrays = [np.asarray(values) for values in run(part)]
+        pairs = list(zip(arrays, outputs, strict=True))
+        found += [tuple(values[i] if output.batched else values for values, output in pairs) for i in range(count)]
+    return found
+
+
+def _parts(inputs: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the inputs of each run, and how many of them are images that were asked for."""
     for first in range(0, len(inputs), size):
         part = inputs[first : first + size]
         missing = size - len(part)
         filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        parts.append(run(np.ascontiguousarray(filled))[: len(part)])
-    return np.concatenate(parts)
+        yield np.ascontiguousarray(filled), len(part)

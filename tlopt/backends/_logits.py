@@ -28,12 +28,24 @@ def check_logits(logits: np.ndarray, artifact: Artifact, backend: str) -> np.nda
         )
     if not np.isfinite(logits).all():
         wrong = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise NotFiniteError(
-            f"{artifact.path} answers with numbers that are not finite (NaN or infinity) on {backend}: "
-            f"for {wrong} of {len(logits)} images.",
-            hint=_HINTS.get(artifact.card.precision, _ANEW),
-        )
+        raise not_finite(artifact, backend, wrong, len(logits))
     return logits
+
+
+def not_finite(artifact: Artifact, backend: str, wrong: int, images: int) -> NotFiniteError:
+    """Return the error for answers that are no finite numbers.
+
+    Args:
+        artifact: What ran.
+        backend: What ran it.
+        wrong: Number of images with such an answer.
+        images: Number of all images.
+    """
+    return NotFiniteError(
+        f"{artifact.path} answers with numbers that are not finite (NaN or infinity) on {backend}: "
+        f"for {wrong} of {images} images.",
+        hint=_HINTS.get(artifact.card.precision, _ANEW),
+    )
 
 
 _ANEW = "Its weights are damaged or its training went wrong: make it again."

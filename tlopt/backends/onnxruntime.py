@@ -15,9 +15,10 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from tlopt.artifact import Artifact
-from tlopt.backends._batching import fixed_batch, in_parts
+from tlopt.backends._batching import fixed_batch, in_parts, of_each
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
+from tlopt.outputs import Answer
 from tlopt.quantization import saturation
 from tlopt.sessions import open_session
 
@@ -58,12 +59,15 @@ class Runner:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or not outputs or inputs[0].type not in _DTYPES:
             raise ArtifactError(
-                f"{artifact.path} is not an image classifier: its graph takes {[(i.name, i.type) for i in inputs]} and "
+                f"{artifact.path} does not take images: its graph takes {[(i.name, i.type) for i in inputs]} and "
                 f"gives {[o.name for o in outputs]}.",
                 hint="Make the artifact again.",
             )
         entry, result = inputs[0], outputs[0]
-        self._input, self._output = entry.name, result.name
+        self._input, self._outputs = entry.name, [result.name]
+        if artifact.card.task == "any":
+            self._outputs = _known([o.name for o in outputs], artifact)
+        self._described = artifact.card.outputs
         self._dtype, self._batch = _DTYPES[entry.type], fixed_batch(artifact)
         self._place = "cuda" if device in ("cuda", "tensorrt") else ""
         self._value: Any = None
@@ -84,26 +88,31 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
-        logits = in_parts(self._run, inputs, self._batch)
+        logits = in_parts(lambda part: self._run(part)[0], inputs, self._batch)
         return logits.astype(np.float32) if self._cast else logits
 
-    def _run(self, inputs: np.ndarray) -> np.ndarray:
+    def outputs(self, inputs: np.ndarray) -> list[Answer]:
+        """Return every output of each image."""
+        return of_each(self._run, inputs.astype(self._dtype, copy=False), self._batch, self._described)
+
+    def _run(self, inputs: np.ndarray) -> list[np.ndarray]:
         if self._place:
             return self._run_bound(np.ascontiguousarray(inputs))
-        logits: np.ndarray = self._session.run([self._output], {self._input: inputs})[0]
-        return logits
+        found: list[np.ndarray] = self._session.run(self._outputs, {self._input: inputs})
+        return found
 
-    def _run_bound(self, inputs: np.ndarray) -> np.ndarray:
+    def _run_bound(self, inputs: np.ndarray) -> list[np.ndarray]:
         if self._value is not None and tuple(self._value.shape()) == inputs.shape:
             self._value.update_inplace(inputs)
         else:
             self._value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs, self._place, 0)
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, self._value)
-        binding.bind_output(self._output, "cpu")
+        for name in self._outputs:
+            binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
-        logits: np.ndarray = binding.copy_outputs_to_cpu()[0]
-        return logits
+        found: list[np.ndarray] = binding.copy_outputs_to_cpu()
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +121,18 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._session, self._value
+
+
+def _known(names: list[str], artifact: Artifact) -> list[str]:
+    """Return the names of the outputs in the order of the card.
+
+    Raises:
+        ArtifactError: The graph lacks one.
+    """
+    wanted = [output.name for output in artifact.card.outputs]
+    if missing := sorted(set(wanted) - set(names)):
+        raise ArtifactError(f"The graph of {artifact.path} has no output {missing[0]!r}.", hint="Make it again.")
+    return wanted
 
 
 def profile(

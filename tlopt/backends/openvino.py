@@ -10,9 +10,10 @@ import numpy as np
 import openvino
 
 from tlopt.artifact import Artifact
-from tlopt.backends._batching import fixed_batch, in_parts
+from tlopt.backends._batching import fixed_batch, in_parts, of_each
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
+from tlopt.outputs import Answer
 from tlopt.quantization import saturation
 
 READS = ("onnx",)
@@ -44,6 +45,8 @@ class Runner:
         for _ in range(self.callers):
             self._idle.put(self._compiled.create_infer_request())
         self._output = self._compiled.output(0)
+        self._described = artifact.card.outputs
+        self._outputs = [_named(self._compiled, output.name, artifact) for output in self._described]
         self._dtype = self._compiled.input(0).get_element_type().to_dtype()
         self._batch = fixed_batch(artifact)
         self.conditions = {
@@ -60,14 +63,19 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
-        return in_parts(self._run, inputs, self._batch)
+        return in_parts(lambda part: self._run(part, [self._output])[0].astype(np.float32, copy=False), inputs, self._batch)
 
-    def _run(self, inputs: np.ndarray) -> np.ndarray:
+    def outputs(self, inputs: np.ndarray) -> list[Answer]:
+        """Return every output of each image."""
+        inputs = inputs.astype(self._dtype, copy=False)
+        return of_each(lambda part: self._run(part, self._outputs), inputs, self._batch, self._described)
+
+    def _run(self, inputs: np.ndarray, outputs: list[Any]) -> list[np.ndarray]:
         request = self._idle.get()
         try:
             results = request.infer({0: inputs}, share_inputs=True)
-            # A copy: the request writes its next result into the same memory.
-            return np.array(results[self._output], dtype=np.float32)
+            # Copies: the request writes its next results into the same memory.
+            return [np.array(results[output]) for output in outputs]
         finally:
             self._idle.put(request)
 
@@ -77,7 +85,19 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self._idle, self._output, self._compiled
+        del self._idle, self._output, self._outputs, self._compiled
+
+
+def _named(compiled: Any, name: str, artifact: Artifact) -> Any:
+    """Return the output of a name.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    try:
+        return compiled.output(name)
+    except RuntimeError as error:
+        raise ArtifactError(f"The graph of {artifact.path} has no output {name!r}.", hint="Make it again.") from error
 
 
 def profile(
@@ -119,7 +139,7 @@ def _compiled(artifact: Artifact, device: str, threads: int, **settings: Any) ->
         ) from error
     if len(compiled.inputs) != 1 or not compiled.outputs:
         raise ArtifactError(
-            f"{artifact.path} is not an image classifier: its graph takes {len(compiled.inputs)} tensors and gives "
+            f"{artifact.path} does not take images: its graph takes {len(compiled.inputs)} tensors and gives "
             f"{len(compiled.outputs)}.",
             hint="Make the artifact again.",
         )

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tlopt.artifact import Artifact
+from tlopt.backends._batching import of_each
 from tlopt.engine import driver as drivers
-from tlopt.engine import flavour as flavours
 from tlopt.engine import opening, tensors
-from tlopt.engine.driver import DriverError, graphs
-from tlopt.engine.gpu import gpu_problem
+from tlopt.engine.driver import DriverError
 from tlopt.engine.lane import Lane
 from tlopt.engine.layers import read_types
+from tlopt.engine.opening import problem as problem
+from tlopt.engine.places import places_of
 from tlopt.engine.profiler import LayerTimes
 from tlopt.engine.resident import Resident, resident
 from tlopt.engine.runtime_cache import RuntimeCache
-from tlopt.errors import MissingLibraryError, StageError
+from tlopt.errors import StageError
+from tlopt.outputs import Answer
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +87,7 @@ class Runner:
         self._profile = artifact.card.engine.profile
         self._refit = artifact.card.engine.options.refit
         self._classes = len(artifact.card.classes)
+        places = places_of(artifact)
         self._opening = True
         with self._current(), ExitStack() as held:
             self._opened = opening.open_engine(artifact)
@@ -92,7 +95,7 @@ class Runner:
             if cache is not None:
                 held.callback(cache.save)
             for _ in range(streams):
-                lane = Lane(self._opened, self._profile, self._classes, self._driver, graphs=captured, cache=cache)
+                lane = Lane(self._opened, self._profile, places, self._driver, graphs=captured, cache=cache)
                 held.callback(lane.close)
                 self.lanes.append(lane)
             self._held = held.pop_all()
@@ -140,6 +143,20 @@ class Runner:
         pieces = (inputs[first : first + largest] for first in range(0, len(inputs), largest))
         found = list(self.stream(pieces))
         return np.concatenate(found) if found else np.zeros((0, self._classes), np.float32)
+
+    def outputs(self, inputs: np.ndarray) -> list[Answer]:
+        """Return every output of each image; see `__call__`."""
+        self._require_open()
+        largest, described = self._profile.max_batch, self._artifact.card.outputs
+        found: list[Answer] = []
+        for first in range(0, len(inputs), largest):
+            found += of_each(self._every, np.ascontiguousarray(inputs[first : first + largest]), 0, described)
+        return found
+
+    def _every(self, batch: np.ndarray) -> list[np.ndarray]:
+        with self._current():
+            self.lanes[0].start(batch)
+            return self.lanes[0].finish_all()
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the logits of each batch in order, with one batch per stream on the GPU at a time.
@@ -279,21 +296,3 @@ def profile(
     with Runner(artifact) as runner:
         taken = runner.layer_times(inputs, warm=_WARM, runs=runs)
     return [(name, types.get(name) or "?", ms) for name, ms in taken.items()]
-
-
-def problem(device: str = "") -> str:
-    """Return why no engine can run here, found by trying; empty if one can.
-
-    Args:
-        device: One of `DEVICES`.
-    """
-    if reason := gpu_problem():
-        return reason
-    if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
-        return flavours.problem("tensorrt")
-    if device == "cuda-graphs" and not flavours.installed("rtx"):
-        try:
-            graphs.load()
-        except MissingLibraryError as error:
-            return str(error)
-    return drivers.problem()

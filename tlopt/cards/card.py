@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
-from tlopt.cards.details import KINDS, AnswerKind, Details, EngineDetails, OnnxDetails, Quantized, TorchDetails
+from tlopt.cards.details import (
+    KINDS,
+    AnswerKind,
+    Details,
+    EngineDetails,
+    OnnxDetails,
+    Output,
+    Quantized,
+    Task,
+    TorchDetails,
+)
 from tlopt.cards.migration import migrate
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
@@ -61,7 +71,7 @@ class Card:
         kind: "torch", "onnx" or "tensorrt".
         model: Where the architecture comes from, ``source:name``.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
-        classes: Class names, in the order of the logits.
+        classes: Class names, in the order of the logits; none if the network is no classifier.
         preprocess: How an image file becomes the network's input.
         images: The training images, or None if the model was imported.
         files: Payload file name -> sha256.
@@ -114,6 +124,16 @@ class Card:
         return "logits" if isinstance(self.details, TorchDetails) else self.details.answers
 
     @property
+    def task(self) -> Task:
+        """What the network is for; a torch network is a classifier."""
+        return "classify" if isinstance(self.details, TorchDetails) else self.details.task
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The outputs of a network that is no classifier; none of a classifier."""
+        return () if isinstance(self.details, TorchDetails) else self.details.outputs
+
+    @property
     def made_for(self) -> str:
         """The runtime that the graph was quantized or cast for; empty for any other artifact."""
         return self.quantized.runtime if self.quantized else ""
@@ -147,7 +167,7 @@ class _Stored:
     kind: Literal["torch", "onnx", "tensorrt"]
     model: Text
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-    classes: Annotated[tuple[Text, ...], Meta(min_length=1)]
+    classes: tuple[Text, ...]
     preprocess: Preprocess
     images: ImagesRef | None
     files: Mapping[str, Sha256]
@@ -173,7 +193,9 @@ def _read(raw: Any) -> Card:
     if schema == 1:
         raw = migrate(raw)
     found = convert(raw, _Stored)
+    details = convert(found.details, KINDS[found.kind], path="details")
     _check_names(found)
+    _check_task(found, details)
     # The numbers stay as they are written: 1 is not 1.0 in what the digest is made of.
     preprocess = Preprocess.from_dict({**found.preprocess.to_dict(), **raw["preprocess"]})
     return Card(
@@ -185,7 +207,7 @@ def _read(raw: Any) -> Card:
         images=found.images,
         files=found.files,
         lineage=found.lineage,
-        details=convert(found.details, KINDS[found.kind], path="details"),
+        details=details,
     )
 
 
@@ -197,6 +219,15 @@ def _check_names(found: _Stored) -> None:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
             raise SchemaError(f"the field files names a file outside of its folder, {name!a}")
+
+
+def _check_task(found: _Stored, details: Details) -> None:
+    """Refuse a classifier without classes, and another network without outputs."""
+    if not isinstance(details, TorchDetails) and details.task == "any":
+        if not details.outputs:
+            raise SchemaError("the field details.outputs names no output")
+    elif not found.classes:
+        raise SchemaError("the field classes names no class")
 
 
 def plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ from tlopt.cards.onnx_details import (
     Sensitivity,
     TradeOff,
 )
+from tlopt.cards.outputs import Output, OutputError
 from tlopt.cards.torch_details import (
     Macs,
     Pruned,
@@ -36,6 +37,7 @@ from tlopt.cards.torch_details import (
 from tlopt.cards.words import (
     AnswerKind,
     Runtime,
+    Task,
 )
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "Macs",
     "Measured",
     "OnnxDetails",
+    "Output",
+    "OutputError",
     "Parity",
     "Profile",
     "Pruned",
@@ -59,6 +63,7 @@ __all__ = [
     "Runtime",
     "Sensitivity",
     "Speedup",
+    "Task",
     "TimingCache",
     "TorchDetails",
     "TradeOff",

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tlopt.cards.words import AnswerKind
+from tlopt.cards.outputs import Output
+from tlopt.cards.words import AnswerKind, Task
 from tlopt.reading.schema import Count, Positive, Sha256, Text
 
 
@@ -33,7 +34,7 @@ class Profile:
 
     Attributes:
         input: Name of the input; its type is `dtype`, its shape (batch, *shape).
-        output: Name of the output, (batch, classes).
+        output: Name of the output, (batch, classes); of several the first.
     """
 
     input: Text
@@ -121,6 +122,8 @@ class EngineDetails:
         inspector: Counts of its layers.
         onnx: What it was built from.
         answers: What the numbers of its output mean.
+        task: What it is for.
+        outputs: Its outputs, if it is no classifier.
     """
 
     flavour: Literal["tensorrt", "rtx"]
@@ -133,6 +136,8 @@ class EngineDetails:
     inspector: Inspector
     onnx: BuiltFrom
     answers: AnswerKind = "logits"
+    task: Task = "classify"
+    outputs: tuple[Output, ...] = ()
 
     @property
     def device(self) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tlopt.cards.outputs import Output, OutputError
 from tlopt.cards.torch_details import TorchDetails, TrainedScales
-from tlopt.cards.words import AnswerKind, Runtime
+from tlopt.cards.words import AnswerKind, Runtime, Task
 from tlopt.reading.schema import Count, Share
 
 
@@ -51,7 +52,7 @@ class TradeOff:
         float_blocks: Their names.
         drop: Loss of accuracy, or share of other labels.
         flips: Share of labels that differ from the float network's.
-        snr_db: Signal to noise of the logits, decibels.
+        snr_db: Signal to noise of the logits, or of the worst output, decibels.
         latency_ms: Batch -> milliseconds; empty if it was not timed.
     """
 
@@ -69,7 +70,7 @@ class Sensitivity:
     Args:
         max_drop: The limit.
         met: Whether the drop is within the limit.
-        drop_of: What the limit is for.
+        drop_of: What the limit is for; "noise" is the share of noise in the worst output.
         images: Number of images that were looked at.
         float_blocks: Float block -> reason.
         trade_off: The best set of each number of float blocks.
@@ -78,7 +79,7 @@ class Sensitivity:
 
     max_drop: float
     met: bool
-    drop_of: Literal["accuracy", "agreement"]
+    drop_of: Literal["accuracy", "agreement", "noise"]
     images: Count
     float_blocks: Mapping[str, str]
     trade_off: tuple[TradeOff, ...]
@@ -101,12 +102,13 @@ class Measured:
         backend: What ran both.
         images: Number of images; None if nothing could be measured.
         agreement: Share of equal labels.
-        snr_db: Signal to noise of the logits, decibels.
+        snr_db: Signal to noise of the logits, or of the worst output, decibels.
         saturated: Whether integer kernels of the processor saturate with its weights.
         accuracy: None where the labels are not known.
         latency_ms: Batch -> milliseconds; None if it was not timed.
         slower_at_batch: The batches at which it is slower than its source.
         not_timed: Why it was not timed; empty if it was.
+        outputs: The error of each output, if it is no classifier.
     """
 
     backend: str
@@ -118,6 +120,7 @@ class Measured:
     latency_ms: Mapping[str, BesideSource] | None = None
     slower_at_batch: tuple[int, ...] = ()
     not_timed: str = ""
+    outputs: tuple[OutputError, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,8 @@ class OnnxDetails:
         opset: Version of its operators; 0 if it is not known.
         fixed_batch: Number of images that each run takes; 0 for any number.
         answers: What the numbers of its output mean.
+        task: What it is for.
+        outputs: Its outputs, if it is no classifier.
         parity: How it was compared with the torch network; None for a graph that was imported.
         network: The details of the torch network that was exported; None for a graph that was imported.
         quantized: How it was quantized or cast; None if it was not.
@@ -165,6 +170,8 @@ class OnnxDetails:
     opset: Count = 0
     fixed_batch: Count = 0
     answers: AnswerKind = "logits"
+    task: Task = "classify"
+    outputs: tuple[Output, ...] = ()
     parity: Parity | None = None
     network: TorchDetails | None = None
     quantized: Quantized | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
-from tlopt.preprocess import to_rgb, upright
+from tlopt.reading.pictures import to_rgb, upright
 from tlopt.reading import names as naming
 from tlopt.reading.image_files import read_image
 from tlopt.reports import Report

@@ -15,6 +15,7 @@ from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
 from tlopt.engine.monitor import monitored
 from tlopt.engine.options import Options
+from tlopt.engine.profiles import add_profile, profile_of
 from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
 from tlopt.publishing import write_whole
@@ -96,7 +97,9 @@ def _warn_of_refit(plan: Plan, options: Options) -> None:
         )
 
 
-def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str) -> Engine:
+def build(
+    onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str, classifier: bool = True
+) -> Engine:
     """Build an engine.
 
     Args:
@@ -105,6 +108,7 @@ def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], d
         options: How.
         shape: Of one input, without the batch axis.
         dtype: Of the input ("float32", "uint8").
+        classifier: Whether the network has one output, a row of numbers for each image.
 
     Raises:
         SettingError: An option does not apply to this kind of TensorRT.
@@ -112,10 +116,12 @@ def build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], d
     """
     check(plan, options)
     with _one_at_a_time:
-        return _build(onnx, plan, options, shape=shape, dtype=dtype)
+        return _build(onnx, plan, options, shape=shape, dtype=dtype, classifier=classifier)
 
 
-def _build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str) -> Engine:
+def _build(
+    onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str, classifier: bool
+) -> Engine:
     api = plan.flavour.api
     messages = Messages(api)
     builder = plan.flavour.make("Builder", messages)
@@ -123,10 +129,10 @@ def _build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], 
     parser = api.OnnxParser(network, messages.logger)
     if not parser.parse_from_file(str(onnx)):
         raise parse_error([parser.get_error(i) for i in range(parser.num_errors)], str(onnx))
-    profile = _profile(api, network, options, str(onnx), shape=shape, dtype=dtype)
+    profile = profile_of(api, network, options, str(onnx), shape=shape, dtype=dtype, classifier=classifier)
     config = builder.create_builder_config()
     _apply(api, config, options)
-    _add_profile(builder, config, profile, messages)
+    add_profile(builder, config, profile, messages)
     _aim(api, config, plan)
     cache = _timing_cache_file(plan, options)
     _load_timing_cache(config, cache)
@@ -148,56 +154,6 @@ def _network_flags(api: Any) -> int:
     """Ask for a strongly typed network where that is a choice; newer versions know no other kind."""
     flag = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
-
-
-def _profile(api: Any, network: Any, options: Options, where: str, *, shape: tuple[int, ...], dtype: str) -> Profile:
-    """Return the batch range, checked against the network's own input.
-
-    Raises:
-        StageError: The network does not take what the artifact's card says.
-    """
-    if network.num_inputs != 1 or network.num_outputs != 1:
-        raise StageError(
-            f"{where} has {network.num_inputs} inputs and {network.num_outputs} outputs; a classifier has one of each."
-        )
-    tensor = network.get_input(0)
-    found = tuple(tensor.shape)
-    if len(found) != len(shape) + 1 or any(have not in (-1, want) for have, want in zip(found[1:], shape, strict=True)):
-        raise StageError(
-            f"The input {tensor.name!r} of {where} has the shape {found}; its card says (batch, "
-            f"{', '.join(map(str, shape))}).",
-            hint="Export the model again.",
-        )
-    wanted = {"float32": api.float32, "uint8": api.uint8}[dtype]
-    if tensor.dtype != wanted:
-        raise StageError(f"The input {tensor.name!r} of {where} is {tensor.dtype}; its card says {dtype}.")
-    output = network.get_output(0)
-    if output.dtype not in (api.float32, api.float16):
-        raise StageError(
-            f"The output {output.name!r} of {where} is {output.dtype}; logits are read as fp32 or fp16.",
-            hint="Cast the output to fp32 in the model.",
-        )
-    profile = Profile(
-        input=tensor.name,
-        output=output.name,
-        shape=shape,
-        dtype=dtype,
-        min_batch=options.min_batch,
-        opt_batch=options.tuned_batch,
-        max_batch=options.max_batch,
-    )
-    if found[0] > 0:
-        log.warning("The batch is fixed in %s: the engine takes batches of %d only.", where, found[0])
-        return replace(profile, min_batch=found[0], opt_batch=found[0], max_batch=found[0])
-    return profile
-
-
-def _add_profile(builder: Any, config: Any, profile: Profile, messages: Messages) -> None:
-    batches = (profile.min_batch, profile.opt_batch, profile.max_batch)
-    ranges = builder.create_optimization_profile()
-    ranges.set_shape(profile.input, *((batch, *profile.shape) for batch in batches))
-    if config.add_optimization_profile(ranges) < 0:
-        raise StageError(f"TensorRT refuses the batches {batches}: {messages.last()}")
 
 
 def _apply(api: Any, config: Any, options: Options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,6 +13,7 @@ from tlopt.engine.driver import Driver, DriverError
 from tlopt.engine.driver import graphs as cuda_graphs
 from tlopt.engine.driver.graphs import Graph
 from tlopt.engine.opening import Opened
+from tlopt.engine.places import Place
 from tlopt.engine.runtime_cache import RuntimeCache
 from tlopt.errors import StageError
 
@@ -28,7 +30,7 @@ class Lane:
     Args:
         opened: The engine.
         profile: Its batches.
-        classes: Number of logits.
+        outputs: Name -> place of each output.
         driver: The CUDA driver.
         graphs: Launch repeated batches of one size as a CUDA graph.
         cache: Keeps what TensorRT for RTX compiles; it outlives the lane.
@@ -42,7 +44,7 @@ class Lane:
         self,
         opened: Opened,
         profile: Profile,
-        classes: int,
+        outputs: Mapping[str, Place],
         driver: Driver,
         *,
         graphs: bool,
@@ -58,11 +60,15 @@ class Lane:
             self._stream = driver.stream()
             held.callback(self._stream.free)
             self._events = tuple(self._event(held) for _ in range(4))
-            kind = np.dtype(opened.flavour.api.nptype(opened.engine.get_tensor_dtype(profile.output)))
+            kinds = {name: opened.flavour.api.nptype(opened.engine.get_tensor_dtype(name)) for name in outputs}
             self._host_in = self._locked(held, (profile.max_batch, *profile.shape), np.dtype(profile.dtype))
-            self._host_out = self._locked(held, (profile.max_batch, classes), kind)
+            self._host_out = {
+                name: self._locked(held, place.all_of(profile.max_batch), np.dtype(kinds[name]))
+                for name, place in outputs.items()
+            }
+            self._outputs = dict(outputs)
             self._device_in = self._memory(held, self._host_in.nbytes)
-            self._device_out = self._memory(held, self._host_out.nbytes)
+            self._device_out = {name: self._memory(held, host.nbytes) for name, host in self._host_out.items()}
             held.callback(self.__dict__.pop, "_context", None)
             self._context = _context(opened, cache, graphs=graphs)
             if graphs and opened.flavour.name == "tensorrt":
@@ -112,22 +118,27 @@ class Lane:
         batch = max(self._wanted, self._profile.min_batch)
         np.copyto(self._host_in[: self._wanted], inputs)
         self._host_in[self._wanted : batch] = 0
-        self._shape(batch, self._device_in.address, self._device_out.address)
+        self._shape(batch, self._device_in.address, {name: out.address for name, out in self._device_out.items()})
         first, begin, end, last = self._events
         first.record(stream)
         driver.copy_in(self._device_in, self._host_in[:batch], stream)
         begin.record(stream)
         self._execute()
         end.record(stream)
-        driver.copy_out(self._host_out[:batch], self._device_out, stream)
+        for name, host in self._host_out.items():
+            driver.copy_out(self._outputs[name].some(host, batch), self._device_out[name], stream)
         last.record(stream)
 
     def finish(self) -> np.ndarray:
         """Wait for the queued batch and return its logits, float32 (n, classes)."""
+        return np.asarray(self.finish_all()[0], np.float32)
+
+    def finish_all(self) -> list[np.ndarray]:
+        """Wait for the queued batch and return every output, in order, of the engine's own types."""
         first, begin, end, last = self._events
         last.wait()
         self.gpu_ms, self.gpu_with_copies_ms = begin.ms_until(end), first.ms_until(last)
-        return np.array(self._host_out[: self._wanted], dtype=np.float32)
+        return [np.array(self._outputs[name].some(host, self._wanted)) for name, host in self._host_out.items()]
 
     def repeat(self, runs: int) -> None:
         """Queue the batch that lies in the lane's own memory again, back to back and without copies.
@@ -178,7 +189,7 @@ class Lane:
         self._drop_graph()
         self._batch = 0  # even a batch of the same size lies somewhere else
         try:
-            self._shape(batch, source, target)
+            self._shape(batch, source, {self._profile.output: target})
             self._events[1].record(self._stream)
             self._enqueue()
             self._events[2].record(self._stream)
@@ -191,7 +202,7 @@ class Lane:
         self._drop_graph()
         self._runs = 0
 
-    def _shape(self, batch: int, source: int, target: int) -> None:
+    def _shape(self, batch: int, source: int, targets: Mapping[str, int]) -> None:
         """Tell the context the batch and the addresses, if they changed.
 
         A captured graph is good only for the state of the context that it was captured in
@@ -204,7 +215,8 @@ class Lane:
         profile, context = self._profile, self._context
         self._must(context.set_input_shape(profile.input, (batch, *profile.shape)), f"the batch {batch}")
         self._must(context.set_tensor_address(profile.input, source), "the input's address")
-        self._must(context.set_tensor_address(profile.output, target), "the output's address")
+        for name, target in targets.items():
+            self._must(context.set_tensor_address(name, target), "the output's address")
         self._batch = batch
 
     def _execute(self) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 from tlopt.artifact import Artifact
 from tlopt.cards.details import EngineDetails, Gpu
+from tlopt.engine import driver as drivers
 from tlopt.engine import flavour as flavours
+from tlopt.engine.driver import graphs
 from tlopt.engine.flavour import TITLES, Flavour
 from tlopt.engine.gpu import gpu, gpu_problem
 from tlopt.engine.messages import Messages
-from tlopt.errors import ArtifactError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.reading import files
 from tlopt.trusted import engines as trusted_engines
 
@@ -179,3 +181,21 @@ def refit(opened: Opened, onnx: Path) -> None:
         raise StageError(
             f"The weights of {onnx} do not fit the engine: {messages.last()}", hint="Build a new engine from that file."
         )
+
+
+def problem(device: str = "") -> str:
+    """Return why no engine can run here, found by trying; empty if one can.
+
+    Args:
+        device: "cuda", or "cuda-graphs"; empty for the first.
+    """
+    if reason := gpu_problem():
+        return reason
+    if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
+        return flavours.problem("tensorrt")
+    if device == "cuda-graphs" and not flavours.installed("rtx"):
+        try:
+            graphs.load()
+        except MissingLibraryError as error:
+            return str(error)
+    return drivers.problem()

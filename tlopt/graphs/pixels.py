@@ -14,7 +14,7 @@ FIRST = "preprocess.normalized"  # what the network itself now reads in the plac
 
 
 def take_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """Return a graph that computes the same from pixels: uint8 (n, size, size, 3), RGB.
+    """Return a graph that computes the same from pixels: uint8 (n, height, width, 3), RGB, or one channel of grey.
 
     The nodes before it do what `Preprocess.normalize` does, in the same float32 arithmetic.
 
@@ -36,8 +36,7 @@ def take_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelPro
                     node.input[i] = FIRST
     for node in reversed(_nodes(made, preprocess, elem_type)):
         graph.node.insert(0, node)
-    size = preprocess.size
-    shape = [batch.dim_value or batch.dim_param or "n", size, size, 3]
+    shape = [batch.dim_value or batch.dim_param or "n", *preprocess.sides, len(preprocess.mean)]
     image.CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
     return made
 
@@ -54,7 +53,7 @@ def _nodes(model: onnx.ModelProto, preprocess: Preprocess, elem_type: int) -> li
         constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "preprocess.order"))
         steps.append(("Gather", "ordered", ["preprocess.order"], {"axis": 1 if planes else 3}))
     for name, values in zip(("scale", "shift"), preprocess.affine(), strict=True):
-        shaped = values.reshape((1, 3, 1, 1) if planes else (1, 1, 1, 3))
+        shaped = values.reshape((1, -1, 1, 1) if planes else (1, 1, 1, -1))
         constants.append(numpy_helper.from_array(shaped, f"preprocess.{name}"))
     steps.append(("Mul", "scaled", ["preprocess.scale"], {}))
     steps.append(("Add", "shifted", ["preprocess.shift"], {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,12 @@ from tlopt.cards.card import ImagesRef
 from tlopt.errors import ImagesError, SettingError
 from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Shares, Split
-from tlopt.images.scanning import reopen, scan, scan_any
+from tlopt.images.scanning import every_image, reopen, scan, scan_any
 from tlopt.reading.files import real_path
 
-# all: a folder holds every class of the network; some: it may lack some; none: labels are used if they fit.
-Labels = Literal["all", "some", "none"]
+# all: a folder holds every class of the network; some: it may lack some; flat: the same, or it has no class folders;
+# none: labels are used if they fit.
+Labels = Literal["all", "some", "flat", "none"]
 
 # How images that a network was not trained on are divided where a stage needs two parts of them.
 OTHERS = Shares(val=0.2, test=0.0)
@@ -76,11 +77,12 @@ def parts_of(
         ImagesError: There are none, they have changed, or their classes are not the artifact's.
     """
     ref, classes = artifact.card.images, artifact.card.classes
+    labels = "none" if artifact.card.task == "any" else labels
     if images is None and ref is None:
         raise ImagesError(f"{artifact.path} knows no training images: its model was imported.", hint=hint)
     path = images or Path(ref.path if ref else "")
     known = () if labels == "all" else classes
-    folder = scan_any(path, known=known) if labels == "none" else scan(path, known=known)
+    folder = _scanned(path, artifact, labels, known)
     if ref is not None and (images is None or folder.digest == ref.digest):
         _expect(folder, ref)
         fitting = _fitting(folder, artifact, "all")
@@ -88,6 +90,12 @@ def parts_of(
         return Parts(whole=fitting, divided=divided, trained_on=True)
     fitting = _fitting(folder, artifact, labels)
     return Parts(whole=fitting, divided=_divided(fitting, draw, seed), trained_on=False)
+
+
+def _scanned(path: Path, artifact: Artifact, labels: Labels, known: Collection[str]) -> ImageFolder:
+    if artifact.card.task == "any":
+        return every_image(path)
+    return scan_any(path, known=known) if labels in ("flat", "none") else scan(path, known=known)
 
 
 def drawn(folder: ImageFolder, shares: Shares, seed: int) -> tuple[ImagesRef, dict[Split, ImageFolder]]:
@@ -165,7 +173,7 @@ def _fitting(folder: ImageFolder, artifact: Artifact, labels: Labels) -> ImageFo
     extra = sorted(set(folder.classes) - set(classes))
     missing = sorted(set(classes) - set(folder.classes))
     if extra or (missing and labels == "all") or not folder.classes:
-        if labels == "none":
+        if labels == "none" or (labels == "flat" and not folder.classes):
             return folder
         raise _other_classes(folder, artifact, missing, extra)
     if folder.classes == classes:

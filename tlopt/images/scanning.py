@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,26 @@ def scan_any(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
     except ImagesError:
         if manifest.is_manifest(root) or not root.is_dir() or len(_folders(root)) > 1:
             raise
+    return _unlabelled(root)
+
+
+def every_image(root: str | Path) -> ImageFolder:
+    """Find images without labels, for a network without classes: all below a folder, or those of a manifest.
+
+    Args:
+        root: The folder, or a manifest.
+
+    Raises:
+        ImagesError: There is no such folder, or no image in it; or the manifest is wrong.
+    """
+    root = Path(root)
+    if manifest.is_manifest(root):
+        rows = manifest.read(root)
+        labelled = _build(root.parent, tuple(sorted({row.label for row in rows})), rows, root)
+        return replace(labelled, classes=(), labels=np.zeros_like(labelled.labels))
+    if not root.is_dir():
+        what = "is a file, not a folder of images" if root.exists() else "does not exist"
+        raise ImagesError(f"{root} {what}.", hint="Give a folder of images, or a .csv or .parquet manifest.")
     return _unlabelled(root)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,10 @@ _LARGEST = 256  # images of a batch that is tried
 _GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
 # Of the answers' spread. Kernels add up in another order in another batch; in low precision that crosses a step.
 _SAME, _SAME_ROUNDED = 5e-3, 5e-2
+Run = Callable[[Sequence[int]], Any]  # places of images -> what a graph answers to them
+
 _ANY = onnx.TensorShapeProto.Dimension(dim_param="n")
-_EXPORT = "Export it in evaluation mode (model.eval())."
+EXPORT = "Export it in evaluation mode (model.eval())."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +66,7 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Probed:
     require("onnxruntime")  # its absence is not the file's fault
     declared = _declared(model)
     _declare(model, 0)
-    inputs = preprocess.normalize(probes(preprocess.size))
+    inputs = preprocess.normalize(probes(preprocess))
     alone = _first(model, inputs, declared or 1, preprocess, name)
     declared = declared or (len(alone) if len(alone) > 1 and alone.ndim > 1 else 0)
     squeezed = _shaped(model, alone, declared or 1, name)
@@ -83,20 +85,22 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Probed:
         return _fixed(model, run, declared or 1, name)
     _check_finite(answers, name)
     alike = all(_same(found, answers[list(group)], answers, model) for group, found in together)
-    if alike and not _ranges_anew(model):
+    if alike and not ranges_anew(model):
         return Probed(fixed_batch=0, answers=answers)
     return _depending(model, answers, declared, name)
 
 
-def probes(size: int) -> np.ndarray:
-    """Return images of several kinds, uint8 (6, size, size, 3): noise, smooth, dark and bright."""
+def probes(preprocess: Preprocess) -> np.ndarray:
+    """Return images of several kinds, uint8 (6, height, width, channels): noise, smooth, dark and bright."""
     random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    high, wide = preprocess.sides
+    noise = random.integers(0, 256, (2, high, wide, 3), dtype=np.uint8)
     coarse = random.integers(0, 256, (4, 5, 5, 3), dtype=np.uint8)
-    smooth = np.stack([np.asarray(Image.fromarray(c).resize((size, size), Image.Resampling.BICUBIC)) for c in coarse])
+    smooth = np.stack([np.asarray(Image.fromarray(c).resize((wide, high), Image.Resampling.BICUBIC)) for c in coarse])
     smooth[2], smooth[3] = smooth[2] // 4, 255 - smooth[3] // 4
     # One of each kind first: the first four are run together.
-    return np.concatenate([smooth[2:3], noise[:1], smooth[3:], smooth[:1], noise[1:], smooth[1:2]])
+    found = np.concatenate([smooth[2:3], noise[:1], smooth[3:], smooth[:1], noise[1:], smooth[1:2]])
+    return found[..., :1] if preprocess.channels == "grey" else found
 
 
 def _declared(model: onnx.ModelProto) -> int:
@@ -134,10 +138,16 @@ def _first(model: onnx.ModelProto, inputs: np.ndarray, batch: int, preprocess: P
                     return found
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(
-            f"{name} cannot be run on {batch} images of {preprocess.size} px in {preprocess.layout}: {reason}",
+            f"{name} cannot be run on {batch} images of {in_words(preprocess)}: {reason}",
             hint="Check --image-size and --layout.",
         ) from error
     return found
+
+
+def in_words(preprocess: Preprocess) -> str:
+    """Return the size and the layout of an input, for messages."""
+    high, wide = preprocess.sides
+    return f"{high if high == wide else f'{high} x {wide}'} px in {preprocess.layout}"
 
 
 def _steady(run: Any, group: list[int]) -> bool:
@@ -154,14 +164,14 @@ def _check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> N
     Raises:
         ArtifactError: It answers otherwise to the same images.
     """
-    kind, group = _draws(model), _cycle(0, batch)
+    kind, group = draws(model), _cycle(0, batch)
     if kind and not _steady(run, group):
         raise ArtifactError(
-            f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).", hint=_EXPORT
+            f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).", hint=EXPORT
         )
 
 
-def _draws(model: onnx.ModelProto) -> str:
+def draws(model: onnx.ModelProto) -> str:
     """Return the operator that may draw random numbers; empty if there is none."""
     kinds = {node.op_type for graph in graphs(model.graph) for node in graph.node}
     return next((kind for kind in sorted(kinds) if kind in ("Dropout", "Bernoulli") or kind.startswith("Random")), "")
@@ -198,7 +208,7 @@ def _shaped(model: onnx.ModelProto, found: np.ndarray, batch: int, name: str) ->
     if not single:
         raise ArtifactError(
             f"{name} answers with the shape {shape} to {batch} images; a classifier's is (n, classes).",
-            hint="Name the tensor with one number for each class: --output NAME.",
+            hint="Name the tensor with one number for each class: --output NAME. If it is no classifier: --task any.",
         )
     if found.size == batch:
         raise ArtifactError(
@@ -220,9 +230,9 @@ def _fixed(model: onnx.ModelProto, run: Any, batch: int, name: str) -> Probed:
     if batch > 1:
         others = np.concatenate([run([group[0], *[group[-1]] * (batch - 1)])[:1] for group in groups])
         if not _same(others, answers, answers, model):
-            raise ArtifactError(_depends(model, name), hint=_EXPORT)
+            raise ArtifactError(_depends(model, name), hint=EXPORT)
     elif _trains(model):
-        log.warning("%s normalizes by the image that it is given, as in training. %s", name, _EXPORT)
+        log.warning("%s normalizes by the image that it is given, as in training. %s", name, EXPORT)
     log.info("each run takes %d images", batch)
     _declare(model, batch)
     return Probed(fixed_batch=batch, answers=answers)
@@ -234,16 +244,16 @@ def _depending(model: onnx.ModelProto, answers: np.ndarray, declared: int, name:
     Raises:
         ArtifactError: The answers depend on the other images.
     """
-    dynamic = _ranges_anew(model)
+    dynamic = ranges_anew(model)
     if not dynamic and declared != 1:
-        raise ArtifactError(_depends(model, name), hint=_EXPORT)
+        raise ArtifactError(_depends(model, name), hint=EXPORT)
     why = "it chooses the ranges of its integers anew for each batch" if dynamic else _reason(model)
     log.warning("%s is taken for one image at a time: %s.", name, why)
     _declare(model, 1)
     return Probed(fixed_batch=1, answers=answers)
 
 
-def _ranges_anew(model: onnx.ModelProto) -> bool:
+def ranges_anew(model: onnx.ModelProto) -> bool:
     """Whether ranges of activations are chosen for each batch, so that each image's integers hang on the others."""
     return any(node.op_type.startswith("DynamicQuantize") for graph in graphs(model.graph) for node in graph.node)
 
@@ -269,8 +279,12 @@ def _trains(model: onnx.ModelProto) -> bool:
 
 def _same(found: np.ndarray, wanted: np.ndarray, every: np.ndarray, model: onnx.ModelProto) -> bool:
     spread = max(float(every.std()), 1e-6)
-    tolerance = _SAME if precision_of(model) == "fp32" else _SAME_ROUNDED
-    return bool(np.abs(found - wanted).max() <= tolerance * spread)
+    return bool(np.abs(found - wanted).max() <= tolerance(model) * spread)
+
+
+def tolerance(model: onnx.ModelProto) -> float:
+    """Return by what share of their spread the answers to an image may differ from one batch to another."""
+    return _SAME if precision_of(model) == "fp32" else _SAME_ROUNDED
 
 
 def _check_finite(answers: np.ndarray, name: str) -> None:

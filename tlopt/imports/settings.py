@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from tlopt.cards.details import AnswerKind
+from tlopt.cards.details import AnswerKind, Task
 from tlopt.errors import SettingError
 from tlopt.imports.presets import preset as preset_of
 from tlopt.settings import Setting
@@ -17,7 +17,25 @@ class Feeding:
 
     image_size: Annotated[
         int | None,
-        Setting("Side of the square input image, in pixels.", minimum=8, maximum=4096, group="Images", common=True),
+        Setting(
+            "Side of the square input image in pixels, or its height if --image-width is given.",
+            minimum=8, maximum=4096, group="Images", common=True,
+        ),
+    ] = None  # fmt: skip
+    image_width: Annotated[
+        int | None,
+        Setting(
+            "Width of the input image in pixels, if it is no square. Default: that of the ONNX file.",
+            minimum=8, maximum=4096, group="Images",
+        ),
+    ] = None  # fmt: skip
+    fit: Annotated[
+        Literal["crop", "stretch", "pad"] | None,
+        Setting(
+            "What is done to an image with sides of another ratio than the input's. crop cuts its center out. "
+            "stretch resizes it. pad fills up with grey. Default: crop, or stretch with --task any.",
+            group="Images",
+        ),
     ] = None
     crop_ratio: Annotated[
         float | None,
@@ -62,14 +80,17 @@ class Feeding:
         """Return what the user says, as fields of a `Preprocess`.
 
         Raises:
-            SettingError: A setting has not three values, or the preset is unknown.
+            SettingError: A setting has neither three values nor one, or the preset is unknown.
         """
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if value is not None and len(value) != 3:
-                raise SettingError(f"{name} needs three values, got {len(value)}.", hint=f"--{name} 0.5,0.5,0.5")
+            if value is not None and len(value) not in (1, 3):
+                raise SettingError(
+                    f"{name} needs three values, or one for grey images, got {len(value)}.",
+                    hint=f"--{name} 0.5,0.5,0.5",
+                )
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        own["size"] = own.pop("image_size")
+        own["size"], own["width"] = own.pop("image_size"), own.pop("image_width")
         chosen = preset_of(self.preset) if self.preset is not None else {}
         del own["preset"]
         return {**chosen, **{name: value for name, value in own.items() if value is not None}}
@@ -79,6 +100,14 @@ class Feeding:
 class Ends:
     """Where the image enters an ONNX file, and what it answers."""
 
+    task: Annotated[
+        Task,
+        Setting(
+            "What an ONNX file is for. classify has a number for each class. any is a detector, a segmenter, an "
+            "embedder or whatever else.",
+            group="ONNX file", common=True,
+        ),
+    ] = "classify"  # fmt: skip
     input_: Annotated[
         str | None,
         Setting("Input of an ONNX file that is the image, if it has several.", metavar="NAME", group="ONNX file"),
@@ -86,9 +115,10 @@ class Ends:
     output: Annotated[
         str | None,
         Setting(
-            "Tensor of an ONNX file that is the answer, if it has several outputs.", metavar="NAME", group="ONNX file"
+            "Tensor of an ONNX file that is the answer, if it has several outputs. With --task any: the outputs to keep.",
+            metavar="NAME,…", group="ONNX file",
         ),
-    ] = None
+    ] = None  # fmt: skip
     answers: Annotated[
         AnswerKind | None,
         Setting(

@@ -66,11 +66,11 @@ def choose(
         opened: Images that are open already; they are used instead of `images`.
 
     Raises:
-        ArtifactError: The artifact is damaged.
+        ArtifactError: The artifact is damaged, or no classifier.
         ImagesError: `images` cannot be used.
         StageError: Nothing here can run the artifact.
     """
-    artifact = Artifact.load(artifact)
+    artifact = Artifact.load(artifact).expect_classifier("choose")
     tried = usable(artifact)
     if not tried:
         raise StageError(f"Nothing here can run {artifact.path}.", hint="tlopt doctor says what is missing.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
+from tlopt.measure.answers.differences import Differences, differences, same_outputs
 from tlopt.measure.answers.images import ImagePart, Part, open_part
+from tlopt.measure.answers.limits import Limits
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
@@ -20,7 +22,7 @@ from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, flat
 from tlopt.statistics import mcnemar, paired_drop
 
-_ROUNDING = 1e-12  # of a difference of shares: a loss that equals its limit does not exceed it
+_Found = TypeVar("_Found", "Comparison", Differences)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,49 +169,12 @@ def _verdict(flip: Flip) -> str:
     return "mended" if flip.label == flip.candidate else "both wrong"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a candidate may lose; None for any loss."""
-
-    max_drop: Annotated[
-        float | None,
-        Setting("Largest loss of accuracy that is allowed. 0.01 is one percentage point.", minimum=0, maximum=1),
-    ] = None
-    min_agreement: Annotated[
-        float | None, Setting("Smallest share of equal answers that is allowed.", minimum=0, maximum=1)
-    ] = None
-    max_class_drop: Annotated[
-        float | None, Setting("Largest loss of recall that is allowed for any class.", minimum=0, maximum=1)
-    ] = None
-
-    def breaches(self, drop: float, agreement: float, recall_change: Mapping[str, float]) -> tuple[str, ...]:
-        """Return a sentence for each limit that is exceeded.
-
-        Args:
-            drop: Accuracy lost, -1..1.
-            agreement: Share of equal answers, 0..1.
-            recall_change: Class -> change of its recall, -1..1.
-        """
-        found = []
-        if self.max_drop is not None and drop > self.max_drop + _ROUNDING:
-            found.append(f"The accuracy drop is {drop:.2%}, more than the {self.max_drop:.2%} allowed.")
-        if self.min_agreement is not None and agreement < self.min_agreement - _ROUNDING:
-            found.append(f"The agreement is {agreement:.2%}, less than the {self.min_agreement:.2%} required.")
-        if (most := self.max_class_drop) is not None:
-            found += [
-                f"The recall of {name} fell by {-change:.2%}, more than the {most:.2%} allowed."
-                for name, change in recall_change.items()
-                if -change > most + _ROUNDING
-            ]
-        return tuple(found)
-
-
 @flat
 def compare(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,
     *,
-    images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
+    images: Annotated[Path | None, Setting("Folder of images, labelled or not. Default: the training images.")] = None,
     split: Annotated[Part, Setting("Part of the images to use.")] = "test",
     reference_backend: Annotated[str, Setting("Backend of the reference. Default: that of its kind.")] = "",
     backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
@@ -219,30 +184,46 @@ def compare(
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
     opened: ImagePart | None = None,
-) -> Comparison:
+) -> Comparison | Differences:
     """Measure what an artifact has lost against another.
 
     Both artifacts answer the same images. The loss of accuracy is shown with its 95 % interval and
     with a test of whether chance explains it. Limits that are exceeded end the command with exit
     code 3.
 
+    Images in a flat folder have no labels. Then the error of the logits is shown. Networks that are
+    no classifiers are always compared so: by the error of each output.
+
     From Python:
         opened: Images that are open already; they are used instead of `images`.
 
     Raises:
         ImagesError: The images cannot be used, or the artifacts' classes differ.
-        ArtifactError: An artifact is damaged, or a backend does not run its kind.
+        ArtifactError: An artifact is damaged, their outputs differ, or a backend does not run its kind.
+        SettingError: A limit needs labels, and there are none.
         StageError: A backend cannot run it here.
     """
     first = Artifact.load(reference)
-    second = same_classes(first, Artifact.load(candidate))
+    second = Artifact.load(candidate)
+    same_outputs(first, second)
+    same_classes(first, second)
     if layers:
         first.expect("onnx")
         second.expect("onnx")
     if opened is None:
-        opened = open_part(first, images, split)
+        opened = open_part(first, images, split, flat=True)
     if html is not None:
         check_file(html, reads=[first.path, second.path, *opened.folder.places()])
+    if first.card.task == "any" or not opened.folder.classes:
+        what = f"the images in {opened.folder.path} have none"
+        what = f"{first.name} is no classifier" if first.card.task == "any" else what
+        limits.check(what, classes=first.card.task == "classify")
+        found = differences(
+            first, second, opened.folder, backends=(reference_backend, backend), batch=batch, threads=threads
+        )
+        drifted = drift(first, second, images=opened.folder.source) if layers else None
+        far = (*limits.far(found.outputs), *limits.breaches(agreement=found.agreement))
+        return _written(replace(found, breaches=far, layers=drifted), html)
     before = evaluate(first, backend=reference_backend, batch=batch, threads=threads, opened=opened)
     after = evaluate(
         second, backend=backend, batch=batch, threads=threads, opened=opened, reference_outputs=before.outputs
@@ -253,6 +234,7 @@ def compare(
     drop = before.top1 - after.top1
     agreement = judging.agreement(was.predicted, now.predicted)
     difference = now.logits.astype(np.float64) - was.logits
+    snr_db = judging.decibels(judging.noise(*(judging.as_logits(one.logits, one.kind) for one in (now, was))))
     changes = (
         (new.name, new.recall - old.recall)
         for old, new in zip(before.scores, after.scores, strict=True)
@@ -273,13 +255,18 @@ def compare(
         relative_error=float(np.sqrt((difference**2).mean() / max(1e-12, float((was.logits**2).mean())))),
         flips=_flips(before, after, first.card.classes),
         recall_change=recall_change,
-        breaches=limits.breaches(drop, agreement, recall_change),
+        breaches=limits.breaches(drop, agreement, recall_change, snr_db=snr_db),
         folder=opened.folder.path,
         layers=drift(first, second, images=opened.folder.source) if layers else None,
     )
+    return _written(comparison, html)
+
+
+def _written(found: _Found, html: Path | None) -> _Found:
+    """Write the page of a comparison, if one is asked for."""
     if html is not None:
-        write_whole(html, comparison.to_page(), errors="replace", special=True)
-    return comparison
+        write_whole(html, found.to_page(), errors="replace", special=True)
+    return found
 
 
 def _flips(before: Evaluation, after: Evaluation, classes: tuple[str, ...]) -> tuple[Flip, ...]:

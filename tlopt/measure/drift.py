@@ -58,9 +58,9 @@ def drift(
         )
     pool = Inputs(images, noise=False, largest=batch)
     with running(first, "onnxruntime"):
-        were = _tensors(old, common, pool.of(first)[:batch])
+        were = _tensors(old, common, pool.of(first)[:batch], first.card.onnx.fixed_batch)
     with running(second, "onnxruntime"):
-        are = _tensors(new, common, pool.of(second)[:batch])
+        are = _tensors(new, common, pool.of(second)[:batch], second.card.onnx.fixed_batch)
     rows: list[dict[str, Scalar]] = []
     worst = 0.0
     for name in common:
@@ -103,8 +103,15 @@ _COMPUTING = frozenset({
 })  # fmt: skip
 
 
-def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Return tensors inside a graph, float64."""
+def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Return tensors inside a graph, float64; of several runs one after the other.
+
+    Args:
+        model: The graph.
+        names: The tensors.
+        inputs: Of all images.
+        size: Images of a run; 0 for all at once.
+    """
     from onnx import ValueInfoProto
 
     shown = type(model)()
@@ -115,6 +122,17 @@ def _tensors(model: onnx.ModelProto, names: list[str], inputs: np.ndarray) -> di
     session = open_session(shown, optimize=False)
     entry: Any = session.get_inputs()[0]
     kinds = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-    feed = {entry.name: inputs.astype(kinds.get(entry.type, np.float32), copy=False)}
-    found = session.run(names, feed)
-    return {name: np.asarray(value, np.float64) for name, value in zip(names, found, strict=True)}
+    inputs = inputs.astype(kinds.get(entry.type, np.float32), copy=False)
+    size = size or len(inputs)
+    places = [np.arange(first, first + size) % len(inputs) for first in range(0, len(inputs), size)]
+    runs = [session.run(names, {entry.name: inputs[some]}) for some in places]
+    return {name: _joined([run[place] for run in runs]) for place, name in enumerate(names)}
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Return what several runs gave as one array: flat, where the number of values varies from run to run."""
+    whole = [np.asarray(part, np.float64) for part in parts]
+    if len(whole) == 1:
+        return whole[0]
+    alike = whole[0].ndim and all(part.shape[1:] == whole[0].shape[1:] for part in whole)
+    return np.concatenate(whole if alike else [part.ravel() for part in whole])

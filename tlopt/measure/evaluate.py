@@ -74,10 +74,10 @@ def evaluate(
 
     Raises:
         ImagesError: The images cannot be used, or their classes are not the artifact's.
-        ArtifactError: The artifact is damaged, or the backend does not run its kind.
+        ArtifactError: The artifact is damaged or no classifier, or the backend does not run its kind.
         StageError: The backend cannot run it here.
     """
-    artifact = Artifact.load(artifact)
+    artifact = Artifact.load(artifact).expect_classifier("evaluate")
     other = None if reference is None else same_classes(artifact, Artifact.load(reference))
     keep = opened is not None or reference is not None
     if opened is None:

@@ -62,14 +62,14 @@ def loadgen(
     queries are there at once. In server they arrive at random.
 
     Raises:
-        ArtifactError: An artifact is damaged.
+        ArtifactError: An artifact is damaged, or no classifier.
         ImagesError: `images` holds no images.
         MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
         PluginError: A backend is unknown.
         StageError: A runtime failed while running.
     """
     library = registry.require("mlperf_loadgen")
-    loaded = [Artifact.load(artifact) for artifact in artifacts]
+    loaded = [Artifact.load(artifact).expect_classifier("loadgen") for artifact in artifacts]
     named = dict(zip((artifact.path for artifact in loaded), labels(loaded), strict=True))
     inputs = Inputs(images, noise=noise, largest=batch)
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]

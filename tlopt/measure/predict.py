@@ -80,10 +80,10 @@ def predict(
 
     Raises:
         ImagesError: There is no image, or more than a tenth cannot be read.
-        ArtifactError: The artifact is damaged, or the backend does not run its kind.
+        ArtifactError: The artifact is damaged or no classifier, or the backend does not run its kind.
         StageError: The backend cannot run it here, or failed while running.
     """
-    loaded, folder = Artifact.load(artifact), _find(Path(images))
+    loaded, folder = Artifact.load(artifact).expect_classifier("predict"), _find(Path(images))
     if backend == "auto":
         backend = choose(loaded, batch=min(batch, len(folder)), threads=threads).backend
     return _answers(loaded, folder, top, backend, batch, threads, min_confidence)

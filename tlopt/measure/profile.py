@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.backends import DEFAULT, load, open_runner, profiler
+from tlopt.backends import DEFAULT, call_of, fixed_batch, load, open_runner, profiler
 from tlopt.candidates import running
 from tlopt.environment import cores, processor, versions
-from tlopt.errors import StageError
+from tlopt.errors import SettingError, StageError
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
 from tlopt.publishing import check_file, write_whole
@@ -40,6 +40,7 @@ def profile(
     Raises:
         ArtifactError: The artifact is damaged, or the backend does not run its kind.
         PluginError: The backend is unknown or has no profiler.
+        SettingError: The graph takes another number of images in a run.
         StageError: The backend cannot run it here, or failed while running.
     """
     artifact = Artifact.load(artifact)
@@ -48,13 +49,15 @@ def profile(
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(spelled, device)
     artifact.expect(*module.READS)
+    _fits(artifact, batch)
     layer_times = profiler(spelled, device)
     if reason := module.problem(device):
         raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what runs here.")
     pool = Inputs(None, noise=False, largest=batch)
     inputs = np.ascontiguousarray(pool.of(artifact)[:batch])
     with open_runner(artifact, backend, threads=threads) as runner, running(artifact, runner.name):
-        (whole,) = side_by_side([lambda: runner(inputs)], seconds=1.0)
+        run = call_of(runner, artifact)
+        (whole,) = side_by_side([lambda: run(inputs)], seconds=1.0)
         where, conditions = runner.name, runner.conditions
     with running(artifact, where):
         timed = layer_times(artifact, inputs, device=device, threads=threads, runs=runs)
@@ -96,6 +99,19 @@ def profile(
         },
         details={"layers": rows},
     )
+
+
+def _fits(artifact: Artifact, batch: int) -> None:
+    """Refuse a batch that the graph does not take in one run.
+
+    Raises:
+        SettingError: It takes another number of images.
+    """
+    fixed = fixed_batch(artifact) if artifact.card.kind == "onnx" else 0
+    if fixed and batch != fixed:
+        raise SettingError(
+            f"Each run of {artifact.path} takes a batch of {fixed}, got {batch}.", hint=f"Set --batch {fixed}."
+        )
 
 
 def _origin(layer: str, known: dict[str, float]) -> str:

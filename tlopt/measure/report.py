@@ -53,14 +53,14 @@ def report(
         force: Replace an older report at `out`.
 
     Raises:
-        ArtifactError: An artifact is damaged.
+        ArtifactError: An artifact is damaged, or no classifier.
         ImagesError: The images cannot be used, or their classes are not the artifacts'.
         PluginError: A backend is unknown.
         OutputExistsError: `out` exists and `force` is not set, or it is no report.
     """
     given = [one.path if isinstance(one, Artifact) else one for one in artifacts]
     check_place(out, force=force, reads=[*given, *([images] if images else [])], makes="report")
-    loaded = [Artifact.load(artifact) for artifact in artifacts]
+    loaded = [Artifact.load(artifact).expect_classifier("report") for artifact in artifacts]
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     opened = open_part(loaded[0], images, split)
     reads = [*(one.path for one in loaded), *opened.folder.places()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tlopt.artifact import Artifact
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.folding import fold
+from tlopt.graphs.lengths import settle
 from tlopt.graphs.loading import load_graph
 from tlopt.graphs.precision import precision_of
 from tlopt.graphs.view import View
@@ -25,4 +26,6 @@ def float_graph(source: Artifact, *, folded: bool) -> View:
     graph = load_graph(source.payload(".onnx"))
     refuse_quantized(source, precision_of(graph))  # a card of an older version says fp32 of every import
     graph = clean(graph)
+    if source.card.task == "any":
+        graph = settle(graph)
     return View(fold(graph) if folded else graph)

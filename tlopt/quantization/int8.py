@@ -12,6 +12,7 @@ import onnx
 
 from tlopt.cards.details import TrainedScales
 from tlopt.errors import ArtifactError, SettingError
+from tlopt.graphs.lengths import of_one_image
 from tlopt.graphs.macs import multiply_adds
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
@@ -107,8 +108,7 @@ class Calibrated:
             floats: Names of more nodes that stay float.
         """
         part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
-        # Of a batch of any size one image counts.
-        shape = lambda tensor: tuple(max(length, 1) for length in self.view.shape(tensor))  # noqa: E731
+        shape = of_one_image(self.view)
         found = {node.name: multiply_adds(node, shape) for node in self.view.nodes}
         inside = sum(found[node.name] for node in self.view.nodes if part.is_eight_bit(self.view, node))
         return inside, sum(found.values())

@@ -48,6 +48,14 @@ class EightBits:
             minimum=0, maximum=1, group="8 bits", common=True,
         ),
     ] = None  # fmt: skip
+    min_db: Annotated[
+        float | None,
+        Setting(
+            "Smallest signal to noise of every output in decibels, of a network that is no classifier. As few blocks "
+            "as possible stay float to keep it.",
+            minimum=0, maximum=100, group="8 bits",
+        ),
+    ] = None  # fmt: skip
     float_blocks: Annotated[
         tuple[str, ...],
         Setting(
@@ -77,6 +85,11 @@ class CalibrationImages:
     seed: Annotated[int, Setting("Seed of the choice of images.", minimum=0, group="Calibration")] = 0
 
 
+def limit_of(how: EightBits) -> float | None:
+    """Return the largest loss that float blocks are chosen for: of accuracy, or the share of noise; None for any."""
+    return how.max_drop if how.min_db is None else 10 ** (-how.min_db / 10)
+
+
 def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits) -> None:
     """Refuse settings that do not go together.
 
@@ -91,6 +104,16 @@ def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits)
         )
     if how.max_drop is not None and precision != "int8":
         raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
+    if how.min_db is not None and precision != "int8":
+        raise SettingError(f"min_db is for int8, got precision {precision}.", hint="Leave --min-db out.")
+    if how.max_drop is not None and source.card.task == "any":
+        raise SettingError(
+            f"max_drop is for classifiers, and {source.path} is none.", hint="Use --min-db 20: it limits the outputs' error."
+        )
+    if how.min_db is not None and source.card.task == "classify":
+        raise SettingError(
+            f"min_db is for networks that are no classifiers, and {source.path} is one.", hint="Use --max-drop 0.01."
+        )
     if how.reduce_range != "auto" and precision != "int8":
         raise SettingError(f"reduce_range is for int8, got precision {precision}.", hint="Leave --reduce-range out.")
     if how.equalization and precision not in ("int8", "fp8"):

@@ -80,7 +80,7 @@ def _heading(name: str) -> str:
 def thumbnail(path: Path, *, side: int = 160) -> str:
     """Return a small JPEG of an image as a data URL; empty if it cannot be read."""
     from tlopt.errors import ImagesError
-    from tlopt.preprocess import to_rgb
+    from tlopt.reading.pictures import to_rgb
     from tlopt.reading.image_files import read_image
 
     try:

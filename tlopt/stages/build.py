@@ -74,7 +74,10 @@ def build(
     if source.card.precision == "int8":
         _refuse_integers(source, onnx)
     preprocess = source.card.preprocess
-    engine = builder.build(onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name)
+    engine = builder.build(
+        onnx, chosen, options, shape=preprocess.input_shape, dtype=preprocess.input_dtype.name,
+        classifier=source.card.task == "classify",
+    )  # fmt: skip
     wanted = _QUANTIZED.get(source.card.precision)
     if wanted and engine.layers.computes_in(wanted) is False:
         log.warning("No layer of the engine computes in %s: see %s.", source.card.precision, LAYERS_NAME)
@@ -134,4 +137,6 @@ def _details(source: Artifact, onnx: Path, out: Path, chosen: Plan, options: Opt
             path=os.path.relpath(real_path(onnx), real_path(out)),
         ),
         answers=source.card.answers,
+        task=source.card.task,
+        outputs=source.card.outputs,
     )

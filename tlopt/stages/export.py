@@ -14,7 +14,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, Parity
-from tlopt.errors import CheckError, ImagesError, MissingLibraryError, SettingError
+from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError
 from tlopt.images import batches
 from tlopt.images.of_artifact import parts_of
 from tlopt.progress import bar
@@ -34,6 +34,7 @@ FILE = "model.onnx"
 # MobileNet and EfficientNet. A wrong graph is off by orders of magnitude more.
 TOLERANCE = 1e-3
 _CHECKED = 32  # images of the parity check
+_FLIPS = 100  # times the noise of sums in another order: what a rounded or chosen value may turn it into
 
 
 @checked
@@ -64,11 +65,14 @@ def export(
     The exported graph takes a batch of any size. Its outputs are compared with those of the torch
     network before the artifact counts as made.
 
+    An ONNX artifact can be exported again, to take uint8 or to go on to another precision or to TensorRT.
+    Its operators stay as they are.
+
     With --precision or --trt the commands quantize and build follow. The artifacts on the way stay
     beside the result, in OUT-fp32 and OUT-fp16 or OUT-int8.
 
     Raises:
-        ArtifactError: The source is no torch artifact.
+        ArtifactError: The source is an engine, or an ONNX artifact that takes uint8 or was quantized.
         SettingError: A setting does not fit, or there is a `target` without `trt`.
         CheckError: The ONNX file computes something else than the torch model.
     """
@@ -76,6 +80,12 @@ def export(
         raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
     steps: list[tuple[str, Stage, dict[str, Any]]] = [("fp32", _export, {"input": input_, "opset": opset})]
+    if Artifact.load(source).card.kind == "onnx" and input_ == "float32":
+        steps = []
+        if precision == "fp32" and not trt:
+            raise SettingError(
+                f"{Artifact.load(source).path} is an ONNX artifact already.", hint="Add --input uint8, --precision int8 or --trt."
+            )
     if precision != "fp32":
         runtime = "tensorrt" if trt else "onnxruntime"
         given = {"precision": precision, "for": runtime, "images": images}
@@ -99,7 +109,7 @@ def export(
     return made
 
 
-@stage(reads="torch", writes="onnx")
+@stage(reads=("torch", "onnx"), writes="onnx")
 def _export(
     source: Artifact,
     out: Draft,
@@ -108,6 +118,8 @@ def _export(
     opset: Annotated[int, Setting("Version of the ONNX operators.", minimum=18, maximum=23)],
 ) -> Card:
     """Write the ONNX file and compare it with the torch model."""
+    if source.card.kind == "onnx":
+        return _with_pixels(source, out)
     import onnx
 
     from tlopt.graphs import pixels
@@ -136,6 +148,54 @@ def _export(
         network = replace(network, qat=replace(network.qat, scales=scales))
     details = OnnxDetails(opset=opset, parity=parity, network=network)
     return replace(source.card, kind="onnx", preprocess=preprocess, details=details)
+
+
+def _with_pixels(source: Artifact, out: Draft) -> Card:
+    """Let a graph that takes normalized pixels take raw ones, and compare both.
+
+    Raises:
+        ArtifactError: It takes raw pixels already, or is no float graph.
+        CheckError: The graphs differ.
+    """
+    import onnx
+
+    from tlopt.graphs.loading import load_graph
+    from tlopt.graphs.pixels import take_pixels
+
+    card = source.card
+    if card.preprocess.folded or card.precision != "fp32":
+        what = "takes uint8 pixels already" if card.preprocess.folded else f"is in {card.precision} already"
+        raise ArtifactError(f"{source.path} {what}.", hint="Export the fp32 artifact that it was made from.")
+    proto = take_pixels(load_graph(source.payload(".onnx")), card.preprocess)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, out / FILE)
+    made = replace(card, preprocess=replace(card.preprocess, folded=True), files={FILE: ""})
+    _compare_graphs(source, Artifact(path=out.folder, card=made))
+    return replace(made, files={})
+
+
+def _compare_graphs(source: Artifact, made: Artifact) -> None:
+    """Run two graphs on the same pixels.
+
+    Raises:
+        CheckError: They differ by more than the tolerance.
+    """
+    from tlopt.backends import open_call
+    from tlopt.outputs import Errors, described
+
+    pixels, origin = _pixels(source)
+    with open_call(source) as run, open_call(made) as other:
+        before, after = run(source.card.preprocess.normalize(pixels)), other(pixels)
+    errors = Errors(described(source.card))
+    for own, new in zip(before, after, strict=True):
+        pair = (own, new) if source.card.task == "any" else ((own,), (new,))
+        errors.add(*pair)
+    if not errors.noise() <= TOLERANCE**2 * _FLIPS:  # nor is a NaN
+        raise CheckError(
+            f"The graph that takes uint8 differs from {source.path} on {len(pixels)} {origin}: "
+            f"{judging.decibels(errors.noise()):.0f} dB.",
+            hint="Keep the float input, and report the model's name.",
+        )
 
 
 def _compare(model: nn.Module, file: Path, source: Artifact, card: Card) -> Parity:
@@ -175,8 +235,7 @@ def _pixels(source: Artifact) -> tuple[np.ndarray, str]:
             part = parts_of(source, labels="none").held_out
             some = part.select(np.linspace(0, len(part) - 1, min(_CHECKED, len(part)), dtype=int))
             return next(batches(some, preprocess, batch=_CHECKED)).inputs, "validation images"
-    size = preprocess.size
-    noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (8, *preprocess.input_shape), dtype=np.uint8)
     return noise, "noise images (the training images are not here)"
 
 

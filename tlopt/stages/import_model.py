@@ -1,4 +1,4 @@
-"""A ready classifier, as it is, becomes an artifact."""
+"""A ready network, as it is, becomes an artifact."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tlopt.artifact import Artifact
-from tlopt.backends import open_runner
+from tlopt.backends import open_runner, outputs_of
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, TorchDetails
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.imports.class_names import fitting, read_classes
 from tlopt.imports.settings import Ends, Feeding
+from tlopt.outputs import in_words
 from tlopt.preprocess import Preprocess
 from tlopt.progress import NOTICE
 from tlopt.publishing import Draft
@@ -23,7 +24,6 @@ from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,12 @@ def import_model(
     The file is run on several batches. Its output may be logits, probabilities, log-probabilities
     or one sigmoid for each class.
 
+    With --task any the file may have any outputs: of a detector, a segmenter or an embedder. It
+    needs no classes. The other commands judge it by the error of each output.
+
     Raises:
         SettingError: Neither or both of a file and a model are given, or the class names do not fit.
-        ArtifactError: The file is no ONNX classifier, or its answers depend on the batch.
+        ArtifactError: The file is no ONNX classifier, its answers depend on the batch, or cannot be used.
         ImagesError: `images` cannot be used.
     """
     if (source is None) == (model is None):
@@ -76,14 +79,20 @@ def import_model(
     if images is not None:
         from tlopt.imports.sanity import look
 
-        look(images)
-    if source is not None:
+        look(images, classifier=ends.task == "classify")
+    if ends.task == "any" and (classes is not None or ends.answers is not None):
+        raise SettingError("classes and answers are for classifiers.", hint="Leave them out, or leave --task out.")
+    if source is not None and ends.task == "any":
+        card = _any_from_onnx(source.path, out.folder, given, ends)
+    elif source is not None:
         card = _from_onnx(source.path, out.folder, names, given, ends)
     else:
         assert model is not None
-        if feeding.layout == "nhwc" or given.get("channels") == "bgr" or ends != Ends():
+        described = feeding.layout == "nhwc" or given.get("channels") == "bgr" or ends != Ends()
+        if described or {"width", "fit"} & given.keys():
             raise SettingError(
-                "layout, channels, input, output and answers describe an ONNX file; torch models take RGB in NCHW."
+                "layout, channels, image_width, fit, task, input, output and answers describe an ONNX file; torch "
+                "models are classifiers, and take square images in RGB and NCHW."
             )
         card = _from_source(model, out.folder, names, weights, given)
     _tell(card, given, named=names is not None)
@@ -127,7 +136,7 @@ def _logits_of(network: nn.Module, preprocess: Preprocess, model: str) -> int:
     from tlopt.imports.probing import probes
 
     with torch.inference_mode():
-        answers = network.eval()(torch.from_numpy(preprocess.normalize(probes(preprocess.size)))).numpy()
+        answers = network.eval()(torch.from_numpy(preprocess.normalize(probes(preprocess)))).numpy()
     if are_probabilities(answers):
         raise ArtifactError(
             f"The network {shown_name(model)} answers with probabilities; training, pruning and export take logits.",
@@ -141,6 +150,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
 
     from tlopt.graphs.loading import load_graph
     from tlopt.graphs.precision import opset_of, precision_of
+    from tlopt.imports.feeding import fed
     from tlopt.imports.interface import answer_floats, narrow
     from tlopt.imports.meaning import kind_of
     from tlopt.imports.probing import probe
@@ -148,7 +158,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
 
     external_data.check(file)
     proto = narrow(load_graph(file), file, input_name=ends.input_ or "", output_name=ends.output or "")
-    preprocess = _fed(proto, file, given)
+    preprocess = fed(proto, file, given, classifier=True)
     answer_floats(proto)
     probed = probe(proto, preprocess, str(file))
     rename(proto, {proto.graph.input[0].name: "images", proto.graph.output[0].name: "logits"})
@@ -161,27 +171,46 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     )  # fmt: skip
 
 
-def _fed(proto: onnx.ModelProto, file: Path, given: dict[str, Any]) -> Preprocess:
-    """Return how images are fed, and let the graph take them so, in place."""
-    from tlopt.imports import interface
+def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> Card:
+    """Make an artifact of a network that is no classifier; its outputs keep their names."""
+    import onnx
 
-    layout = interface.layout_of(proto, file, given.get("layout"))
-    size = interface.side_of(proto, file, layout, given.get("size"))
-    changes = {**given, "size": size or Preprocess(size=224).size, "layout": layout}
-    if interface.whole(proto):  # pixels, as they are
-        changes = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3, **changes}
-    plain = changes.get("channels", "rgb") == "rgb" and not {"mean", "std"} & given.keys()
-    folded = interface.pixels(proto) and layout == "nhwc" and plain
-    if not folded:
-        interface.feed_floats(proto)
-    return Preprocess.from_dict({**Preprocess(size=224).to_dict(), **changes, "folded": folded})
+    from tlopt.graphs.loading import load_graph
+    from tlopt.graphs.precision import opset_of, precision_of
+    from tlopt.imports import any_task
+    from tlopt.imports.feeding import fed
+    from tlopt.imports.renaming import rename
+
+    external_data.check(file)
+    names = [name.strip() for name in (ends.output or "").split(",") if name.strip()]
+    proto = any_task.narrow(load_graph(file), file, input_name=ends.input_ or "", names=names)
+    preprocess = fed(proto, file, given, classifier=False)
+    any_task.pin(proto, preprocess)
+    if "images" in {value.name for value in proto.graph.output}:
+        raise ArtifactError(
+            f"An output of {file} is called images, which is the name of the input in an artifact.",
+            hint="Export it with another name, or leave it out with --output.",
+        )
+    rename(proto, {proto.graph.input[0].name: "images"})
+    found = any_task.probe(proto, preprocess, str(file))
+    onnx.save(proto, out / _FILE)
+    details = OnnxDetails(
+        opset=opset_of(proto), fixed_batch=found.fixed_batch, task="any", outputs=found.outputs
+    )
+    return Card(
+        kind="onnx", model=f"onnx:{file.name}", precision=precision_of(proto), classes=(), preprocess=preprocess,
+        details=details, files={_FILE: ""},
+    )  # fmt: skip
 
 
 def _tell(card: Card, given: dict[str, Any], *, named: bool) -> None:
     """Say how images are fed and what the answers are taken for, and which of it nobody said."""
     preprocess, answers = card.preprocess, card.answers.replace("_", "-")
-    log.log(NOTICE, "%s: %s; %d classes, %s%s.", shown_name(card.model), preprocess.summary(), len(card.classes),
-            answers, "" if named else "; the classes are ImageNet's")  # fmt: skip
+    if card.task == "any":
+        said = f"no classifier, outputs {', '.join(map(in_words, card.outputs))}"
+    else:
+        said = f"{len(card.classes)} classes, {answers}{'' if named else '; the classes are those of ImageNet'}"
+    log.log(NOTICE, "%s: %s; %s.", shown_name(card.model), preprocess.summary(), said)
     if card.kind == "onnx" and not preprocess.folded:
         assumed = [name for name in ("mean", "std", "channels") if name not in given]
         if "mean" in assumed or "std" in assumed:
@@ -191,11 +220,14 @@ def _tell(card: Card, given: dict[str, Any], *, named: bool) -> None:
 
 def _try(made: Artifact, images: Path) -> None:
     """Warn where a few images show that an assumption is wrong."""
-    from tlopt.imports.sanity import complaints
+    from tlopt.imports.sanity import alike, complaints
 
     card = made.card
     with open_runner(made) as runner:
-        found = complaints(runner, images, card.preprocess, card.classes, card.answers)
+        if card.task == "any":
+            found = alike(outputs_of(runner), images, card.preprocess)
+        else:
+            found = complaints(runner, images, card.preprocess, card.classes, card.answers)
     if found:
         log.warning("What is assumed about the network looks wrong: %s. Check --preset, --mean, --std, --channels, "
                     "--image-size and the order of --classes.", "; ".join(found))  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from tlopt import verdict
 from tlopt.artifact import Artifact
-from tlopt.backends import Runner, fixed_batch, open_runner, reduced_range
+from tlopt.backends import fixed_batch, open_call, reduced_range
 from tlopt.cards.card import Card
 from tlopt.cards.details import Quantized, Runtime, TrainedScales
 from tlopt.errors import SettingError
 from tlopt.images import ImageFolder
 from tlopt.images.of_artifact import parts_of
 from tlopt.publishing import Draft
-from tlopt.quantization.calibration.images import ROUNDING, Feed, divided, stratified
-from tlopt.quantization.options import CalibrationImages, EightBits, Precision, refuse, trained_scales
+from tlopt.quantization.calibration.images import ROUNDING, SEARCHED, Feed, divided, stratified
+from tlopt.quantization.options import CalibrationImages, EightBits, Precision, limit_of, refuse, trained_scales
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from tlopt.quantization.int8 import Calibrated
     from tlopt.quantization.search.blocks import Block
     from tlopt.quantization.search.float_blocks import Bench
+    from tlopt.quantization.search.losses import Run
 
 FILE = "model.onnx"
 _JUDGED = 512  # held-out images that the result is judged by
+_JUDGED_ANY = 64  # the same of a network that is no classifier: each of its outputs has many values
 _TRIAL_SECONDS = 0.4
 
 
@@ -61,6 +64,9 @@ def quantize(
     on answers and latency, on training images that calibration did not see. Blocks named with
     --float-blocks stay float at any precision.
 
+    A network that is no classifier is judged by the error of each output, on any images. --min-db
+    takes the place of --max-drop.
+
     Integer sums saturate on processors without VNNI if weights take the whole int8 range. See
     --reduce-range.
 
@@ -75,14 +81,17 @@ def quantize(
     refuse(source, precision, for_, how)
     trained = trained_scales(source, for_, how) if precision == "int8" else None
     reduced = _reduced(for_, how, trained) if precision == "int8" else False
+    limit, judged_by = limit_of(how), _JUDGED if source.card.task == "classify" else _JUDGED_ANY
     parts = parts_of(source, calibration.images, labels="none", draw=True, seed=calibration.seed)
-    chosen, unseen = divided(parts.train, calibration.samples, calibration.seed, search=how.max_drop is not None)
+    chosen, unseen = divided(
+        parts.train, calibration.samples, calibration.seed, searched=0 if limit is None else min(SEARCHED, judged_by)
+    )
     require("onnxruntime")
     from tlopt.quantization.float_graph import float_graph
     from tlopt.quantization.search.float_blocks import named
 
     view = float_graph(source, folded=trained is None)
-    asked = named(view, how.float_blocks)
+    asked = named(view, how.float_blocks, tail=source.card.task == "any")
     floats = [node for block in asked for node in block.nodes]
     fixed = fixed_batch(source)
     feed = Feed(images=chosen, preprocess=source.card.preprocess, batch=fixed or calibration.batch, fixed=bool(fixed))
@@ -106,10 +115,10 @@ def quantize(
         )
         calibrated = calibrate(view, scheme, feed("Calibrating"), floats=floats).rounded(lambda: feed(images=ROUNDING))
         quantized = replace(quantized, reduce_range=reduced, quantizer="trained" if trained else how.quantizer)
-        result, quantized = _eight_bits(calibrated, source, unseen, how.max_drop, asked, quantized)
+        result, quantized = _eight_bits(calibrated, source, unseen, limit, asked, quantized)
     require("onnx").checker.check_model(result, full_check=True)
     made = _written(source, out.folder, result, precision, quantized)
-    judged = stratified(parts.held_out, _JUDGED, 0)
+    judged = stratified(parts.held_out, judged_by, 0)
     measured = verdict.beside_source(source, made, judged, for_)
     verdict.tell(source, precision, quantized, measured, require_faster=require_faster)
     return replace(
@@ -124,9 +133,9 @@ def _reduced(runtime: Runtime, how: EightBits, trained: TrainedScales | None) ->
         SettingError: They do not, and answers that saturate here would choose blocks.
     """
     reduced = trained.reduce_range if trained else reduced_range(runtime, how.reduce_range)
-    if how.max_drop is not None and not reduced and reduced_range(runtime, "auto"):
+    if limit_of(how) is not None and not reduced and reduced_range(runtime, "auto"):
         raise SettingError(
-            f"max_drop measures answers on this processor, but the integer kernels of {runtime} saturate on it.",
+            f"{'max_drop' if how.min_db is None else 'min_db'} measures answers on this processor, but the integer kernels of {runtime} saturate on it.",
             hint="Leave --reduce-range out, or quantize on the processor that will run the result.",
         )
     return reduced
@@ -136,17 +145,17 @@ def _eight_bits(
     calibrated: Calibrated,
     source: Artifact,
     unseen: ImageFolder,
-    max_drop: float | None,
+    limit: float | None,
     asked: list[Block],
     quantized: Quantized,
 ) -> tuple[onnx.ModelProto, Quantized]:
     """Return the graph, with the fewest blocks float that the limit of the loss asks for, and what the card says."""
     floats: list[str] = []
-    if max_drop is not None:
+    if limit is not None:
         from tlopt.quantization.search.float_blocks import within
 
         with _bench(source, unseen, quantized) as bench:
-            floats, sensitivity = within(calibrated, bench, max_drop, asked=asked)
+            floats, sensitivity = within(calibrated, bench, limit, asked=asked)
         quantized = replace(quantized, sensitivity=sensitivity)
     inside, every = calibrated.multiply_adds(floats)
     return calibrated.graph(floats), replace(quantized, eight_bit_macs=inside, macs=every)
@@ -160,18 +169,19 @@ def _bench(source: Artifact, unseen: ImageFolder, quantized: Quantized) -> Itera
     backend = verdict.backend_of(quantized.runtime)
     with tempfile.TemporaryDirectory() as folder:
 
-        def opened(graph: onnx.ModelProto) -> Runner:
+        def opened(graph: onnx.ModelProto) -> AbstractContextManager[Run]:
             made = _written(source, Path(tempfile.mkdtemp(dir=folder)), graph, "int8", quantized)
-            return open_runner(made, backend)
+            return open_call(made, backend)
 
         yield Bench(
-            source=lambda: open_runner(source, backend),
+            source=lambda: open_call(source, backend),
             mixed=opened,
-            times=None if quantized.runtime == "tensorrt" else partial(verdict.times, seconds=_TRIAL_SECONDS),
+            times=None if quantized.runtime == "tensorrt" else partial(verdict.times, seconds=_TRIAL_SECONDS, sizes=verdict.timed_batches(source)),
             images=unseen,
             preprocess=source.card.preprocess,
             labelled=unseen.classes == source.card.classes,
             answers=source.card.answers,
+            outputs=source.card.outputs,
         )
 
 

@@ -21,6 +21,9 @@ from tlopt.sources import open_model
 Answers = Callable[[np.ndarray], np.ndarray]
 
 
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
+
+
 class Teacher(nn.Module):
     """Answers to a student's inputs, whatever size and normalization it was itself trained with.
 
@@ -57,11 +60,12 @@ class Teacher(nn.Module):
         """Return the inputs as the teacher's own preprocessing would have made them."""
         scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._student.affine())
         pixels = (inputs - shift) / scale
-        if self._own.channels != self._student.channels:
+        if self._own.channels == "grey":
+            pixels = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+        elif self._own.channels != self._student.channels:
             pixels = pixels.flip(1)
-        if self._own.size != self._student.size:
-            size = (self._own.size, self._own.size)
-            pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        if (sides := self._own.sides) != self._student.sides:
+            pixels = functional.interpolate(pixels, sides, mode="bilinear", align_corners=False, antialias=True)
         if self._own.folded:
             return pixels
         scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._own.affine())
@@ -90,7 +94,7 @@ def open_teacher(
         ArtifactError: It knows other classes.
         SettingError: Its features are wanted, and it shows none.
     """
-    artifact = Artifact.load(path)
+    artifact = Artifact.load(path).expect_classifier("A teacher")
     card = artifact.card
     if card.classes != classes:
         raise ArtifactError(

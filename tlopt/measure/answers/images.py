@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,12 +85,13 @@ class ImagePart:
 
     def _fits(self, preprocess: Preprocess) -> bool:
         used = sum(chunk.inputs.nbytes for chunks in self._kept.values() for chunk in chunks)
-        return used + len(self.folder) * preprocess.size**2 * 3 <= self.keep_mb * 1e6
+        return used + len(self.folder) * math.prod(preprocess.sides) * 3 <= self.keep_mb * 1e6
 
 
 def _view(preprocess: Preprocess) -> tuple[object, ...]:
     """Return what decides the pixels of an image."""
-    return (preprocess.size, preprocess.crop_ratio, preprocess.interpolation)
+    grey = preprocess.channels == "grey"
+    return (preprocess.sides, preprocess.crop_ratio, preprocess.interpolation, preprocess.fit, grey)
 
 
 def _rebatched(chunks: list[Batch], batch: int) -> Iterator[Batch]:
@@ -112,18 +114,26 @@ def _rebatched(chunks: list[Batch], batch: int) -> Iterator[Batch]:
         yield Batch(inputs=np.concatenate(inputs), labels=np.concatenate(labels), files=files)
 
 
-def open_part(artifact: Artifact, images: Path | None = None, part: Part = "test") -> ImagePart:
+def open_part(
+    artifact: Artifact, images: Path | None = None, part: Part = "test", *, flat: bool = False
+) -> ImagePart:
     """Open the images to measure an artifact on.
 
     Without `images`, those it was trained on, split as they were then. With `images`, that
     folder: its own part of the name if it has parts on disk, otherwise all of it for the test. The
     training folder in another place is split as in training, too.
 
+    Args:
+        artifact: The artifact.
+        images: The folder, or a manifest.
+        part: Which of the images.
+        flat: Take a folder without class folders, too; its images have no labels.
+
     Raises:
         ImagesError: There are none, they have changed, the part is empty, or their classes are
             not the artifact's.
     """
-    parts = parts_of(artifact, images, labels="some")
+    parts = parts_of(artifact, images, labels="flat" if flat else "some")
     chosen = parts.whole if part == "all" else parts.divided[part]
     if not len(chosen):
         held = [name for name in SPLITS if len(parts.divided[name])]

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from tlopt.backends import open_runner
+from tlopt.backends import call_of, open_call, open_runner
 from tlopt.candidates import Candidate
 from tlopt.environment import cores
 from tlopt.measure.speed.process import Process, parts
@@ -182,9 +182,9 @@ def _openings(
     runner = open_runner(artifact, backend, threads=threads * streams, callers=streams)
     if runner.callers >= streams:
         stack.enter_context(runner)
-        return [lambda: nullcontext(runner)] * streams
+        return [lambda: nullcontext(call_of(runner, artifact))] * streams
     with runner:  # it serves one caller only
-        return [lambda: open_runner(artifact, backend, threads=threads)] * streams
+        return [lambda: open_call(artifact, backend, threads=threads)] * streams
 
 
 def _cores_of_each(share: int, streams: int) -> list[list[int]]:

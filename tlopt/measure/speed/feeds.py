@@ -12,7 +12,7 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.errors import ImagesError
 from tlopt.images import batches
-from tlopt.images.scanning import scan_any
+from tlopt.images.scanning import every_image, scan_any
 from tlopt.preprocess import Preprocess
 from tlopt.reading.image_files import read_image
 
@@ -84,7 +84,8 @@ class Inputs:
     def _decoded(self, path: Path, artifact: Artifact) -> np.ndarray | None:
         preprocess = artifact.card.preprocess
         try:
-            folder = scan_any(path, known=artifact.card.classes)
+            any_image = artifact.card.task == "any"
+            folder = every_image(path) if any_image else scan_any(path, known=artifact.card.classes)
         except ImagesError:
             if self._images is not None:
                 raise

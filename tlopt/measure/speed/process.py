@@ -24,7 +24,7 @@ import numpy as np
 
 from tlopt import registry, trusted
 from tlopt.artifact import Artifact
-from tlopt.backends import DEFAULT, open_runner
+from tlopt.backends import DEFAULT, call_of, open_runner
 from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
 from tlopt.measure.speed.nvml import Nvml
@@ -166,8 +166,9 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
             pool = np.load(job["pool"])
             gpu = Nvml.open() if on_gpu(job["backend"]) else None
             watch = _Memory(gpu if isinstance(gpu, Nvml) else None)
-            run = stack.enter_context(open_runner(artifact, job["backend"], threads=job["threads"]))
-            answer({"opened": run.name})
+            runner = stack.enter_context(open_runner(artifact, job["backend"], threads=job["threads"]))
+            run = call_of(runner, artifact)
+            answer({"opened": runner.name})
             gc.disable()
             call: Callable[[], object] = lambda: None  # noqa: E731 - replaced by the first "prepare"
             for line in requests:

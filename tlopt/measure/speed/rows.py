@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tlopt.backends import GpuClock, Runner
-from tlopt.backends._logits import check_logits
+from tlopt.backends import GpuClock, Runner, call_of
+from tlopt.backends._answers import check_answer
 from tlopt.candidates import Candidate, on_gpu, opened, running, said
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.measure.speed.callers import Kind, Together, open_callers
@@ -69,9 +69,10 @@ class Line:
 
     def from_disk(self, batch: int, inputs: Inputs, workers: Executor) -> Timed:
         """Return the way from the files on disk to the logits, as something to time."""
-        runner, read = self.runner, inputs.from_disk(self.candidate.artifact, batch, workers)
-        assert runner is not None
-        return _Guarded(Alone(lambda: runner(read())), self)
+        artifact = self.candidate.artifact
+        assert self.runner is not None
+        run, read = call_of(self.runner, artifact), inputs.from_disk(artifact, batch, workers)
+        return _Guarded(Alone(lambda: run(read())), self)
 
     def once(self, batch: int) -> dict[str, Scalar]:
         """Return what was measured once, before the runs; nothing for several callers."""
@@ -90,10 +91,10 @@ class Line:
             return {}
         if batch > self.candidate.artifact.card.engine.profile.max_batch:  # a larger batch runs in pieces
             return {}
-        pool = parts(inputs.of(self.candidate.artifact), batch)
+        pool, run = parts(inputs.of(self.candidate.artifact), batch), call_of(self.runner, self.candidate.artifact)
         found = []
         for _ in range(_GPU_RUNS):
-            self.runner(next(pool))
+            run(next(pool))
             found.append(clock.gpu_times_ms())
         alone, with_copies = np.median(np.array(found), axis=0).tolist()
         return {"gpu_ms": alone, "gpu_with_copies_ms": with_copies}
@@ -199,12 +200,13 @@ def open_lines(
         clock = time.perf_counter()
         try:
             with running(one.artifact, runner.name):
-                logits = runner(np.ascontiguousarray(pool[:1]))
+                run = call_of(runner, one.artifact)
+                answer = run(np.ascontiguousarray(pool[:1]))
         except StageError as error:  # the others can still be measured
             lines.skipped.append({**identity(label, one, runner.name), "skipped": said(error)})
             continue
         first_ms = (opening + time.perf_counter() - clock) * 1e3
-        check_logits(logits, one.artifact, runner.name)
+        check_answer(answer, one.artifact, runner.name)
         lines.conditions[runner.name] = dict(runner.conditions)
         at_least_s = _GPU_WARM_S if on_gpu(one.backend) else 0.0
         for number in streams:
@@ -212,7 +214,7 @@ def open_lines(
                 runners = _several(stack, label, one, runner, sessions=sessions, threads=threads)
                 line = Line(
                     label=label, candidate=one, backend=runner.name, streams=1,
-                    timed=_alone(runners, pool, at_least_s=at_least_s),
+                    timed=_alone([call_of(each, one.artifact) for each in runners], pool, at_least_s=at_least_s),
                     runner=runner, first_ms=first_ms, memory=memory.get(place, {}),
                 )  # fmt: skip
             else:
@@ -243,16 +245,16 @@ def _several(
     return runners
 
 
-def _alone(runners: Sequence[Runner], pool: np.ndarray, *, at_least_s: float) -> Callable[[int], Timed]:
+def _alone(runs: Sequence[Callable[[np.ndarray], object]], pool: np.ndarray, *, at_least_s: float) -> Callable[[int], Timed]:
     def timed(batch: int) -> Timed:
         source = parts(pool, batch)
-        return Rotating([functools.partial(_run, runner, source) for runner in runners], at_least_s=at_least_s)
+        return Rotating([functools.partial(_run, run, source) for run in runs], at_least_s=at_least_s)
 
     return timed
 
 
-def _run(runner: Runner, source: Iterator[np.ndarray]) -> object:
-    return runner(next(source))
+def _run(run: Callable[[np.ndarray], object], source: Iterator[np.ndarray]) -> object:
+    return run(next(source))
 
 
 def _together(members: tuple[Any, ...]) -> Callable[[int], Timed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,15 +51,32 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
 
     file = artifact.expect("onnx").payload(".onnx")
     model = load_graph(file)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    fixed = artifact.card.onnx.fixed_batch
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fixed or batch
+    runs = -(-batch // fixed) if fixed else 1
     try:
-        return _layers(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        found = _layers(inferred if artifact.card.task == "classify" else _settled(inferred))
+        return [replace(layer, macs=layer.macs * runs, moved=layer.moved * runs) for layer in found]
     except (IndexError, KeyError, ValueError, RuntimeError) as error:
         # The checker passes tensors of fewer dimensions than their operator takes.
         raise ArtifactError(
             f"The shapes of the tensors in {file} do not fit its operators: {str(error).partition(chr(10))[0]}.",
             hint="Export the model again.",
         ) from error
+
+
+def _settled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with the lengths that it finds out for itself, where they can be followed."""
+    import onnx
+
+    from tlopt.graphs.cleaning import clean
+    from tlopt.graphs.lengths import settle
+
+    try:
+        return settle(clean(model))
+    except (ArtifactError, onnx.shape_inference.InferenceError, RuntimeError):  # what was inferred has to do
+        return model
 
 
 def _layers(inferred: onnx.ModelProto) -> list[Layer]:

@@ -56,25 +56,25 @@ def stratified(folder: ImageFolder, samples: int, seed: int) -> ImageFolder:
     return folder.select(random.permutation(np.argsort(place, kind="stable")[:samples]))
 
 
-def divided(train: ImageFolder, samples: int, seed: int, *, search: bool) -> tuple[ImageFolder, ImageFolder]:
+def divided(train: ImageFolder, samples: int, seed: int, *, searched: int) -> tuple[ImageFolder, ImageFolder]:
     """Return the images to calibrate on, and those that blocks to leave float are chosen by.
 
     Args:
         train: The training images.
         samples: Images to calibrate on.
         seed: Of the choice.
-        search: Whether blocks are chosen at all; the second part is empty if not.
+        searched: Most images that blocks are chosen by; 0 if none are chosen.
 
     Raises:
         ImagesError: There are too few for both.
     """
-    if not search:
+    if not searched:
         return stratified(train, samples, seed), train.select(range(0))
-    unseen = min(SEARCHED, max(len(train) - samples, len(train) // 3))
+    unseen = min(searched, max(len(train) - samples, len(train) // 3))
     if not unseen:
         raise ImagesError(
-            f"{len(train)} training images are too few for max_drop, which does not calibrate on a third of them.",
-            hint="Name a larger folder with --images, or leave --max-drop out.",
+            f"{len(train)} training images are too few to choose float blocks, which takes a third of them.",
+            hint="Name a larger folder with --images, or leave --max-drop and --min-db out.",
         )
     chosen = stratified(train, min(samples, len(train) - unseen), seed)
     rest = np.flatnonzero(~np.isin(train.files, chosen.files))

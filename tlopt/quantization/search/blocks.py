@@ -9,6 +9,7 @@ import onnx
 from tlopt.graphs.view import View
 
 LARGEST = 12  # weighted nodes of a block; beyond that each is a block of its own
+TAIL = "outputs"  # name of the block that turns what the last layers gave into the outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,16 @@ class Block:
     nodes: tuple[str, ...]
 
 
-def blocks_of(view: View) -> list[Block]:
+def blocks_of(view: View, *, tail: bool = False) -> list[Block]:
     """Divide a cleaned graph into blocks, in order; each node is in one.
 
     The graph is cut wherever all that is to come reads one tensor only: after the addition of a
     residual block, after each layer of a plain chain. Layers without weights belong to what is
     before them, and an expansion, a depthwise convolution and a projection to one another.
+
+    Args:
+        view: Of the graph.
+        tail: Put what no layer with weights reads any more into a block of its own: how a detector decodes its boxes.
     """
     found: list[list[onnx.NodeProto]] = []
     state = ""  # of the last block: "lone", one dense convolution; "depthwise", it ends in one; "whole"
@@ -52,12 +57,28 @@ def blocks_of(view: View) -> list[Block]:
             state = kind
     taken: dict[str, int] = {}
     made = []
+    last = _tail(view) if tail else []
+    out = {node.name for node in last}
+    found = [kept for block in found if (kept := [node for node in block if node.name not in out])]
     for nodes in (part for block in found for part in _parts(view, block)):
         name = _name(view, nodes)
         taken[name] = taken.get(name, 0) + 1
         unique = name if taken[name] == 1 else f"{name} ({taken[name]})"
         made.append(Block(name=unique, nodes=tuple(node.name for node in nodes)))
+    if last:
+        name = TAIL if TAIL not in taken else f"{TAIL} (last)"
+        made.append(Block(name=name, nodes=tuple(node.name for node in last)))
     return made
+
+
+def _tail(view: View) -> list[onnx.NodeProto]:
+    """Return the nodes without weights that no layer with weights depends on."""
+    above: set[str] = set()
+    for node in reversed(view.nodes):
+        readers = [reader for name in node.output for reader in view.readers(name)]
+        if any(view.weight(reader) or reader.name in above for reader in readers):
+            above.add(node.name)
+    return [node for node in view.nodes if node.name not in above and not view.weight(node)]
 
 
 def _segments(view: View) -> list[list[onnx.NodeProto]]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from tlopt.cards.details import AnswerKind, Sensitivity
+from tlopt import judging
+from tlopt.cards.details import AnswerKind, Output, Sensitivity
 from tlopt.errors import SettingError
 from tlopt.graphs.view import View
 from tlopt.images import ImageFolder, batches
@@ -24,18 +25,23 @@ from tlopt.quantization.search.trials import Run, Times, Trials
 
 log = logging.getLogger(__name__)
 
-_BATCH = 32  # images that are run at once
+_BATCH, _BATCH_ANY = 32, 4  # images that are run at once; of other networks than classifiers fewer
 
 
-def named(view: View, names: Sequence[str]) -> list[Block]:
+def named(view: View, names: Sequence[str], *, tail: bool = False) -> list[Block]:
     """Return the blocks of these names, in the graph's order; `first` is the first whatever its name.
+
+    Args:
+        view: Of the graph.
+        names: Of the blocks.
+        tail: See `blocks.blocks_of`.
 
     Raises:
         SettingError: There is none of a name.
     """
     if not names:
         return []
-    found = blocks.blocks_of(view)
+    found = blocks.blocks_of(view, tail=tail)
     wanted = {found[0].name if name == "first" else name for name in names}
     if unknown := sorted(wanted - {block.name for block in found}):
         known = ", ".join(block.name for block in found)
@@ -55,6 +61,7 @@ class Bench:
         preprocess: How images become inputs.
         labelled: Whether the images' labels are the network's classes.
         answers: What the network's numbers mean.
+        outputs: Its outputs, if it is no classifier; then the limit is a share of noise in the worst of them.
     """
 
     source: Callable[[], AbstractContextManager[Run]]
@@ -64,34 +71,37 @@ class Bench:
     preprocess: Preprocess
     labelled: bool
     answers: AnswerKind = "logits"
+    outputs: tuple[Output, ...] = ()
 
 
 def within(
     calibrated: Calibrated, bench: Bench, max_drop: float, *, asked: Collection[Block] = ()
 ) -> tuple[list[str], Sensitivity]:
-    """Find the fewest blocks to leave float that keep the loss of accuracy within a limit.
+    """Find the fewest blocks to leave float that keep the loss within a limit.
 
     Args:
         calibrated: The network.
         bench: What runs it.
-        max_drop: Largest loss.
+        max_drop: Largest loss; see `Bench.outputs` and `losses.Loss`.
         asked: Blocks that stay float anyway.
 
     Returns:
         The names of the nodes to leave float, and what the card says about it.
     """
-    if len(bench.images) * max_drop < 1:
+    if not bench.outputs and len(bench.images) * max_drop < 1:
         log.warning(
             "%d images outside of the calibration are too few to show a drop of %g", len(bench.images), max_drop
         )
     out = {block.name for block in asked}
-    nodes = {block.name: block.nodes for block in blocks.blocks_of(calibrated.view) if block.name not in out}
+    every = blocks.blocks_of(calibrated.view, tail=bool(bench.outputs))
+    nodes = {block.name: block.nodes for block in every if block.name not in out}
 
     def without(floats: Collection[str]) -> list[str]:
         return [node for name in floats for node in nodes[name]]
 
     raw = replace(bench.preprocess, folded=True)
-    seen = list(batches(bench.images, raw, batch=_BATCH, label="Reading images"))
+    size = _BATCH_ANY if bench.outputs else _BATCH
+    seen = list(batches(bench.images, raw, batch=size, label="Reading images"))
     labels = np.concatenate([part.labels for part in seen]) if bench.labelled else None
     with contextlib.ExitStack() as stack:
         trials = Trials(
@@ -101,14 +111,15 @@ def within(
             labels=labels,
             times=bench.times,
             answers=bench.answers,
+            outputs=bench.outputs,
         )
         found = search(list(nodes), stack.enter_context(trials).measure, max_drop, trials.source_ms)
-    _tell(found, max_drop)
+    _tell(found, max_drop, outputs=bool(bench.outputs))
     reasons, trade_off, alone = found.account()
     return without(found.chosen.floats), Sensitivity(
         max_drop=max_drop,
         met=found.met,
-        drop_of="agreement" if labels is None else "accuracy",
+        drop_of="noise" if bench.outputs else "agreement" if labels is None else "accuracy",
         images=sum(len(part.labels) for part in seen),
         float_blocks=reasons,
         trade_off=trade_off,
@@ -116,10 +127,16 @@ def within(
     )
 
 
-def _tell(found: Search, max_drop: float) -> None:
+def _tell(found: Search, max_drop: float, *, outputs: bool) -> None:
     kept = ", ".join(found.chosen.floats) or "no block"
     if found.met:
         log.info("%s left float: drop %.4f, %.1f dB", kept, found.chosen.drop, found.chosen.snr_db)
+        return
+    if outputs:
+        log.warning(
+            "No set of float blocks keeps every output at %g dB and is faster than fp32. Best found: %s, with %.1f dB.",
+            round(judging.decibels(max_drop), 2), kept, found.chosen.snr_db,
+        )  # fmt: skip
         return
     log.warning(
         "No set of float blocks keeps the drop within %g and is faster than fp32. Best found: %s, with a drop of %.4f.",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from tlopt import judging
-from tlopt.cards.details import AnswerKind
+from tlopt.cards.details import AnswerKind, Output
+from tlopt.quantization.search.losses import OfLabels, OfOutputs, Run
 from tlopt.quantization.search.sensitivity import Trial
 
-Run = Callable[[np.ndarray], np.ndarray]
 Times = Callable[[Run, Run, np.ndarray], Mapping[int, tuple[float, float]]]
 
 
@@ -36,6 +35,7 @@ class Trials:
         labels: np.ndarray | None,
         times: Times | None,
         answers: AnswerKind = "logits",
+        outputs: Sequence[Output] = (),
     ) -> None:
         """Take in what all measurements share.
 
@@ -47,11 +47,11 @@ class Trials:
             times: Two networks and a batch -> batch size -> milliseconds of each; None if they
                 cannot be timed here.
             answers: What the networks' numbers mean.
+            outputs: Of the card, if they are no classifiers.
         """
-        self._answers = answers
-        self._opened, self._inputs, self._labels, self._times = opened, inputs, labels, times
+        self._opened, self._inputs, self._times = opened, inputs, times
         self._stack = contextlib.ExitStack()
-        self._reference = self._logits(float_)
+        self._loss = OfOutputs(float_, inputs, outputs) if outputs else OfLabels(float_, inputs, labels, answers)
         self._yardstick = float_
         self._yardstick_ms: dict[int, float] = {}
         self.source_ms: dict[int, float] = {}
@@ -60,16 +60,9 @@ class Trials:
         """Measure the network with these blocks in float; the first must be without any."""
         with contextlib.ExitStack() as own:
             run = (own if floats else self._stack).enter_context(self._opened(floats))
-            logits = self._logits(run)
+            loss = self._loss(run)
             latency = self._latency(run, first=not floats)
-        labels, before, truth = logits.argmax(1), self._reference.argmax(1), self._labels
-        flips = 1 - judging.agreement(labels, before)
-        drop = flips if truth is None else judging.agreement(before, truth) - judging.agreement(labels, truth)
-        noise = judging.noise(*(judging.as_logits(found, self._answers) for found in (logits, self._reference)))
-        return Trial(floats=floats, drop=drop, flips=flips, noise=noise, latency_ms=latency)
-
-    def _logits(self, run: Run) -> np.ndarray:
-        return np.concatenate([run(inputs) for inputs in self._inputs()])
+        return Trial(floats=floats, drop=loss.drop, flips=loss.flips, noise=loss.noise, latency_ms=latency)
 
     def _latency(self, run: Run, *, first: bool) -> dict[int, float]:
         if self._times is None:
