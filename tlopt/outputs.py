@@ -102,14 +102,17 @@ class Errors:
             reference: What one network says of it.
             candidate: What the other says.
         """
-        groups: dict[tuple[int, int], list[int]] = {}
+        groups: dict[tuple[int, int], list[tuple[int, np.ndarray, np.ndarray]]] = {}
         for place, (first, second) in enumerate(zip(reference, candidate, strict=True)):
             if first.shape == second.shape and not self._outputs[place].varies:
                 self._sums[place].add(first, second)
             else:
-                groups.setdefault((len(_rows(first)), len(_rows(second))), []).append(place)
-        for places in groups.values():
-            self._pair(places, [_rows(reference[i]) for i in places], [_rows(candidate[i]) for i in places])
+                axis = _axis(self._outputs[place], first, second)
+                pair = _rows(first, axis), _rows(second, axis)
+                groups.setdefault((len(pair[0]), len(pair[1])), []).append((place, *pair))
+        for members in groups.values():
+            places, own, other = (list(column) for column in zip(*members, strict=True))
+            self._pair(places, own, other)
 
     def _pair(self, places: list[int], first: list[np.ndarray], second: list[np.ndarray]) -> None:
         """Add outputs whose rows belong together: a box, its score and its class."""
@@ -180,11 +183,17 @@ def _error(output: Output, sums: _Sums) -> OutputError:
     )
 
 
-def _rows(values: np.ndarray) -> np.ndarray:
-    """Return an output as rows, (n, d): leading axes of length 1 are left out."""
-    while values.ndim > 1 and values.shape[0] == 1:
-        values = values[0]
-    return values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
+def _axis(output: Output, first: np.ndarray, second: np.ndarray) -> int:
+    """Return the axis that runs over the rows of an output: the one whose length varies."""
+    if output.varies:
+        return output.shape.index(0)
+    return next((axis for axis, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b), 0)
+
+
+def _rows(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return an output as rows, (n, d)."""
+    width = math.prod(length for place, length in enumerate(values.shape) if place != axis)
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], width)
 
 
 def _features(rows: list[np.ndarray], reference: list[np.ndarray]) -> np.ndarray:

@@ -124,7 +124,11 @@ def _outputs(
         count += len(own)
     each = errors.found()
     measured = replace(
-        measured, images=count, snr_db=outputs.worst(each), saturated=saturates_here(made, measured.backend), outputs=each
+        measured,
+        images=count,
+        snr_db=outputs.worst(each),
+        saturated=saturates_here(made, measured.backend),
+        outputs=each,
     )
     return measured, found.inputs
 
@@ -172,7 +176,7 @@ def harm(quantized: Quantized, measured: Measured) -> list[str]:
     bad = [error for error in measured.outputs if outputs.worst([error]) < LEAST_DB]
     if bad:
         told.append(
-            f"outputs are far from the source's: {', '.join(map(outputs.said, bad))}, where a sound result has 20 dB or "
+            f"outputs are far from the source's: {', '.join(map(outputs.said, bad))}. A sound result has 20 dB or "
             "more. See --min-db and --float-blocks."
         )
     elif measured.snr_db is not None and measured.snr_db < LEAST_DB:

@@ -16,10 +16,10 @@ import tomllib
 import types
 from pathlib import Path
 
+import any_nets
 import click
 import numpy as np
 import pytest
-import any_nets
 import tiny_models
 from tiny_images import write_photos
 

@@ -86,9 +86,7 @@ def outputs_of(runner: Runner) -> Callable[[np.ndarray], list[Answer]]:
     """
     many: object = runner
     if not isinstance(many, ManyOutputs):
-        raise StageError(
-            f"{runner.name} runs classifiers only.", hint="Choose another backend: --backend onnxruntime."
-        )
+        raise StageError(f"{runner.name} runs classifiers only.", hint="Choose another backend: --backend onnxruntime.")
     return many.outputs
 
 

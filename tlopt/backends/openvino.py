@@ -63,7 +63,9 @@ class Runner:
         """Return the logits, float32 (n, classes)."""
         if inputs.dtype != self._dtype:
             inputs = inputs.astype(self._dtype)
-        return in_parts(lambda part: self._run(part, [self._output])[0].astype(np.float32, copy=False), inputs, self._batch)
+        return in_parts(
+            lambda part: self._run(part, [self._output])[0].astype(np.float32, copy=False), inputs, self._batch
+        )
 
     def outputs(self, inputs: np.ndarray) -> list[Answer]:
         """Return every output of each image."""

@@ -14,10 +14,10 @@ from tlopt.data.findings import right_suffix
 from tlopt.data.inspection import Inspection
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
-from tlopt.reading.pictures import to_rgb, upright
 from tlopt.progress import track
 from tlopt.publishing import draft
 from tlopt.reading.image_files import read_image
+from tlopt.reading.pictures import to_rgb, upright
 
 _QUALITY = 95  # of a JPEG that must be written anew, at full color resolution
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
-from tlopt.reading.pictures import orientation, to_rgb, turned
 from tlopt.progress import track
 from tlopt.reading import files
 from tlopt.reading.image_files import opened, read_image
+from tlopt.reading.pictures import orientation, to_rgb, turned
 
 SIDE = 32  # of the thumbnail, pixels
 

@@ -13,9 +13,9 @@ from typing import Any
 from tlopt.data.findings import KINDS, Finding
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, ordered
-from tlopt.reading.pictures import to_rgb, upright
 from tlopt.reading import names as naming
 from tlopt.reading.image_files import read_image
+from tlopt.reading.pictures import to_rgb, upright
 from tlopt.reports import Report
 
 _SHOWN = 48  # findings of a kind that get thumbnails; the JSON has them all

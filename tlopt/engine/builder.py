@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,7 @@ def build(
         return _build(onnx, plan, options, shape=shape, dtype=dtype, classifier=classifier)
 
 
-def _build(
-    onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str, classifier: bool
-) -> Engine:
+def _build(onnx: Path, plan: Plan, options: Options, *, shape: tuple[int, ...], dtype: str, classifier: bool) -> Engine:
     api = plan.flavour.api
     messages = Messages(api)
     builder = plan.flavour.make("Builder", messages)

@@ -42,8 +42,7 @@ def places_of(artifact: Artifact) -> dict[str, Place]:
         return {card.engine.profile.output: Place((len(card.classes),))}
     if varying := [output.name for output in card.outputs if output.varies]:
         raise StageError(
-            f"The engine {artifact.path} cannot be run here: the length of its output {varying[0]} varies from image to "
-            "image.",
+            f"The engine {artifact.path} cannot be run: the length of its output {varying[0]} varies.",
             hint="Import the ONNX file without what chooses rows: --output NAME,NAME of the tensors before it.",
         )
     return {output.name: Place(output.shape, output.batched) for output in card.outputs}

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, shape_inference
 from tlopt.cards.details import Output
 from tlopt.errors import ArtifactError, SettingError, suggestion
 from tlopt.graphs.nesting import graphs
-from tlopt.imports.interface import FLOATS, free_name, keep, replace_all, taken_names, tensor_of
+from tlopt.imports.interface import FLOATS, free_name, keep, taken_names, tensor_of
 from tlopt.imports.probing import EXPORT, Run, draws, in_words, probes, ranges_anew, tolerance
 from tlopt.preprocess import Preprocess
 from tlopt.registry import require
@@ -167,10 +167,11 @@ def _runner(model: onnx.ModelProto, inputs: np.ndarray) -> Run:
 def _tried(run: Run, places: list[int], preprocess: Preprocess, name: str) -> list[np.ndarray] | str:
     """Return what a graph answers, or why it cannot be run."""
     try:
-        return run(places)
+        found: list[np.ndarray] = run(places)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
         reason = str(error).strip().partition("\n")[0]
         return f"{name} cannot be run on {len(places)} images of {in_words(preprocess)}: {reason}"
+    return found
 
 
 def _check_repeats(model: onnx.ModelProto, run: Run, places: list[int], name: str) -> None:
@@ -223,9 +224,7 @@ def _fixed(model: onnx.ModelProto, run: Run, size: int, name: str) -> Found:
         )
     others = run([groups[0][0], *[groups[0][-1]] * (size - 1)])
     if not all(_same(a[:1], b[:1], tolerance(model)) for a, b in zip(others, answers[0], strict=True)):
-        raise ArtifactError(
-            f"{name} cannot be used: its answers depend on the other images of a batch.", hint=EXPORT
-        )
+        raise ArtifactError(f"{name} cannot be used: its answers depend on the other images of a batch.", hint=EXPORT)
     _declare(model, size)
     first = [[values[:1] for values in answer] for answer in answers]
     log.info("each run takes %d images", size)

@@ -210,11 +210,13 @@ def end_in(model: onnx.ModelProto, kind: str, width: int) -> None:
 
 
 def taken_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all tensors of a graph."""
     names = {name for node in graph.node for name in (*reads(node), *node.output)}
     return names | {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
 
 
 def free_name(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, and take it."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -222,6 +224,7 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 def replace_all(field: object, items: list[object] | list[onnx.NodeProto] | list[onnx.ValueInfoProto]) -> None:
+    """Put other items, or some of the same, into a repeated field."""
     kept = [copy.deepcopy(item) for item in items]
     del field[:]  # type: ignore[attr-defined]
     field.extend(kept)  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ def layout_of(model: onnx.ModelProto, file: Path, given: str | None) -> str:
         other = "nchw" if given == "nhwc" else "nhwc"
         place = dims[1] if given == "nhwc" else dims[3]
         raise ArtifactError(
-            f"{file} takes images of {count} channels, {_shape(dims)} in the layout {given}; tlopt feeds three, or one.",
+            f"{file} takes images of {count} channels, {_shape(dims)} in the layout {given}; tlopt feeds 3 or 1.",
             hint=f"Its other end has 3 channels: --layout {other}."
             if place == 3
             else "Put a layer in front that makes its channels of red, green and blue, and export it again.",

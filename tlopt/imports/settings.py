@@ -115,7 +115,8 @@ class Ends:
     output: Annotated[
         str | None,
         Setting(
-            "Tensor of an ONNX file that is the answer, if it has several outputs. With --task any: the outputs to keep.",
+            "Tensor of an ONNX file that is the answer, if it has several outputs. With --task any the outputs to "
+            "keep, with commas between.",
             metavar="NAME,…", group="ONNX file",
         ),
     ] = None  # fmt: skip

@@ -22,6 +22,7 @@ from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, flat
 from tlopt.statistics import mcnemar, paired_drop
 
+_NONE = Limits()
 _Found = TypeVar("_Found", "Comparison", Differences)
 
 
@@ -180,7 +181,7 @@ def compare(
     backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
-    limits: Limits = Limits(),
+    limits: Limits = _NONE,
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
     opened: ImagePart | None = None,

@@ -108,7 +108,8 @@ def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits)
         raise SettingError(f"min_db is for int8, got precision {precision}.", hint="Leave --min-db out.")
     if how.max_drop is not None and source.card.task == "any":
         raise SettingError(
-            f"max_drop is for classifiers, and {source.path} is none.", hint="Use --min-db 20: it limits the outputs' error."
+            f"max_drop is for classifiers, and {source.path} is none.",
+            hint="Use --min-db 20: it limits the outputs' error.",
         )
     if how.min_db is not None and source.card.task == "classify":
         raise SettingError(

@@ -80,8 +80,8 @@ def _heading(name: str) -> str:
 def thumbnail(path: Path, *, side: int = 160) -> str:
     """Return a small JPEG of an image as a data URL; empty if it cannot be read."""
     from tlopt.errors import ImagesError
-    from tlopt.reading.pictures import to_rgb
     from tlopt.reading.image_files import read_image
+    from tlopt.reading.pictures import to_rgb
 
     try:
         image = to_rgb(read_image(path))

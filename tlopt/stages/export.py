@@ -84,7 +84,8 @@ def export(
         steps = []
         if precision == "fp32" and not trt:
             raise SettingError(
-                f"{Artifact.load(source).path} is an ONNX artifact already.", hint="Add --input uint8, --precision int8 or --trt."
+                f"{Artifact.load(source).path} is an ONNX artifact already.",
+                hint="Add --input uint8, --precision int8 or --trt.",
             )
     if precision != "fp32":
         runtime = "tensorrt" if trt else "onnxruntime"

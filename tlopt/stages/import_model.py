@@ -20,6 +20,7 @@ from tlopt.progress import NOTICE
 from tlopt.publishing import Draft
 from tlopt.reading import external_data
 from tlopt.reading.names import shown_name
+from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
 
@@ -95,7 +96,7 @@ def import_model(
                 "models are classifiers, and take square images in RGB and NCHW."
             )
         card = _from_source(model, out.folder, names, weights, given)
-    _tell(card, given, named=names is not None)
+    _tell(card, given, out.folder, named=names is not None)
     if images is not None:
         _try(Artifact(path=out.folder, card=card), images)
     return replace(card, files={})
@@ -194,16 +195,14 @@ def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> 
     rename(proto, {proto.graph.input[0].name: "images"})
     found = any_task.probe(proto, preprocess, str(file))
     onnx.save(proto, out / _FILE)
-    details = OnnxDetails(
-        opset=opset_of(proto), fixed_batch=found.fixed_batch, task="any", outputs=found.outputs
-    )
+    details = OnnxDetails(opset=opset_of(proto), fixed_batch=found.fixed_batch, task="any", outputs=found.outputs)
     return Card(
         kind="onnx", model=f"onnx:{file.name}", precision=precision_of(proto), classes=(), preprocess=preprocess,
         details=details, files={_FILE: ""},
     )  # fmt: skip
 
 
-def _tell(card: Card, given: dict[str, Any], *, named: bool) -> None:
+def _tell(card: Card, given: dict[str, Any], folder: Path, *, named: bool) -> None:
     """Say how images are fed and what the answers are taken for, and which of it nobody said."""
     preprocess, answers = card.preprocess, card.answers.replace("_", "-")
     if card.task == "any":
@@ -211,6 +210,10 @@ def _tell(card: Card, given: dict[str, Any], *, named: bool) -> None:
     else:
         said = f"{len(card.classes)} classes, {answers}{'' if named else '; the classes are those of ImageNet'}"
     log.log(NOTICE, "%s: %s; %s.", shown_name(card.model), preprocess.summary(), said)
+    if card.kind == "onnx" and card.precision == "int8":
+        from tlopt.imports.quantized import told
+
+        log.log(NOTICE, "%s", told(require("onnx").load(folder / _FILE)))
     if card.kind == "onnx" and not preprocess.folded:
         assumed = [name for name in ("mean", "std", "channels") if name not in given]
         if "mean" in assumed or "std" in assumed:

@@ -135,7 +135,8 @@ def _reduced(runtime: Runtime, how: EightBits, trained: TrainedScales | None) ->
     reduced = trained.reduce_range if trained else reduced_range(runtime, how.reduce_range)
     if limit_of(how) is not None and not reduced and reduced_range(runtime, "auto"):
         raise SettingError(
-            f"{'max_drop' if how.min_db is None else 'min_db'} measures answers on this processor, but the integer kernels of {runtime} saturate on it.",
+            f"{'max_drop' if how.min_db is None else 'min_db'} measures answers on this processor, but the integer "
+            f"kernels of {runtime} saturate on it.",
             hint="Leave --reduce-range out, or quantize on the processor that will run the result.",
         )
     return reduced
@@ -167,6 +168,7 @@ def _bench(source: Artifact, unseen: ImageFolder, quantized: Quantized) -> Itera
     from tlopt.quantization.search.float_blocks import Bench
 
     backend = verdict.backend_of(quantized.runtime)
+    timed = partial(verdict.times, seconds=_TRIAL_SECONDS, sizes=verdict.timed_batches(source))
     with tempfile.TemporaryDirectory() as folder:
 
         def opened(graph: onnx.ModelProto) -> AbstractContextManager[Run]:
@@ -176,7 +178,7 @@ def _bench(source: Artifact, unseen: ImageFolder, quantized: Quantized) -> Itera
         yield Bench(
             source=lambda: open_call(source, backend),
             mixed=opened,
-            times=None if quantized.runtime == "tensorrt" else partial(verdict.times, seconds=_TRIAL_SECONDS, sizes=verdict.timed_batches(source)),
+            times=None if quantized.runtime == "tensorrt" else timed,
             images=unseen,
             preprocess=source.card.preprocess,
             labelled=unseen.classes == source.card.classes,

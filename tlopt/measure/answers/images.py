@@ -114,9 +114,7 @@ def _rebatched(chunks: list[Batch], batch: int) -> Iterator[Batch]:
         yield Batch(inputs=np.concatenate(inputs), labels=np.concatenate(labels), files=files)
 
 
-def open_part(
-    artifact: Artifact, images: Path | None = None, part: Part = "test", *, flat: bool = False
-) -> ImagePart:
+def open_part(artifact: Artifact, images: Path | None = None, part: Part = "test", *, flat: bool = False) -> ImagePart:
     """Open the images to measure an artifact on.
 
     Without `images`, those it was trained on, split as they were then. With `images`, that

@@ -245,7 +245,9 @@ def _several(
     return runners
 
 
-def _alone(runs: Sequence[Callable[[np.ndarray], object]], pool: np.ndarray, *, at_least_s: float) -> Callable[[int], Timed]:
+def _alone(
+    runs: Sequence[Callable[[np.ndarray], object]], pool: np.ndarray, *, at_least_s: float
+) -> Callable[[int], Timed]:
     def timed(batch: int) -> Timed:
         source = parts(pool, batch)
         return Rotating([functools.partial(_run, run, source) for run in runs], at_least_s=at_least_s)

@@ -20,8 +20,9 @@ from tlopt.preprocess import Preprocess
 from tlopt.quantization.int8 import Calibrated
 from tlopt.quantization.search import blocks
 from tlopt.quantization.search.blocks import Block
+from tlopt.quantization.search.losses import Run
 from tlopt.quantization.search.sensitivity import Search, search
-from tlopt.quantization.search.trials import Run, Times, Trials
+from tlopt.quantization.search.trials import Times, Trials
 
 log = logging.getLogger(__name__)
 
