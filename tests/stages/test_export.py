@@ -107,8 +107,8 @@ def test_the_chain_goes_on_with_what_a_killed_run_left_on_the_way(tuned, tmp_pat
     assert tlopt.export(tuned, tmp_path / "x", precision="fp16", force=True).digest == made.digest
 
 
-def test_export_refuses_an_onnx_artifact(exported, tmp_path):
-    with pytest.raises(ArtifactError, match="of kind onnx; this needs torch"):
+def test_export_refuses_an_onnx_artifact_that_would_stay_as_it_is(exported, tmp_path):
+    with pytest.raises(SettingError, match="is an ONNX artifact already"):
         tlopt.export(exported, tmp_path / "x")
 
 

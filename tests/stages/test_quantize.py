@@ -352,7 +352,7 @@ def test_a_block_that_is_not_there_is_named_with_those_that_are(exported, tmp_pa
 
 def test_a_drop_that_cannot_be_met_gives_the_best_and_a_warning(uneven, tmp_path, monkeypatch, caplog):
     every = blocks.blocks_of
-    monkeypatch.setattr(blocks, "blocks_of", lambda view: every(view)[:1])  # only the harmless one may be float
+    monkeypatch.setattr(blocks, "blocks_of", lambda view, **_: every(view)[:1])  # only the harmless one may be float
     made = tlopt.quantize(uneven, tmp_path / "made", for_="tensorrt", samples=16, max_drop=0.01)
     assert not made.card.quantized.sensitivity.met
     assert "Best found" in caplog.text

@@ -28,7 +28,7 @@ class ClockRunner:
 
 def test_the_gpus_own_time_is_the_median_of_its_runs(tiny):
     details = types.SimpleNamespace(profile=types.SimpleNamespace(max_batch=4))
-    engine = Artifact(path=tiny.path, card=types.SimpleNamespace(**vars(tiny.card), engine=details))
+    engine = Artifact(path=tiny.path, card=types.SimpleNamespace(**vars(tiny.card), engine=details, task="classify"))
     line = Line(
         label="x", candidate=Candidate(engine, "tensorrt"), backend="tensorrt:cuda", streams=1,
         timed=lambda _: Alone(lambda: None), runner=ClockRunner(),
