@@ -127,7 +127,7 @@ def deploy(
 
     Raises:
         SettingError: A setting does not fit the target or the artifact.
-        ArtifactError: An artifact is damaged, or the target does not serve its kind or its backend.
+        ArtifactError: An artifact is damaged or no classifier, or the target does not serve its kind or its backend.
         MissingLibraryError: `check` is set, and what checks it is not installed.
         CheckError: What was written answers otherwise than the artifact.
         OutputExistsError: `out` exists and `force` is not set, or it is no deployment.
@@ -137,7 +137,7 @@ def deploy(
     requests.refuse_unused(for_, target.USES, serving)
     reads = [one.path if isinstance(one, Artifact) else one for one in given]
     check_place(out, force=force, reads=reads, makes="deployment")
-    loaded = tuple(Artifact.load(artifact) for artifact in given)
+    loaded = tuple(Artifact.load(artifact).expect_classifier("deploy") for artifact in given)
     runtime = requests.backend(loaded, for_, target.BACKENDS, backend)
     requests.refuse_several(loaded, for_, several=target.SEVERAL)
     job = Job(

@@ -66,7 +66,11 @@ class Network:
         Raises:
             ArtifactError: It is damaged, or it runs on a GPU only.
         """
-        return None if self.artifact is None else Artifact.load(self.artifact).expect("torch", "onnx")
+        return (
+            None
+            if self.artifact is None
+            else Artifact.load(self.artifact).expect("torch", "onnx").expect_classifier("The search")
+        )
 
 
 def network(name: str | Path, *, weights: Path | None = None) -> Network:
@@ -81,7 +85,7 @@ def network(name: str | Path, *, weights: Path | None = None) -> Network:
         PluginError: The name is of no source.
     """
     if os.path.exists(Path(name) / CARD_NAME):  # noqa: PTH110 - Path raises for a name too long
-        artifact = Artifact.load(name).expect("torch", "onnx")
+        artifact = Artifact.load(name).expect("torch", "onnx").expect_classifier("The search")
         return Network(name=artifact.card.model, artifact=Path(name), content=artifact.digest)
     model = str(name)
     source = model.removeprefix("module:").partition(":")[0]

@@ -22,7 +22,7 @@ SEVERAL = False
 _README = """\
 # {name} for OpenVINO Model Server
 
-{classes} classes, {precision}. A request holds pixels: uint8 (n, {size}, {size}, 3), RGB, n at most {max_batch}.
+{classes} classes, {precision}. A request holds pixels: uint8 (n, {shape}), RGB, n at most {max_batch}.
 The answer is float32 (n, {classes}): {answers}, in the order of labels.txt.
 
     {run}
@@ -85,10 +85,10 @@ def write(job: Job, folder: Path) -> Written:
         f'docker run --rm -v "$PWD:/models:ro" -p 8000:8000 -p 9000:9000 {container} '
         "--config_path /models/config.json --rest_port 8000 --port 9000"
     )
-    size, classes = job.preprocess.size, len(job.classes)
+    shape, classes = ", ".join(map(str, job.served.input_shape)), len(job.classes)
     (folder / "README.md").write_text(
         _README.format(
-            **names, run=run, size=size, classes=classes, max_batch=job.max_batch, precision=job.card.precision,
+            **names, run=run, shape=shape, classes=classes, max_batch=job.max_batch, precision=job.card.precision,
             answers=job.answers.replace("_", " "),
         ),
         encoding="utf-8",
