@@ -14,8 +14,8 @@ RUN pip install --no-cache-dir --disable-pip-version-check --constraint constrai
         --extra-index-url https://download.pytorch.org/whl/cpu '.[cpu,rtx,demo]'
 # Whoever --user names can write here; results go to the folder mounted at /data.
 ENV HOME=/home/tlopt
-RUN useradd --home-dir "$HOME" --create-home tlopt && chmod 777 "$HOME"
-USER tlopt
+RUN useradd --home-dir "$HOME" --create-home --uid 1000 tlopt && chmod 777 "$HOME"
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["tlopt"]
 CMD ["--help"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tlopt.cards.details import EngineDetails
-from tlopt.deployment import docker, reference, vendored
+from tlopt.deployment import docker, kserve, reference, vendored
 from tlopt.deployment.job import Checks, Input, Job, Written
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import ArtifactError, CheckError
@@ -27,6 +27,11 @@ INPUTS: tuple[Input, ...] = ("image",)
 USES = frozenset({"max_batch"})
 SEVERAL = False
 
+# Parts of packages that serve to build something with them, not to run a network.
+_UNNEEDED = {
+    "onnxruntime": ("onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers"),
+    "openvino": ("openvino/include",),
+}
 _CHECK_SECONDS = 600  # for a check that hangs
 # What the check keeps from being imported, as on a machine without them.
 _RUN = """\
@@ -94,8 +99,11 @@ def write(job: Job, folder: Path) -> Written:
     _write_json(folder / "network.json", _network(job, suffix))
     _write_self_check(job, folder / "selfcheck")
     own = [f"model{suffix}", "network.json", vendored.LABELS, "predict.py", "runtime.py", vendored.DECODING]
-    run = ("python", "predict.py")
-    text = docker.program(files=own, folders=["selfcheck"], run=run, check=["--self-check"])
+    engine = job.kind == "tensorrt"
+    text = docker.program(
+        files=own, folders=["selfcheck"], run=("python", "predict.py"), check=["--self-check"],
+        modules=["numpy", job.backend], unneeded=("numpy/f2py", *_UNNEEDED.get(job.backend, ())), tried=not engine,
+    )  # fmt: skip
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
     ignored = "".join(f"!{name}\n" for name in [*own, "selfcheck", "requirements.txt"])
     (folder / ".dockerignore").write_text(f"*\n{ignored}", encoding="utf-8")
@@ -210,7 +218,7 @@ def _readme(job: Job, suffix: str) -> str:
     name = TITLES[job.card.engine.flavour] if job.kind == "tensorrt" else job.backend
     return _README.format(
         name=job.name, classes=len(job.classes), precision=job.card.precision, runtime=name, suffix=suffix,
-        tag=job.name.lower(), gpu="--gpus all " if job.kind == "tensorrt" else "",
+        tag=kserve.label(job.name), gpu="--gpus all " if job.kind == "tensorrt" else "",
         python=docker.python_image().partition(":")[2].removesuffix("-slim"),
         mlflow=_MLFLOW if job.kind == "onnx" else "",
     )  # fmt: skip
