@@ -1,4 +1,5 @@
 # make setup   the environment in .venv, and no more
+# make serve-env  the environment with the server of `tlopt serve`, in .venv/serve
 # make demo    photos of solar cells -> fine-tuned, pruned, quantized, built, measured; ends with runs/solar-cells/report
 # make test    all tests, in as many processes as there are cores
 # make test-fast   the same without the slow ones
@@ -11,11 +12,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVE := $(VENV)/serve
+# The server runs Python models in 3.8 to 3.13.
+SERVE_PYTHON ?= $(PYTHON)
 # A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,optimize,parquet,loadgen,docs,dev
 
-.PHONY: setup demo test test-fast coverage check docs docs-site clean robustness resolve
+.PHONY: setup serve-env demo test test-fast coverage check docs docs-site clean robustness resolve
 
 setup: $(STAMP)
 
@@ -24,6 +28,13 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "tlopt needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+serve-env: $(SERVE)/.installed
+
+$(SERVE)/.installed: $(STAMP) constraints-serve.txt
+	$(SERVE_PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement constraints-serve.txt
 	touch $@
 
 demo: $(STAMP)

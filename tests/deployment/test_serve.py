@@ -1,0 +1,98 @@
+"""The verb serve."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+
+from pathlib import Path
+
+import pytest
+from calling import called
+from tiny_engine import write_engine
+
+import tlopt
+from tlopt.deployment.serving import environment
+from tlopt.errors import ArtifactError
+from tlopt.process import children, programs
+
+
+def test_a_missing_server_is_one_error_with_the_command_that_brings_it(exported, tmp_path, capsys):
+    code, out, err = called(capsys, "serve", exported.path, "--server", tmp_path / "nowhere")
+    assert (code, out) == (1, "")
+    assert "There is no Python environment in" in err
+    assert "-m pip install nvidia-pytriton==" in err
+
+
+@pytest.fixture
+def a_server(monkeypatch):
+    """As if there were a server, which is not started."""
+    monkeypatch.setattr(environment, "find", lambda folder: None)
+
+
+@pytest.mark.usefixtures("a_server")
+@pytest.mark.parametrize(("offset", "what"), [(0, "HTTP"), (1, "gRPC"), (2, "metrics")])
+def test_a_taken_port_is_one_error(exported, capsys, offset, what):
+    with socket.socket() as taken:
+        taken.bind((programs.LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = called(capsys, "serve", exported.path, "--port", port - offset)
+    assert (code, out) == (2, "")
+    # Another program may have one of the ports before it.
+    assert "is taken, and" in err
+    assert "Choose another --port." in err
+
+
+@pytest.mark.usefixtures("a_server")
+@pytest.mark.parametrize("host", ["localhost", "1.2.3", ""])
+def test_a_host_that_is_no_address_is_one_error(exported, capsys, host):
+    code, _, err = called(capsys, "serve", exported.path, "--host", host)
+    assert code == 2
+    assert "--host takes an IP address" in err
+
+
+@pytest.mark.usefixtures("a_server")
+def test_an_engine_is_refused(tmp_path):
+    engine = write_engine(tmp_path / "engine")
+    with pytest.raises(ArtifactError, match="is an engine, and the server here has no TensorRT"):
+        list(tlopt.serve(engine, port=programs.free_ports(1)[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(environment.problem()), reason=environment.problem() or "there is a server")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_served_network_answers_the_printed_command_and_stops(exported, tmp_path, number):
+    port = programs.free_ports(1)[0]
+    command = [*children.command("tlopt"), "serve", str(exported.path), "--port", str(port), "--name", "tiny"]
+    process = subprocess.Popen(
+        command[:-6] and command, env=children.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        lines = [process.stdout.readline().strip() for _ in range(5)]
+        asked = next(line for line in lines if line.startswith("curl"))
+        done = subprocess.run(shlex.split(asked), capture_output=True, check=True)
+        assert len(json.loads(done.stdout)["outputs"][0]["data"]) == len(exported.card.classes)
+        group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _is_ours(p, str(port))]
+        assert group
+        process.send_signal(number)
+        assert process.wait(60) == 0, process.stderr.read()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+    assert not [p for p in group if Path(f"/proc/{p}").exists()]
+    assert not os.path.exists(shlex.split(asked)[-1].removeprefix("@"))
+
+
+def _is_ours(process: Path, port: str) -> bool:
+    try:
+        arguments = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"--http-port={port}".encode() in arguments
