@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [--artifact DIR] [--server DIR] [--peer PYTHON] [--seconds 3] [--parts load,soak,bad]
 
-The server is tritonserver from `make serve-env`, with the models that `tlopt deploy --for triton` writes. A Python model
-stands in for its own ONNX Runtime backend, so these figures are about batching, protocol and decoding on a processor.
-They are no measure of the C++ backend. The clients run on the same cores as the server.
+The server is tritonserver from `make serve-env`, with the models that `tlopt deploy --for triton` writes. A Python
+model stands in for its own ONNX Runtime backend, so these figures are about batching, protocol and decoding on a
+processor. They are no measure of the C++ backend. The clients run on the same cores as the server.
 
 load   EfficientNet-Lite0 at 224 px, or --artifact. Closed loop: 1 to 64 clients. Open loop: requests at random with a
        rising rate, until 99 % of the answers take longer than the budget. With and without dynamic batching; beside
@@ -85,6 +85,7 @@ class Serving:
         self._folder.cleanup()
 
     def load(self, files: Mapping[str, bytes], loads: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+        """Load it with files in several ways, one after the other, and compare the answers."""
         wanted = reference.answers(self.job, dict(files))
         inputs = request_inputs(self.job, dict(files))
         return load(self.env, self.server.ports, self.endpoint, inputs, loads, expected=wanted, **more)
@@ -411,11 +412,13 @@ def text(found: Mapping[str, Any]) -> str:
         lines.append("")
     for row in found.get("soak", ()):
         lines.append(
-            f"- {row['requests']} requests over {row['protocol']}: {row['wrong']} wrong, {row['lost']} lost, {row['per_s']:.0f} a second."
+            f"- {row['requests']} requests over {row['protocol']}: {row['wrong']} wrong, {row['lost']} lost, "
+            f"{row['per_s']:.0f} a second."
         )
     if row := found.get("bad"):
         lines.append(
-            f"- {row['requests']} malformed requests of {len(row['kinds'])} kinds: {len(row['without_an_error'])} got no error. "
+            f"- {row['requests']} malformed requests of {len(row['kinds'])} kinds: "
+            f"{len(row['without_an_error'])} got no error. "
             f"{row['good_answered_right']} of {row['good_between']} good ones between them were answered right. "
             f"The server {'went on' if row['server_goes_on'] else 'ended'}."
         )
@@ -448,10 +451,11 @@ def main() -> None:
     packages = ", ".join(
         f"{name} {env.version(name)}" for name in ("nvidia-pytriton", "tritonclient", "onnxruntime", "numpy")
     )
-    command = shutil.which("python") and " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]])
+    command = " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]])
     found["conditions"] = (
         f"{processor()}, {cores()} cores; server: {packages}; tlopt {versions()['tlopt']}. `{command}`. "
-        f"Load of the machine before and after: {before:.1f} and {os.getloadavg()[0]:.1f}; above the cores, other work ran beside this."
+        f"Load of the machine before and after: {before:.1f} and {os.getloadavg()[0]:.1f}; "
+        "above the cores, other work ran beside this."
     )
     given.out.parent.mkdir(exist_ok=True)
     write_whole(given.out, json.dumps(found, indent=1) + "\n")

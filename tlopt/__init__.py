@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from tlopt.data.merge import merge as merge
     from tlopt.data.split import split as split
     from tlopt.deployment.deploy import deploy as deploy
+    from tlopt.deployment.serve import serve as serve
     from tlopt.doctor import doctor as doctor
     from tlopt.errors import ArtifactError as ArtifactError
     from tlopt.errors import CheckError as CheckError

@@ -156,6 +156,12 @@ _VERBS = (
         takes=(Argument(name="source", shown="[IMAGES|ARTIFACT]", required=False),),
     ),
     Verb(
+        name="serve", at="deployment.serve:serve", group="Make", gives="lines",
+        summary="Serve an artifact on this machine, with Triton.",
+        example="tlopt serve runs/int8 --port 8000",
+        takes=(_ARTIFACT,),
+    ),
+    Verb(
         name="run", at="recipes.recipe:run", group="Make", gives="lines",
         summary="Run the steps of a recipe that are not finished yet.",
         example="tlopt run recipe.toml --dry-run",

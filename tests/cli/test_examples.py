@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
 from calling import called
 
 from tlopt.preprocess import Preprocess
+from tlopt.process import programs
 from tlopt.sources import pip
 from tlopt.verbs import TABLE
 
+served = importlib.import_module("tlopt.deployment.serve")
 roofline = importlib.import_module("tlopt.measure.roofline")
 
 # A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
@@ -36,6 +40,7 @@ MORE = {
     "loadgen": ["--seconds", "0.1"],
     "report": ["--seconds", "0.01"],
     "roofline": ["--seconds", "0.01"],
+    "serve": ["--port", str(programs.free_ports(1)[0])],
 }
 
 
@@ -66,6 +71,14 @@ def _loaded(model):
 def _short_peaks(monkeypatch):
     """Cut short what no option cuts short: a machine's peaks."""
     monkeypatch.setitem(roofline._fastest.__kwdefaults__, "seconds", 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch):
+    """Put a server in the place of the real one, which may be missing here and would run for ever."""
+    monkeypatch.setattr(served.environment, "find", lambda _: None)
+    monkeypatch.setattr(served, "serving", lambda *_: contextlib.nullcontext(SimpleNamespace(version="2.51.0")))
+    monkeypatch.setattr(served, "_wait", lambda *_: None)
 
 
 @pytest.mark.slow

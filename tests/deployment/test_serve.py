@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 import subprocess
-
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tiny_engine import write_engine
 import tlopt
 from tlopt.deployment.serving import environment
 from tlopt.errors import ArtifactError
-from tlopt.process import children, programs
+from tlopt.process import programs
 
 
 def test_a_missing_server_is_one_error_with_the_command_that_brings_it(exported, tmp_path, capsys):
@@ -32,7 +32,7 @@ def test_a_missing_server_is_one_error_with_the_command_that_brings_it(exported,
 @pytest.fixture
 def a_server(monkeypatch):
     """As if there were a server, which is not started."""
-    monkeypatch.setattr(environment, "find", lambda folder: None)
+    monkeypatch.setattr(environment, "find", lambda _: None)
 
 
 @pytest.mark.usefixtures("a_server")
@@ -69,10 +69,8 @@ def test_an_engine_is_refused(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_served_network_answers_the_printed_command_and_stops(exported, tmp_path, number):
     port = programs.free_ports(1)[0]
-    command = [*children.command("tlopt"), "serve", str(exported.path), "--port", str(port), "--name", "tiny"]
-    process = subprocess.Popen(
-        command[:-6] and command, env=children.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "tlopt", "serve", exported.path, "--port", str(port), "--name", "tiny"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline().strip() for _ in range(5)]
         asked = next(line for line in lines if line.startswith("curl"))

@@ -48,7 +48,7 @@ def serve(
     backend: Annotated[
         str, Setting("Runtime that runs it: onnxruntime or openvino. Default: that of the artifact.")
     ] = "",
-    serving: Serving = Serving(),
+    serving: Serving = Serving(),  # noqa: B008 - it is frozen
     keep: Annotated[
         Path | None, Setting("Folder to make and keep the deployment in. Default: a temporary one.")
     ] = None,
@@ -109,8 +109,9 @@ def _lines(
         with serving(found, folder / triton.MODELS, ports, stopped) as server:
             if stopped():
                 return
-            yield f"{said.name} on tritonserver {server.version}: http://{ports.reached}:{ports.http}, gRPC {ports.grpc}"
-            yield f"Metrics: http://{ports.reached}:{ports.metrics}/metrics"
+            where = f"http://{ports.reached}"
+            yield f"{said.name} on tritonserver {server.version}: {where}:{ports.http}, gRPC on port {ports.grpc}"
+            yield f"Metrics: {where}:{ports.metrics}/metrics"
             yield "Ask it about an image that tlopt has drawn:"
             file = folder / triton.EXAMPLE
             yield Body.read(file).command(file, said.name, ports.reached, ports.http)

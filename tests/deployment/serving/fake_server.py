@@ -10,7 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-OPTIONS = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+OPTIONS = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
 REPOSITORY = Path(OPTIONS["model-repository"])
 
 
@@ -25,12 +25,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if (REPOSITORY / "refused").exists():
-    print('I1126 03:00:00.000000 1 server.cc:1] "starting"', file=sys.stderr)
-    print("E1126 03:00:00.000000 1 model.cc:7] \"failed to load 'lite'\"", file=sys.stderr)
+    sys.stderr.write('I1126 03:00:00.000000 1 server.cc:1] "starting"\n')
+    sys.stderr.write("E1126 03:00:00.000000 1 model.cc:7] \"failed to load 'lite'\"\n")
     sys.exit(1)
 
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"])
 server = HTTPServer((OPTIONS["http-address"], int(OPTIONS["http-port"])), Handler)
-(REPOSITORY / "seen").write_text("\n".join([os.getcwd(), str(os.getpid()), str(child.pid), *sys.argv]))
+Path((REPOSITORY / "tell").read_text()).write_text(
+    "\n".join([os.getcwd(), str(os.getpid()), str(child.pid), *sys.argv])
+)
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 server.serve_forever()

@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-
 from fake_triton import Request, TritonModelException, triton_utils  # noqa: F401 - a fixture
 
 

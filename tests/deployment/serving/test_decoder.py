@@ -37,7 +37,9 @@ def test_files_become_the_inputs_that_tlopt_makes_of_them(decoder, exported, tmp
     np.testing.assert_array_equal(np.concatenate([two.numbers(), one.numbers()]), np.stack(wanted))
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", next(iter(reference.images(1).values()))[:100]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", next(iter(reference.images(1).values()))[:100]], ids=["empty", "text", "cut off"]
+)
 def test_a_file_that_is_no_image_is_the_error_of_its_request_alone(decoder, content):
     good = next(iter(reference.images(1).values()))
     requests = [Request(image=np.array([[one]], dtype=np.object_)) for one in (content, good)]

@@ -35,6 +35,7 @@ def environment(tmp_path) -> Environment:
 def repository(tmp_path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
+    (folder / "tell").write_text(str(tmp_path / "seen"))  # where the program says what it sees
     return folder
 
 
@@ -50,7 +51,8 @@ def test_a_server_runs_in_an_empty_folder_and_its_children_end_with_it(environme
     with serving(environment, repository) as server:
         assert server.version == "0.0.fake"
         assert server.ended() == ""
-        folder, own, child, _, *options = (repository / "seen").read_text().splitlines()
+        assert {file.name for file in repository.iterdir()} == {"tell"}
+        folder, own, child, _, *options = (repository.parent / "seen").read_text().splitlines()
         assert os.listdir(folder) == []
         assert int(own) == server.process_id
         assert _alive(int(child))
@@ -64,9 +66,13 @@ def test_a_server_runs_in_an_empty_folder_and_its_children_end_with_it(environme
 
 
 def test_what_happens_in_the_block_does_not_leave_a_server_behind(environment, repository):
-    with pytest.raises(KeyboardInterrupt), serving(environment, repository):
-        own, child = map(int, (repository / "seen").read_text().splitlines()[1:3])
-        raise KeyboardInterrupt
+    def interrupted():
+        with serving(environment, repository):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    own, child = map(int, (repository.parent / "seen").read_text().splitlines()[1:3])
     assert not _alive(own)
     assert not _alive(child)
 

@@ -1,4 +1,4 @@
-"""A model repository for Triton: what it holds, what it refuses, and that a real server answers as the artifact does."""
+"""A model repository for Triton: what it holds and refuses, and that a real server answers as the artifact does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def files(folder: Path) -> set[str]:
 def test_a_repository_for_pixels_is_one_model(exported, tmp_path):
     made = tlopt.deploy([exported], tmp_path / "out", for_="triton", input_="pixels", name="tiny", threads=2, **NOWHERE)
     assert files(made.path) == {
-        "deploy.json", "kserve.yaml", "models/tiny/config.pbtxt", "models/tiny/labels.txt", "models/tiny/1/model.onnx",
+        "deploy.json", "example.request", "kserve.yaml", "models/tiny/config.pbtxt", "models/tiny/labels.txt",
+        "models/tiny/1/model.onnx",
     }  # fmt: skip
     text = config(made.path, "tiny")
     assert "data_type: TYPE_UINT8\n  dims: [32, 32, 3]" in text

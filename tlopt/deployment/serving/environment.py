@@ -13,6 +13,7 @@ from tlopt.reading.files import real_path
 # What the environment holds. The wheel has tritonserver and its Python backend; NumPy stays below 2 because of it.
 PACKAGES = ("nvidia-pytriton==0.7.0", "onnxruntime", "openvino", "pillow")
 INSIDE = Path(__file__).with_name("inside")
+_WHEEL = Path("pytriton") / "tritonserver"  # what the wheel puts into the folder of packages
 _PYTHONS = "Python 3.8 to 3.12"
 
 
@@ -49,7 +50,7 @@ class Environment:
 
     @property
     def _wheel(self) -> Path:
-        return self.packages / "pytriton" / "tritonserver"
+        return self.packages / _WHEEL
 
     def version(self, package: str) -> str:
         """Return the version of a package in it, empty if it is not there."""
@@ -84,10 +85,8 @@ def find(folder: Path | None = None) -> Environment:
         what = "There is no Python environment" if folder is not None else "The server's environment is not there:"
         raise MissingLibraryError(f"{what} {'in ' if folder is not None else ''}{place}.", hint=installing(place))
     version = packages[-1].parent.name.removeprefix("python")
-    found = Environment(
-        folder=place, python=python, packages=packages[-1],
-        stub=packages[-1] / "pytriton" / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
-    )  # fmt: skip
+    stub = packages[-1] / _WHEEL / "python_backend_stubs" / version / "triton_python_backend_stub"
+    found = Environment(folder=place, python=python, packages=packages[-1], stub=stub)
     if not found.tritonserver.is_file():
         raise MissingLibraryError(f"{place} holds no tritonserver.", hint=installing(place))
     if not found.stub.is_file():

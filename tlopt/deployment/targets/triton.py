@@ -42,7 +42,7 @@ def examine(job: Job) -> None:
     """Refuse what Triton does not serve.
 
     Raises:
-        ArtifactError: The engines are for TensorRT for RTX, of several versions, without weights, or take no single image.
+        ArtifactError: Engines are for TensorRT for RTX, of several versions, without weights, or take no single image.
         SettingError: There is nothing that a tuning could run.
         MissingLibraryError: A tuning is asked for, and the server is not installed.
     """
@@ -125,11 +125,10 @@ def _how(job: Job, image: str, example: Body) -> tuple[str, ...]:
     options = " --backend-config=tensorrt,version-compatible=true" if compatible else ""
     server = f"tritonserver --model-repository=/models --disable-auto-complete-config{options}"
     if job.input == "image":
-        run = (f"docker build -t {job.name.lower()} .", f"docker run --rm {gpus}{ports} {job.name.lower()}")
-        if compatible:
-            run = (run[0], f"{run[1]} {server}")
+        own = f" {server}" if compatible else ""
+        run = [f"docker build -t {job.name.lower()} .", f"docker run --rm {gpus}{ports} {job.name.lower()}{own}"]
     else:
-        run = (f'docker run --rm {gpus}{ports} -v "$PWD/{MODELS}:/models:ro" {image} {server}',)
+        run = [f'docker run --rm {gpus}{ports} -v "$PWD/{MODELS}:/models:ro" {image} {server}']
     return (*run, example.command(EXAMPLE, job.name, "localhost", 8000))
 
 

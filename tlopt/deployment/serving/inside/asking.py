@@ -43,7 +43,7 @@ def main() -> None:
             answers[f"{protocol}_concurrent"] = np.stack(list(pool.map(partial(ask, classes=0), many)))
         if told["classes"]:
             labels[protocol] = [_labels(ask(one, classes=told["classes"])) for one in inputs]
-    np.savez(folder / "answers.npz", **answers)
+    np.savez(folder / "answers.npz", **answers)  # type: ignore[arg-type]
     ran = {size: count - before.get(size, 0) for size, count in _batches(served, told["network"]).items()}
     rest = {"labels": labels, "batches": {size: count for size, count in ran.items() if count}}
     (folder / "answers.json").write_text(json.dumps(rest), encoding="utf-8")

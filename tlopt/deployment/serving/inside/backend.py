@@ -127,5 +127,7 @@ def _expect(declared: list[dict[str, Any]], found: _Signature, *, batched: bool)
         if batched and shape[0] != -1:
             raise pb_utils.TritonModelException(f"{name}: the network has the fixed batch {shape[0]}")
         of_one = shape[1:] if batched else shape
-        if len(of_one) != len(dims) or any(-1 not in pair and pair[0] != pair[1] for pair in zip(of_one, dims, strict=True)):
+        if len(of_one) != len(dims) or any(
+            -1 not in pair and pair[0] != pair[1] for pair in zip(of_one, dims, strict=True)
+        ):
             raise pb_utils.TritonModelException(f"{name}: the network has the shape {of_one}, not {dims}")

@@ -65,7 +65,8 @@ def closed(served: messages.Served, told: dict[str, Any], inputs: list[np.ndarra
     protocol, callers = told["protocol"], told["callers"]
     requests = [served.request(protocol, one) for one in inputs]
     start = threading.Barrier(callers + 1)
-    left, lock = [told.get("requests", 0)], threading.Lock()
+    left: list[int] = [told.get("requests", 0)]
+    lock = threading.Lock()
 
     def more(until: float) -> bool:
         if not told.get("requests"):

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 
