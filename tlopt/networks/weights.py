@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tlopt.errors import ArtifactError
+from tlopt.networks import noted
 from tlopt.reading import files
 
 FILE = "model.safetensors"
@@ -137,6 +138,7 @@ def restore(model: nn.Module, state: Mapping[str, torch.Tensor], *, groups: Mapp
                 module.register_buffer(key, fresh)
         _check(module, prefix, where)
         resize(module, groups.get(name))
+    noted.renew(model)
     load(model, state)
     return model
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tlopt.networks import weights
+from tlopt.networks import noted, weights
 
 Role = Literal["out", "in"]
 
@@ -67,10 +67,10 @@ class ChannelGroup:
     """Channels of several layers that are kept or removed together, unit by unit.
 
     Args:
-        name: Name of the layer that makes them.
+        name: Name of the layer that makes them; of a part of its channels with a colon and a number.
         units: What can be removed one by one. A unit is one channel of `name`; under a grouped
             convolution, one channel of each of its groups.
-        width: Channels of `name`.
+        width: Channels of that layer.
         members: Every layer that holds them.
         gates: float32 (images, units), or None if the criterion does not ask for them: for each
             image, the derivative of an objective with respect to a factor of 1 on the unit
@@ -82,6 +82,11 @@ class ChannelGroup:
     width: int
     members: tuple[Member, ...]
     gates: torch.Tensor | None = None
+
+    @property
+    def layer(self) -> str:
+        """The layer that makes the channels, or a part of them."""
+        return self.name.partition(":")[0]
 
     @property
     def channels_per_unit(self) -> int:
@@ -185,6 +190,7 @@ def cut(groups: Iterable[ChannelGroup], kept: Mapping[str, torch.Tensor], model:
         _drop(modules[name], key, axis, torch.cat(gone_places))
     for name in {name for name, _, _ in removed}:
         weights.resize(modules[name])
+    noted.renew(model)
 
 
 def _tensors(member: Member) -> list[tuple[str, int]]:

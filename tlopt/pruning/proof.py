@@ -17,6 +17,8 @@ from tlopt.pruning import channels
 from tlopt.pruning.channels import ChannelGroup
 
 _TRIALS = 100  # copies that are cut at most
+_DRAWS = 2  # of what goes, before a set of groups counts as sound
+_NUMBERS = 9  # of units that groups of one width lose
 _OFF = 1e-2  # of what the channels change in the answers, and
 _ROUNDING = 1e-4  # of the largest answer: the cut and the zeros may differ by both
 
@@ -24,41 +26,52 @@ BROKEN = "the network does not run without some of their channels"
 OTHER = "the network answers otherwise without some of their channels than with zeros in their place"
 UNTRIED = f"their cut was not tried, since {_TRIALS} other cuts were"
 
+Bundle = Sequence[ChannelGroup]
+
 
 def proven(
-    model: nn.Module, groups: Sequence[ChannelGroup], size: int
+    model: nn.Module, variants: Sequence[Sequence[Bundle]], size: int
 ) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
     """Return the groups whose channels can go, and for the others the layer that makes them and the reason.
 
     Args:
         model: The network.
-        groups: What may be cut together.
+        variants: What may be cut together, the finest first. Each is a list of groups that stand or fall together.
+            One that works as a whole is taken; otherwise what works of the last.
         size: Side of the square input, pixels.
     """
-    if not groups:
+    if not any(variants):
         return (), {}
-    trials = _Trials(model, size)
-    sound = trials.split(list(groups))
-    if len(sound) < len(groups) and trials.wrong(sound):
+    trials = _Trials(model, size, variants)
+    reason: str | None = None
+    for variant in variants:
+        reason = trials.wrong(variant, draws=_DRAWS)
+        if reason is None:
+            return tuple(group for bundle in variant for group in bundle), {}
+    bundles = list(variants[-1])
+    sound = trials.split(bundles, reason)
+    if len(sound) < len(bundles) and trials.wrong(sound, draws=_DRAWS):
         # Each part works alone and not with the others: they come in one by one.
-        together: list[ChannelGroup] = []
-        for group in sound:
-            if (reason := trials.wrong([*together, group])) is None:
-                together.append(group)
+        together: list[Bundle] = []
+        for bundle in sound:
+            if (reason := trials.wrong([*together, bundle], draws=_DRAWS)) is None:
+                together.append(bundle)
             else:
-                trials.reasons[group.name] = reason
+                trials.blame(bundle, reason)
         sound = together
-    return tuple(sound), trials.reasons
+    return tuple(group for bundle in sound for group in bundle), trials.reasons
 
 
 class _Trials:
     """A network and how it is tried.
 
     Attributes:
-        reasons: Name of a group that cannot be cut -> why.
+        reasons: Layer whose channels cannot be cut -> why.
     """
 
-    def __init__(self, model: nn.Module, size: int) -> None:
+    def __init__(self, model: nn.Module, size: int, variants: Sequence[Sequence[Bundle]]) -> None:
+        names = dict.fromkeys(group.name for variant in variants for bundle in variant for group in bundle)
+        self._places = {name: place for place, name in enumerate(names)}
         self._model = _awake(model)
         random = torch.Generator().manual_seed(0)
         device = next(model.parameters()).device
@@ -67,25 +80,38 @@ class _Trials:
         self._left = _TRIALS
         self.reasons: dict[str, str] = {}
 
-    def split(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
-        """Return the groups that can be cut: all at once if that works, otherwise by halves."""
-        reason = self.wrong(groups)
-        if reason is None:
-            return groups
-        if len(groups) == 1 or reason == UNTRIED:
-            self.reasons |= {group.name: reason for group in groups}
-            return []
-        middle = len(groups) // 2
-        return self.split(groups[:middle]) + self.split(groups[middle:])
+    def split(self, bundles: list[Bundle], reason: str | None) -> list[Bundle]:
+        """Return what can be cut of bundles: all at once if that works, otherwise by halves.
 
-    def wrong(self, groups: Sequence[ChannelGroup]) -> str | None:
+        Args:
+            bundles: What is tried.
+            reason: Why they cannot be cut together, None if they can.
+        """
+        if reason is None:
+            return bundles
+        if len(bundles) == 1 or reason == UNTRIED:
+            for bundle in bundles:
+                self.blame(bundle, reason)
+            return []
+        middle = len(bundles) // 2
+        parts = bundles[:middle], bundles[middle:]
+        return [bundle for part in parts for bundle in self.split(part, self.wrong(part))]
+
+    def blame(self, bundle: Bundle, reason: str) -> None:
+        """Note why a bundle cannot be cut."""
+        self.reasons[bundle[0].layer] = reason
+
+    def wrong(self, bundles: Sequence[Bundle], *, draws: int = 1) -> str | None:
         """Return why these groups cannot be cut together; None if they can."""
-        if not groups:
-            return None
+        groups = [group for bundle in bundles for group in bundle]
+        tried = (self._wrong(groups, draw) for draw in range(draws if groups else 0))
+        return next((reason for reason in tried if reason is not None), None)
+
+    def _wrong(self, groups: Sequence[ChannelGroup], draw: int) -> str | None:
         if not self._left:
             return UNTRIED
         self._left -= 1
-        kept = {group.name: _half(group) for group in groups}
+        kept = {group.name: _fewer(group, self._places[group.name], draw) for group in groups}
         small = copy.deepcopy(self._model)
         try:
             channels.cut(groups, kept, small)
@@ -116,11 +142,17 @@ def _awake(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _half(group: ChannelGroup) -> torch.Tensor:
-    """Return which units stay: about half of them, drawn at random, and at least one."""
-    order = torch.randperm(group.units, generator=torch.Generator().manual_seed(group.units))
+def _fewer(group: ChannelGroup, place: int, draw: int) -> torch.Tensor:
+    """Return which units stay: about half of them or more, drawn at random.
+
+    Another number goes of each group, and in each draw: a forward pass that takes several groups for equally wide is
+    found out. Two groups lose as many twice only if their places are far apart.
+    """
+    numbers = min(group.units // 2, _NUMBERS - 1) + 1
+    less = (place if draw == 0 else place // numbers) % numbers
+    order = torch.randperm(group.units, generator=torch.Generator().manual_seed(group.units + draw))
     stays = torch.ones(group.units, dtype=torch.bool)
-    stays[order[: group.units // 2]] = False
+    stays[order[: group.units // 2 - less]] = False
     return stays
 
 
