@@ -9,6 +9,7 @@ import numpy as np
 from tlopt.cards.details import AnswerKind
 
 _LEAST = 1e-7  # probability that is told from 0, about the step of float32 below 1
+_SURE = 1e-6  # beyond 0 and 1: a kernel's last digit
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -30,6 +31,16 @@ def probabilities(answers: np.ndarray, kind: AnswerKind) -> np.ndarray:
         return softmax(answers)
     found: np.ndarray = answers.astype(np.float64)
     return np.exp(found) if kind == "log_probabilities" else found
+
+
+def are_probabilities(answers: np.ndarray, *, within: float) -> bool:
+    """Whether rows of answers, (n, classes), are probabilities whose sums are 1 within a tolerance."""
+    return between(answers) and bool(np.abs(answers.sum(1, dtype=np.float64) - 1).max() <= within)
+
+
+def between(answers: np.ndarray) -> bool:
+    """Whether all answers are numbers from 0 to 1."""
+    return bool((answers >= -_SURE).all() and (answers <= 1 + _SURE).all())
 
 
 def as_logits(answers: np.ndarray, kind: AnswerKind) -> np.ndarray:

@@ -7,7 +7,6 @@ from PIL import Image
 
 import tlopt
 from tlopt import judging
-from tlopt.errors import ArtifactError
 from tlopt.show import show
 from tlopt.training.teacher import open_teacher
 
@@ -147,15 +146,3 @@ def test_an_engine_keeps_what_its_graph_answers(tmp_path):
         pytest.skip(flavour.problem("rtx"))
     artifact = brought(softmax(Net(spread=1)).save(tmp_path / "m.onnx"), tmp_path)
     assert tlopt.build(artifact, tmp_path / "engine", flavour="rtx", target=("sm89",)).card.answers == "probabilities"
-
-
-def test_a_torch_network_that_answers_probabilities_is_refused(tmp_path, monkeypatch):
-    import tiny_models
-    from torch import nn
-
-    made = tiny_models.cnn
-    monkeypatch.setattr(tiny_models, "cnn", lambda *given, **more: nn.Sequential(made(*given, **more), nn.Softmax(1)))
-    (tmp_path / "names.txt").write_text("a\nb\nc")
-    with pytest.raises(ArtifactError, match="tiny_models:cnn answers with probabilities"):
-        tlopt.import_model(None, tmp_path / "out", model="tiny_models:cnn", classes=tmp_path / "names.txt")
-    assert not (tmp_path / "out").exists()

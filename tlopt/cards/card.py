@@ -120,8 +120,8 @@ class Card:
 
     @property
     def answers(self) -> AnswerKind:
-        """What the numbers of the output mean; a torch network answers logits."""
-        return "logits" if isinstance(self.details, TorchDetails) else self.details.answers
+        """What the numbers of the output mean."""
+        return self.details.answers
 
     @property
     def task(self) -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tlopt.cards.words import Runtime
+from tlopt.cards.words import AnswerKind, Runtime
 from tlopt.reading.schema import Count, Positive
 
 
@@ -73,6 +73,7 @@ class TorchDetails:
 
     Args:
         groups: Convolution -> its groups, of all grouped convolutions.
+        answers: What the numbers of its output mean.
         macs: Multiply-adds before and after pruning, None if the network was not pruned.
         pruned: How it was pruned, None if it was not.
         qat: The scales that it was trained with, None if it was trained in float.
@@ -81,6 +82,7 @@ class TorchDetails:
     """
 
     groups: Mapping[str, Positive] = field(default_factory=dict)
+    answers: AnswerKind = "logits"
     macs: Macs | None = None
     pruned: Pruned | None = None
     qat: TrainedScales | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tlopt.cards.details import AnswerKind
+from tlopt.judging import are_probabilities, between
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +42,12 @@ def kind_of(model: onnx.ModelProto, answers: np.ndarray) -> AnswerKind:
     answers = answers.astype(np.float64)
     if (answers <= _SURE).all() and np.abs(np.exp(answers).sum(1) - 1).max() <= _EXACT:
         return "log_probabilities"
-    if _between(answers) and end == "sigmoids":
+    if between(answers) and end == "sigmoids":
         return "sigmoids"
     if end is not None:
         log.warning("The graph ends as if it answered %s, but its answers are none: they are taken for logits. "
                     "Say what they are with --answers.", end.replace("_", "-"))  # fmt: skip
     return "logits"
-
-
-def are_probabilities(answers: np.ndarray, *, within: float = _EXACT) -> bool:
-    """Whether rows of answers, (n, classes), are probabilities whose sums are 1 within a tolerance."""
-    return _between(answers) and bool(np.abs(answers.sum(1, dtype=np.float64) - 1).max() <= within)
-
-
-def _between(answers: np.ndarray) -> bool:
-    return bool((answers >= -_SURE).all() and (answers <= 1 + _SURE).all())
 
 
 def _end(graph: onnx.GraphProto) -> AnswerKind | None:

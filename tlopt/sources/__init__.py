@@ -35,7 +35,7 @@ from tlopt import registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError, PluginError, SettingError, StageError, TloptError
-from tlopt.networks import padding, prefixes, weights
+from tlopt.networks import ending, padding, prefixes, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
 
@@ -160,10 +160,11 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
     Raises:
         StageError: The network cannot be opened again, or computes something else then.
     """
-    card = replace(card, files={weights.FILE: ""}, details=replace(card.torch, groups=weights.save(model, folder)))
-    artifact = Artifact(path=folder, card=card)
-    size = artifact.card.preprocess.size
+    size = card.preprocess.size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    groups, answers = weights.save(model, folder), ending.kind_of(model, images)
+    card = replace(card, files={weights.FILE: ""}, details=replace(card.torch, groups=groups, answers=answers))
+    artifact = Artifact(path=folder, card=card)
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             wanted, found = model(images), open_model(artifact)(images)

@@ -24,6 +24,7 @@ from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
 from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.network import check_logits
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ def prune(
     Raises:
         ImagesError: Images are needed and there are none.
         MissingLibraryError: --speedup needs ONNX Runtime, and it is not installed.
+        StageError: The network answers with probabilities, so that it cannot be trained.
         StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
             as much faster as asked.
     """
@@ -97,6 +99,8 @@ def prune(
     from tlopt.training.inputs import central_batches
     from tlopt.training.loop import train
 
+    if epochs:
+        check_logits(source.card.model, source.card.answers)
     ranking = criteria.load(cut.criterion)
     if cut.speedup is not None:
         require("tlopt.pruning.latency")  # says now, not after the ranking, what is missing

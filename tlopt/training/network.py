@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tlopt.artifact import Artifact
-from tlopt.errors import SettingError
+from tlopt.cards.words import AnswerKind
+from tlopt.errors import SettingError, StageError
 from tlopt.preprocess import Preprocess
+from tlopt.reading.names import shown_name
 from tlopt.settings import Setting
 
 if TYPE_CHECKING:
@@ -78,10 +80,12 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
         PluginError: The source or the model is unknown, or its weights cannot be reached.
         MissingLibraryError: The source's library is not installed.
         ArtifactError: The weights file does not fit the architecture.
+        StageError: The network answers with probabilities.
     """
     import torch
 
     from tlopt import sources
+    from tlopt.networks import ending
 
     options = {"drop_rate": chosen.dropout, "drop_path_rate": chosen.drop_path}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -91,6 +95,8 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
         module, preprocess = sources.load(
             name, classes=classes, size=chosen.image_size or 0, weights_file=chosen.weights, **given
         )
+        answers = ending.kind_of(module, torch.randn(2, 3, preprocess.size, preprocess.size))
+    check_logits(name, answers)
     return Network(name=name, module=module, preprocess=preprocess, fresh=True)
 
 
@@ -104,6 +110,7 @@ def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
     Raises:
         SettingError: It does not.
         ArtifactError: The weights do not fit.
+        StageError: The network answers with probabilities.
     """
     from tlopt import sources
 
@@ -115,4 +122,25 @@ def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
             "are for a pretrained network.",
             hint="Leave them out.",
         )
+    check_logits(card.model, card.answers)
     return Network(name=card.model, module=sources.open_model(source), preprocess=card.preprocess, fresh=False)
+
+
+def check_logits(name: str, answers: AnswerKind) -> None:
+    """Refuse to train a network that answers with something else than logits.
+
+    Args:
+        name: Of the model.
+        answers: What its numbers mean.
+
+    Raises:
+        StageError: They are no logits.
+    """
+    if answers != "logits":
+        raise StageError(
+            f"The network {shown_name(name)} answers with {answers.replace('_', '-')}; training takes logits.",
+            hint=f"Leave the {_STEPS[answers]} at its end out of the function that makes it.",
+        )
+
+
+_STEPS = {"probabilities": "softmax", "log_probabilities": "log-softmax", "sigmoids": "sigmoid"}

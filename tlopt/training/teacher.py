@@ -17,6 +17,7 @@ from tlopt.errors import ArtifactError, SettingError
 from tlopt.judging import as_logits
 from tlopt.preprocess import Preprocess
 from tlopt.sources import open_model
+from tlopt.training.network import check_logits
 
 Answers = Callable[[np.ndarray], np.ndarray]
 
@@ -93,6 +94,7 @@ def open_teacher(
     Raises:
         ArtifactError: It knows other classes.
         SettingError: Its features are wanted, and it shows none.
+        StageError: Its features are wanted, and it answers with probabilities.
     """
     artifact = Artifact.load(path).expect_classifier("A teacher")
     card = artifact.card
@@ -107,8 +109,10 @@ def open_teacher(
             f"Only torch artifacts give features; {path} is of kind {card.kind}.",
             hint="Leave out --teacher-features, or name the torch artifact that it was made from.",
         )
+    if features:
+        check_logits(card.model, card.answers)
     with contextlib.ExitStack() as stack:
-        if card.kind == "torch":
+        if card.kind == "torch" and (features or card.answers == "logits"):
             yield Teacher(open_model(artifact), own=card.preprocess, student=student)
             return
         answer = stack.enter_context(runner(artifact))
