@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import clean
+from tlopt.graphs.constants import fold_parameters
 from tlopt.graphs.folding import fold
 
 ARITHMETIC = {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Sum", "Neg"}
@@ -290,3 +291,40 @@ def test_random_numbers_and_large_tables_stay():
 def test_a_folded_graph_is_left_as_it_is(family):
     once = fold(family)
     assert fold(once).SerializeToString() == once.SerializeToString()
+
+
+def standardized() -> tuple[Layer, onnx.ModelProto]:
+    made = Layer(0, "Conv")
+    weight = made.raw(made.random.normal(3, 2, (64, 6, 8, 8)).astype(np.float32))
+    centered = made.node("Sub", weight, made.node("ReduceMean", weight, axes=[1, 2, 3]))
+    made.node("Relu", made.node("Conv", "images", centered, pads=[4] * 4))
+    return made, made.model()
+
+
+def test_parameters_alone_are_folded_into_a_file_that_stays_as_it_is_otherwise():
+    made, model = standardized()
+    for node in model.graph.node:
+        node.name = ""  # names are optional, and files have the same one twice
+    found = fold_parameters(model)
+    same(model, found, made.inputs())
+    assert kinds(found) == ["Conv", "Relu"]
+    assert found.opset_import == model.opset_import
+    onnx.checker.check_model(found, full_check=True)
+
+
+def test_weights_that_are_kept_small_on_disk_stay_small():
+    made = Layer(0, "Conv")
+    half = made.raw(made.random.normal(0, 1, (64, 6, 20, 20)).astype(np.float16))
+    made.node("Relu", made.node("Conv", "images", made.node("Cast", half, to=TensorProto.FLOAT), pads=[10] * 4))
+    model = made.model()
+    assert fold_parameters(model) is model
+
+
+def test_a_file_with_branches_stays_as_it_is():
+    _, model = standardized()
+    body = helper.make_graph([], "body", [], [helper.make_tensor_value_info("t1", TensorProto.FLOAT, None)])
+    condition = numpy_helper.from_array(np.array(True), "condition")
+    model.graph.initializer.append(condition)
+    branch = helper.make_node("If", ["condition"], ["unused"], then_branch=body, else_branch=body)
+    model.graph.node.insert(2, branch)
+    assert fold_parameters(model) is model

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.nesting import graphs
 from tlopt.graphs.view import View
 from tlopt.sessions import open_session
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 LARGEST = (
     64 << 20
 )  # elements of a result that is stored: of a constant that is expanded, the file would grow without end
+_MORE = 1 << 16  # bytes: tables as small as this may be added
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -34,20 +36,52 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: A cleaned graph.
     """
+    made = _folded(model)
+    return model if made is model else infer(made)
+
+
+def fold_parameters(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph as it came, but for what it computes of its parameters alone, which it holds now.
+
+    A graph that would need more bytes then stays as it is: weights in half precision or in 8 bits may be kept so
+    for the sake of the file's size. So does one with control flow, whose bodies read what is outside of them.
+
+    Args:
+        model: Any graph.
+    """
+    if any(graph is not model.graph for graph in graphs(model.graph)):
+        return model
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    made = _folded(typed)
+    if made is typed or _bytes(made) > _bytes(model) + _MORE:
+        return model
+    computed = {name for node in made.graph.node for name in node.output}
+    del made.graph.value_info[:]
+    made.graph.value_info.extend(value for value in model.graph.value_info if value.name in computed)
+    return made
+
+
+def _bytes(model: onnx.ModelProto) -> int:
+    constants = [item.t for node in model.graph.node for item in node.attribute if item.HasField("t")]
+    return sum(tensor.ByteSize() for tensor in (*model.graph.initializer, *constants))
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model itself if there is nothing to compute."""
     view = View(model)
     computed = _computed(view)
-    if not computed:
+    if not any(node.op_type != "Constant" for node in computed):
         return model
+    places = {id(node) for node in computed}
     inside = {name for node in computed for name in node.output if name}
-    names = {node.name for node in computed}
-    wanted = [name for name in inside if any(reader.name not in names for reader in view.readers(name))]
+    wanted = [name for name in inside if any(id(reader) not in places for reader in view.readers(name))]
     values = _values(view, computed, sorted(wanted))
     if values is None:
         return model
-    rest = [node for node in view.nodes if node.name not in names]
+    rest = [node for node in view.nodes if id(node) not in places]
     made = rewritten(model, rest, (numpy_helper.from_array(value, name) for name, value in values.items()))
     log.info("%d nodes depend on constants alone: computed once", len(computed))
-    return infer(made)
+    return made
 
 
 def _computed(view: View) -> list[onnx.NodeProto]:

@@ -124,6 +124,7 @@ def _export(
     import onnx
 
     from tlopt.graphs import pixels
+    from tlopt.graphs.constants import fold_parameters
     from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
     from tlopt.sources import open_model
@@ -138,6 +139,8 @@ def _export(
         shown.advance()
     if preprocess.folded:
         proto = pixels.take_pixels(proto, source.card.preprocess)
+    if source.card.torch.qat is None:
+        proto = fold_parameters(proto)
     onnx.checker.check_model(proto, full_check=True)
     file = out / FILE
     onnx.save(proto, file)
@@ -147,7 +150,7 @@ def _export(
         # The scale of the input is that of the first tensor in its place.
         scales = {pixels.FIRST if k == pixels.INPUT else k: v for k, v in network.qat.scales.items()}
         network = replace(network, qat=replace(network.qat, scales=scales))
-    details = OnnxDetails(opset=opset, parity=parity, network=network)
+    details = OnnxDetails(opset=opset, answers=source.card.answers, parity=parity, network=network)
     return replace(source.card, kind="onnx", preprocess=preprocess, details=details)
 
 

@@ -11,7 +11,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner, outputs_of
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, TorchDetails
-from tlopt.errors import ArtifactError, SettingError
+from tlopt.errors import SettingError
 from tlopt.imports.class_names import fitting, read_classes
 from tlopt.imports.settings import Ends, Feeding
 from tlopt.outputs import in_words
@@ -117,7 +117,7 @@ def _from_source(
         weights_file=weights_file,
     )
     preprocess = Preprocess.from_dict({**preprocess.to_dict(), **given})
-    width = _logits_of(network, preprocess, model)
+    width = _width_of(network, preprocess)
     card = Card(
         kind="torch", model=model, precision="fp32", classes=fitting(names, width), preprocess=preprocess,
         details=TorchDetails(),
@@ -125,30 +125,18 @@ def _from_source(
     return sources.keep(network, out, card)
 
 
-def _logits_of(network: nn.Module, preprocess: Preprocess, model: str) -> int:
-    """Return how many logits a network answers with.
-
-    Raises:
-        ArtifactError: It answers with probabilities.
-    """
+def _width_of(network: nn.Module, preprocess: Preprocess) -> int:
+    """Return how many numbers a network answers with."""
     import torch
 
-    from tlopt.imports.meaning import are_probabilities
-    from tlopt.imports.probing import probes
-
     with torch.inference_mode():
-        answers = network.eval()(torch.from_numpy(preprocess.normalize(probes(preprocess)))).numpy()
-    if are_probabilities(answers):
-        raise ArtifactError(
-            f"The network {shown_name(model)} answers with probabilities; training, pruning and export take logits.",
-            hint="Leave the softmax out of the function that makes it.",
-        )
-    return int(answers.shape[-1])
+        return int(network.eval()(torch.zeros(2, 3, preprocess.size, preprocess.size)).shape[-1])
 
 
 def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict[str, Any], ends: Ends) -> Card:
     import onnx
 
+    from tlopt.graphs.constants import fold_parameters
     from tlopt.graphs.loading import load_graph
     from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.imports.feeding import fed
@@ -161,6 +149,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     proto = narrow(load_graph(file), file, input_name=ends.input_ or "", output_name=ends.output or "")
     preprocess = fed(proto, file, given, classifier=True)
     answer_floats(proto)
+    proto = fold_parameters(proto)
     probed = probe(proto, preprocess, str(file))
     rename(proto, {proto.graph.input[0].name: "images", proto.graph.output[0].name: "logits"})
     onnx.save(proto, out / _FILE)
