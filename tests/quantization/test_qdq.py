@@ -14,6 +14,7 @@ from tlopt.backends import reduced_range
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Scheme, calibrate
+from tlopt.quantization.placement import place
 from tlopt.quantization.quantizers import minmax
 from tlopt.sessions import open_session
 
@@ -93,6 +94,18 @@ def test_logits_stay_float_whatever_follows(builder, photos_like, ending):
         assert node.op_type != "DequantizeLinear"
 
 
+@pytest.mark.parametrize(("runtime", "count"), [("onnxruntime", 2), ("tensorrt", 2), ("openvino", 3)])
+def test_a_transposed_convolution_is_in_8_bits_where_a_runtime_has_a_kernel(builder, photos_like, runtime, count):
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 8))
+    weight = b.constant(b.random.normal(0, 0.3, (8, 4, 2, 2)).astype(np.float32))
+    view = View(clean(b.model(b.head(b.node("ConvTranspose", x, weight, strides=[2, 2]), 4))))
+    placement = place(view, runtime)
+    assert len(placement.weights) == count
+    inside = [node.op_type for node in view.nodes if placement.is_eight_bit(view, node)]
+    assert ("ConvTranspose" in inside) == (runtime == "openvino")
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_grouped_transposed_convolution_keeps_a_float_bias(builder, photos_like, channels):
     b = builder
@@ -101,7 +114,7 @@ def test_a_grouped_transposed_convolution_keeps_a_float_bias(builder, photos_lik
     bias = b.constant(b.random.normal(0, 0.1, 2 * channels).astype(np.float32))
     x = b.node("ConvTranspose", x, weight, bias, strides=[2, 2], group=2)
     model = clean(b.model(b.head(x, 2 * channels)))
-    made = quantized(model, "onnxruntime", photos_like)
+    made = quantized(model, "openvino", photos_like)
     onnx.checker.check_model(made, full_check=True)
     expected, found = run(model, photos_like), run(made, photos_like)
     assert 10 * np.log10(np.square(expected).sum() / np.square(expected - found).sum()) > 25

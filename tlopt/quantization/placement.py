@@ -121,6 +121,8 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         if node.name in floats:
             continue
         if view.weight(node):
+            if not _has_kernel(node, "onnxruntime"):
+                continue
             placement.weights.append(node.name)
             inputs = [node.input[0]]
         elif node.op_type in _INTEGER or (node.op_type == "MatMul" and not view.weight(node)):
@@ -141,6 +143,15 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         if readers := {node.name for node in view.readers(tensor)}:
             placement.edges[tensor] = readers
     return placement
+
+
+def _has_kernel(node: onnx.NodeProto, runtime: Runtime) -> bool:
+    """Whether a runtime computes a weighted node in 8 bits.
+
+    A transposed convolution stays float in ONNX Runtime, which has no such operator, and in engines of TensorRT for
+    RTX 1.7, whatever stands around it: rounding it would cost accuracy and save nothing.
+    """
+    return node.op_type != "ConvTranspose" or runtime == "openvino"
 
 
 def _logits(view: View) -> set[str]:
@@ -173,7 +184,7 @@ def _before(view: View, runtime: Runtime, floats: Collection[str]) -> Placement:
             continue
         read: list[str] = []
         if view.weight(node):
-            read = [node.input[0]]
+            read = [node.input[0]] if _has_kernel(node, runtime) else []
         elif node.op_type in _POOLS or node.op_type == "MaxPool" or node.op_type == "MatMul":
             read = list(node.input)
         elif node.op_type == "Add" and all(view.is_float(name) for name in node.input):
