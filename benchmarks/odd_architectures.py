@@ -81,3 +81,103 @@ def distilled(classes: int) -> nn.Module:
 def splits(classes: int) -> nn.Module:
     """Return a network whose forward pass knows its widths."""
     return _Splits(classes)
+
+
+class _Halves(_Net):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(12, 16, 3, 1, 1), nn.Conv2d(12, 16, 3, 1, 1)
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        left, right = self.body(images).chunk(2, 1)
+        answers: torch.Tensor = self.fc((self.left(left) + self.right(right)).relu().mean((2, 3)))
+        return answers
+
+
+class _Shared(_Net):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.again, self.fc = nn.Conv2d(24, 24, 3, 1, 1), nn.Linear(24, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images)
+        for _ in range(3):
+            features = features + self.again(features).relu()
+        answers: torch.Tensor = self.fc(features.mean((2, 3)))
+        return answers
+
+
+class _StandardizedConv2d(nn.Conv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Conv2d's own name
+        spread, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
+        return self._conv_forward(input, (self.weight - mean) / (spread + 1e-5), self.bias)
+
+
+class _Standardized(_Net):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.more, self.fc = _StandardizedConv2d(24, 64, 3, 1, 1), nn.Linear(64, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.fc(self.more(self.body(images)).relu().mean((2, 3)))
+        return answers
+
+
+class _Transposed(_Net):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.ConvTranspose2d(24, 16, 2, 2), nn.Conv2d(16, 32, 3, 2, 1)
+        self.fc = nn.Linear(32, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.down(self.up(self.body(images)).relu()).relu()
+        answers: torch.Tensor = self.fc(features.mean((2, 3)))
+        return answers
+
+
+class _GroupedNorms(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.GroupNorm(4, 16),
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 3, 2, 1, groups=2),
+            nn.GroupNorm(8, 32),
+            nn.SiLU(),
+            nn.AdaptiveMaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 32),
+            nn.ReLU(),
+            nn.Linear(32, classes),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers: torch.Tensor = self.body(images)
+        return answers
+
+
+def halves(classes: int) -> nn.Module:
+    """Return a network whose forward pass takes halves of its channels."""
+    return _Halves(classes)
+
+
+def shared(classes: int) -> nn.Module:
+    """Return a network that uses one layer three times."""
+    return _Shared(classes)
+
+
+def standardized(classes: int) -> nn.Module:
+    """Return a network that standardizes a weight each time that it runs."""
+    return _Standardized(classes)
+
+
+def transposed(classes: int) -> nn.Module:
+    """Return a network with a transposed convolution."""
+    return _Transposed(classes)
+
+
+def grouped_norms(classes: int) -> nn.Module:
+    """Return a network with group norms, a grouped convolution and two linear layers on flattened pixels."""
+    return _GroupedNorms(classes)
