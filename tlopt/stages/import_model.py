@@ -11,7 +11,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner, outputs_of
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, TorchDetails
-from tlopt.errors import SettingError
+from tlopt.errors import ArtifactError, SettingError
 from tlopt.imports.class_names import fitting, read_classes
 from tlopt.imports.settings import Ends, Feeding
 from tlopt.outputs import in_words
