@@ -9,6 +9,7 @@ minutes, and needs gcc and g++.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -59,8 +60,16 @@ def _headers(scratch: Path) -> Path:
 
 
 def _pip(*arguments: object, environment: dict[str, str] | None = None, seconds: float | None = None) -> None:
+    """Run pip; with its compilers it ends when the time is up."""
     command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
-    subprocess.run(command, check=True, env=environment, timeout=seconds)
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            code = process.wait(seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if code:
+        sys.exit(f"pip ended with {code}: {' '.join(command)}")
 
 
 if __name__ == "__main__":
