@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tlopt.artifact import Artifact, seal
+from tlopt.backends import onnxruntime as onnxruntime_backend
 from tlopt.backends import open_runner
 from tlopt.backends import torch as torch_backend
 from tlopt.errors import StageError
@@ -219,3 +220,16 @@ def test_onnxruntime_keeps_what_it_finds_of_cuda_off_the_result(exported, monkey
     out, err = capsys.readouterr()
     assert out == ""
     assert "libcudart" in err
+
+
+def test_onnxruntime_on_a_gpu_says_that_it_computes_quantized_graphs_in_float(exported, monkeypatch):
+    real = onnxruntime_backend._session
+
+    def on_processor(model, _device, *rest, **more):
+        return real(model, "cpu", *rest, **more)
+
+    monkeypatch.setattr(onnxruntime_backend, "_session", on_processor)
+    with open_runner(exported, "onnxruntime:cuda") as gpu, open_runner(exported, "onnxruntime:cpu") as processor:
+        assert gpu.conditions["integer_kernels"] is False
+        assert gpu.conditions["io_binding"]
+        assert "integer_kernels" not in processor.conditions
