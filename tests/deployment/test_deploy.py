@@ -166,3 +166,13 @@ def test_what_is_shown_fits_80_columns_and_its_commands_can_be_typed(tiny, tmp_p
     shown = made.to_report().table(width=80)
     assert max(map(len, shown.splitlines())) <= 80
     assert made.manifest.how[0] in " ".join(shown.replace("\\\n", " ").split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runtime", "target"), [("onnxruntime", "bundle"), ("openvino", "openvino-server")])
+def test_an_int8_network_answers_as_its_artifact_does(exported, tmp_path, runtime, target):
+    made = tlopt.quantize(exported, tmp_path / "int8", for_=runtime)
+    said = tlopt.deploy(made, tmp_path / "out", for_=target).manifest
+    assert said.backend == runtime
+    assert said.check.agreement == 1
+    assert said.check.difference < 0.05
