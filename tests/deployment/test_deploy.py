@@ -169,10 +169,9 @@ def test_what_is_shown_fits_80_columns_and_its_commands_can_be_typed(tiny, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runtime", "target"), [("onnxruntime", "bundle"), ("openvino", "openvino-server")])
-def test_an_int8_network_answers_as_its_artifact_does(exported, tmp_path, runtime, target):
-    made = tlopt.quantize(exported, tmp_path / "int8", for_=runtime)
-    said = tlopt.deploy(made, tmp_path / "out", for_=target).manifest
-    assert said.backend == runtime
+def test_an_int8_network_answers_as_its_artifact_does(exported, tmp_path):
+    made = tlopt.quantize(exported, tmp_path / "int8", for_="openvino")
+    said = tlopt.deploy(made, tmp_path / "out", for_="openvino-server").manifest
+    assert said.backend == "openvino"
     assert said.check.agreement == 1
     assert said.check.difference < 0.05

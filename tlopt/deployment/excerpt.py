@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,18 @@ def excerpt(wanted: Sequence[tuple[str, str]]) -> str:
     alike = {name for name in taken if taken.count(name) > 1} - {"log"}
     assert not alike, f"defined twice: {alike}"
     kept = list(dict.fromkeys(texts))  # every module has the same line for its log
-    heads = [line for line in sorted(imports) if line.startswith("import ")]
-    froms = [line for line in sorted(imports) if not line.startswith("import ")]
-    return "\n".join(["from __future__ import annotations\n", *heads, *froms, "\n", "\n\n\n".join(kept)]) + "\n"
+    return "\n".join(["from __future__ import annotations\n", *_statements(imports), "\n", "\n\n\n".join(kept)]) + "\n"
+
+
+def _statements(imports: set[str]) -> list[str]:
+    """Return import statements sorted, the standard library's first, one for all that comes from a module."""
+    plain = sorted(line for line in imports if line.startswith("import "))
+    together: dict[str, list[str]] = {}
+    for line in sorted(imports.difference(plain)):
+        source, _, name = line.partition(" import ")
+        together.setdefault(source, []).append(name)
+    lines = [*plain, *(f"{source} import {', '.join(names)}" for source, names in together.items())]
+    return sorted(lines, key=lambda line: line.split()[1].partition(".")[0] not in sys.stdlib_module_names)
 
 
 def _collect(module: str, name: str, chosen: dict[str, set[int]], imports: set[str], order: list[str]) -> None:
