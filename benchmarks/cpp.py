@@ -1,0 +1,198 @@
+"""The C++ program of `tlopt deploy --for cpp` beside tlopt itself: the same pixels, the same answers, and how fast.
+
+    python benchmarks/cpp.py [--images ../shared/data/clothing10] [--number 200] [--odd 200] [--rounds 5] [--runtime openvino]
+
+An EfficientNet-Lite0 with ImageNet weights is exported, deployed and compiled here. First, odd image files (every
+color type of PNG, JPEG in its variants, every orientation, sides of 1 to 4,000 pixels) go through both: decoded
+pixels, resized pixels, logits and the best class are compared. Then photos go through both on one thread, one at a
+time, in turns: milliseconds of decoding, of resizing and normalizing, and of the network; medians over the rounds.
+Last, a new process of each classifies one photo. The result says which libraries decoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from odd_images import odd_images
+from PIL import Image, features
+
+import tlopt
+from tlopt.artifact import Artifact
+from tlopt.backends import open_runner
+from tlopt.deployment.cpp import building
+from tlopt.deployment.cpp.program import numbers, pictures, run
+from tlopt.environment import processor, versions
+from tlopt.preprocess import to_rgb, upright
+from tlopt.publishing import write_whole
+from tlopt.reading.image_files import read_image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing10"
+MODEL = "pip:efficientnet_lite0"
+_CHUNK = 20  # files that the program is given at once: decoded, they are large
+
+
+def answers(program: Path, model: Path, images: Sequence[Path]) -> np.ndarray:
+    """Return what the program answers, float32 (n, classes)."""
+    return numbers(run(program, ["--model", model, "--threads", "1", "--numbers", *images]))
+
+
+def compare(program: Path, model: Path, artifact: Artifact, runtime: str, images: Sequence[Path]) -> dict[str, Any]:
+    """Return on how many odd images pixels and answers are the same."""
+    preprocess, found = artifact.card.preprocess, {"images": len(images), "decoded_alike": 0, "resized_alike": 0}
+    decoded_alike, wanted, largest_step = [], [], 0
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        decoded = pictures(run(program, ["--decoded", *chunk]))
+        resized = pictures(run(program, ["--model", model, "--pixels", *chunk]))
+        for path, raw, pixels in zip(chunk, decoded, resized, strict=True):
+            ours = np.asarray(to_rgb(upright(read_image(path))))
+            alike = np.array_equal(ours, raw)
+            if not alike:
+                largest_step = max(largest_step, int(np.abs(ours.astype(int) - raw).max()))
+                print(f"decoded otherwise: {path.name}", flush=True)
+            decoded_alike.append(alike)
+            found["resized_alike"] += np.array_equal(preprocess.pixels(Image.fromarray(raw)), pixels)
+            wanted.append(preprocess.pixels(Image.fromarray(ours)))
+    with open_runner(artifact, runtime, threads=1) as runner:
+        logits = np.concatenate([runner(preprocess.normalize(pixels[None])) for pixels in wanted])
+    said = answers(program, model, images)
+    difference = np.abs(said - logits).max(axis=1)
+    alike = np.array(decoded_alike)
+    return {
+        **found,
+        "decoded_alike": int(alike.sum()),
+        "largest_step_of_other_pixels": largest_step,
+        "largest_difference_of_logits": float(difference[alike].max()),
+        "largest_difference_of_logits_of_all": float(difference.max()),
+        "same_best_class": int((said.argmax(1) == logits.argmax(1)).sum()),
+    }
+
+
+def ours(artifact: Artifact, runtime: str, images: Sequence[Path]) -> dict[str, float]:
+    """Return tlopt's mean milliseconds of each part, one photo after the other on one thread."""
+    preprocess, taken = artifact.card.preprocess, {"decoding": 0.0, "resizing": 0.0, "network": 0.0}
+    with open_runner(artifact, runtime, threads=1) as runner:
+        runner(preprocess(images[0])[None])
+        for path in images:
+            times = [time.perf_counter()]
+            image = upright(read_image(path))
+            times.append(time.perf_counter())
+            inputs = preprocess.normalize(preprocess.pixels(image)[None])
+            times.append(time.perf_counter())
+            runner(inputs)
+            times.append(time.perf_counter())
+            for name, spent in zip(taken, np.diff(times), strict=True):
+                taken[name] += spent * 1e3 / len(images)
+    return taken
+
+
+def theirs(program: Path, model: Path, images: Sequence[Path]) -> dict[str, float]:
+    """Return the program's mean milliseconds of each part."""
+    command = [program, "--model", model, "--threads", "1", "--timing", "--top", "1", *images]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+) ms", said)}
+
+
+def seconds_of(command: Sequence[str | Path]) -> float:
+    """Return how long a command takes."""
+    begin = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=True, cwd=tempfile.gettempdir())
+    return time.perf_counter() - begin
+
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over the rounds, and of their sum."""
+    found = {f"{name}_ms": statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    total = statistics.median(sum(one.values()) for one in rounds)
+    return {**{name: round(value, 3) for name, value in found.items()}, "total_ms": round(total, 3)}
+
+
+def make(folder: Path, given: Path | None) -> Artifact:
+    """Return the artifact given, or the exported network."""
+    if given is not None:
+        return Artifact.load(given)
+    return tlopt.export(tlopt.import_model(None, folder / "torch", model=MODEL), folder / "fp32")
+
+
+def speeds(folder: Path, program: Path, artifact: Artifact, runtime: str, images: Sequence[Path], rounds: int):
+    """Return the speed of both."""
+    model = folder / "cpp" / "model"
+    parts: dict[str, Callable[[], dict[str, float]]] = {
+        "python": lambda: ours(artifact, runtime, images),
+        "cpp": lambda: theirs(program, model, images),
+    }
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in parts}
+    starts: dict[str, list[float]] = {name: [] for name in parts}
+    predict = [sys.executable, "-m", "tlopt", "predict", artifact.path, images[0], "--backend", runtime, "--threads", "1"]
+    commands = {"python": predict, "cpp": [program, "--model", model, "--threads", "1", images[0]]}
+    for _ in range(rounds):
+        for name, part in parts.items():
+            taken[name].append(part())
+            starts[name].append(seconds_of(commands[name]))
+    return {
+        name: {**medians(taken[name]), "first_answer_s": round(statistics.median(starts[name]), 3)} for name in parts
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=SHARED)
+    parser.add_argument("--number", type=int, default=200, help="photos to time")
+    parser.add_argument("--odd", type=int, default=200, help="odd images to compare")
+    parser.add_argument("--largest", type=int, default=4000, help="longest side of odd images, pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runtime", choices=("openvino", "onnxruntime"), default="openvino")
+    parser.add_argument("--artifact", type=Path, help="an onnx artifact. Default: an EfficientNet-Lite0")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpp.json")
+    arguments = parser.parse_args()
+    found = sorted(p for p in arguments.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    photos = [path.resolve() for path in found[:: max(1, len(found) // arguments.number)][: arguments.number]]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        artifact = make(folder, arguments.artifact)
+        tlopt.deploy([artifact], folder / "cpp", for_="cpp", backend=arguments.runtime, check=False)
+        program = building.build(folder / "cpp", folder / "build", arguments.runtime)
+        (folder / "odd").mkdir()
+        images = []
+        for odd in odd_images(arguments.odd, largest=arguments.largest):
+            images.append(folder / "odd" / odd.name)
+            images[-1].write_bytes(odd.content)
+        compared = compare(program, folder / "cpp" / "model", artifact, arguments.runtime, images)
+        print(json.dumps(compared, indent=2), flush=True)
+        speed = speeds(folder, program, artifact, arguments.runtime, photos, arguments.rounds) if photos else None
+        linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    result = {
+        "command": "python benchmarks/cpp.py " + " ".join(sys.argv[1:]),
+        "device": processor(),
+        "cores": os.cpu_count(),
+        "versions": versions(),
+        "decoders": {
+            "python": {name: features.version(name) for name in ("libjpeg_turbo", "zlib")},
+            "cpp": sorted(set(re.findall(r"(lib(?:jpeg|png\w*|z)\.so\S*)", linked))),
+        },
+        "runtime": arguments.runtime,
+        "model": artifact.card.model,
+        "odd_images": compared,
+        "photos": len(photos),
+        "rounds": arguments.rounds,
+        "one_thread": speed,
+    }
+    write_whole(arguments.out, json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
