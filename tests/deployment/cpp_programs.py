@@ -36,24 +36,19 @@ def program(factory: pytest.TempPathFactory, runtime: str) -> Path:
 
 
 def _compile(folder: Path, runtime: str) -> None:
-    if shutil.which("cmake") is None:
-        pytest.skip("there is no CMake to build the C++ program with")
-    more = {"openvino": _openvino, "onnxruntime": _onnxruntime, "tensorrt": _tensorrt}[runtime](folder)
-    strict = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Wshadow -Werror -O2"
-    configured = _run("cmake", "-S", building.PROJECT, "-B", folder / "build", f"-DRUNTIME={runtime}", strict, *more)
-    if configured.returncode and "Could NOT find" in configured.stderr:
-        pytest.skip(f"the C++ program cannot be built here: {building._reason(configured)}")
-    assert not configured.returncode, configured.stderr
-    built = _run("cmake", "--build", folder / "build", "--parallel", "2")
-    assert not built.returncode, built.stdout + built.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXXFLAGS", "-Wall -Wextra -Wconversion -Wshadow -Werror")
+        if runtime == "tensorrt":
+            _compile_with_stand_in(folder)
+            return
+        if runtime == "onnxruntime":
+            patch.setenv("CMAKE_PREFIX_PATH", str(_onnxruntime(folder)))
+        if reason := building.problem(runtime):
+            pytest.skip(reason)
+        building.build(building.PROJECT, folder / "build", runtime)
 
 
-def _openvino(folder: Path) -> list[str]:
-    pytest.importorskip("openvino")
-    return building._places("openvino")
-
-
-def _onnxruntime(folder: Path) -> list[str]:
+def _onnxruntime(folder: Path) -> Path:
     """Put headers and the library of the Python package together, as a release for C++ has them."""
     capi = Path(pytest.importorskip("onnxruntime").__file__).parent / "capi"
     places = (HEADERS, Path("/usr/include/onnxruntime"))
@@ -70,13 +65,13 @@ def _onnxruntime(folder: Path) -> list[str]:
         (root / "lib" / name).symlink_to(libraries[0])
     if not (root / "include").exists():
         (root / "include").symlink_to(headers)
-    return [f"-DONNXRUNTIME_ROOT={root}"]
+    return root
 
 
-def _tensorrt(folder: Path) -> list[str]:
+def _compile_with_stand_in(folder: Path) -> None:
     compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("there is no g++ to compile the stand-in for TensorRT with")
+    if compiler is None or shutil.which("cmake") is None:
+        pytest.skip("there is no g++ or no CMake to compile the stand-in for TensorRT with")
     root = folder / "tensorrt"
     (root / "lib").mkdir(parents=True, exist_ok=True)
     if not (root / "include").exists():
@@ -84,7 +79,13 @@ def _tensorrt(folder: Path) -> list[str]:
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I", root / "include"]
     done = _run(compiler, *flags, "-o", root / "lib" / "libnvinfer.so", STUBS / "standin.cpp")
     assert not done.returncode, done.stderr
-    return [f"-DTENSORRT_ROOT={root}", f"-DCMAKE_MODULE_PATH={STUBS / 'cmake'}"]
+    places = f"-DTENSORRT_ROOT={root}", f"-DCMAKE_MODULE_PATH={STUBS / 'cmake'}"
+    configured = _run("cmake", "-S", building.PROJECT, "-B", folder / "build", "-DRUNTIME=tensorrt", *places)
+    if "Could NOT find" in configured.stderr:
+        pytest.skip(f"the C++ program cannot be built here: {configured.stderr.strip()}")
+    assert not configured.returncode, configured.stderr
+    built = _run("cmake", "--build", folder / "build", "--parallel", "2")
+    assert not built.returncode, built.stdout + built.stderr
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:

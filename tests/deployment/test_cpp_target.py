@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import PIL
 import pytest
 from cpp_programs import job
 from tiny_engine import write_engine
@@ -57,7 +58,8 @@ def test_parameters_say_how_the_network_is_fed(exported):
     assert found == {
         "model": "model.onnx", "answers": "sigmoids", "size": "64", "side": "71", "interpolation": "bicubic",
         "channels_last": "1", "bgr": "1", "takes_pixels": "0", "scale": "0.00392156886 0.00784313772 0.00392156886",
-        "shift": "0 -1 -1", "batch": "3", "keep_float32": "0", "integer_kernels": "1", "engine_code": "0",
+        "shift": "-0 -1 -1", "batch": "3", "keep_float32": "0", "integer_kernels": "1", "engine_code": "0",
+        "columns_first_if_tall": str(int(int(PIL.__version__.partition(".")[0]) >= 13)),
     }  # fmt: skip
 
 
