@@ -1,5 +1,6 @@
 # make setup   the environment in .venv, and no more
 # make serve-env  the environment with the server of `tlopt serve`, in .venv/serve
+# make cpp-headers  the C++ headers of ONNX Runtime for tests, in build/onnxruntime (Debian and its kin)
 # make demo    photos of solar cells -> fine-tuned, pruned, quantized, built, measured; ends with runs/solar-cells/report
 # make test    all tests, in as many processes as there are cores
 # make test-fast   the same without the slow ones
@@ -19,7 +20,7 @@ SERVE_PYTHON ?= $(PYTHON)
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXTRAS := cpu,rtx,demo,audit,optimize,parquet,loadgen,docs,dev
 
-.PHONY: setup serve-env demo test test-fast coverage check docs docs-site clean robustness resolve
+.PHONY: setup serve-env cpp-headers demo test test-fast coverage check docs docs-site clean robustness resolve
 
 setup: $(STAMP)
 
@@ -36,6 +37,9 @@ $(SERVE)/.installed: $(STAMP) constraints-serve.txt
 	$(SERVE_PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement constraints-serve.txt
 	touch $@
+
+cpp-headers:
+	tests/deployment/headers.sh build/onnxruntime
 
 demo: $(STAMP)
 	$(BIN)/python examples/solar_cells.py build/solar-cells

@@ -1,6 +1,6 @@
 """The C++ program of `tlopt deploy --for cpp` beside tlopt itself: the same pixels, the same answers, and how fast.
 
-    python benchmarks/cpp.py [--images ../shared/data/clothing10] [--number 200] [--odd 200] [--rounds 5] [--runtime openvino]
+    python benchmarks/cpp.py [--images ../shared/data/clothing10] [--number 200] [--odd 200] [--runtime openvino]
 
 An EfficientNet-Lite0 with ImageNet weights is exported, deployed and compiled here. First, odd image files (every
 color type of PNG, JPEG in its variants, every orientation, sides of 1 to 4,000 pixels) go through both: decoded
@@ -135,7 +135,18 @@ def speeds(folder: Path, program: Path, artifact: Artifact, runtime: str, images
     }
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in parts}
     starts: dict[str, list[float]] = {name: [] for name in parts}
-    predict = [sys.executable, "-m", "tlopt", "predict", artifact.path, images[0], "--backend", runtime, "--threads", "1"]
+    predict = [
+        sys.executable,
+        "-m",
+        "tlopt",
+        "predict",
+        artifact.path,
+        images[0],
+        "--backend",
+        runtime,
+        "--threads",
+        "1",
+    ]
     commands = {"python": predict, "cpp": [program, "--model", model, "--threads", "1", images[0]]}
     for _ in range(rounds):
         for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""Odd image files: every color type of PNG, JPEG in its variants, every orientation, sides from 1 to thousands of pixels.
+"""Odd image files: every color type of PNG, JPEG in its variants, every orientation, sides from 1 to 4,000 pixels.
 
 The tests and benchmarks/cpp.py use them. PNG files are written here byte by byte: Pillow writes few of the color types.
 """

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.odd_images import GREY, INDEXED, RGB, exif, odd_images, png
 from cpp_programs import job, program, said
 from PIL import Image
 from tiny_engine import write_engine
 
 import tlopt
+from benchmarks.odd_images import GREY, INDEXED, RGB, exif, odd_images, png
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import open_runner
 from tlopt.deployment.cpp import building
@@ -124,7 +124,7 @@ def test_answers_are_those_of_predict(classify, odd, exported, deployed):
 @pytest.mark.parametrize("answers", ["logits", "probabilities", "log_probabilities", "sigmoids"])
 def test_probabilities_are_those_of_predict(classify, odd, exported, tmp_path, answers):
     artifact = resaved(
-        exported, tmp_path / "artifact", details=replace(exported.card.onnx, answers=answers), classes=("b", "a", "c\"é")
+        exported, tmp_path / "artifact", details=replace(exported.card.onnx, answers=answers), classes=("b", "a", 'c"é')
     )
     cpp.write(job(artifact, "openvino"), tmp_path / "out")
     image = next(iter(odd))
@@ -305,7 +305,7 @@ def test_other_labels_than_answers_are_an_error(classify, odd, deployed, tmp_pat
 
 def test_check_finds_other_pixels_and_other_answers(classify, exported, tmp_path, monkeypatch):
     wanted = job(exported, "openvino")
-    monkeypatch.setattr(building, "build", lambda project, folder, runtime: classify)  # what it compiles is the same
+    monkeypatch.setattr(building, "build", lambda *_: classify)  # what it compiles is the same
     cpp.write(wanted, tmp_path / "out")
     found = cpp.check(wanted, tmp_path / "out")
     assert found.images == 6
@@ -324,5 +324,5 @@ def test_check_finds_other_pixels_and_other_answers(classify, exported, tmp_path
 def test_a_project_that_does_not_build_is_one_error(classify, exported, tmp_path):
     cpp.write(job(exported, "openvino"), tmp_path / "out")
     (tmp_path / "out" / "src" / "runtimes" / "openvino.cpp").write_text("nonsense;")
-    with pytest.raises(StageError, match="does not build here: .*error: "):
+    with pytest.raises(StageError, match=r"does not build here: .*error: "):
         cpp.check(job(exported, "openvino"), tmp_path / "out")

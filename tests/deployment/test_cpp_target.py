@@ -48,7 +48,9 @@ def test_parameters_say_how_the_network_is_fed(exported):
     card = replace(
         exported.card,
         precision="fp16",
-        preprocess=Preprocess(size=64, crop_ratio=0.9, layout="nhwc", channels="bgr", mean=(0, 0.5, 1), std=(1, 0.5, 1)),
+        preprocess=Preprocess(
+            size=64, crop_ratio=0.9, layout="nhwc", channels="bgr", mean=(0, 0.5, 1), std=(1, 0.5, 1)
+        ),
         details=replace(exported.card.onnx, answers="sigmoids", fixed_batch=3),
     )
     found = dict(
@@ -64,5 +66,5 @@ def test_parameters_say_how_the_network_is_fed(exported):
 
 
 def test_without_cmake_the_reason_names_what_to_install(monkeypatch):
-    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    monkeypatch.setattr(building.shutil, "which", lambda _: None)
     assert building.problem("openvino").startswith("CMake is not installed: apt-get install cmake")

@@ -89,5 +89,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line that says what is wrong."""
     lines = [line.strip() for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"could not find|not found|no CMAKE_\w+ could|: (fatal )?error", line, re.I)]
+    telling = [
+        line for line in lines if re.search(r"could not find|not found|no CMAKE_\w+ could|: (fatal )?error", line, re.I)
+    ]
     return (telling or lines or ["it says nothing"])[0].rstrip(".:")

@@ -42,11 +42,11 @@ In a program of your own, link the library `classifier`:
 
 - Resizing is Pillow's, to the bit: two passes of integer arithmetic with antialiasing.
 - EXIF orientation, CMYK, palettes, transparency over white, 16 bits and grey are treated alike.
-- PNG files give the same pixels. JPEG files do where the decoder is libjpeg-turbo, as Pillow's is; another version of it
-  may differ by a step of 255 in some pixels.
+- PNG files give the same pixels. JPEG files do where the decoder is libjpeg-turbo, as Pillow's is.
+  Another version of it may differ by 1 of 255 in some pixels.
 
-`classify --decoded` and `classify --pixels` write what was decoded and what the network sees. Compare these first if answers
-differ.
+`classify --decoded` and `classify --pixels` write what was decoded and what the network sees.
+Compare these first if answers differ.
 
 Not read: GIF, BMP, WebP, AVIF and TIFF. A file that is truncated, or whose checksums are wrong, is an error.
 
@@ -90,9 +90,7 @@ def readme(job: Job, runtimes: tuple[str, ...], openvino: str) -> str:
         openvino: Requirement for pip.
     """
     title, library = _TITLES[job.card.engine.flavour if job.kind == "tensorrt" else "tensorrt"]
-    builds = "\n".join(
-        _BUILDS[runtime].format(openvino=openvino, title=title, library=library) for runtime in runtimes
-    )
+    builds = "\n".join(_BUILDS[runtime].format(openvino=openvino, title=title, library=library) for runtime in runtimes)
     return _TEXT.format(
         name=job.name,
         libraries=" or ".join(_NAMES[runtime] for runtime in runtimes),

@@ -12,9 +12,9 @@ import pytest
 import tlopt.deployment.cpp.building as building
 from tlopt.deployment.job import Job
 
-STUBS = Path(__file__).parent / "stubs"
+STUBS = Path(__file__).parent / "deployment" / "stubs"
 # Debian's package has them; tests/deployment/headers.sh fetches it where it is not to be installed.
-HEADERS = Path(__file__).parents[2] / "build" / "onnxruntime" / "include"
+HEADERS = Path(__file__).parents[1] / "build" / "onnxruntime" / "include"
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:
@@ -54,7 +54,7 @@ def _onnxruntime(folder: Path) -> Path:
     places = (HEADERS, Path("/usr/include/onnxruntime"))
     headers = next((place for place in places if (place / "onnxruntime_cxx_api.h").exists()), None)
     if headers is None:
-        pytest.skip("there are no C++ headers of ONNX Runtime; make headers fetches them")
+        pytest.skip("there are no C++ headers of ONNX Runtime; make cpp-headers fetches them")
     libraries = list(capi.glob("libonnxruntime.so.*"))
     if not libraries:
         pytest.skip("the Python package of ONNX Runtime has no library to link with")
