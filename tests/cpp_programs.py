@@ -37,7 +37,8 @@ def program(factory: pytest.TempPathFactory, runtime: str) -> Path:
 
 def _compile(folder: Path, runtime: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXXFLAGS", "-Wall -Wextra -Wconversion -Wshadow -Werror")
+        patch.setenv("CXXFLAGS", "-Wall -Wextra -Wconversion -Wshadow -Werror -O1")
+        patch.setenv("CMAKE_BUILD_TYPE", "None")  # compiled faster without the optimization of a release
         if runtime == "tensorrt":
             _compile_with_stand_in(folder)
             return
