@@ -40,6 +40,16 @@ def _silent(label: str, total: int) -> Iterator[Bar]:  # noqa: ARG001 - a displa
 display: ContextVar[Display] = ContextVar("display", default=_silent)
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no bar that is opened inside the block: what called it has one for the whole."""
+    token = display.set(_silent)
+    try:
+        yield
+    finally:
+        display.reset(token)
+
+
 def bar(label: str, total: int) -> AbstractContextManager[Bar]:
     """Open a progress bar on the current display; silent unless a caller has set one."""
     return display.get()(label, total)

@@ -105,19 +105,28 @@ def network(name: str | Path, *, weights: Path | None = None) -> Network:
     return Network(name=model, content=place.sha256 if place else "")
 
 
-def problem(network: Network) -> str:
-    """Return why a network cannot be opened here, in one sentence; empty if it can.
+def check(network: Network) -> None:
+    """Open a network, once; weights that are not here yet are downloaded.
 
-    Weights that are not here yet are downloaded.
+    Raises:
+        ArtifactError: The artifact is damaged, or the weights do not fit.
+        PluginError: The network is unknown, or its weights cannot be reached.
+        MissingLibraryError: The source's library is not installed.
+        StageError: Its library failed.
     """
     from tlopt import sources
 
+    if network.artifact is not None:
+        network.opened_artifact()
+        return
+    with wrapping(f"Opening {network.label}"):
+        sources.load(network.name, classes=2, weights_file=network.weights)
+
+
+def problem(network: Network) -> str:
+    """Return why a network cannot be opened here; empty if it can."""
     try:
-        if network.artifact is not None:
-            network.opened_artifact()
-        else:
-            with wrapping(f"opening {network.label}"):
-                sources.load(network.name, classes=2, weights_file=network.weights)
+        check(network)
     except (ArtifactError, MissingLibraryError, PluginError, StageError) as error:
         return error.message
     return ""

@@ -15,7 +15,7 @@ from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageE
 from tlopt.images import ImageFolder, scan
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
-from tlopt.progress import track
+from tlopt.progress import hidden, track
 from tlopt.reports import Report, Scalar
 from tlopt.search.features import MOST, Score, frozen_accuracy, seen
 from tlopt.search.pareto import front
@@ -184,9 +184,10 @@ def _ranked(
     grouped: dict[tuple[Network, int], dict[str, list[Timed]]] = {}
     with tempfile.TemporaryDirectory(prefix="tlopt-rank-") as folder:
         for point in track(points, label="Timing networks", total=len(points)):
-            timed = time_untrained(
-                point, classes=len(images.classes), work=Path(folder), seconds=seconds, batch=batch, memory=False
-            )
+            with hidden():
+                timed = time_untrained(
+                    point, classes=len(images.classes), work=Path(folder), seconds=seconds, batch=batch, memory=False
+                )
             of = grouped.setdefault((point.network, point.image_size), {})
             of.setdefault(point.precision, []).append(timed)
     found = []

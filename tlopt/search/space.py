@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tlopt import backends, registry
-from tlopt.errors import MissingLibraryError, PluginError, SettingError, suggestion
+from tlopt import backends
+from tlopt.errors import PluginError, SettingError, suggestion
 from tlopt.reading.schema import Count, Positive, Share, Text, convert
 from tlopt.search.networks import Network as Network
-from tlopt.search.networks import default_networks, network, own_modules
+from tlopt.search.networks import check, default_networks, network, own_modules
 from tlopt.search.networks import problem as problem
 from tlopt.search.once import digest_of
 
@@ -216,19 +216,8 @@ def _named(models: Sequence[str | Path], files: Mapping[str, Path]) -> tuple[Net
     for place, one in enumerate(networks):
         if one.digest in [other.digest for other in networks[:place]]:
             raise SettingError(f"The network {one.label} is named twice.", hint="Name each network once.")
-        if reason := problem(one):
-            raise _refusal(one, reason)
+        check(one)
     return networks
-
-
-def _refusal(one: Network, reason: str) -> PluginError | MissingLibraryError:
-    source = one.name.partition(":")[0]
-    if one.artifact is None and source in registry.names("sources"):
-        registry.load("sources", source)  # if its library is missing, this says what to install
-    return PluginError(
-        f"The network {one.label} cannot be used: {reason}",
-        hint="Leave it out, or give its weights with --weights NAME=FILE.safetensors.",
-    )
 
 
 def _files(models: Sequence[str | Path], weights: Sequence[str]) -> dict[str, Path]:
