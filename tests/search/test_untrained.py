@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from tiny_images import write_photos
 
@@ -41,6 +42,27 @@ def test_the_graph_has_the_classes_the_size_and_the_precision(work):
     for precision, card in (("fp32", "fp32"), ("int8", "int8"), ("qat", "int8"), ("fp16", "fp16")):
         made = untrained(point(image_size=48, precision=precision), classes=5, work=work)
         assert (made.card.precision, made.card.preprocess.size, len(made.card.classes)) == (card, 48, 5)
+
+
+def test_a_graph_of_another_size_has_the_layers_of_one_that_is_exported(work, tmp_path, monkeypatch):
+    """A graph that got its size later answers as one that was exported with it."""
+    import onnxruntime
+
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    found = []
+    for place, stride in ((work, 32), (tmp_path, 1000)):  # nothing is a multiple of a thousand
+        monkeypatch.setattr(module, "_STRIDE", stride)
+        made = untrained(point(image_size=64), classes=5, work=place)
+        assert made.card.preprocess.size == 64
+        found.append(onnxruntime.InferenceSession(made.payload(".onnx")).run(None, {"images": inputs})[0])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_takes_one_size_is_exported_at_it(work):
+    flat = Network(name="odd_sizes:flat")
+    made = untrained(point(network=flat, image_size=64), classes=5, work=work)
+    assert made.card.preprocess.size == 64
+    assert timed(point(network=flat, image_size=96), work).problem
 
 
 def test_int8_is_timed_with_integers(work):

@@ -11,6 +11,7 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, Quantized, Runtime, TorchDetails
+from tlopt.errors import StageError
 from tlopt.images import ImageFolder
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
@@ -108,6 +109,49 @@ def cast_graph(
         quantized=quantized,
     )  # fmt: skip
     return replace(source.card, precision=precision, images=None, details=details, files={})
+
+
+@stage(reads="onnx", writes="onnx")
+def resized_graph(
+    source: Artifact,
+    out: Draft,
+    *,
+    image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16)],
+) -> Card:
+    """Make a graph take images of another size; its layers and weights stay.
+
+    Raises:
+        StageError: It does not run with that size.
+    """
+    import onnx
+
+    from tlopt.graphs.loading import load_graph
+
+    graph = load_graph(source.payload(".onnx"))
+    preprocess = replace(source.card.preprocess, size=image_size)
+    for dim, side in zip(graph.graph.input[0].type.tensor_type.shape.dim[1:], preprocess.input_shape, strict=True):
+        dim.dim_value = side
+    del graph.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True)
+    onnx.save(graph, out / "model.onnx")
+    card = replace(source.card, preprocess=preprocess, files={"model.onnx": ""})
+    _run(Artifact(path=out.folder, card=card))
+    return replace(card, files={})
+
+
+def _run(made: Artifact) -> None:
+    """Run a graph once.
+
+    Raises:
+        StageError: It does not run, or answers for another number of classes.
+    """
+    from tlopt.sessions import open_session
+
+    count = made.card.onnx.fixed_batch or 1
+    inputs = np.zeros((count, *made.card.preprocess.input_shape), made.card.preprocess.input_dtype)
+    [logits] = open_session(made.payload(".onnx")).run(None, {"images": inputs})
+    if np.shape(logits) != (count, len(made.card.classes)):
+        raise StageError(f"It answers with {np.shape(logits)} numbers for {len(made.card.classes)} classes.")
 
 
 def _inputs(source: Artifact, images: Path | None, batch: int) -> np.ndarray:

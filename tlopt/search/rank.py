@@ -64,9 +64,10 @@ class Ranked:
             pareto: Whether no other row is both as accurate and as fast.
             backends: Whether the fastest backend is named.
         """
-        row: dict[str, Scalar] = {"model": self.network.label, "image_size": self.image_size, "pareto": pareto}
+        row: dict[str, Scalar] = {"model": self.network.label, "image_size": self.image_size}
         low, high = self.score.interval if self.score else (None, None)
         row |= {"accuracy": self.score.accuracy if self.score else None, "low": low, "high": high}
+        row["pareto"] = pareto
         for precision in _NUMBERS:
             timed = self.fastest(precision)
             fast, slow = timed.interval_ms if timed else (None, None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -14,15 +15,18 @@ from tlopt.cards.details import Runtime
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, CheckError, MissingLibraryError, PluginError, StageError
 from tlopt.measure.bench import TURNS, bench
-from tlopt.search.drafting import cast_graph, new_network
+from tlopt.search.drafting import cast_graph, new_network, resized_graph
 from tlopt.search.machine import fingerprint_digest
 from tlopt.search.once import digest_of, once, remembered
 from tlopt.search.space import Point
 from tlopt.statistics import mean_interval
 
+log = logging.getLogger(__name__)
+
 SESSIONS = 5  # times that each candidate is opened; where its memory comes to lie makes one faster than another
 _WRONG = (ArtifactError, CheckError, MissingLibraryError, PluginError, StageError)
-_VERSION = 1  # of what is kept: a change of how it is made or measured makes it anew
+_BASE, _STRIDE = 224, 32  # pixels: the size that graphs are made at, and the total stride of the usual networks
+_VERSION = 2  # of what is kept: a change of how it is made or measured makes it anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Timed:
         machine: Digest of the machine.
         backend: What ran it, as the runner calls itself.
         batch: Images per run.
-        latency_ms: Median of a session's runs, the mean of all sessions, for a batch.
+        latency_ms: Median of a session's runs, the geometric mean of all sessions, for a batch.
         interval_ms: Its 95 % interval, from the spread of the sessions.
         sessions_ms: Median of each session.
         p99_ms: 99 of 100 runs take no longer.
@@ -94,11 +98,38 @@ def untrained(point: Point, *, classes: int, work: Path, images: Path | None = N
         if point.precision != "fp32":
             raise ArtifactError(f"{point.backend} runs networks in fp32 only, not in {point.precision}.")
         return _network(point, source, classes, work).expect(*reads)
-    graph = source if source is not None and source.card.kind == "onnx" else _exported(point, source, classes, work)
-    runtime = runtime_of(point.backend)
-    if _numbers(point) != graph.card.precision:
-        graph = _cast(point, graph, runtime, work, images)
+    graph = _resized(point, classes, work, images) if source is None else None
+    if graph is None:
+        graph = _graph(point, source, classes, work, images)
     return graph if "onnx" in reads else _built(graph, work)
+
+
+def _resized(point: Point, classes: int, work: Path, images: Path | None) -> Artifact | None:
+    """Return the graph of a point by giving that of another size its own size; None if that cannot be.
+
+    Exporting, pruning and quantizing take seconds, and the layers of a convolutional network are the same for every
+    size. Where the padding of a strided layer depends on the size, it is the same for multiples of its total stride.
+    """
+    if point.image_size == _BASE or point.image_size % _STRIDE:
+        return None
+    try:
+        base = _graph(replace(point, image_size=_BASE), None, classes, work, images)
+        address = digest_of(*_made_by(), base.digest, "size", point.image_size)
+        return once(
+            work / "graphs" / address,
+            lambda place: resized_graph(base, place, force=True, image_size=point.image_size),
+        )
+    except StageError as error:
+        log.info("%s is exported at its own size: %s", point.label, error.message)
+        return None
+
+
+def _graph(point: Point, source: Artifact | None, classes: int, work: Path, images: Path | None) -> Artifact:
+    """Return the graph of a point in its precision."""
+    graph = source if source is not None and source.card.kind == "onnx" else _exported(point, source, classes, work)
+    if _numbers(point) == graph.card.precision:
+        return graph
+    return _cast(point, graph, runtime_of(point.backend), work, images)
 
 
 def _made_by() -> tuple[str, int]:
@@ -191,14 +222,16 @@ def _measured(artifact: Artifact, point: Point, seconds: float, batch: int, memo
     [medians] = report.details["turn_medians_ms"].values()
     # The turns go round the sessions.
     sessions = [sum(medians[i:TURNS:SESSIONS]) / len(medians[i:TURNS:SESSIONS]) for i in range(SESSIONS)]
+    # Disturbances multiply a latency, and no latency is below zero: its logarithm has the even spread.
+    low, high = mean_interval([math.log(ms) for ms in sessions])
     host = row.get("host_mb")
     return Timed(
         point=point.digest,
         machine=fingerprint_digest(),
         backend=str(row["backend"]),
         batch=batch,
-        latency_ms=sum(sessions) / SESSIONS,
-        interval_ms=mean_interval(sessions),
+        latency_ms=math.exp(sum(map(math.log, sessions)) / SESSIONS),
+        interval_ms=(math.exp(low), math.exp(high)),
         sessions_ms=tuple(sessions),
         p99_ms=float(row["p99_ms"] or math.nan),
         images_per_s=float(row["images_per_s"] or math.nan),
