@@ -43,7 +43,7 @@ from tlopt.deployment.job import Job
 from tlopt.deployment.serving import environment
 from tlopt.deployment.serving.client import Endpoint, load
 from tlopt.deployment.serving.server import Ports, Server, serving
-from tlopt.deployment.triton.asking import request_inputs
+from tlopt.deployment.triton.asking import Body, body, request_inputs
 from tlopt.deployment.triton.repository import Settings, repository
 from tlopt.environment import cores, processor, versions
 from tlopt.process import programs
@@ -339,6 +339,7 @@ def bad(env: environment.Environment, folder: Path) -> dict[str, Any]:
     kinds, good, wrong = Counter[str](), 0, []
     with Serving(env, job, settings_of(32)) as served:
         every = list(bad_requests("tiny", file))
+        right = body(served.endpoint, np.frombuffer(file, np.uint8), classes=0)
         large = (
             "100 MB of noise",
             "/v2/models/tiny/infer",
@@ -346,13 +347,13 @@ def bad(env: environment.Environment, folder: Path) -> dict[str, Any]:
             {"Inference-Header-Content-Length": "0"},
         )
         for number in range(BAD):
-            what, path, body, headers = large if number % 100 == 99 else every[number % len(every)]
-            status, answer = send(served.server.ports, path, body, headers)
+            what, path, content, headers = large if number % 100 == 99 else every[number % len(every)]
+            status, answer = send(served.server.ports, path, content, headers)
             kinds[what] += 1
             if not 400 <= status < 600 or b"error" not in answer:
                 wrong.append(f"{what}: {status} {answer[:100]!r}")
             if number % 10 == 9:
-                good += is_right(served.server.ports, file, wanted)
+                good += is_right(served.server.ports, right, wanted)
         alive = served.server.ended() == ""
     found = {
         "requests": sum(kinds.values()), "kinds": dict(kinds), "without_an_error": wrong, "good_between": BAD // 10,
@@ -375,8 +376,9 @@ def send(ports: Ports, path: str, body: bytes, headers: Mapping[str, str]) -> tu
         connection.close()
 
 
-def is_right(ports: Ports, file: bytes, wanted: np.ndarray) -> bool:
-    status, answer = send(ports, "/v2/models/tiny/infer", file, {"Inference-Header-Content-Length": "0"})
+def is_right(ports: Ports, request: Body, wanted: np.ndarray) -> bool:
+    headers = {"Inference-Header-Content-Length": str(request.head)}
+    status, answer = send(ports, "/v2/models/tiny/infer", request.content, headers)
     if status != 200:
         return False
     said = np.array(json.loads(answer)["outputs"][0]["data"], np.float32)

