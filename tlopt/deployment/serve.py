@@ -166,7 +166,10 @@ def _wait(server: Server, stopped: Callable[[], bool]) -> None:
     Raises:
         StageError: It has ended by itself.
     """
+    server.news()  # what it said while it started is of no use any more
     while not stopped():
+        for line in server.news():
+            log.warning("tritonserver: %s", line)
         if said := server.ended():
             raise StageError(said)
         time.sleep(_TICK_SECONDS)

@@ -69,4 +69,5 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(tmp_path, made,
 
 
 def test_the_command_quotes_a_place_with_a_space():
-    assert "-m venv '/a b' && '/a b/bin/python' -m pip install" in environment.installing(Path("/a b"))
+    command = environment.installing(Path("/a b"))
+    assert "-m venv '/a b' && '/a b/bin/python' -m pip install nvidia-pytriton==" in command

@@ -65,6 +65,18 @@ def test_a_server_runs_in_an_empty_folder_and_its_children_end_with_it(environme
     assert not Path(folder).exists()
 
 
+def test_warnings_and_errors_of_the_log_are_told_once(environment, repository):
+    with serving(environment, repository) as server:
+        server.news()
+        with server.log.open("a") as log:
+            log.write('I1126 03:00:00.0 1 a.cc:1] "all is well"\nW1126 03:00:00.0 1 a.cc:2] "it is late"\nE1126 half a')
+        assert server.news() == ["it is late"]
+        with server.log.open("a") as log:
+            log.write('.cc:3] "gone"\n')
+        assert server.news() == ["gone"]
+        assert server.news() == []
+
+
 def test_what_happens_in_the_block_does_not_leave_a_server_behind(environment, repository):
     def interrupted():
         with serving(environment, repository):

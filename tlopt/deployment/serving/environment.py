@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from tlopt.errors import MissingLibraryError
 from tlopt.reading.files import real_path
 
 # What the environment holds. The wheel has tritonserver and its Python backend; NumPy stays below 2 because of it.
-PACKAGES = ("nvidia-pytriton==0.7.0", "onnxruntime", "openvino", "pillow")
+_SERVER = "nvidia-pytriton==0.7.0"
+_ALIKE = ("onnxruntime", "openvino", "pillow")  # in the versions that tlopt itself runs with
 INSIDE = Path(__file__).with_name("inside")
 _WHEEL = Path("pytriton") / "tritonserver"  # what the wheel puts into the folder of packages
 _PYTHONS = "Python 3.8 to 3.12"
@@ -101,7 +103,14 @@ def installing(place: Path) -> str:
     """Return the command that makes the environment at a place."""
     python = f"python{sys.version_info.major}.{min(sys.version_info.minor, 12)}"
     here, pip = shlex.quote(str(place)), shlex.quote(str(place / "bin" / "python"))
-    return f"{python} -m venv {here} && {pip} -m pip install {' '.join(map(shlex.quote, PACKAGES))}"
+    return f"{python} -m venv {here} && {pip} -m pip install {' '.join([_SERVER, *map(_pinned, _ALIKE)])}"
+
+
+def _pinned(package: str) -> str:
+    try:
+        return f"{package}=={importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return package
 
 
 def problem(folder: Path | None = None) -> str:

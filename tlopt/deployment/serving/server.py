@@ -29,7 +29,8 @@ STAND_INS = ("onnxruntime", "openvino")  # backends that a Python model stands i
 _SHARED_MEMORY = Path("/dev/shm")  # where the Python backend exchanges tensors
 _READY_SECONDS = 300
 _STOP_SECONDS = 20
-_TELLING = 5  # lines of the server's log in an error
+_NOISE = frozenset({"CudaDriverHelper has not been initialized."})  # on every machine without a GPU
+_TOLD = 5  # lines of the server's log in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class Server:
         self._process = process
         self.ports, self.log = ports, log
         self.version = ""
+        self._told = 0
 
     @property
     def process_id(self) -> int:
@@ -83,6 +85,15 @@ class Server:
         """Return how it ended, with its last errors; empty while it runs."""
         code = self._process.poll()
         return "" if code is None else f"tritonserver {children.ended(code)}{self._errors()}"
+
+    def news(self) -> list[str]:
+        """Return the warnings and errors that it has logged since it was last asked."""
+        with self.log.open("rb") as file:
+            file.seek(self._told)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._told += len(whole)
+        return _telling(whole.decode(errors="replace").splitlines(), "EW")
 
     def wait_until_ready(self, stopped: Callable[[], bool]) -> None:
         """Wait until it has loaded all models, or nobody wants it any more.
@@ -115,9 +126,7 @@ class Server:
     def _errors(self) -> str:
         """Return its last errors as the rest of a sentence."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        # Lines of its log begin with their level and the date: E1126 03:01:02.123456 17 file.cc:12]
-        errors = [line.partition("] ")[2].strip(' "') for line in lines if line[:1] == "E" and "] " in line]
-        telling = list(dict.fromkeys(filter(None, errors)))[-_TELLING:] or [line for line in lines if line][-_TELLING:]
+        telling = _telling(lines, "E")[-_TOLD:] or [line for line in lines if line][-_TOLD:]
         return ": " + " | ".join(map(shown_name, telling)) if telling else "."
 
     def stop(self) -> None:
@@ -130,6 +139,12 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _telling(lines: list[str], levels: str) -> list[str]:
+    """Return what some lines of its log say, each once: E1126 03:01:02.123456 17 file.cc:12] "what it says"."""
+    found = [line.partition("] ")[2].partition("\\n")[0].strip(' "') for line in lines if line[:1] in levels]
+    return [line for line in dict.fromkeys(found) if line and line not in _NOISE]
 
 
 @contextlib.contextmanager

@@ -28,7 +28,6 @@ SEVERAL = True
 
 MODELS = "models"  # the model repository, in which each folder is a model
 EXAMPLE = "example.request"  # the body of a request about an image that tlopt has drawn
-_IMAGES = 6  # that the answers are compared on
 _LABELS = 3  # of the best classes that are asked for by name
 
 _READ = "Triton's own protobuf reads the configurations."
@@ -174,7 +173,7 @@ def check(job: Job, folder: Path) -> Checks:
 
 def _answered(job: Job, found: environment.Environment, models: Path) -> Checks:
     """Compare the answers of a server with the artifact's."""
-    files = reference.images(_IMAGES)
+    files = reference.images()
     wanted = reference.answers(job, files)
     endpoint = repository(job).endpoint
     with serving(found, models) as server:
