@@ -92,10 +92,13 @@ def _faults(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     lines = []
     if missing := [f"- {model}, {name}: {row['why']}" for model, name, row in rows if not row["built"]]:
         lines += ["", "## What is not built", "", *missing]
-    short = [(model, name, row) for model, name, row in rows if row["built"] and row["share"] < ENOUGH]
-    if short:
-        lines += ["", "## Why some have less than 90 %", "", "Shares of all multiply-adds, by reason.", ""]
-        for model, name, row in short:
-            reasons = "; ".join(f"{100 * share:.1f} %: {reason}" for reason, share in row["rest"].items())
-            lines.append(f"- {model}, {name}: {reasons}")
+    if short := [f"{model} {name}" for model, name, row in rows if row["built"] and row["share"] < ENOUGH]:
+        lines += ["", f"Below 90 %: {', '.join(short)}."]
+    reasons: dict[str, list[str]] = {}
+    for model, name, row in rows:
+        for reason, share in row.get("rest", {}).items():
+            reasons.setdefault(reason, []).append(f"{model} {name} {100 * share:.1f}")
+    if reasons:
+        lines += ["", "## What computes in another type, and why", "", "Percent of all multiply-adds, by reason.", ""]
+        lines += [f"- {reason}: {', '.join(found)}" for reason, found in reasons.items()]
     return lines

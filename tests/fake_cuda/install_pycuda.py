@@ -2,8 +2,8 @@
 
     python tests/fake_cuda/install_pycuda.py [--target DIR]
 
-The headers come from NVIDIA's packages on PyPI. pycuda is linked against the stand-in for the driver. It takes some
-minutes, and needs gcc and g++.
+The headers come from NVIDIA's packages on PyPI. pycuda is linked against the stand-in for the driver. It takes two
+and a half minutes of one core, and needs gcc and g++.
 """
 
 import argparse

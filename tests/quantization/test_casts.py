@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from tlopt.engine import builder, flavour
+from tlopt.engine.options import Options
+from tlopt.engine.targets import plan
+from tlopt.graphs.cleaning import infer
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
-from tlopt.quantization.casts import _converted, cast, overflowing
+from tlopt.quantization.casts import _converted, cast, overflowing, spelled_out
 from tlopt.sessions import open_session
 
 
@@ -66,3 +70,43 @@ def test_bfloat16_rounds_to_nearest_even():
     found = np.frombuffer(_converted(numpy_helper.from_array(values, "x"), "bf16", "y").raw_data, np.uint16)
     expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(found, expected)
+
+
+def activated(*nodes):
+    """Return a convolution, these nodes from "c" to "a", and a matrix product, on 16 x 16 pixels."""
+    random = np.random.default_rng(0)
+    tensors = {"weight": random.standard_normal((8, 3, 3, 3)), "head": random.standard_normal((8, 4))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["images", "weight"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+            *nodes,
+            helper.make_node("GlobalAveragePool", ["a"], ["p"], name="pool"),
+            helper.make_node("Flatten", ["p"], ["f"], name="flatten"),
+            helper.make_node("Gemm", ["f", "head"], ["logits"], name="gemm"),
+        ],
+        "activated",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+    )
+    return infer(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
+
+
+@pytest.mark.parametrize("operator", ["HardSwish", "Mish"])
+def test_an_activation_spelled_out_is_the_same(operator):
+    node = helper.make_node(operator, ["c"], ["a"], name="act")
+    images = 3 * np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    found, expected = run(activated(*spelled_out(node)), images), run(activated(node), images)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))  # of a few float32 roundings
+
+
+@pytest.mark.skipif(bool(flavour.problem("rtx")), reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+@pytest.mark.parametrize("operator", ["HardSwish", "Mish", "LpNormalization", "HardSigmoid", "Gelu", "Softplus"])
+def test_activations_in_half_precision_are_built_into_an_engine(operator, half, tmp_path):
+    made = cast(View(activated(helper.make_node(operator, ["c"], ["a"], name="act"))), half)
+    onnx.save(made, tmp_path / "model.onnx")
+    shape = (3, 16, 16)
+    engine = builder.build(tmp_path / "model.onnx", plan(("sm89",)), Options(), shape=shape, dtype="float32")
+    reads = {kind for row in engine.layers.rows for kind in row["inputs"]}
+    assert {"fp16": "Half", "bf16": "BFloat16"}[half] in reads

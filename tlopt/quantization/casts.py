@@ -24,6 +24,9 @@ LARGEST = {"fp16": 65504.0, "bf16": 3.38e38}
 HEADROOM = 0.5  # share of the largest number that the calibration images may reach
 # Convolutions and pools take bfloat16 from this version of the operators on.
 _OPSET = {"fp16": 13, "bf16": 22}
+# TensorRT for RTX 1.7 does not take these in bfloat16. The first two are products of x and a gate that it does take.
+_GATES = {"HardSwish": ("HardSigmoid",), "Mish": ("Softplus", "Tanh")}
+_NO_BFLOAT16 = frozenset({"LpNormalization"})
 # Inputs that stay float32 in ONNX's definition of the operator, whatever the data's type.
 _FLOAT32 = {"Resize": (1, 2), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
 
@@ -94,13 +97,14 @@ class _Caster:
         floats = {name for name in self.view.inputs if self.view.is_float(name)}
         self.names |= {(name, False): name for name in floats}
         for node in self.view.nodes:
-            copied = onnx.NodeProto()
-            copied.CopyFrom(node)
-            self._node(copied)
+            for part in spelled_out(node) if self.half == "bf16" and node.name not in self.keep else [node]:
+                copied = onnx.NodeProto()
+                copied.CopyFrom(part)
+                self._node(copied)
         return infer(rewritten(self.view.model, self.nodes, self.constants.values()))
 
     def _node(self, node: onnx.NodeProto) -> None:
-        halved = node.name not in self.keep
+        halved = node.name not in self.keep and not (self.half == "bf16" and node.op_type in _NO_BFLOAT16)
         untouched = _FLOAT32.get(node.op_type, ())
         for position, name in enumerate(node.input):
             if name and position not in untouched:
@@ -143,6 +147,21 @@ class _Caster:
     def _cast(self, source: str, target: str, halved: bool) -> None:
         kind = _TYPE[self.half] if halved else TensorProto.FLOAT
         self.nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}_cast", to=kind))
+
+
+def spelled_out(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return what a HardSwish or Mish node is made of: the product of its input and a gate; else the node itself."""
+    gates = _GATES.get(node.op_type)
+    if gates is None:
+        return [node]
+    source, nodes = node.input[0], []
+    name = source
+    for operator in gates:
+        made = f"{node.output[0]}_{operator.lower()}"
+        settings = {"alpha": 1 / 6, "beta": 0.5} if operator == "HardSigmoid" else {}
+        nodes.append(helper.make_node(operator, [name], [made], name=f"{node.name}_{operator.lower()}", **settings))
+        name = made
+    return [*nodes, helper.make_node("Mul", [source, name], list(node.output), name=node.name)]
 
 
 def _converted(tensor: TensorProto, half: Half, name: str) -> TensorProto:
