@@ -37,7 +37,8 @@ NETWORKS = (
     "timm:resnet18", "timm:resnet50", "timm:resnext50_32x4d", "timm:seresnet18", "timm:resnetv2_50", "timm:densenet121",
     "timm:dla34", "timm:mobilenetv2_100", "timm:mobilenetv3_large_100", "timm:mobilenetv4_conv_small",
     "timm:tf_efficientnet_lite0", "timm:efficientnet_b0", "timm:regnety_004", "timm:convnext_atto",
-    "timm:mobilevit_xxs", "timm:repvgg_a0", "timm:hgnetv2_b0", "timm:ghostnet_100", "timm:cspresnet50", "timm:inception_v3",
+    "timm:mobilevit_xxs", "timm:repvgg_a0", "timm:hgnetv2_b0", "timm:ghostnet_100",
+    "timm:cspresnet50", "timm:inception_v3",
 )  # fmt: skip
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 NEWER = ("sm89", "sm120")  # fp8 begins there
