@@ -12,6 +12,7 @@ import tlopt
 from tlopt import verdict
 from tlopt.artifact import Artifact
 from tlopt.backends import open_call
+from tlopt.engine import flavour
 from tlopt.errors import ArtifactError, CheckError, SettingError
 from tlopt.measure.drift import drift
 from tlopt.show import show
@@ -128,6 +129,15 @@ def test_export_puts_the_preprocessing_into_the_graph(layout, channels, tmp_path
         tlopt.export(made, tmp_path / "again", input_="uint8")
     with pytest.raises(SettingError, match="is an ONNX artifact already"):
         tlopt.export(source, tmp_path / "again")
+
+
+@pytest.mark.skipif(bool(flavour.problem("rtx")), reason=flavour.problem("rtx"))
+@pytest.mark.parametrize("input_", ["float32", "uint8"])
+def test_an_engine_keeps_every_output(detector, input_, tmp_path):
+    source = detector if input_ == "float32" else tlopt.export(detector, tmp_path / "uint8", input_="uint8")
+    made = tlopt.build(source, tmp_path / "engine", target=("sm89",))
+    assert (made.card.task, made.card.outputs) == ("any", detector.card.outputs)
+    assert made.card.engine.profile.dtype == input_
 
 
 def test_export_goes_on_to_int8(detector, images, tmp_path):

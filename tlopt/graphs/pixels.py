@@ -46,9 +46,9 @@ def _nodes(model: onnx.ModelProto, preprocess: Preprocess, elem_type: int) -> li
     steps: list[tuple[str, str, list[str], dict[str, object]]] = []
     constants = model.graph.initializer
     planes = preprocess.layout == "nchw"
+    steps.append(("Cast", "float", [], {"to": TensorProto.FLOAT}))  # first: TensorRT does nothing else with uint8
     if planes:
         steps.append(("Transpose", "planes", [], {"perm": [0, 3, 1, 2]}))
-    steps.append(("Cast", "float", [], {"to": TensorProto.FLOAT}))
     if preprocess.channels == "bgr":
         constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "preprocess.order"))
         steps.append(("Gather", "ordered", ["preprocess.order"], {"axis": 1 if planes else 3}))
