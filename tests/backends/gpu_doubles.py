@@ -1,7 +1,8 @@
 """Test doubles of the TensorRT runtime, for machines without a GPU.
 
-The engine gives each image 4 logits, all its mean plus the engine's bias. Its context launches that as a kernel on the
-stand-in for the CUDA driver of tests/fake_cuda. It refuses what the real one refuses.
+The engine gives each image 4 logits, all its mean plus the engine's bias, and as many numbers in any other output. Its
+context launches that as a kernel on the stand-in for the CUDA driver of tests/fake_cuda. It refuses what the real one
+refuses.
 """
 
 import ctypes
@@ -39,7 +40,7 @@ class ContextDouble:
         return True
 
     def set_tensor_address(self, name, address):
-        assert name in ("images", "logits")
+        assert name in ("images", "logits", "boxes")
         self.addresses[name] = address
         return address % 256 == 0
 
@@ -55,10 +56,13 @@ class ContextDouble:
             self.profiler.report_layer_time("conv", 0.25)
             self.profiler.report_layer_time("pool", 0.5)
         sizes = (self.shape[0], int(np.prod(self.shape[1:])), CLASSES)
-        addresses = (self.addresses["images"], self.addresses["logits"])
-        numbers = [ctypes.c_int64(number) for number in (*addresses, *sizes)]
-        launch = driver.stand_in_launch_mean
-        return launch(ctypes.c_void_p(stream), *numbers, ctypes.c_float(self.engine.bias)) == 0
+        launched = []
+        for name in self.addresses.keys() - {"images"}:
+            addresses = (self.addresses["images"], self.addresses[name])
+            numbers = [ctypes.c_int64(number) for number in (*addresses, *sizes)]
+            launch = driver.stand_in_launch_mean
+            launched.append(launch(ctypes.c_void_p(stream), *numbers, ctypes.c_float(self.engine.bias)) == 0)
+        return all(launched)
 
 
 class RuntimeCacheDouble:

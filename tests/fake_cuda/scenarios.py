@@ -82,6 +82,30 @@ def test_any_number_of_images_fits_whatever_the_batches_of_the_engine(engine, co
             np.testing.assert_allclose(logits, mean_logits(batch(count, seed)), rtol=1e-5)
 
 
+def output(name, *shape):
+    return {"name": name, "dtype": "float32", "shape": list(shape), "batched": True}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_every_output_of_a_network_that_is_no_classifier_is_given(engine, count, device):
+    artifact = engine(task="any", outputs=[output("boxes", 2, 2), output("logits", 4)])
+    with tensorrt.Runner(artifact, device=device) as runner:
+        for seed in range(3):
+            found = runner.outputs(batch(count, seed))
+            assert [[values.shape for values in answer] for answer in found] == [[(2, 2), (4,)]] * count
+            wanted = mean_logits(batch(count, seed))
+            for place, answer in enumerate(found):
+                for values in answer:
+                    np.testing.assert_allclose(values.ravel(), wanted[place], rtol=1e-5)
+
+
+def test_an_engine_whose_number_of_rows_varies_is_refused(engine):
+    artifact = engine(task="any", outputs=[output("boxes", 0, 2), output("logits", 4)])
+    with pytest.raises(StageError, match="the length of its output boxes varies"):
+        open_runner(artifact)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_results_of_several_streams_come_in_order_and_outlive_the_buffers(engine, device):
     batches = [batch(4, index) for index in range(12)]
