@@ -194,6 +194,18 @@ def test_a_graph_that_takes_pixels(tiny, tmp_path):
     assert said.check.agreement == 1
 
 
+def test_onnx_runtime_is_told_to_report_nothing_before_it_is_imported(made, tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("import os\nTOLD = os.environ.get('ORT_DISABLE_TELEMETRY')\n")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = importlib.util.spec_from_file_location("runtime", made / "runtime.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.onnxruntime.TOLD == "1"
+    assert "ENV ORT_DISABLE_TELEMETRY=1" in (made / "Dockerfile").read_text()
+
+
 def run_lines(dockerfile):
     """Return the commands that a Dockerfile runs while the image is built."""
     text = dockerfile.read_text().replace("\\\n", " ")
@@ -213,7 +225,11 @@ def test_what_its_dockerfile_runs_works_in_an_environment_with_its_requirements_
             copy = shutil.copytree if (made / name).is_dir() else shutil.copy
             copy(made / name, app / name)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"PATH": f"{binary}{os.pathsep}{os.environ['PATH']}", "PIP_ONLY_BINARY": ":all:"}
+    environment |= {
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PATH": f"{binary}{os.pathsep}{os.environ['PATH']}",
+        "PIP_ONLY_BINARY": ":all:",
+    }
     for command in run_lines(made / "Dockerfile"):
         done = subprocess.run(
             ["sh", "-c", command], capture_output=True, text=True, check=False, env=environment, cwd=app

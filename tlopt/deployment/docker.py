@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _USER = 1000  # a number: Kubernetes can tell that it is not root
 
@@ -17,7 +17,7 @@ def python_image() -> str:
 
 def program(
     *, files: Sequence[str], folders: Sequence[str], run: Sequence[str], check: Sequence[str], modules: Sequence[str],
-    unneeded: Sequence[str], tried: bool,
+    unneeded: Sequence[str], tried: bool, environment: Mapping[str, str],
 ) -> str:  # fmt: skip
     """Return a Dockerfile of a Python program that runs as a user without rights.
 
@@ -32,9 +32,11 @@ def program(
         modules: What the program imports, beside Pillow's formats.
         unneeded: Folders of packages that are not needed to run.
         tried: Whether the check can run while the image is built.
+        environment: Variables that are set for all that runs in it.
     """
     copied = "".join(f"COPY {name} {name}\n" for name in folders)
     removed = "".join(f' "$site"/{name}' for name in unneeded)
+    variables = "".join(f"ENV {name}={value}\n" for name, value in environment.items())
     imported = ", ".join([*modules, "PIL.Image as image"])
     lines = [
         "RUN pip install --no-cache-dir --no-compile --disable-pip-version-check --requirement requirements.txt",
@@ -42,13 +44,13 @@ def program(
         'find "$site" -type d -name tests -prune -exec rm -r {} +',
         *([f"rm -rf{removed}"] if removed else []),
         *([f"python -c 'import {imported}; image.preinit()'"] if tried else []),
-        f"useradd --system --no-create-home --uid {_USER} app",
+        f"useradd --no-create-home --uid {_USER} app",
     ]
     installed = " \\\n    && ".join(lines)
     trial = f"# Its answers are compared before there is an image.\nRUN {' '.join([*run, *check])}\n" if tried else ""
     return f"""\
 FROM {python_image()}
-WORKDIR /app
+{variables}WORKDIR /app
 COPY requirements.txt ./
 {installed}
 COPY {" ".join(files)} ./

@@ -103,6 +103,7 @@ def write(job: Job, folder: Path) -> Written:
     text = docker.program(
         files=own, folders=["selfcheck"], run=("python", "predict.py"), check=["--self-check"],
         modules=["numpy", job.backend], unneeded=("numpy/f2py", *_UNNEEDED.get(job.backend, ())), tried=not engine,
+        environment={"ORT_DISABLE_TELEMETRY": "1"} if job.backend == "onnxruntime" else {},
     )  # fmt: skip
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
     ignored = "".join(f"!{name}\n" for name in [*own, "selfcheck", "requirements.txt"])
