@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tlopt
 from tlopt.artifact import Artifact
-from tlopt.errors import OutputExistsError, SettingError, StageError
+from tlopt.errors import CheckError, OutputExistsError, SettingError, StageError
 from tlopt.recipes import ledger
 from tlopt.recipes.recipe import _key, _sources, run
 from tlopt.recipes.tables import Recipe
@@ -288,3 +288,64 @@ def test_a_recipe_is_read_as_it_is_written(names, given_, photos, tmp_path):
     assert [step.verb for step in recipe.steps] == ["finetune", *["export"] * len(later)]
     assert [step.sources for step in recipe.steps] == [(str(photos),), *((name,) for name in names[:-1])]
     assert [dict(step.settings) for step in recipe.steps[1:]] == given_[: len(later)]
+
+
+SEARCH = """
+out = "{out}"
+
+[search]
+optimize = "{photos}"
+latency_ms = {limit}
+models = ["tiny_models:cnn"]
+
+[again]
+quantize = "search/best"
+"""
+
+
+@pytest.fixture
+def searched(exported, monkeypatch):
+    """Searches that find the same artifact at once; what they were asked for, in the order of their runs."""
+    from tlopt.publishing import draft, write_whole
+    from tlopt.reports import Report
+    from tlopt.search import searching
+    from tlopt.search.outcome import Study, copy_artifact
+
+    runs = []
+
+    def search(asked, whole, parts, out, *, quick, force, **_):
+        runs.append((asked.budget.latency_ms, force))
+        if (out / "optimize.json").exists() and not force:
+            raise OutputExistsError("It is another search.")
+        with draft(out, force=force, makes="search") as made:
+            write_whole(made / "optimize.json", '{"tlopt": "0", "identity": {}, "study": "study.journal"}')
+        breaches = () if asked.budget.latency_ms > 1 else ("Nothing keeps to the budget.",)
+        report = Report(title="", rows=(), conditions={}, breaches=breaches)
+        write_whole(out / "report.json", report.to_json())
+        copy_artifact(exported, out / "best")
+        return Study(path=out, report=report)
+
+    monkeypatch.setattr(searching, "search", search)
+    monkeypatch.setattr("tlopt.search.study.folder.read_note", lambda _: None)
+    monkeypatch.setattr("tlopt.search.study.folder.check", lambda *_, **__: None)
+    return runs
+
+
+def test_a_search_is_a_step_and_a_later_step_may_take_its_answer(searched, photos, tmp_path):
+    tlopt.trust("tiny_models")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(SEARCH.format(out=tmp_path / "runs", photos=photos, limit=5.0))
+    assert states(recipe) == [("search", "made"), ("again", "made")]
+    assert states(recipe) == [("search", "kept"), ("again", "kept")]
+    assert searched == [(5.0, False)]
+    recipe.write_text(SEARCH.format(out=tmp_path / "runs", photos=photos, limit=6.0))
+    assert states(recipe) == [("search", "made"), ("again", "kept")]  # it found the same
+    assert searched[1:] == [(6.0, False), (6.0, True)]
+
+
+def test_a_search_that_finds_nothing_ends_the_recipe(searched, photos, tmp_path):
+    tlopt.trust("tiny_models")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(SEARCH.format(out=tmp_path / "runs", photos=photos, limit=0.5))
+    with pytest.raises(CheckError, match="Nothing keeps to the budget"):
+        states(recipe)

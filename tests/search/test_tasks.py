@@ -3,7 +3,7 @@
 from searches import Known, asked, contender, point, timed
 
 from tlopt.cards.card import plain
-from tlopt.search.funnel import tasks
+from tlopt.search.funnel import proposing, tasks
 
 
 def kinds(known):
@@ -147,3 +147,26 @@ def test_what_was_timed_has_to_do_if_timing_takes_too_long():
     assert kinds(known) == ["first"]
     known.left_s = 990.0
     assert kinds(known) == ["first"]
+
+
+def test_a_large_space_is_looked_at_in_rounds_of_what_seems_best():
+    known = Known(asked(names=tuple("abcdefghij"), sizes=tuple(range(32, 104, 8))))
+    assert kinds(known) == ["propose"]
+    rounds = []
+    for _ in range(3):
+        task = tasks.ready(known.now())[0]
+        assert task.key == f"propose/{len(rounds)}"
+        found = proposing.propose(known.search, known.now().results)
+        assert found == proposing.propose(known.search, known.now().results)  # any worker would propose the same
+        rounds.append(found.contenders)
+        known.done(task.key, found)
+        for one in known.search.contenders:
+            if one.key in found.contenders:
+                quality = "abcdefghij".index(one.network.name[-1]) / 10
+                known.time(one.network.name[-1], 0.1 * one.image_size, size=one.image_size, width=1.0)
+                known.time(one.network.name[-1], 0.01 * one.image_size, size=one.image_size, width=0.35)
+                known.rank(one.network.name[-1], quality, size=one.image_size)
+    every = [key for one in rounds for key in one]
+    assert len(every) == len(set(every)) == 3 * proposing.ROUND
+    known.left_s = 400.0
+    assert kinds(known) == ["plan"]

@@ -17,6 +17,7 @@ from tlopt.search import answer, outcome
 from tlopt.search.funnel import tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock
+from tlopt.search.funnel.proposing import LARGE, ROUND
 from tlopt.search.funnel.tasks import Situation
 from tlopt.search.funnel.worker import Role, Worker
 from tlopt.search.funnel.workshop import Workshop
@@ -45,6 +46,11 @@ def planned(asked: Asked, minutes: float) -> Study:
     notes = [
         f"{len(points)} networks would be timed without training, and those that can keep to {asked.budget.told()} "
         f"would be ranked. The best of them would be trained, in {minutes:g} minutes in all.",
+        *(
+            [f"These are too many to time them all: {ROUND} at a time would be chosen by what is known."]
+            if len(asked.contenders) > LARGE
+            else []
+        ),
         f"Images: {asked.images.train} to train, {asked.images.val} to decide, {asked.images.test} to judge.",
         *(f"Left out: {name}. {why}" for name, why in asked.left_out.items()),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tlopt.search.funnel.asked import Asked, Contender
+from tlopt.search.funnel.proposing import in_play
 from tlopt.search.funnel.results import Results
 from tlopt.search.space import Point
 from tlopt.search.untrained import Timed
@@ -49,9 +50,10 @@ def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[
     """
     settled = settled or results.settled
     found: dict[str, Standing] = {}
-    networks = dict.fromkeys(one.network for one in asked.contenders)
+    contenders = in_play(asked, results)
+    networks = dict.fromkeys(one.network for one in contenders)
     for network in networks:
-        sizes = sorted((one for one in asked.contenders if one.network == network), key=lambda one: one.image_size)
+        sizes = sorted((one for one in contenders if one.network == network), key=lambda one: one.image_size)
         slow: Standing | None = None
         waits = False
         for one in sizes:
@@ -66,7 +68,7 @@ def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[
             waits = bool(standing.pending)
             if standing.dropped:
                 slow = standing
-    return [found[one.key] for one in asked.contenders]
+    return [found[one.key] for one in contenders]
 
 
 def next_points(asked: Asked, results: Results) -> list[Point]:

@@ -32,6 +32,13 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Contenders of a large space that are looked at, by their keys."""
+
+    contenders: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """How far a training came.
 
@@ -102,6 +109,7 @@ class Results:
         timed: Point -> how fast it is.
         scores: Contender -> accuracy of a regression on its frozen features.
         plan: Which contenders are trained; None while that is open.
+        proposals: Which contenders of a large space are looked at, in the order of their proposal.
         trained: Contender and epochs -> how far its training came.
         first: Contender -> the network whose classifier alone was trained.
         mixed: Contender -> the mean of the weights of its network's trainings.
@@ -117,6 +125,7 @@ class Results:
     timed: dict[str, Timed] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     plan: Plan | None = None
+    proposals: list[Proposal] = field(default_factory=list)
     trained: dict[str, dict[int, Trained]] = field(default_factory=dict)
     first: dict[str, Trained] = field(default_factory=dict)
     mixed: dict[str, Trained] = field(default_factory=dict)
@@ -187,6 +196,8 @@ def _take(found: Results, entry: Entry) -> None:
         found.problems[entry.key] = str(result["problem"])
     elif kind == "plan":
         found.plan = _convert(result, Plan)
+    elif kind == "propose":
+        found.proposals.append(_convert(result, Proposal))
     elif kind == "train":
         contender, _, epochs = key.partition("/")
         found.trained.setdefault(contender, {})[int(epochs)] = _convert(result, Trained)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tlopt.search.funnel import field, halving
+from tlopt.search.funnel import field, halving, proposing
 from tlopt.search.funnel.asked import Asked, Contender
 from tlopt.search.funnel.decision import Decision, Finalist, decide
 from tlopt.search.funnel.field import Standing
@@ -112,7 +112,13 @@ def _open(now: Situation) -> Iterator[Task]:
     if asked.kind == "images":
         ranking = list(_ranking(now, survivors))
         yield from ranking
-        if timing or ranking or not survivors:
+        if timing or ranking:
+            return
+        if proposing.is_open(asked, results) and not results.settled and now.share_left > _RANKING:
+            number = len(results.proposals)
+            yield Task(key=f"propose/{number}", label="Choosing networks to look at", place="train")
+            return
+        if not survivors:
             return
         yield from _training(now, survivors)
     elif timing:

@@ -19,7 +19,7 @@ from tlopt.errors import (
 )
 from tlopt.progress import NOTICE
 from tlopt.search.features import frozen_accuracy, seen
-from tlopt.search.funnel import field, halving, results, tasks
+from tlopt.search.funnel import field, halving, proposing, results, tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock, TimeIsUpError
 from tlopt.search.funnel.results import Judged, Measured
@@ -158,6 +158,7 @@ class Worker:
             "time": self._time,
             "rank": self._rank,
             "plan": self._plan,
+            "propose": lambda now, _: proposing.propose(now.asked, now.results),
             "first": lambda _, task: self.workshop.first(_given(task.contender)),
             "train": self._train,
             "mix": lambda _, task: self.workshop.mixed(task.artifacts),

@@ -232,10 +232,7 @@ class Storage:
                 },
                 user_attrs={"key": tried.key, "latency_ms": tried.latency_ms, "why": tried.why},
             )
-            if hasattr(trial, "set_constraint"):  # Optuna 5 and later
-                trial.set_constraint("ms above the limit", tried.excess_ms)
-            else:
-                trial.set_system_attr("constraints", [tried.excess_ms])
+            trial.set_constraint("ms above the limit", tried.excess_ms)
             self._storage.create_new_trial(self._tried, template_trial=trial)
 
 
