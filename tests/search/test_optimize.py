@@ -212,12 +212,12 @@ def test_images_without_labels_are_refused(images, tmp_path):
 
 
 def test_no_network_that_can_be_had_is_one_error(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(networks, "DEFAULTS", ("timm:resnet18",))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    networks._hub_problem.cache_clear()
-    with pytest.raises(PluginError, match="No pretrained network can be had here"):
+    monkeypatch.setattr(networks, "DEFAULTS", ("pip:efficientnet_lite0",))
+    monkeypatch.setattr(networks, "problem", lambda _: "It is gone.")
+    with pytest.raises(PluginError, match="No pretrained network can be had here") as caught:
         tlopt.optimize(images, tmp_path / "out", latency_ms=5.0)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_another_search_is_writing_is_refused(images, tmp_path):
