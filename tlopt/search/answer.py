@@ -175,6 +175,8 @@ def _notes(now: Situation, decision: Decision, clock: Clock) -> Iterator[str]:
             )
         elif not now.asked.images.test:
             yield "There are no test images, so the answer is not judged on images that decided nothing."
+        again = now.results.again.get(decision.chosen.variant.key)
+        yield from (f"When the answer was timed: {note}" for note in (again.notes if again else ()))
         least = now.asked.budget.min_accuracy
         measured = decision.chosen.measured
         if least is not None and wilson(measured.hits, measured.images)[0] < least:

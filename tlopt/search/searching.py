@@ -88,7 +88,8 @@ def search(
         worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
         now = worker.run()
         report = answer.report_of(now, clock, note.study, machine)
-        if (number := leases.claim("answer", "Writing the answer")) is not None:
+        waits = role == "train" and bool(tasks.ready(now))  # for the machine that measures
+        if not waits and (number := leases.claim("answer", "Writing the answer")) is not None:
             with leases.beating(number):
                 _answer(place, workshop, now, report, storage, keep)
                 folder.write_note(place, replace(note, finished=True))

@@ -248,6 +248,8 @@ def decision(now: Situation) -> Decision:
         measured = now.results.measured[key]
         timed = now.results.again.get(key, measured.timed)
         finalists.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
+    if not finalists and any(one.survives for one in field.standings(now.asked, now.results, settled=True)):
+        return Decision(chosen=None, words=("Nothing was ready to be measured within the time.",))
     return decide(now.asked, finalists, reference(now))
 
 

@@ -125,10 +125,9 @@ def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[
     if found is None:
         found = _made(out, note, force=force, shared=shared, reads=tuple(reads))
     refuse(out, found, note.identity)
-    if found.study != note.study:
-        raise OutputExistsError(
-            f"{out} belongs to a search with another study, {found.study}.", hint="Give the same --study to work on it."
-        )
+    if (found.study == JOURNAL) != (note.study == JOURNAL):
+        where = "has its study in itself" if found.study == JOURNAL else f"has its study in {found.study}"
+        raise OutputExistsError(f"The search in {out} {where}.", hint="Name the same --study as when it began.")
     if shared:
         yield place
         return

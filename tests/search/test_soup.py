@@ -1,0 +1,32 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tlopt.artifact import Artifact, seal
+from tlopt.publishing import draft
+from tlopt.search.funnel.soup import soup
+
+
+def biased(source, place, amount):
+    """Copy an artifact that answers its first class more often, or less."""
+    with draft(place) as made:
+        state = load_file(source.payload(".safetensors"))
+        state["classifier.bias"][0] += amount
+        save_file(state, made / "model.safetensors")
+        seal(made.folder, source.card)
+    return Artifact.load(place)
+
+
+@pytest.mark.slow
+def test_a_mean_of_weights_is_kept_where_it_is_right_more_often(tuned, tmp_path):
+    one, other = biased(tuned, tmp_path / "one", 100), biased(tuned, tmp_path / "other", -100)
+    mixed = soup(one, tmp_path / "mixed", others=(str(other.path),), cache_gb=0)
+    for name, tensor in load_file(mixed.payload(".safetensors")).items():
+        assert torch.allclose(tensor.float(), load_file(tuned.payload(".safetensors"))[name].float(), atol=1e-5)
+    assert mixed.card.torch.metrics["mean_of"] == ["one", "other"]
+    assert mixed.card.lineage[-1].stage == "soup"
+    alone = soup(tuned, tmp_path / "alone", others=(str(other.path),), cache_gb=0)
+    assert alone.card.torch.metrics["mean_of"] == ["tuned"]
+    assert (
+        alone.digest == tuned.digest or alone.card.files["model.safetensors"] == tuned.card.files["model.safetensors"]
+    )
