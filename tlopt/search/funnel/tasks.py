@@ -19,7 +19,7 @@ Place = Literal["measure", "train"]
 MEASURING = ("time", "measure", "given", "again", "judge")  # kinds of steps that are done one at a time
 
 _TIMING, _RANKING = 0.65, 0.5  # of the time must be left to go on with timing and with ranking
-_LEAST_COMPRESSION = 0.12  # of all the time, kept for it when training ends
+_LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Situation:
             for kind, done in (("make", results.made), ("measure", results.measured))
             if done
         ]
-        return max(_LEAST_COMPRESSION * self.total_s, 2.5 * sum(each))
+        return min(_MOST_COMPRESSION * self.total_s, max(_LEAST_COMPRESSION * self.total_s, 2.5 * sum(each)))
 
     def trains_on(self) -> bool:
         """Return whether there is time to go on with training."""

@@ -1,0 +1,178 @@
+"""A worker among doubles: its clock goes on only by what its steps say they take."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from searches import asked, timed
+
+from tlopt import progress
+from tlopt.errors import ImagesError, StageError
+from tlopt.progress import bar
+from tlopt.search.features import Score
+from tlopt.search.funnel import tasks, worker
+from tlopt.search.funnel.clock import Clock
+from tlopt.search.funnel.results import Made, Trained
+from tlopt.search.funnel.worker import Worker
+from tlopt.search.study.leases import Leases, owner
+from tlopt.search.study.storage import Entry
+
+
+class Memory:
+    """A storage that nobody else has."""
+
+    def __init__(self):
+        self.rows, self.notes = [], {}
+
+    def entries(self):
+        return list(self.rows)
+
+    def begin(self, key, who):
+        self.rows.append(Entry(number=len(self.rows), key=key, owner=who, state="held"))
+        return len(self.rows) - 1
+
+    def _set(self, number, **fields):
+        self.rows[number] = dataclasses.replace(self.rows[number], **fields)
+
+    def beat(self, number, count):
+        self._set(number, beat=count)
+
+    def finish(self, number, result, _seconds):
+        self._set(number, state="done", result=dict(result))
+
+    def give_up(self, number):
+        if self.rows[number].state == "held":
+            self._set(number, state="given up")
+
+    def note(self, name, value):
+        self.notes[name] = value
+
+
+class Shop:
+    """Makes nothing, and takes its time for it: seconds of an epoch, and of a compression."""
+
+    def __init__(self, now, epoch_s=10.0, making_s=20.0):
+        self.now, self.epoch_s, self.making_s = now, epoch_s, making_s
+        self.work, self.folder, self.cache = Path("work"), None, _Cache()
+        self.epochs, self.judged = {}, []
+
+    def first(self, one):
+        self.now[0] += 5
+        return Trained(epochs=0, accuracy=0.6, loss=0.5, seconds=5.0, artifact=f"work/first-{one.key}")
+
+    def train(self, one, epochs, question):
+        records = self.epochs.setdefault(one.key, [])
+        with bar("Training", epochs) as shown:
+            while len(records) < epochs:
+                if records and (word := question(records)) != "go on":
+                    if word == "pause":
+                        return Trained(epochs=len(records), accuracy=0.7, loss=0.3, seconds=1.0)
+                    break
+                self.now[0] += self.epoch_s
+                shown.advance()
+                records.append({"val_accuracy": 0.7, "val_loss": 0.3})
+        return Trained(epochs=len(records), accuracy=0.8, loss=0.2, seconds=1.0, artifact=f"work/{one.key}")
+
+    def mixed(self, _artifacts):
+        raise StageError("They do not mix.")
+
+    def make(self, variant):
+        with bar("Making", 2) as shown:
+            for _ in range(2):
+                self.now[0] += self.making_s / 2
+                shown.advance()
+        return Made(artifact=f"work/{variant.made_key}", seconds=self.making_s)
+
+    def opened(self, artifact):
+        return artifact
+
+    def hits(self, _artifact, part, **_):
+        self.now[0] += 1
+        self.judged.append(part)
+        return 80, 100
+
+
+class _Cache:
+    cache_dir, cache_gb = None, 0.0
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The time, which measuring takes two seconds of."""
+    time = [0.0]
+
+    def measured(*given, **_):
+        time[0] += 2
+        point = next(one for one in given if hasattr(one, "image_size"))
+        return dataclasses.replace(timed(4.0 if point.precision == "fp32" else 2.0), point=point.digest)
+
+    def scored(network, size, folder, **_):
+        time[0] += 3
+        return Score(accuracy=0.5, interval=(0.4, 0.6), loss=0.5, images=100, folds=5, penalty=0.1)
+
+    monkeypatch.setattr(worker, "time_untrained", measured)
+    monkeypatch.setattr(worker, "time_artifact", measured)
+    monkeypatch.setattr(worker, "frozen_accuracy", scored)
+    monkeypatch.setattr(worker, "seen", lambda *_: None)
+    return time
+
+
+def hired(now, search, minutes, **given):
+    shop = Shop(now, **given)
+    clock = Clock(minutes=minutes, reserve_s=10.0, now=lambda: now[0])
+    leases = Leases(storage=Memory(), who=owner("all"), clock=lambda: now[0])
+    return Worker(
+        asked=search, workshop=shop, leases=leases, clock=clock, sleep=lambda s: now.__setitem__(0, now[0] + s)
+    )
+
+
+def test_a_search_with_time_enough_tries_everything_and_judges_once(now):
+    one = hired(now, asked(names=tuple("abcd"), sizes=(32, 64)), 60.0)
+    found = tasks.decision(one.run())
+    assert found.chosen is not None
+    assert one.workshop.judged.count("test") == 1
+    trained = [len(records) for records in one.workshop.epochs.values()]
+    assert sorted(trained) == [2, 2, 2, 4, 8, 8]  # six of eight began, and half of them stopped at each rung
+    assert now[0] < 60 * 60
+    assert one.clock.overhead_s < 0.03 * one.clock.run_s
+
+
+@pytest.mark.parametrize("minutes", [1.0, 2.0, 3.0, 5.0, 10.0])
+def test_the_time_is_kept_and_there_is_an_answer(now, minutes):
+    one = hired(now, asked(names=tuple("abcd"), sizes=(32, 64)), minutes)
+    found = tasks.decision(one.run())
+    assert now[0] <= 1.1 * 60 * minutes
+    assert found.chosen is not None
+    assert one.workshop.judged[-1] == "test"
+
+
+def test_what_cannot_be_done_is_written_down_and_the_search_goes_on(now, monkeypatch):
+    search = asked(names=("a", "b"))
+
+    def fails(network, *_, **__):
+        if network.name == "timm:a":
+            raise ImagesError("A class has one image.")
+        return Score(accuracy=0.5, interval=(0.4, 0.6), loss=0.5, images=100, folds=5, penalty=0.1)
+
+    monkeypatch.setattr(worker, "frozen_accuracy", fails)
+    one = hired(now, search, 60.0)
+    one.workshop.train = lambda *_: (_ for _ in ()).throw(StageError("The loss became nan."))
+    situation = one.run()
+    assert tasks.decision(situation).chosen.variant.base.what == "first"
+    assert sorted(key.partition("/")[0] for key in situation.results.problems) == ["rank", "train", "train"]
+
+
+def test_unusable_images_end_the_search_and_its_step_is_free_again(now, monkeypatch):
+    one = hired(now, asked(), 60.0)
+    one.workshop.first = lambda *_: (_ for _ in ()).throw(ImagesError("They are gone."))
+    with pytest.raises(ImagesError):
+        one.run()
+    assert one.leases.storage.rows[-1].state == "given up"
+
+
+def test_progress_is_shown_as_before_when_the_search_is_over(now):
+    before = progress.display.get()
+    hired(now, asked(names=("a",)), 5.0).run()
+    assert progress.display.get() is before
