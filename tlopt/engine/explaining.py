@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Precision -> what a layer that computes in it reads, as the library calls it.
 READS = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
 _HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_COMPUTE = ("correlation", "conv", "gemm", "matrix", "matmul")  # in the types of layers that compute them
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")  # they change no value
 
 
@@ -77,13 +78,15 @@ def explain(layers: Layers, model: onnx.ModelProto, precision: str) -> Explanati
         if node.op_type not in _HEAVY:
             continue
         rows = [row for row in layers.rows if _name(node) in row["onnx"] and (row["inputs"] or row["weights"])]
+        # Kernels that prepare what it reads, or go on with what it gives, name the node, too.
+        rows = [row for row in rows if any(word in row["type"].lower() for word in _COMPUTE)] or rows
         if not rows:
             continue
         heavy += 1
         if any(wanted in (*row["inputs"], row["weights"]) for row in rows):
             inside += work[_name(node)]
             continue
-        row = rows[-1]  # those before it prepare what it reads
+        row = rows[-1]
         reads = tuple(dict.fromkeys(row["inputs"]))
         reason = graph.why_not_quantized(node) if precision in ("int8", "fp8") else graph.why_not_cast(node, precision)
         strays.append(Stray(node=_name(node), layer=row["name"], reads=reads, reason=reason, macs=work[_name(node)]))
