@@ -34,14 +34,21 @@ def model(triton_utils, exported, tmp_path):  # noqa: F811
     return opened
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_requests_run_together_and_each_gets_its_own_answers(model, exported, backend):
+def test_openvino_takes_the_largest_batch_alone_as_in_triton(model):
+    two = np.zeros((2, 3, 32, 32), np.float32)
+    opened = model("openvino", max_batch_size=4)
+    assert "expected requests with batch size 4, got 2" in str(opened.execute([Request(images=two)])[0].error)
+    assert [len(one.numbers()) for one in opened.execute([Request(images=two), Request(images=two)])] == [2, 2]
+
+
+@pytest.mark.parametrize("changes", [{}, {"backend": "openvino", "max_batch_size": 5}])
+def test_requests_run_together_and_each_gets_its_own_answers(model, exported, changes):
     from tlopt.backends import open_runner
 
     inputs = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
-    with open_runner(exported, backend) as runner:
+    with open_runner(exported, changes.get("backend", "")) as runner:
         wanted = runner(inputs)
-    responses = model(backend).execute(
+    responses = model(**changes).execute(
         [Request(images=inputs[:2]), Request(images=inputs[2:3]), Request(images=inputs[3:])]
     )
     assert [len(one.numbers()) for one in responses] == [2, 1, 2]

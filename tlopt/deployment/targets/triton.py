@@ -94,6 +94,8 @@ def write(job: Job, folder: Path) -> Written:
     notes += [hint] if hint else []
     if job.fixed_batch > 1:
         notes.append(f"Every request holds {job.fixed_batch} images, and none is run with another's.")
+    if job.backend == "openvino" and not job.fixed_batch:
+        notes.append("Triton's OpenVINO backend does not put requests together: its instances run at once instead.")
     (folder / "kserve.yaml").write_text(kserve.service(job, server="triton", folder=MODELS), encoding="utf-8")
     if job.input == "image":
         (folder / "Dockerfile").write_text(_dockerfile(image), encoding="utf-8")
@@ -111,7 +113,7 @@ def _dockerfile(image: str) -> str:
         "COPY requirements.txt /tmp/requirements.txt\n"
         "RUN python3 -m pip install --no-cache-dir --break-system-packages -r /tmp/requirements.txt\n"
         "COPY models /models\n"
-        "USER triton-server\n"
+        "USER 1000\n"
         "EXPOSE 8000 8001 8002\n"
         'HEALTHCHECK CMD ["curl", "--fail", "--silent", "localhost:8000/v2/health/ready"]\n'
         'CMD ["tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]\n'

@@ -26,7 +26,7 @@ class Tensor:
     Args:
         name: Its name.
         dtype: As NumPy calls it; "object" for bytes of any length.
-        shape: Without the batch, unless the network takes a fixed one.
+        shape: Without the batch, unless `Batching` says that it has one; -1 for any size.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Batching:
     """How requests become batches.
 
     Args:
-        most: Images of the largest batch; 0 if the network's inputs have a fixed batch, which is in their shape.
+        most: Images of the largest batch; 0 if the shape of the inputs has the batch in it, fixed or -1.
         delay_us: How long a request may wait for others, microseconds.
         preferred: Sizes that are run at once, without waiting.
         dynamic: Whether requests of several clients are run together.
@@ -110,7 +110,8 @@ class Model:
         )
 
     def _warm_up(self, size: int) -> dict[str, Any]:
-        zeros = {"data_type": Word(TYPES[self.input.dtype]), "dims": self.input.shape, "zero_data": True}
+        dims = tuple(max(1, side) for side in self.input.shape)
+        zeros = {"data_type": Word(TYPES[self.input.dtype]), "dims": dims, "zero_data": True}
         return {"name": f"batch_{size}", "batch_size": size, "inputs": {"key": self.input.name, "value": zeros}}
 
 

@@ -17,6 +17,7 @@ from tlopt.registry import require
 
 CONFIG = "config.pbtxt"
 _DELAY_MS = 0.5  # that a request waits for others where nobody has said or measured better
+_ANY = -1  # a size that each request says itself
 _FILES = "image"  # the input of a model that takes image files
 
 
@@ -72,7 +73,7 @@ class Repository:
         return Endpoint(
             model=self.job.name, network=self.model.name, input=(self.decoder or self.model).input.name,
             output=self.model.output.name, takes_files=self.decoder is not None,
-            fixed_batch=0 if self.model.batching.most else self.model.input.shape[0],
+            fixed_batch=self.job.fixed_batch,
         )  # fmt: skip
 
     def write(self, folder: Path) -> None:
@@ -113,9 +114,9 @@ def repository(job: Job, settings: Settings | None = None, *, dynamic: bool = Tr
     model = _model(job, settings, name, dynamic)
     if job.input == "pixels":
         return Repository(job=job, model=model, decoder=None)
-    fixed = model.input.shape[0] if not model.batching.most else 0
+    shape = (job.fixed_batch,) if job.fixed_batch else (1,) if model.batching.most else (_ANY, 1)
     decoder = Decoder(
-        name=f"{job.name}_decode", input=Tensor(name=_FILES, dtype="object", shape=(fixed or 1,)), output=model.input,
+        name=f"{job.name}_decode", input=Tensor(name=_FILES, dtype="object", shape=shape), output=model.input,
         most=model.batching.most, instances=max(2, settings.instances),
     )  # fmt: skip
     return Repository(job=job, model=model, decoder=decoder)
@@ -127,14 +128,24 @@ def _model(job: Job, settings: Settings, name: str, dynamic: bool) -> Model:
     batching = Batching(
         most=settings.max_batch, delay_us=delay_us, preferred=_preferred(job, settings), dynamic=dynamic
     )
-    if job.fixed_batch:
-        inputs, output = (replace(one, shape=(job.fixed_batch, *one.shape)) for one in (inputs, output))
+    if not batches(job):
+        first = job.fixed_batch or _ANY
+        inputs, output = (replace(one, shape=(first, *one.shape)) for one in (inputs, output))
         batching = Batching(most=0)
     return Model(
         name=name, backend=job.backend, file=_file(job), files=_files(job), input=inputs, output=output,
         batching=batching, instances=settings.instances, device="GPU" if on_gpu(job) else "CPU",
         parameters=_parameters(job, settings),
     )  # fmt: skip
+
+
+def batches(job: Job) -> bool:
+    """Whether the server may put requests together, and so has to know the batch from the rest of a shape.
+
+    Triton's OpenVINO backend compiles a model that is batched for the largest batch alone. It refuses smaller ones, or
+    fills them up with zeros (openvino_backend, src/openvino.cc, 26.08). Its instances run at once instead.
+    """
+    return not job.fixed_batch and job.backend != "openvino"
 
 
 def on_gpu(job: Job) -> bool:

@@ -16,7 +16,7 @@ from tlopt.deployment.serving.client import load
 from tlopt.deployment.serving.environment import Environment
 from tlopt.deployment.serving.server import serving
 from tlopt.deployment.triton.asking import request_inputs
-from tlopt.deployment.triton.repository import Settings, repository
+from tlopt.deployment.triton.repository import Settings, batches, repository
 from tlopt.environment import cores, processor
 from tlopt.errors import CheckError
 from tlopt.progress import bar
@@ -109,7 +109,7 @@ def _axes(job: Job) -> Iterator[Sequence[_Choice]]:
         yield [_Choice(instances=n, threads=job.threads or max(1, cores() // n)) for n in counts]
     elif not job.threads:
         yield [_Choice(threads=n) for n in sorted({1, max(1, cores() // job.instances), cores()})]
-    if job.fixed_batch:
+    if not batches(job):
         return
     yield [_Choice(max_batch=2**power) for power in range(13) if 2**power < job.max_batch]
     if job.max_delay_ms is None:

@@ -37,6 +37,7 @@ class TritonPythonModel:
         opened = {"onnxruntime": _onnxruntime, "openvino": _openvino}[config["backend"]]
         file = os.path.join(folder, config["default_model_filename"])
         inputs, outputs, self._run = opened(file, config["input"][0]["name"], told)
+        self._only = config["max_batch_size"] if config["backend"] == "openvino" else 0
         for declared, found in ((config["input"], inputs), (config["output"], outputs)):
             _expect(declared, found, batched=config["max_batch_size"] > 0)
         self._batched = config["max_batch_size"] > 0
@@ -45,6 +46,10 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the images of all requests as one batch, and return one response for each."""
         inputs = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
+        if self._only and (images := sum(map(len, inputs))) != self._only:
+            # As Triton's own OpenVINO backend does: it compiles the network for the largest batch alone.
+            wrong = pb_utils.TritonError(f"expected requests with batch size {self._only}, got {images}")
+            return [pb_utils.InferenceResponse(error=wrong) for _ in requests]
         try:
             if self._batched:
                 every = self._run(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
