@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 
 import numpy as np
@@ -175,3 +176,19 @@ def test_an_int8_network_answers_as_its_artifact_does(exported, tmp_path):
     assert said.backend == "openvino"
     assert said.check.agreement == 1
     assert said.check.difference < 0.05
+
+
+def test_an_engine_of_tensorrt_for_rtx_names_its_own_packages(tmp_path, monkeypatch):
+    installed = {"onnxruntime-ep-nv-tensorrt-rtx-cu13": "0.5.0", "cuda-bindings": "13.5.0"}
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: installed.get(name) or version(name))
+    engine = write_engine(tmp_path / "engine", flavour="rtx", version="1.7.1.116", targets=["sm80", "sm89"])
+    made = tlopt.deploy(engine, tmp_path / "out", for_="bundle", check=False)
+    assert (made.path / "requirements.txt").read_text().splitlines()[:3] == [
+        "tensorrt-rtx-cu13-bindings==1.7.1.116", "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0", "cuda-bindings==13.5.0",
+    ]  # fmt: skip
+    settings = json.loads((made.path / "network.json").read_text())["settings"]
+    assert (settings["flavour"], settings["targets"]) == ("rtx", ["sm80", "sm89"])
+    dockerfile = (made.path / "Dockerfile").read_text()
+    assert "model.engine" in dockerfile
+    assert "RUN python predict.py" not in dockerfile  # there is no GPU while an image is built
