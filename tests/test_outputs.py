@@ -32,7 +32,9 @@ def test_the_figures_are_those_of_all_images_together():
     reference, candidate = random(5, 3, 4), random(5, 3, 4) + 0.1 * random(5, 3, 4, seed=1)
     errors = Errors((FLOATS,))
     for own, other in zip(reference, candidate, strict=True):
-        errors.add((own,), (other,))
+        alone = Errors((FLOATS,))
+        alone.add((own,), (other,))
+        errors.merge(alone)
     (found,) = errors.found()
     difference = (candidate - reference).astype(np.float64)
     noise = (difference**2).sum() / ((reference - reference.mean()) ** 2).sum()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -65,6 +65,12 @@ class _Sums:
         self.largest = max(self.largest, float(difference.max(initial=0)))
         self.unequal += int((reference != candidate).sum())
 
+    def merge(self, other: _Sums) -> None:
+        """Add what was added up elsewhere."""
+        for one in fields(self):
+            mine, its = getattr(self, one.name), getattr(other, one.name)
+            setattr(self, one.name, max(mine, its) if one.name == "largest" else mine + its)
+
     def noise(self) -> float:
         """Return the squared error over the squared size of the reference about its mean, 0 if they are equal."""
         if not self.error:
@@ -113,6 +119,11 @@ class Errors:
         for members in groups.values():
             places, own, other = (list(column) for column in zip(*members, strict=True))
             self._pair(places, own, other)
+
+    def merge(self, other: Errors) -> None:
+        """Add the images of another one, of the same outputs."""
+        for mine, its in zip(self._sums, other._sums, strict=True):
+            mine.merge(its)
 
     def _pair(self, places: list[int], first: list[np.ndarray], second: list[np.ndarray]) -> None:
         """Add outputs whose rows belong together: a box, its score and its class."""

@@ -144,6 +144,22 @@ def test_grey_images_of_another_type_are_fed(tmp_path):
     np.testing.assert_allclose(fed[0], (grey / 255 - 0.449) / 0.226, atol=2e-3)
 
 
+def test_bytes_with_the_channels_last_are_fed_as_they_are(tmp_path):
+    net = any_nets.embedder(image="pre")
+    planes = net.add("Transpose", "x", perm=[0, 3, 1, 2])
+    net.add("Cast", planes, to=TensorProto.FLOAT, out="pre")
+    net.nodes = [*net.nodes[-2:], *net.nodes[:-2]]
+    net.image = "x"
+    artifact = brought(net, tmp_path, preset=None, saved={"shape": ("n", "h", "w", 3), "type_": TensorProto.UINT8},
+                       image_size=HIGH, image_width=WIDE)  # fmt: skip
+    assert artifact.card.preprocess.folded
+    inputs = some(artifact)
+    assert inputs.dtype == np.uint8
+    with open_call(artifact) as run:
+        found = run(inputs)
+    np.testing.assert_allclose([one[0] for one in found], by_itself(tmp_path / "art.onnx", inputs)[0], atol=1e-5)
+
+
 def test_what_is_for_classifiers_is_refused(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("a\nb")

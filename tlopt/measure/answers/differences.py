@@ -155,7 +155,7 @@ def differences(
             for file, reference, answer in zip(files, runs[0](own), runs[1](other), strict=True):
                 alone = Errors(outputs)
                 alone.add(reference, answer)
-                whole.add(reference, answer)
+                whole.merge(alone)
                 same += int(reference[0].argmax() == answer[0].argmax())
                 far.append(Far(file=file, snr_db=judging.decibels(alone.noise())))
         conditions = {name: dict(r.conditions) for name, r in zip(("reference", "candidate"), runners, strict=True)}
