@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 _JUDGED = 512  # held-out images that the result is judged by
 _JUDGED_ANY = 64  # the same of a network that is no classifier: each of its outputs has many values
+_SEARCHED_ANY = 32  # images that its float blocks are chosen by
 _TRIAL_SECONDS = 0.4
 
 
@@ -81,17 +82,18 @@ def quantize(
     refuse(source, precision, for_, how)
     trained = trained_scales(source, for_, how) if precision == "int8" else None
     reduced = _reduced(for_, how, trained) if precision == "int8" else False
-    limit, judged_by = limit_of(how), _JUDGED if source.card.task == "classify" else _JUDGED_ANY
+    limit, classifier = limit_of(how), source.card.task == "classify"
+    searched = SEARCHED if classifier else _SEARCHED_ANY
     parts = parts_of(source, calibration.images, labels="none", draw=True, seed=calibration.seed)
     chosen, unseen = divided(
-        parts.train, calibration.samples, calibration.seed, searched=0 if limit is None else min(SEARCHED, judged_by)
+        parts.train, calibration.samples, calibration.seed, searched=0 if limit is None else searched
     )
     require("onnxruntime")
     from tlopt.quantization.float_graph import float_graph
     from tlopt.quantization.search.float_blocks import named
 
     view = float_graph(source, folded=trained is None)
-    asked = named(view, how.float_blocks, tail=source.card.task == "any")
+    asked = named(view, how.float_blocks, tail=not classifier)
     floats = [node for block in asked for node in block.nodes]
     fixed = fixed_batch(source)
     feed = Feed(images=chosen, preprocess=source.card.preprocess, batch=fixed or calibration.batch, fixed=bool(fixed))
@@ -118,7 +120,7 @@ def quantize(
         result, quantized = _eight_bits(calibrated, source, unseen, limit, asked, quantized)
     require("onnx").checker.check_model(result, full_check=True)
     made = _written(source, out.folder, result, precision, quantized)
-    judged = stratified(parts.held_out, judged_by, 0)
+    judged = stratified(parts.held_out, _JUDGED if classifier else _JUDGED_ANY, 0)
     measured = verdict.beside_source(source, made, judged, for_)
     verdict.tell(source, precision, quantized, measured, require_faster=require_faster)
     return replace(
