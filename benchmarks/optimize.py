@@ -190,8 +190,9 @@ class Bench:
             )  # fmt: skip
         fp32 = once(branch / "fp32", lambda place: tlopt.export(tuned, place, force=True))
         int8 = once(branch / "int8", lambda place: tlopt.quantize(fp32, place, force=True))
-        # What was made once for several candidates counts once for each: a person without a plan would make it again.
-        cost = sum(step.seconds for step in fp32.card.lineage)
+        # Candidates of several widths share their fine-tuning, which counts once.
+        steps = [step for step in fp32.card.lineage if step.stage != "finetune" or width == self.widths[0]]
+        cost = sum(step.seconds for step in steps)
         what = f"{which} {size} px, {100 * width:.0f} % of the multiply-adds"
         return Tried(
             fp32=self.judged(fp32, f"{what}, fp32", seconds=cost),
