@@ -112,7 +112,7 @@ class Bench:
     def images(self, name: str) -> Path:
         """Return the folder of a set of images."""
         if name != "elpv":
-            return SHARED / "data" / name
+            return self.options.shared / "data" / name
         target = self.work / "elpv"
         sys.path.append(str(HERE.parent / "examples"))
         from solar_cells import main as unpack
@@ -127,7 +127,7 @@ class Bench:
             return None
         target: Path = self.work / f"{file}.safetensors"
         if not target.exists():
-            write_whole(target, gzip.decompress((SHARED / "weights" / f"{target.name}.gz").read_bytes()))
+            write_whole(target, gzip.decompress((self.options.shared / "weights" / f"{target.name}.gz").read_bytes()))
         return target
 
     def named(self) -> dict[str, Any]:
@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1.0, help="that a candidate is timed for")
     parser.add_argument("--again", type=int, default=2, help="times that what was shipped is timed again")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder of the images and weights")
     parser.add_argument("--work", type=Path, default=Path("build/optimize"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "optimize.json")
     options = parser.parse_args()
@@ -337,7 +338,7 @@ def main() -> None:
         "command": f"python benchmarks/optimize.py {' '.join(sys.argv[1:])}",
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
         "candidates": len(bench.names) * len(bench.sizes) * len(bench.widths),
-        "settings": {name: str(value) for name, value in vars(options).items() if name not in ("work", "out")},
+        "settings": {name: str(value) for name, value in vars(options).items() if name not in ("work", "out", "shared")},
         "budget_kept_when_timed_again": [sum(kept), len(kept)],
         "rows": found,
     }  # fmt: skip

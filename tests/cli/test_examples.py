@@ -38,6 +38,7 @@ MORE = {
     "bench": ["--seconds", "0.01", "--no-memory"],
     "choose": ["--seconds", "0.01"],
     "loadgen": ["--seconds", "0.1"],
+    "rank": ["--seconds", "0.01", "--image-sizes", "32"],
     "report": ["--seconds", "0.01"],
     "roofline": ["--seconds", "0.01"],
     "serve": ["--port", str(programs.free_ports(1)[0])],
