@@ -285,7 +285,8 @@ def rows(bench: Bench, name: str, budget: float, tried: Sequence[Tried]) -> Iter
     seconds = sum(one.seconds for one in every)
     head = {"images": name, "budget_ms": budget}
     if fitting:
-        best, picked = max(fitting, key=lambda one: one.test), max(fitting, key=lambda one: one.val or 0)
+        best = max(fitting, key=lambda one: (one.test, -one.latency_ms))
+        picked = max(fitting, key=lambda one: (one.val or 0, -one.latency_ms))
         yield {**head, "way": "exhaustive, best on test", **_row(best), "seconds": seconds}
         yield {**head, "way": "exhaustive, best on validation", **_row(picked), "seconds": seconds}
     for seed in map(int, bench.options.seeds.split(",")):
