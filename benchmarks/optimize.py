@@ -339,7 +339,7 @@ def main() -> None:
         "command": f"python benchmarks/optimize.py {' '.join(sys.argv[1:])}",
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
         "candidates": len(bench.names) * len(bench.sizes) * len(bench.widths),
-        "settings": {name: str(value) for name, value in vars(options).items() if name not in ("work", "out", "shared")},
+        "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "budget_kept_when_timed_again": [sum(kept), len(kept)],
         "rows": found,
     }  # fmt: skip
