@@ -277,7 +277,7 @@ def main() -> None:
 
         def save(variant: str, found: dict[str, Any], model: str = model, row: dict[str, Any] = row) -> None:
             row[variant] = found
-            content = {"conditions": conditions(), "results": results}
+            content = {"conditions": conditions(), "notes": known.get("notes", []), "results": results}
             write_whole(RESULTS, json.dumps(content, indent=1) + "\n")
             write_whole(RESULTS.with_suffix(".md"), page(content, tuple(VARIANTS)))
             print(model, variant, found.get("share", ""), found.get("why", ""), flush=True)

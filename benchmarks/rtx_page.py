@@ -51,6 +51,8 @@ def page(found: dict[str, Any], variants: Sequence[str]) -> str:
     if built:
         lines += ["", f"Half of the builds took less than {statistics.median(row['build_s'] for row in built):.1f} s."]
     lines += [*_profiles(results), *_faults(rows)]
+    if notes := found.get("notes", []):
+        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines += ["", "## Conditions", "", f"Processor: {about['processor']}. Versions: {versions}.", ""]
     return "\n".join([*lines, f"Command: `{about['command']}`"]) + "\n"
