@@ -197,6 +197,8 @@ def measure_peer(python: Path, artifact: Artifact, seconds: float) -> list[dict[
     job = job_of(artifact, "image")
     wanted = reference.answers(job, dict(enumerate(files)))  # type: ignore[arg-type]
     (port,) = programs.free_ports(1)
+    asked = "import importlib.metadata; print(importlib.metadata.version('litserve'))"
+    version = subprocess.run([python, "-I", "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -222,7 +224,7 @@ def measure_peer(python: Path, artifact: Artifact, seconds: float) -> list[dict[
                 before = spent(peer.pid)
                 row = post(port, files, wanted, callers, seconds)
                 row["cpu_ms"] = 1000 * (spent(peer.pid) - before) / row["requests"]
-                rows.append({"server": "LitServe", "input": "image", **row})
+                rows.append({"server": f"LitServe {version}", "input": "image", **row})
                 print(f"LitServe, {callers} clients: {rows[-1]['per_s']:.0f} images/s", file=sys.stderr)
         finally:
             os.killpg(peer.pid, 15)
@@ -419,9 +421,11 @@ def made(folder: Path) -> Artifact:
 
 def text(found: Mapping[str, Any]) -> str:
     """Return the results as a page."""
-    lines = ["# A served network under load", "", found["conditions"], ""]
+    lines = ["# A served network under load", ""]
     if rows := found.get("load"):
         lines += [
+            found["conditions"]["load"],
+            "",
             "| server | input | load | images/s | p50 ms | p99 ms | processor ms per image | wrong or lost |",
             "|---|---|---|---:|---:|---:|---:|---:|",
         ]
@@ -449,7 +453,8 @@ def text(found: Mapping[str, Any]) -> str:
             f"{row['good_answered_right']} of {row['good_between']} good ones between them were answered right. "
             f"The server {'went on' if row['server_goes_on'] else 'ended'}."
         )
-    return "\n".join(lines) + "\n"
+    lines += ["", *(f"{part}: {found['conditions'][part]}\n" for part in ("soak", "bad") if part in found)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> None:
@@ -479,11 +484,12 @@ def main() -> None:
         f"{name} {env.version(name)}" for name in ("nvidia-pytriton", "tritonclient", "onnxruntime", "numpy")
     )
     command = " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]])
-    found["conditions"] = (
+    said = (
         f"{processor()}, {cores()} cores; server: {packages}; tlopt {versions()['tlopt']}. `{command}`. "
         f"Load of the machine before and after: {before:.1f} and {os.getloadavg()[0]:.1f}; "
         "above the cores, other work ran beside this."
     )
+    found["conditions"] = {**found.get("conditions", {}), **dict.fromkeys(parts, said)}
     given.out.parent.mkdir(exist_ok=True)
     write_whole(given.out, json.dumps(found, indent=1) + "\n")
     write_whole(given.out.with_suffix(".md"), text(found))

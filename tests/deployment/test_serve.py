@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from calling import called
@@ -55,6 +57,50 @@ def test_a_host_that_is_no_address_is_one_error(exported, capsys, host):
     code, _, err = called(capsys, "serve", exported.path, "--host", host)
     assert code == 2
     assert "--host takes an IP address" in err
+
+
+@pytest.mark.usefixtures("a_server")
+def test_what_is_printed_names_a_request_that_asks_for_labels(exported, monkeypatch, capsys, tmp_path):
+    served = importlib.import_module("tlopt.deployment.serve")
+    monkeypatch.setattr(served, "serving", lambda *_: contextlib.nullcontext(SimpleNamespace(version="2.51.0")))
+    monkeypatch.setattr(served, "_wait", lambda *_: None)
+    port = programs.free_ports(1)[0]
+    before = signal.getsignal(signal.SIGTERM)
+    code, out, err = called(
+        capsys,
+        "serve",
+        exported.path,
+        "--port",
+        port,
+        "--name",
+        "tiny",
+        "--keep",
+        tmp_path / "kept",
+        "--input",
+        "pixels",
+    )
+    assert (code, err) == (0, "")
+    arguments = shlex.split(next(line for line in out.splitlines() if line.startswith("curl")))
+    assert arguments[2] == f"http://127.0.0.1:{port}/v2/models/tiny/infer"
+    content = Path(arguments[-1].removeprefix("@")).read_bytes()
+    length = int(arguments[arguments.index("-H") + 1].partition(": ")[2])
+    head = json.loads(content[:length])
+    assert head["inputs"][0]["shape"] == [1, 32, 32, 3]
+    assert head["inputs"][0]["parameters"]["binary_data_size"] == len(content) - length == 32 * 32 * 3
+    assert head["outputs"] == [{"name": "logits", "parameters": {"classification": 3}}]
+    assert (tmp_path / "kept" / "deploy.json").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("a_server")
+def test_a_kept_folder_that_is_there_is_one_error(exported, capsys, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.txt").touch()
+    code, out, err = called(
+        capsys, "serve", exported.path, "--port", programs.free_ports(1)[0], "--keep", tmp_path / "kept"
+    )
+    assert (code, out) == (2, "")
+    assert "exists already" in err
 
 
 @pytest.mark.usefixtures("a_server")
