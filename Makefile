@@ -18,7 +18,7 @@ SERVE := $(VENV)/serve
 SERVE_PYTHON ?= $(PYTHON)
 # A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
-EXTRAS := cpu,rtx,demo,audit,optimize,parquet,loadgen,docs,dev
+EXTRAS := cpu,rtx,demo,audit,optimize,keras,parquet,loadgen,docs,dev
 
 .PHONY: setup serve-env cpp-headers demo test test-fast coverage check docs docs-site clean robustness resolve
 

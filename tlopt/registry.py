@@ -42,6 +42,7 @@ _INSTALL = {
     "cleanlab": "tlopt[audit]",
     "sklearn": "tlopt[audit]",
     "optuna": "tlopt[optimize]",
+    "keras": "tlopt[keras]",
     "pyarrow": "tlopt[parquet]",
     "tensorboard": "tlopt[tensorboard]",
     "pynvml": "nvidia-ml-py",

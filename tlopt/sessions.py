@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,32 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = profile
     return runtime.InferenceSession(_given(model), options, providers=list(providers))
+
+
+def simplified(file: Path) -> onnx.ModelProto:
+    """Return a graph as ONNX Runtime simplifies it for any machine, in standard operators.
+
+    Casts to the same type go, and transposes that cancel; constants are computed.
+
+    Raises:
+        MissingLibraryError: ONNX Runtime is not installed.
+    """
+    import onnx
+
+    runtime = require("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "simple.onnx")
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        runtime.InferenceSession(str(file), options, providers=list(CPU))
+        model: onnx.ModelProto = onnx.load(options.optimized_model_filepath)
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 def _given(model: Any) -> str | bytes:

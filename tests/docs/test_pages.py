@@ -150,6 +150,8 @@ def run_command(arguments, target, allowed, capsys):
 def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
     if page.endswith("keras.md"):
         keras_file("flowers.onnx")
+        classes = Path("classes.txt")
+        tlopt.import_model("flowers.onnx", "runs/keras", classes=classes)  # as the .keras file would be
     elif page.endswith("any-network.md"):
         any_nets.detector().save(Path("detector.onnx"))
     elif "/howto/" in page:

