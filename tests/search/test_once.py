@@ -77,6 +77,18 @@ def test_what_another_run_makes_is_waited_for(make, tmp_path, monkeypatch):
     assert found.path == tmp_path / "one"
 
 
+def test_what_a_killed_run_was_making_is_made_by_whoever_waited_for_it(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PAUSE", 0)
+    refusals = iter([OutputExistsError("Another run is making it at this moment.")])
+
+    def once_refused(place):
+        if (error := next(refusals, None)) is not None:
+            raise error  # and its lock is free when that is looked at
+        return make(place)
+
+    assert once(tmp_path / "one", once_refused).path == tmp_path / "one"
+
+
 def test_a_folder_of_somebody_else_is_left_alone(make, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PAUSE", 0)
     (tmp_path / "one").mkdir()

@@ -34,7 +34,7 @@ FAST = {
     "image_sizes": (32,),
     "epochs": 2,
     "backend": ("onnxruntime",),
-    "precisions": ("fp32", "int8"),
+    "precisions": ("fp32",),  # int8 has its test with an artifact
 }
 
 
@@ -160,7 +160,7 @@ def test_an_artifact_is_compressed_to_the_budget(kind, tuned, exported, tmp_path
         tmp_path / "out",
         latency_ms=1000.0,
         backend=("onnxruntime",),
-        precisions=("fp32", "int8"),
+        precisions=("fp32", "int8") if kind == "torch" else ("fp32",),
         keep="pareto",
     )
     assert study.best.card.classes == source.card.classes

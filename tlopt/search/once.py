@@ -45,19 +45,21 @@ def once(place: Path, make: Callable[[Path], Artifact]) -> Artifact:
     Raises:
         OutputExistsError: Something else lies there.
     """
-    refused: OutputExistsError | None = None
+    refused = False
     while True:
         if (place / CARD_NAME).exists():
             try:
                 return Artifact.load(place)
             except ArtifactError as error:
                 log.warning("%s It is made again.", error.message)
-        if refused is not None and not _in_the_making(place):
-            raise refused
         try:
             return make(place)
-        except OutputExistsError as error:
-            refused = error if not _in_the_making(place) else None
+        except OutputExistsError:
+            # Whoever was making it may have been killed meanwhile, and the lock is free: then once more.
+            waits = _in_the_making(place)
+            if refused and not waits:
+                raise
+            refused = not waits
             time.sleep(_PAUSE)
 
 
