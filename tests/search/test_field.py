@@ -14,8 +14,8 @@ def test_a_network_that_is_too_slow_in_its_best_case_is_dropped_with_a_reason_an
     assert [one.width for one in slow.pending] == [0.35]
     known.done(f"time/{slow.pending[0].digest}", {"problem": "it does not run"})
     found = by_name(known)
-    assert found["timm:b 32 px"].dropped == "it does not run, with 35 % of its multiply-adds"
-    assert found["timm:b 64 px"].dropped == "it is too slow at 32 px already"
+    assert found["timm:b 32 px"].dropped == "it does not run, pruned to 35 %"
+    assert found["timm:b 64 px"].dropped == "too slow at 32 px already"
     assert found["timm:a 32 px"].survives
     assert found["timm:a 64 px"].survives
 

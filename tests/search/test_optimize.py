@@ -170,7 +170,7 @@ def test_an_artifact_is_compressed_to_the_budget(kind, tuned, exported, tmp_path
 def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(images, tmp_path, capsys):
     study = tlopt.optimize(images, tmp_path / "out", latency_ms=5.0, dry_run=True, **FAST)
     assert study.best is None
-    assert [row["candidate"] for row in study.report.rows] == ["tiny_models:cnn 32 px"]
+    assert [(row["network"], row["px"]) for row in study.report.rows] == [("tiny_models:cnn", 32)]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,6 +13,7 @@ from tlopt.environment import cores, processor, versions, waiting
 from tlopt.publishing import write_whole
 from tlopt.reports import Point, Report, Scalar, page
 from tlopt.search.funnel import field, halving, tasks
+from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.decision import Decision, Finalist, unmet
 from tlopt.search.funnel.field import Standing
@@ -35,7 +36,7 @@ _STEPS = {
 }
 
 
-def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, Any]) -> Report:
+def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, Any], *, so_far: bool = False) -> Report:
     """Return the report of what is known.
 
     Args:
@@ -43,6 +44,7 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
         clock: Where the time went.
         where: The study, as it may be shown.
         machine: What the latencies were measured on.
+        so_far: The search goes on.
     """
     asked, results = now.asked, now.results
     decision = tasks.decision(now)
@@ -52,7 +54,7 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
     rows = [*_measured_rows(now, finalists, decision), *_other_rows(now, standings, finalists)]
     costs = _costs(now, clock)
     return Report(
-        title=_title(decision),
+        title=_title(decision, so_far=so_far),
         rows=tuple(rows),
         notes=tuple(_notes(now, decision, clock)),
         breaches=() if decision.chosen is not None else decision.words[:1],
@@ -81,10 +83,10 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
     )
 
 
-def _title(decision: Decision) -> str:
+def _title(decision: Decision, *, so_far: bool) -> str:
     if decision.chosen is None:
-        return "Nothing keeps to the budget"
-    return f"The answer: {decision.chosen.variant.label}"
+        return "Nothing keeps to the budget" + " so far" * so_far
+    return f"{'Best so far' if so_far else 'The answer'}: {decision.chosen.variant.label}"
 
 
 def _measured_rows(now: Situation, finalists: Sequence[Finalist], decision: Decision) -> list[dict[str, Scalar]]:
@@ -98,12 +100,18 @@ def _measured_rows(now: Situation, finalists: Sequence[Finalist], decision: Deci
         timed = now.results.again.get(one.variant.key, one.measured.timed)
         found.append(
             {
-                "candidate": one.variant.label, "latency_ms": timed.latency_ms, "p99_ms": timed.p99_ms,
-                "accuracy": one.measured.accuracy, "low": low, "high": high, "size_mb": timed.size_mb,
-                "memory_mb": timed.memory_mb, "outcome": outcome,
+                **_who(one.variant.base.contender), "precision": one.variant.point.precision,
+                "latency_ms": timed.latency_ms, "accuracy": one.measured.accuracy, "low": low, "high": high,
+                "size_mb": timed.size_mb, "p99_ms": timed.p99_ms if now.asked.budget.latency_p99_ms else None,
+                "memory_mb": timed.memory_mb, "made": one.variant.how,
+                "backend": timed.backend if len(now.asked.space.backends) > 1 else "", "outcome": outcome,
             }
         )  # fmt: skip
     return sorted(found, key=lambda row: (row["outcome"] != "the answer", -float(row["accuracy"] or 0)))
+
+
+def _who(one: Contender) -> dict[str, Scalar]:
+    return {"network": one.network.label, "px": one.image_size}
 
 
 def _other_rows(
@@ -116,7 +124,7 @@ def _other_rows(
         if one.key in through:
             continue
         yield {
-            "candidate": one.label, "latency_ms": standing.best.latency_ms if standing.best else None,
+            **_who(one), "precision": None, "latency_ms": standing.best.latency_ms if standing.best else None,
             "size_mb": standing.best.size_mb if standing.best else None, "outcome": _how_far(now, standing),
         }  # fmt: skip
 
@@ -133,7 +141,7 @@ def _how_far(now: Situation, standing: Standing) -> str:
     if trained is not None and results.plan is not None:
         return f"trained to epoch {trained.epochs} of {results.plan.epochs}: {trained.accuracy:.1%} right"
     if (score := results.scores.get(key)) is not None:
-        return f"ranked: {score.accuracy:.1%} right with frozen features, and not trained"
+        return f"ranked: {score.accuracy:.1%} right, not trained"
     return "timed, and not ranked"
 
 

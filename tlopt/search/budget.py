@@ -108,11 +108,9 @@ class Budget:
             return timed.problem
         high = timed.interval_ms[1]
         if not high <= self.limit_ms:
-            return (
-                f"{timed.latency_ms:.3g} ms, up to {high:.3g} ms with noise, where {self.limit_ms:.3g} ms are allowed"
-            )
+            return f"{timed.latency_ms:.3g} ms, with noise {high:.3g} ms"
         if self.latency_p99_ms is not None and not timed.p99_ms * (1 + _NOISE_PER_LIMIT) <= self.latency_p99_ms:
-            return f"{timed.p99_ms:.3g} ms for 99 of 100 runs, where {self.latency_p99_ms:.3g} ms are allowed"
+            return f"{timed.p99_ms:.3g} ms for 99 of 100 runs"
         return self._too_large(timed, 1 + _NOISE_PER_LIMIT)
 
     def _too_large(self, timed: Timed, noise: float) -> str:

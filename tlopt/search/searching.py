@@ -37,7 +37,8 @@ def planned(asked: Asked, minutes: float) -> Study:
     points = [point for point in asked.space.points() if point.width == 1 and point.precision in asked.numbers]
     rows = tuple(
         {
-            "candidate": one.label,
+            "network": one.network.label,
+            "px": one.image_size,
             "precisions": ", ".join(dict.fromkeys(p.precision for p in asked.points(one))),
             "backends": ", ".join(dict.fromkeys(p.backend for p in asked.points(one))),
         }
@@ -82,7 +83,7 @@ def search(
 
         def noted(now: Situation) -> None:
             _stand(place, workshop, now)
-            report = answer.report_of(now, clock, note.study, machine)
+            report = answer.report_of(now, clock, note.study, machine, so_far=True)
             write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
 
         worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)

@@ -58,7 +58,7 @@ def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[
         waits = False
         for one in sizes:
             if slow is not None:
-                why = f"it is too slow at {slow.contender.image_size} px already"
+                why = f"too slow at {slow.contender.image_size} px already"
                 found[one.key] = Standing(contender=one, dropped=why)
                 continue
             if waits:
@@ -99,7 +99,7 @@ def _standing(asked: Asked, results: Results, one: Contender, *, settled: bool) 
     if pending := _pending(results, narrow):
         return Standing(contender=one, pending=pending, best=best)
     if over := _why_over(asked, results, narrow):
-        why = f"{over}, with {100 * asked.narrowest:.0f} % of its multiply-adds"
+        why = f"{over}, pruned to {100 * asked.narrowest:.0f} %"
         return Standing(contender=one, dropped=why, best=_fastest(results, narrow) or best)
     return Standing(contender=one, width=asked.narrowest, best=best, whole_ms=whole_ms)
 

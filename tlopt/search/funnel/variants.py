@@ -61,6 +61,14 @@ class Variant:
         return digest_of(self.made_key, self.point.digest)
 
     @property
+    def how(self) -> str:
+        """What is special in how it was made, in words; empty if nothing is."""
+        words = [{"first": "classifier alone", "mixed": "mean of weights"}.get(self.base.what, "")]
+        words += [f"pruned to {100 * self.point.width:.0f} %"] if self.point.width < 1 else []
+        words += [{"mixed": "float blocks", "trained": "qat"}.get(self.way, "")]
+        return ", ".join(filter(None, words))
+
+    @property
     def label(self) -> str:
         """What a person calls it."""
         words = {"first": ", classifier alone trained", "mixed": ", mean of weights"}.get(self.base.what, "")
