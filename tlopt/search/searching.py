@@ -12,7 +12,7 @@ from tlopt.errors import SettingError
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
-from tlopt.reports import Report
+from tlopt.reports import Report, Scalar
 from tlopt.search import answer, outcome
 from tlopt.search.funnel import tasks
 from tlopt.search.funnel.asked import Asked
@@ -35,7 +35,7 @@ _RESERVE, _LEAST_RESERVE_S = 0.06, 2.0  # share of the time that is kept for the
 def planned(asked: Asked, minutes: float) -> Study:
     """Return what a search would try; nothing is made or written."""
     points = [point for point in asked.space.points() if point.width == 1 and point.precision in asked.numbers]
-    rows = tuple(
+    rows: tuple[Mapping[str, Scalar], ...] = tuple(
         {
             "network": one.network.label,
             "px": one.image_size,
