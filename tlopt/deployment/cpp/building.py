@@ -16,12 +16,18 @@ from tlopt.errors import StageError
 PROJECT = Path(__file__).parent / "project"
 PROGRAM = "classify"
 _TOOLS = "apt-get install cmake g++ libjpeg-dev libpng-dev zlib1g-dev"
+# Runtime -> what CMake names where it is missing, what that is, and how it comes here.
 _BRINGS = {
-    "onnxruntime": "Its Python package has no headers: unpack a release of ONNX Runtime for C++, or apt-get install "
-    "libonnxruntime-dev, and name its folder in CMAKE_PREFIX_PATH.",
-    "openvino": "python -m pip install openvino",
-    "tensorrt": "Install TensorRT for C++ and CUDA, and name their folders in CMAKE_PREFIX_PATH.",
+    "onnxruntime": (
+        "ONNXRUNTIME",
+        "ONNX Runtime for C++",
+        "Its Python package has no headers. apt-get install libonnxruntime-dev, or unpack a release for C++ and name "
+        "its folder in CMAKE_PREFIX_PATH.",
+    ),
+    "openvino": ("OpenVINO|TBB", "OpenVINO", "python -m pip install openvino"),
+    "tensorrt": ("TENSORRT|CUDA|nvcc", "TensorRT for C++ or CUDA", "Name their folders in CMAKE_PREFIX_PATH."),
 }
+_TELLING = re.compile(r"could not find|not found|no CMAKE_\w+ could|: (fatal )?error", re.IGNORECASE)
 _LONGEST = 900  # seconds that a step may take before it counts as hanging
 
 
@@ -38,8 +44,10 @@ def problem(runtime: str) -> str:
     if not done.returncode:
         return ""
     reason = _reason(done)
-    mend = _BRINGS[runtime] if re.search("onnxruntime|openvino|tensorrt|nvinfer|cuda", reason, re.I) else _TOOLS
-    return f"CMake does not find all that the project needs ({reason}). {mend}"
+    names, missing, mend = _BRINGS[runtime]
+    if re.search(names, reason):
+        return f"CMake does not find {missing}. {mend}"
+    return f"CMake does not find all that the project needs ({reason}). {_TOOLS}"
 
 
 def build(project: Path, folder: Path, runtime: str) -> Path:
@@ -89,7 +97,5 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line that says what is wrong."""
     lines = [line.strip() for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()]
-    telling = [
-        line for line in lines if re.search(r"could not find|not found|no CMAKE_\w+ could|: (fatal )?error", line, re.I)
-    ]
+    telling = [line for line in lines if _TELLING.search(line)]
     return (telling or lines or ["it says nothing"])[0].rstrip(".:")

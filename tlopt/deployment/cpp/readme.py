@@ -55,14 +55,13 @@ Licence of the code: Apache-2.0.
 
 _BUILDS = {
     "openvino": """\
-With OpenVINO, whose Python package has headers and libraries, too:
+With OpenVINO, whose Python package has headers and libraries, too. CMake asks `python3` where it is:
 
-    pip install {openvino}
-    cmake -B build -DRUNTIME=openvino \\
-      -DOpenVINO_DIR=$(python -c "import pathlib, openvino; print(pathlib.Path(openvino.__file__).parent / 'cmake')")
+    python3 -m pip install {openvino}
+    cmake -B build -DRUNTIME=openvino
     cmake --build build
 
-For OpenVINO's archives, `source setupvars.sh` first and leave `-DOpenVINO_DIR` out.
+With OpenVINO's archives, `source setupvars.sh` first.
 """,
     "onnxruntime": """\
 With ONNX Runtime, unpacked from a release for C++ (onnxruntime-linux-x64-*.tgz), or from Debian's libonnxruntime-dev:
