@@ -5,8 +5,8 @@
 An EfficientNet-Lite0 with ImageNet weights is exported, deployed and compiled here. First, odd image files (every
 color type of PNG, JPEG in its variants, every orientation, sides of 1 to 4,000 pixels) go through both: decoded
 pixels, resized pixels, logits and the best class are compared. Then photos go through both on one thread, one at a
-time, in turns: milliseconds of decoding, of resizing and normalizing, and of the network; medians over the rounds.
-Last, a new process of each classifies one photo. The result says which libraries decoded.
+time, in turns: milliseconds of decoding, of resizing and normalizing, and of the network, and processor time of all;
+medians over the rounds. A new process of each classifies one photo. The results say which libraries decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -105,11 +106,12 @@ def theirs(program: Path, model: Path, images: Sequence[Path]) -> dict[str, floa
     return {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+) ms", said)}
 
 
-def seconds_of(command: Sequence[str | Path]) -> float:
-    """Return how long a command takes."""
-    begin = time.perf_counter()
+def spent(command: Sequence[str | Path]) -> tuple[float, float]:
+    """Return how long a command takes, and its processor time, seconds."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, capture_output=True, check=True, cwd=tempfile.gettempdir())
-    return time.perf_counter() - begin
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -127,50 +129,67 @@ def make(folder: Path, given: Path | None) -> Artifact:
 
 
 def speeds(folder: Path, program: Path, artifact: Artifact, runtime: str, images: Sequence[Path], rounds: int):
-    """Return the speed of both."""
+    """Return the speed of both: medians over the rounds, in which they take turns."""
     model = folder / "cpp" / "model"
-    parts: dict[str, Callable[[], dict[str, float]]] = {
-        "python": lambda: ours(artifact, runtime, images),
-        "cpp": lambda: theirs(program, model, images),
-    }
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in parts}
-    starts: dict[str, list[float]] = {name: [] for name in parts}
-    predict = [
-        sys.executable,
-        "-m",
-        "tlopt",
-        "predict",
-        artifact.path,
-        images[0],
-        "--backend",
-        runtime,
-        "--threads",
-        "1",
-    ]
-    commands = {"python": predict, "cpp": [program, "--model", model, "--threads", "1", images[0]]}
+    predict = [sys.executable, "-m", "tlopt", "predict", "--backend", runtime, "--threads", "1", artifact.path]
+    classify = [program, "--model", model, "--threads", "1"]
+    taken: dict[str, list[dict[str, float]]] = {"python": [], "cpp": []}
+    first: dict[str, list[tuple[float, float]]] = {"python": [], "cpp": []}
+    processor_ms: dict[str, list[float]] = {"python": [], "cpp": []}
     for _ in range(rounds):
-        for name, part in parts.items():
-            taken[name].append(part())
-            starts[name].append(seconds_of(commands[name]))
+        first["python"].append(spent([*predict, images[0]]))
+        first["cpp"].append(spent([*classify, images[0]]))
+        begin = time.process_time()
+        taken["python"].append(ours(artifact, runtime, images))
+        processor_ms["python"].append((time.process_time() - begin) * 1e3 / len(images))
+        taken["cpp"].append(theirs(program, model, images))
+        all_of_them = spent([*classify, *images])[1]
+        processor_ms["cpp"].append((all_of_them - first["cpp"][-1][1]) * 1e3 / (len(images) - 1))
     return {
-        name: {**medians(taken[name]), "first_answer_s": round(statistics.median(starts[name]), 3)} for name in parts
+        name: {
+            **medians(taken[name]),
+            "processor_ms": round(statistics.median(processor_ms[name]), 3),
+            "first_answer_s": round(statistics.median(wall for wall, _ in first[name]), 3),
+            "first_answer_processor_s": round(statistics.median(used for _, used in first[name]), 3),
+        }
+        for name in taken
+    }
+
+
+def about(artifact: Artifact, arguments: argparse.Namespace, program: Path, part: str) -> dict[str, Any]:
+    """Return the conditions."""
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    options = " ".join(f"--{name} {getattr(arguments, name)}" for name in part.split())
+    return {
+        "command": f"python benchmarks/cpp.py {options}",
+        "device": processor(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "versions": versions(),
+        "decoders": {
+            "python": {"libjpeg-turbo": features.version("libjpeg_turbo")},
+            "cpp": sorted(set(re.findall(r"(lib(?:jpeg|png\w*|z)\.so\S*)", linked))),
+        },
+        "runtime": arguments.runtime,
+        "model": artifact.card.model,
     }
 
 
 def main() -> None:
-    """Measure and write the result."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=SHARED)
-    parser.add_argument("--number", type=int, default=200, help="photos to time")
-    parser.add_argument("--odd", type=int, default=200, help="odd images to compare")
+    parser.add_argument("--number", type=int, default=200, help="photos to time; 0 for none")
+    parser.add_argument("--odd", type=int, default=200, help="odd images to compare; 0 for none")
     parser.add_argument("--largest", type=int, default=4000, help="longest side of odd images, pixels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime"), default="openvino")
     parser.add_argument("--artifact", type=Path, help="an onnx artifact. Default: an EfficientNet-Lite0")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpp.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     arguments = parser.parse_args()
     found = sorted(p for p in arguments.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    photos = [path.resolve() for path in found[:: max(1, len(found) // arguments.number)][: arguments.number]]
+    step = max(1, len(found) // max(1, arguments.number))
+    photos = [path.resolve() for path in found[::step][: arguments.number]]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         artifact = make(folder, arguments.artifact)
@@ -181,28 +200,16 @@ def main() -> None:
         for odd in odd_images(arguments.odd, largest=arguments.largest):
             images.append(folder / "odd" / odd.name)
             images[-1].write_bytes(odd.content)
-        compared = compare(program, folder / "cpp" / "model", artifact, arguments.runtime, images)
-        print(json.dumps(compared, indent=2), flush=True)
-        speed = speeds(folder, program, artifact, arguments.runtime, photos, arguments.rounds) if photos else None
-        linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    result = {
-        "command": "python benchmarks/cpp.py " + " ".join(sys.argv[1:]),
-        "device": processor(),
-        "cores": os.cpu_count(),
-        "versions": versions(),
-        "decoders": {
-            "python": {name: features.version(name) for name in ("libjpeg_turbo", "zlib")},
-            "cpp": sorted(set(re.findall(r"(lib(?:jpeg|png\w*|z)\.so\S*)", linked))),
-        },
-        "runtime": arguments.runtime,
-        "model": artifact.card.model,
-        "odd_images": compared,
-        "photos": len(photos),
-        "rounds": arguments.rounds,
-        "one_thread": speed,
-    }
-    write_whole(arguments.out, json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+        results: dict[str, dict[str, Any]] = {}
+        if images:
+            same = compare(program, folder / "cpp" / "model", artifact, arguments.runtime, images)
+            results["cpp-pixels"] = {**about(artifact, arguments, program, "odd largest runtime"), "odd_images": same}
+        if len(photos) > 1:
+            speed = speeds(folder, program, artifact, arguments.runtime, photos, arguments.rounds)
+            results["cpp-speed"] = {**about(artifact, arguments, program, "number rounds runtime"), "one_thread": speed}
+    for name, result in results.items():
+        write_whole(arguments.out / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

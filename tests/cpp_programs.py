@@ -38,9 +38,8 @@ def program(factory: pytest.TempPathFactory, runtime: str) -> Path:
 def _compile(folder: Path, runtime: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # One is built as a user builds it; the others, whose sources are the same but for one, are compiled faster.
-        patch.setenv(
-            "CXXFLAGS", f"-Wall -Wextra -Wconversion -Wshadow -Werror {'' if runtime == 'openvino' else '-O0'}"
-        )
+        optimized = "" if runtime == "openvino" else "-O0"
+        patch.setenv("CXXFLAGS", f"-Wall -Wextra -Wconversion -Wshadow -Werror {optimized}")
         patch.setenv("CMAKE_BUILD_TYPE", "Release" if runtime == "openvino" else "None")
         if runtime == "tensorrt":
             _compile_with_stand_in(folder)
