@@ -164,7 +164,7 @@ def build(network: Network, variant: str, batches: tuple[int, int, int] = PROFIL
 def _kind(reason: str) -> str:
     """Return a reason without the names of this network's nodes."""
     words = reason.split()
-    return " ".join("…" if "/" in word or any(c.isdigit() or c == "_" for c in word) else word for word in words)
+    return " ".join("…" if any(c.isdigit() or c == "_" for c in word) else word for word in words)
 
 
 def measured(network: Network, variant: str) -> dict[str, Any]:
