@@ -30,9 +30,14 @@ def merged(model: nn.Module, size: int) -> nn.Module:
         size: Side of the square input, pixels.
     """
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    for what, merge in (("branches", _merge_branches), ("batch norms", _fold_norms)):
-        model = _kept_if_equal(model, images, what, merge)
-    return model
+    if _branched(model):
+        model = _kept_if_equal(model, images, "branches", _merge_branches)
+    return _kept_if_equal(model, images, "batch norms", _fold_norms)
+
+
+def _branched(model: nn.Module) -> int:
+    """Return how many modules know how to merge their branches."""
+    return sum(any(hasattr(module, name) for name in _BRANCHED) for module in model.modules())
 
 
 def _kept_if_equal(
@@ -43,7 +48,7 @@ def _kept_if_equal(
         before = candidate(images)
         try:
             count = merge(candidate, images)
-            after = candidate(images)
+            after = candidate(images) if count else before
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError) as error:
             log.warning("The %s of %s stay as they are: %s", what, type(model).__name__, error)
             return model
@@ -56,14 +61,13 @@ def _kept_if_equal(
 
 def _merge_branches(model: nn.Module, _: torch.Tensor) -> int:
     """Merge what RepVGG, MobileOne, FastViT, RepViT and their like compute in branches, in place."""
-    branched = sum(any(hasattr(module, name) for name in _BRANCHED) for module in model.modules())
-    if branched:
-        from tlopt.networks import vision_ops
+    from tlopt.networks import vision_ops
 
-        vision_ops.declare()
-        from timm.utils.model import reparameterize_model
+    vision_ops.declare()
+    from timm.utils.model import reparameterize_model
 
-        reparameterize_model(model, inplace=True)
+    branched = _branched(model)
+    reparameterize_model(model, inplace=True)
     return branched
 
 
