@@ -23,16 +23,8 @@ roofline = importlib.import_module("tlopt.measure.roofline")
 # A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
 MORE = {
     "optimize": [
-        "--image-sizes",
-        "32",
-        "--epochs",
-        "1",
-        "--backend",
-        "onnxruntime",
-        "--precisions",
-        "fp32",
-        "--latency-ms",
-        "1000",
+        *("--latency-ms", "1000", "--models", "pip:efficientnet_lite0", "--image-sizes", "32", "--epochs", "1"),
+        *("--precisions", "fp32", "--backend", "onnxruntime"),
     ],
     "import": ["--classes", "classes.txt"],
     "bench": ["--seconds", "0.01", "--no-memory"],
