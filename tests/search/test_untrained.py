@@ -44,6 +44,7 @@ def test_the_graph_has_the_classes_the_size_and_the_precision(work):
         assert (made.card.precision, made.card.preprocess.size, len(made.card.classes)) == (card, 48, 5)
 
 
+@pytest.mark.slow
 def test_a_graph_of_another_size_has_the_layers_of_one_that_is_exported(work, tmp_path, monkeypatch):
     """A graph that got its size later answers as one that was exported with it."""
     import onnxruntime
@@ -58,6 +59,7 @@ def test_a_graph_of_another_size_has_the_layers_of_one_that_is_exported(work, tm
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_one_size_is_exported_at_it(work):
     flat = Network(name="odd_sizes:flat")
     made = untrained(point(network=flat, image_size=64), classes=5, work=work)
@@ -74,11 +76,13 @@ def test_int8_is_timed_with_integers(work):
     assert timed(point(precision="int8"), work).problem == ""
 
 
+@pytest.mark.slow
 def test_ranges_may_come_from_images(work, tmp_path):
     images = write_photos(tmp_path / "images", per_class=2)
     assert untrained(point(precision="int8", image_size=40), classes=5, work=work, images=images)
 
 
+@pytest.mark.slow
 def test_a_narrower_network_has_fewer_weights(work):
     whole, narrow = (untrained(point(width=width), classes=5, work=work) for width in (1.0, 0.5))
     assert narrow.size_mb < whole.size_mb
@@ -121,6 +125,7 @@ def test_a_network_that_is_not_there_says_why(work):
     assert "efficientnet_lite9" in found.problem
 
 
+@pytest.mark.slow
 def test_artifacts_are_timed_too(tuned, exported, work):
     for artifact in (tuned, exported):
         one = point(network=network(artifact.path), precision="int8")
