@@ -6,6 +6,7 @@ time: the library's own walk goes through a channel again for each way that lead
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,9 +85,9 @@ def ways(model: nn.Module, graph: Any, places: Sequence[Reached], names: Mapping
     root = places[0].node.module
     width = root.weight.shape[0]
     blocks = _blocks(places)
-    if len(blocks) > 1 or any(width % count for count in blocks):
+    per_unit = math.lcm(*blocks)  # one channel of each block of any layer
+    if width % per_unit:
         return []
-    per_unit = next(iter(blocks), 1)
     units = width // per_unit
     found = _members(model, graph, places, names, width, units)
     if found is None:
