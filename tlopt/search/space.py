@@ -44,6 +44,11 @@ class Point:
     threads: int = 0
 
     @property
+    def numbers(self) -> Literal["fp32", "fp16", "bf16", "int8"]:
+        """What the graph is cast to: a network from qat computes in int8."""
+        return "int8" if self.precision == "qat" else self.precision
+
+    @property
     def digest(self) -> str:
         """Identity of the point: 16 hexadecimal digits, the same in every run and on every machine."""
         return digest_of(

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from tlopt import backends
 from tlopt.artifact import Artifact
@@ -127,7 +127,7 @@ def _resized(point: Point, classes: int, work: Path, images: Path | None) -> Art
 def _graph(point: Point, source: Artifact | None, classes: int, work: Path, images: Path | None) -> Artifact:
     """Return the graph of a point in its precision."""
     graph = source if source is not None and source.card.kind == "onnx" else _exported(point, source, classes, work)
-    if _numbers(point) == graph.card.precision:
+    if point.numbers == graph.card.precision:
         return graph
     return _cast(point, graph, runtime_of(point.backend), work, images)
 
@@ -275,18 +275,12 @@ def _exported(point: Point, source: Artifact | None, classes: int, work: Path) -
     from tlopt.stages.export import export
 
     network = _network(point, source, classes, work)
-    return once(
-        work / "graphs" / digest_of(*_made_by(), network.digest),
-        lambda place: export(network, place, force=True),
-    )
-
-
-def _numbers(point: Point) -> Literal["fp32", "fp16", "bf16", "int8"]:
-    return "int8" if point.precision == "qat" else point.precision
+    place = work / "graphs" / digest_of(*_made_by(), network.digest)
+    return once(place, lambda out: export(network, out, force=True))
 
 
 def _cast(point: Point, graph: Artifact, runtime: Runtime, work: Path, images: Path | None) -> Artifact:
-    precision = _numbers(point)
+    precision = point.numbers
     how = (*_made_by(), graph.digest, precision, runtime, sorted(point.float_blocks))
     return once(
         work / "graphs" / digest_of(*how),

@@ -21,29 +21,23 @@ and the name a function in it (see `tlopt.sources.module`); its code runs if it 
 
 from __future__ import annotations
 
-import ast
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from tlopt import registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
-from tlopt.errors import ArtifactError, PluginError, SettingError, StageError, TloptError
+from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
 from tlopt.networks import ending, padding, prefixes, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
+from tlopt.sources._naming import Model, parse
 
 log = logging.getLogger(__name__)
-
-# Options that would make a source read files or addresses that the name of a model chose.
-_REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
-_LONGEST = 2000  # characters of a model's name with its options
 
 
 def build(model: str, *, classes: int, size: int, named_by: str = "") -> nn.Module:
@@ -59,7 +53,7 @@ def build(model: str, *, classes: int, size: int, named_by: str = "") -> nn.Modu
         PluginError: The source or the model is unknown, or its code is not trusted.
         MissingLibraryError: The source's library is not installed.
     """
-    found = _parse(model, named_by)
+    found = parse(model, named_by)
     return padding.fix(_build(found, classes, found.options), size)
 
 
@@ -72,7 +66,7 @@ def check_artifact(path: Path) -> None:
     """
     artifact = Artifact.load(path)
     if artifact.card.kind == "torch":
-        _parse(artifact.card.model, str(artifact.path))
+        parse(artifact.card.model, str(artifact.path))
 
 
 def load(
@@ -99,7 +93,7 @@ def load(
         MissingLibraryError: The source's library is not installed.
         ArtifactError: The weights file does not fit the architecture.
     """
-    found = _parse(model)
+    found = parse(model)
     options = {**found.options, **options}
     if weights_file is None:
         if found.is_own:
@@ -119,7 +113,7 @@ def pinned(model: str) -> str:
     Raises:
         PluginError: The source or the model is unknown or cannot be reached.
     """
-    found = _parse(model)
+    found = parse(model)
     if found.is_own or not hasattr(found.source, "pinned") or "architecture" in found.options:
         return model
     name, given = found.source.pinned(found.name), model.partition("?")[2]
@@ -128,7 +122,7 @@ def pinned(model: str) -> str:
 
 def class_names(model: str) -> tuple[str, ...] | None:
     """Return the names of a pretrained model's classes, if its source records them."""
-    found = _parse(model)
+    found = parse(model)
     names: tuple[str, ...] | None = getattr(found.source, "class_names", lambda _: None)(found.name)
     return names
 
@@ -188,7 +182,7 @@ _SAME = 1e-2  # of the logits' spread: kernels may add up in another order, othe
 _REPORT = "Its architecture is not rebuilt as it was: report the model's name, or use another one."
 
 
-def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:
+def _build(model: Model, classes: int, options: dict[str, Any]) -> nn.Module:
     try:
         module: nn.Module = model.source.build(model.name, classes=classes, **options)
     except TloptError:
@@ -205,7 +199,7 @@ def _build(model: _Model, classes: int, options: dict[str, Any]) -> nn.Module:
     return module
 
 
-def _from_file(found: _Model, file: Path, classes: int, options: dict[str, Any]) -> tuple[nn.Module, Preprocess]:
+def _from_file(found: Model, file: Path, classes: int, options: dict[str, Any]) -> tuple[nn.Module, Preprocess]:
     """Load a file strictly, then give the model the classifier asked for.
 
     The file may hold the pretrained classifier or one of the wanted width.
@@ -225,7 +219,7 @@ def _from_file(found: _Model, file: Path, classes: int, options: dict[str, Any])
     return model, preprocess
 
 
-def _as_built(found: _Model, model: nn.Module, classes: int, options: dict[str, Any]) -> nn.Module:
+def _as_built(found: Model, model: nn.Module, classes: int, options: dict[str, Any]) -> nn.Module:
     """Return a model with a new classifier as its architecture is built with so many classes.
 
     It will be opened again that way. Where a new classifier is not what the architecture has (some of
@@ -259,64 +253,3 @@ def _strict(model: nn.Module, state: dict[str, Any], file: Path) -> dict[str, An
             hint="The file's tensor names and shapes must be exactly the model's.",
         )
     return state
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    """A model's name, taken apart.
-
-    Args:
-        source: The plug-in that makes it.
-        name: Its name there.
-        options: Of its architecture.
-        is_own: Whether it is a function in a module of the user's own.
-    """
-
-    source: ModuleType
-    name: str
-    options: dict[str, Any]
-    is_own: bool = False
-
-
-def _parse(model: str, named_by: str = "") -> _Model:
-    source, colon, rest = model.partition(":")
-    if source == "module":  # the plug-in for the user's own modules goes by their names
-        model = rest
-        source, colon, rest = model.partition(":")
-    if not colon or not rest or len(model) > _LONGEST:
-        raise PluginError(
-            f"A model is named source:name, got {shown_name(model[:100])!r}.",
-            hint="For example pip:efficientnet_lite0 or timm:resnet18; tlopt list models shows more.",
-        )
-    name, _, query = rest.partition("?")
-    options = dict(_option(pair, model) for pair in (query.split("&") if query else ()))
-    if source in registry.names("sources"):
-        if refused := sorted(options.keys() & set(_REACHING)):
-            raise SettingError(
-                f"The option {refused[0]} of {shown_name(model)} is not an option of an architecture.",
-                hint="Give a local file of weights with --weights FILE.safetensors.",
-            )
-        return _Model(source=registry.load("sources", source), name=name, options=options)
-    if not named_by and not trusted.exists(source):
-        registry.load("sources", source)  # names the known sources, with the close match first
-    trusted.allow(model, named_by=named_by)
-    return _Model(source=registry.load("sources", "module"), name=f"{source}:{name}", options=options, is_own=True)
-
-
-def _option(pair: str, model: str) -> tuple[str, Any]:
-    key, equals, value = pair.partition("=")
-    if not equals or not key.isidentifier():
-        raise SettingError(f"An option of a model is name=value, got {shown_name(pair)!r} in {shown_name(model)!r}.")
-    try:
-        found = ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return key, value
-    return key, found if _is_plain(found) else value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or isinstance(value, bool | int | float | str)
