@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tlopt.errors import ArtifactError, SettingError
+from tlopt.errors import ArtifactError, SettingError, StageError
 from tlopt.training import checkpoint
 from tlopt.training.checkpoint import FILE, State
 
@@ -28,3 +28,18 @@ def test_a_state_that_lacks_something_is_one_error_that_names_the_file(tmp_path)
         _ = {}["history"]
     with pytest.raises(SettingError, match="of another network"), checkpoint.taking_up(tmp_path / FILE):
         raise SettingError("of another network")
+
+
+def test_a_first_checkpoint_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_args, **_settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    for held in ([], ["other"]):
+        folder = tmp_path / f".out{len(held)}.checkpoint"
+        for name in held:
+            folder.mkdir()
+            (folder / name).touch()
+        with pytest.raises(StageError, match="No space left"):
+            checkpoint.write(folder / FILE, State(tensors={"model/a": torch.ones(1)}, record={}))
+        assert folder.exists() is bool(held)

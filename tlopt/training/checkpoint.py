@@ -75,6 +75,8 @@ def write(file: Path, state: State) -> None:
         with writing(file) as scratch:
             save_file(tensors, scratch, metadata={"record": json.dumps(state.record)})
     except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):  # where there is nothing to go on with, nothing is left behind
+            file.parent.rmdir()
         kept = f" The checkpoint before it stands: {file}." if file.exists() else ""
         raise StageError(
             f"The checkpoint {file} cannot be written: {error}.{kept}",
