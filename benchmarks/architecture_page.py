@@ -17,8 +17,8 @@ prediction. The networks have random weights and small images, so this page says
 the results are. `python benchmarks/architectures.py` measures it and writes this page.
 
 A step works if it ends well and its own checks hold. The export compares its logits with those of torch. An int8 graph
-is opened by its runtime. An engine is built by TensorRT for RTX. The column "prune" shows which share of the
-multiply-adds went when 30 % were asked for.
+is opened by its runtime. An engine is built by TensorRT for RTX, and not run: that takes a GPU. The column "prune"
+shows which share of the multiply-adds was removed when 30 % were asked for.
 """
 
 
@@ -29,8 +29,8 @@ def page(results: dict[str, Any], expected: int) -> str:
         results: Network -> what became of each step.
         expected: How many networks there are.
     """
-    lines = [_HEAD, f"{len(results)} of {expected} networks were run.", "", "| step | works | of | share | aim |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [_HEAD, f"{len(results)} of {expected} networks were run. The shares are of these.", "",
+             "| step | works | of | share | aim |", "|---|---|---|---|---|"]  # fmt: skip
     for name in STEPS:
         works = sum(row["steps"][name] == WORKS for row in results.values())
         share = 100 * works / max(1, len(results))

@@ -118,7 +118,7 @@ def test_rows_of_several_images_together_are_refused(tmp_path):
 
 def test_a_network_of_any_size_needs_one(tmp_path):
     shape = ("n", 3, "h", "w")
-    with pytest.raises(SettingError, match="does not say of which size"):
+    with pytest.raises(SettingError, match="does not say the size"):
         brought(any_nets.segmenter(), tmp_path, saved={"shape": shape})
     artifact = brought(any_nets.segmenter(), tmp_path, saved={"shape": shape}, image_size=32, image_width=48)
     assert artifact.card.outputs[0].shape == (1, 32, 48)

@@ -115,7 +115,7 @@ def deploy(
     The folder holds the network, its class names and tlopt's own preprocessing. Nothing in it needs
     tlopt or torch. deploy.json says what it is, what it was made of and how it was checked.
 
-    The check runs what was written on three images and compares the answers with the artifact's. The
+    The check runs what was written on a few images and compares the answers with the artifact's. The
     folder is not made if they differ.
 
     Several engines of one network, for different GPUs, become one model on a server that chooses.

@@ -181,7 +181,7 @@ def _check_repeats(model: onnx.ModelProto, run: Run, places: list[int], name: st
     for _ in range(_REPEATS):
         if not all(np.array_equal(a, b) for a, b in zip(first, run(places), strict=True)):
             raise ArtifactError(
-                f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).",
+                f"{name} cannot be used: its answers to the same image differ from run to run ({kind}).",
                 hint=EXPORT,
             )
 
@@ -273,5 +273,5 @@ def _check_finite(arrays: list[np.ndarray], name: str) -> None:
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise ArtifactError(
                 f"{name} answers with numbers that are not finite (NaN or infinity).",
-                hint="Check --mean and --std; or its weights are damaged.",
+                hint="Check --mean and --std. If they are right, the weights may be damaged.",
             )

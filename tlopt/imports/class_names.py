@@ -79,7 +79,7 @@ def _of_json(value: Any) -> list[str]:
         column = 1 if len({str(item[1]) for item in value}) == len(value) else 0
         value = [item[column] for item in value]
     if wrong := [item for item in value if isinstance(item, bool) or not isinstance(item, str | int)]:
-        raise SchemaError(f"the JSON has {_shown(wrong[0])} in the place of a name")
+        raise SchemaError(f"the JSON has {_shown(wrong[0])} where a class name belongs")
     return [name for name in map(str.strip, map(str, value)) if name]
 
 

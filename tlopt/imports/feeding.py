@@ -31,8 +31,8 @@ def fed(proto: onnx.ModelProto, file: Path, given: dict[str, Any], *, classifier
     sides = layout.sides_of(proto, file, axes, given.get("size"), given.get("width"), free=not classifier)
     if sides is None and not classifier:
         raise SettingError(
-            f"{file} does not say of which size its images are.",
-            hint="Say it: --image-size 640, or with --image-width.",
+            f"{file} does not say the size of its input image.",
+            hint="Give it: --image-size 640. Add --image-width if the image is not square.",
         )
     high, wide = sides or (_USUAL.size, _USUAL.size)
     said = {"fit": "crop" if classifier else "stretch", **given}

@@ -63,7 +63,7 @@ def keep(made: onnx.ModelProto, file: Path, answers: list[onnx.ValueInfoProto], 
     if len(images) != 1 or not chosen:
         raise ArtifactError(_other_inputs(file, images, names[0]), hint=_ONE_INPUT)
     if chosen[0].name in names:
-        raise ArtifactError(f"{file} answers with its input, {chosen[0].name!r}.")
+        raise ArtifactError(f"The output of {file} is its own input, {chosen[0].name!r}.")
     replace_all(graph.input, chosen)
     replace_all(graph.output, answers)
     made.ir_version = max(made.ir_version, 4)  # the first that allows for weights that are no inputs
@@ -100,7 +100,7 @@ def _answer(model: onnx.ModelProto, file: Path, name: str) -> onnx.ValueInfoProt
         )
     if value.type.tensor_type.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
         raise ArtifactError(
-            f"The output {value.name!r} of {file} is of type {_type(value)}, no number for each class.",
+            f"The output {value.name!r} of {file} is of type {_type(value)}; a classifier answers with floats.",
             hint="Name the tensor before it with --output: the one with a number for each class.",
         )
     return value
@@ -131,7 +131,7 @@ def _check_image(image: onnx.ValueInfoProto, file: Path) -> None:
         raise ArtifactError(f"The input {image.name!r} of {file} is no tensor.", hint=_ONE_INPUT)
     kind = image.type.tensor_type
     if kind.elem_type not in (*FLOATS, *_WHOLE):
-        raise ArtifactError(f"The input {image.name!r} of {file} is of type {_type(image)}, no image.")
+        raise ArtifactError(f"The input {image.name!r} of {file} is of type {_type(image)}; an image holds numbers.")
     axes = len(kind.shape.dim)
     if axes != 4:
         what = "has no shape" if not kind.HasField("shape") else f"has {axes} axes"

@@ -75,14 +75,14 @@ def description(file: Path) -> Mapping[str, Any]:
     try:
         with files.open_regular(file) as opened, zipfile.ZipFile(opened) as archive:
             if archive.getinfo(_CONFIG).file_size > _LARGEST:
-                raise ArtifactError(f"The description in {file} is too large.")
+                raise ArtifactError(f"The config.json in {file} is too large.")
             found = parse_json(archive.read(_CONFIG).decode(), finite=False)
     except (OSError, KeyError, ValueError, SchemaError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ArtifactError(
             f"{file} is no file of Keras 3: {error}", hint="Save it with Keras 3: model.save('model.keras')."
         ) from error
     if not isinstance(found, dict):
-        raise ArtifactError(f"{file} is no file of Keras 3: its description is no table.")
+        raise ArtifactError(f"{file} is no file of Keras 3: its config.json is no JSON object.")
     return found
 
 

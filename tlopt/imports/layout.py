@@ -32,9 +32,9 @@ def layout_of(model: onnx.ModelProto, file: Path, given: str | None) -> str:
         place = dims[1] if given == "nhwc" else dims[3]
         raise ArtifactError(
             f"{file} takes images of {count} channels, {_shape(dims)} in the layout {given}; tlopt feeds 3 or 1.",
-            hint=f"Its other end has 3 channels: --layout {other}."
+            hint=f"The {'second' if other == 'nchw' else 'last'} axis has the length 3. Try --layout {other}."
             if place == 3
-            else "Put a layer in front that makes its channels of red, green and blue, and export it again.",
+            else "Add a first layer that computes its channels from red, green and blue, and export it again.",
         )
     return given
 
@@ -80,7 +80,7 @@ def sides_of(
     if height is None or wide is None:
         return None
     if not free and any(side and side != wanted for side, wanted in zip(sides, (height, wide), strict=True)):
-        told = " x ".join(str(side) if side else "any number of" for side in sides)
+        told = " x ".join(str(side) if side else "any" for side in sides)
         raise ArtifactError(
             f"{file} takes images of {told} pixels; the chosen size is {height} x {wide}.",
             hint="Leave --image-size out to take the file's own.",

@@ -45,8 +45,9 @@ def kind_of(model: onnx.ModelProto, answers: np.ndarray) -> AnswerKind:
     if between(answers) and end == "sigmoids":
         return "sigmoids"
     if end is not None:
-        log.warning("The graph ends as if it answered %s, but its answers are none: they are taken for logits. "
-                    "Say what they are with --answers.", end.replace("_", "-"))  # fmt: skip
+        kind = end.replace("_", "-")
+        log.warning("The graph ends in an operator for %s, but its outputs are not %s. They are taken for logits. "
+                    "--answers sets what they are.", kind, kind)  # fmt: skip
     return "logits"
 
 

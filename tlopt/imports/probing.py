@@ -167,7 +167,7 @@ def _check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> N
     kind, group = draws(model), _cycle(0, batch)
     if kind and not _steady(run, group):
         raise ArtifactError(
-            f"{name} cannot be used: it answers otherwise each time that it sees the same image ({kind}).", hint=EXPORT
+            f"{name} cannot be used: its answers to the same image differ from run to run ({kind}).", hint=EXPORT
         )
 
 
@@ -232,7 +232,7 @@ def _fixed(model: onnx.ModelProto, run: Any, batch: int, name: str) -> Probed:
         if not _same(others, answers, answers, model):
             raise ArtifactError(_depends(model, name), hint=EXPORT)
     elif _trains(model):
-        log.warning("%s normalizes by the image that it is given, as in training. %s", name, EXPORT)
+        log.warning("%s normalizes by the statistics of its input, as in training. %s", name, EXPORT)
     log.info("each run takes %d images", batch)
     _declare(model, batch)
     return Probed(fixed_batch=batch, answers=answers)
@@ -247,8 +247,8 @@ def _depending(model: onnx.ModelProto, answers: np.ndarray, declared: int, name:
     dynamic = ranges_anew(model)
     if not dynamic and declared != 1:
         raise ArtifactError(_depends(model, name), hint=EXPORT)
-    why = "it chooses the ranges of its integers anew for each batch" if dynamic else _reason(model)
-    log.warning("%s is taken for one image at a time: %s.", name, why)
+    why = "it computes its quantization ranges anew for each batch" if dynamic else _reason(model)
+    log.warning("%s will run one image at a time: %s.", name, why)
     _declare(model, 1)
     return Probed(fixed_batch=1, answers=answers)
 
@@ -291,5 +291,5 @@ def _check_finite(answers: np.ndarray, name: str) -> None:
     if not np.isfinite(answers).all():
         raise ArtifactError(
             f"{name} answers with numbers that are not finite (NaN or infinity).",
-            hint="Check --mean and --std; or its weights are damaged.",
+            hint="Check --mean and --std. If they are right, the weights may be damaged.",
         )

@@ -58,7 +58,7 @@ def complaints(
     if len(top) >= _FEWEST and len(set(top.tolist())) == 1:
         found.append(f"all {len(top)} images get the same answer, {classes[top[0]]}")
     if kind != "sigmoids" and chances.max(1).mean() < _FLAT / len(classes):
-        found.append(f"the most probable class has a probability of {chances.max(1).mean():.2g} in the mean")
+        found.append(f"the mean probability of the best class is only {chances.max(1).mean():.2g}")
     labels = np.concatenate([part.labels for part in parts])
     names = [folder.classes[label] if folder.classes else "" for label in labels]
     truth = np.array([classes.index(name) if name in classes else -1 for name in names])

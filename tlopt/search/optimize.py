@@ -56,7 +56,7 @@ class Tried:
         tuple[str, ...], Setting("Backends, or backend:device. Default: those that are installed.", group=_SEARCH)
     ] = ()
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, group=_SEARCH)] = 0
-    pruning: Annotated[bool, Setting("Prune networks that are too slow whole.", group=_SEARCH)] = True
+    pruning: Annotated[bool, Setting("Prune networks that are too slow unpruned.", group=_SEARCH)] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Effort:
     minutes: Annotated[
         float, Setting("Time that the search may take, in minutes.", minimum=0.1, group=_SEARCH, common=True)
     ] = 30.0
-    epochs: Annotated[int, Setting("Most epochs of a training.", minimum=1, group=_SEARCH)] = 8
+    epochs: Annotated[int, Setting("Largest number of epochs of a training.", minimum=1, group=_SEARCH)] = 8
     seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group=_SEARCH)] = 0
 
 
@@ -120,10 +120,10 @@ def optimize(
     that can keep to the budget are trained. The rest of the time goes to the most promising of them.
     They are fine-tuned, pruned if they have to be, quantized, and measured on this machine.
 
-    Decisions are made on validation images, with the chance in them. The answer is timed once more, and
+    Decisions are made on validation images, and allow for chance. The answer is timed once more, and
     judged once on the test images. It stands in OUT/best, and OUT/report.html tells how it was found.
 
-    SOURCE is a folder of images, or an artifact. A torch artifact is pruned and quantized. Of an ONNX artifact,
+    The source is a folder of images or an artifact. A torch artifact is pruned and quantized. Of an ONNX artifact,
     the precision and the backend are chosen. The same command goes on with a search that was interrupted.
 
     From Python:

@@ -123,12 +123,12 @@ def rank(
     shares: Shares,
     cache: Cache,
 ) -> Report:
-    """Rank pretrained networks by accuracy and speed, untrained.
+    """Rank pretrained networks by accuracy and speed before training.
 
     The accuracy is that of a regression on features of the frozen network. It is cross-validated on
     the images for training and validation. Images of the test part are not looked at.
 
-    The latency is measured on this machine in fp32 and int8. Nothing of that needs training. Rows
+    The latency is measured on this machine in fp32 and int8. This needs no training. Rows
     that no other row beats in accuracy and latency are marked. The names in --weights are those of
     --models.
 

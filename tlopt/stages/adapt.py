@@ -46,7 +46,7 @@ def adapt(
     """Adapt a network to unlabelled images of a new camera.
 
     The means and variances of the batch norms are estimated again on the images and mixed with the
-    network's own. Weights stay as they are. A few dozen images are enough. They should show all
+    network's own. Weights stay as they are. Use a few dozen images or more. They should show all
     classes, about as often as the network will see them.
 
     Raises:
@@ -58,7 +58,7 @@ def adapt(
 
     if source.card.torch.qat is not None:
         raise ArtifactError(
-            f"{source.path} was trained for int8: its scales hold for the batch norms that it has.",
+            f"{source.path} was trained for int8: its scales fit only the batch norms that it has now.",
             hint="Adapt the artifact that it was trained from, then run tlopt qat again.",
         )
     folder = scan_any(images, known=source.card.classes)

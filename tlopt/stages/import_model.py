@@ -179,7 +179,7 @@ def _with_family(file: Path, given: dict[str, Any]) -> dict[str, Any]:
     found = keras.family(keras.description(file)) if keras.is_keras(file) else ""
     if not found or {"mean", "std", "channels"} & given.keys():
         return given
-    log.log(NOTICE, "Images are fed as for %s, from the name of the network. --preset says otherwise.", found)
+    log.log(NOTICE, "Images are preprocessed as for %s, from the name of the network. --preset names another.", found)
     return {**PRESETS[found], **given}
 
 
@@ -226,8 +226,8 @@ def _tell(card: Card, given: dict[str, Any], folder: Path, *, named: bool) -> No
     if card.kind == "onnx" and not preprocess.folded:
         assumed = [name for name in ("mean", "std", "channels") if name not in given]
         if "mean" in assumed or "std" in assumed:
-            log.log(NOTICE, "Assumed, as the file does not say it: %s. Check that the network was trained so.",
-                    ", ".join(assumed))  # fmt: skip
+            log.log(NOTICE, "Assumed, as the file does not say it: %s. Check that the network was trained with these "
+                    "values.", ", ".join(assumed))  # fmt: skip
 
 
 def _try(made: Artifact, images: Path) -> None:
