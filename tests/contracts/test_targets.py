@@ -7,7 +7,7 @@ import types
 from dataclasses import fields
 
 import pytest
-from tiny_onnx import write_onnx
+from brightest import write_onnx
 
 import tlopt
 from tlopt import registry

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brightest import CLASSES, write_onnx
 from PIL import Image
-from tiny_onnx import CLASSES, write_onnx
 
 import tlopt
 from tlopt.cards.details import OnnxDetails

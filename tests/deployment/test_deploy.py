@@ -8,9 +8,9 @@ import json
 
 import numpy as np
 import pytest
+from brightest import write_onnx
 from calling import called
 from tiny_engine import write_engine
-from tiny_onnx import write_onnx
 
 import tlopt
 from tlopt.deployment import manifest, reference
@@ -162,8 +162,9 @@ def test_another_order_of_channels_is_more_than_rounding(tiny, tmp_path):
         )
 
 
-def test_what_is_shown_fits_80_columns_and_its_commands_can_be_typed(tiny, tmp_path):
-    made = tlopt.deploy(tiny, tmp_path / "out", for_="openvino-server")
+def test_what_is_shown_fits_80_columns_and_its_commands_can_be_typed(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tlopt.deploy(tiny, "out", for_="openvino-server")
     shown = made.to_report().table(width=80)
     assert max(map(len, shown.splitlines())) <= 80
     assert made.manifest.how[0] in " ".join(shown.replace("\\\n", " ").split())

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import openvino
 import pytest
-from tiny_onnx import write_onnx
+from brightest import write_onnx
 
 import tlopt
 from tlopt.cards.details import OnnxDetails

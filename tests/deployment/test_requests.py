@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from brightest import write_onnx
 from calling import called
 from tiny_engine import write_engine
-from tiny_onnx import write_onnx
 
 import tlopt
 from tlopt import registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -116,7 +117,9 @@ def test_an_engine_is_refused(tmp_path):
 def test_a_served_network_answers_the_printed_command_and_stops(exported, tmp_path, number):
     port = programs.free_ports(1)[0]
     command = [sys.executable, "-m", "tlopt", "serve", exported.path, "--port", str(port), "--name", "tiny"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores Ctrl-C, and hands that down.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     try:
         lines = [process.stdout.readline().strip() for _ in range(5)]
         asked = next(line for line in lines if line.startswith("curl"))

@@ -9,8 +9,8 @@ import types
 
 import numpy as np
 import pytest
+from brightest import CLASSES, write_onnx
 from PIL import Image
-from tiny_onnx import CLASSES, write_onnx
 
 from tlopt import judging
 from tlopt.deployment import vendored

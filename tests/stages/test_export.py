@@ -167,5 +167,5 @@ def test_import_takes_a_pretrained_model(tmp_path):
 
 
 def test_import_needs_either_a_file_or_a_model(tmp_path):
-    with pytest.raises(SettingError, match="either an ONNX file or --model"):
+    with pytest.raises(SettingError, match="either a file or --model"):
         tlopt.import_model(None, tmp_path / "out")

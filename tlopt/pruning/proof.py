@@ -157,9 +157,11 @@ def _fewer(group: ChannelGroup, place: int, draw: int) -> torch.Tensor:
 
 
 def _spans(group: ChannelGroup) -> bool:
-    """Whether a norm takes means over the group's channels."""
+    """Whether a norm, or a convolution that standardizes its weights, takes means over the group's channels."""
     return any(
-        member.is_norm and not isinstance(member.target, nn.modules.batchnorm._BatchNorm) for member in group.members
+        (member.is_norm and not isinstance(member.target, nn.modules.batchnorm._BatchNorm))
+        or (member.role == "in" and isinstance(member.target, nn.Conv2d) and hasattr(member.target, "eps"))
+        for member in group.members
     )
 
 
