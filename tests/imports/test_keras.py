@@ -41,6 +41,7 @@ def write(file, config):
     [
         ({**LAYER, "class_name": "Lambda"}, "Lambda of keras"),
         ({**LAYER, "class_name": "TFSMLayer"}, "TFSMLayer"),
+        ({**LAYER, "config": {"activation": {"module": "builtins", "class_name": "__lambda__"}}}, "__lambda__"),
         ({**LAYER, "module": "os", "class_name": "system"}, "system of os"),
         ({**LAYER, "module": "kerasx.layers"}, "ReLU of kerasx"),
         ({**LAYER, "module": None, "registered_name": "my_package>ReLU"}, "my_package"),

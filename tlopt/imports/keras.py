@@ -32,7 +32,7 @@ from tlopt.sessions import simplified
 SUFFIX = ".keras"
 _CONFIG = "config.json"
 _LARGEST = 64 << 20  # bytes of a description
-_RUNS_CODE = frozenset({"Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"})
+_RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"})
 _OWN = ("keras", "builtins")
 _HINT = "Export it where its code is: model.export('model.onnx', format='onnx'). Then import the ONNX file."
 
