@@ -94,6 +94,28 @@ def test_an_engine_card_of_the_first_version_has_all_that_opening_reads():
     assert details.device == ""
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "10.13.2.6\n--index-url=x"}, {"version": "10.13.2.6\n"}, {"version": "10 ; x"}, {"version": ""},
+        {"targets": ["sm89\n"]}, {"targets": ["../sm89"]}, {"targets": ["89"]},
+    ],
+)  # fmt: skip
+def test_an_engine_card_that_would_write_lines_elsewhere_is_refused(changes):
+    given = json.loads(old("tensorrt"))["details"]
+    with pytest.raises(ArtifactError, match=next(iter(changes))):
+        Card.from_json(changed("tensorrt", details={**given, **changes}))
+
+
+@pytest.mark.parametrize(
+    "version", ["10.13.2.6", "11.0.0.114", "1.7.1.116", "10.0.0b6", "10.14.1.48.post1", "11.4+cu13"]
+)
+def test_an_engine_card_may_hold_any_version_that_a_package_has(version):
+    given = json.loads(old("tensorrt"))["details"]
+    text = changed("tensorrt", details={**given, "version": version, "targets": ["sm90a", "sm120"]})
+    assert Card.from_json(text).engine.version == version
+
+
 def test_a_graph_of_a_fixed_batch_keeps_it():
     given = json.loads(old("onnx"))["details"]
     assert Card.from_json(changed(details={**given, "batch": [4, 4]})).onnx.fixed_batch == 4

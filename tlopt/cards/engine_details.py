@@ -12,6 +12,10 @@ from tlopt.cards.outputs import Output
 from tlopt.cards.words import AnswerKind, Task
 from tlopt.reading.schema import Count, Positive, Sha256, Text
 
+# They are written into the requirements and settings of deployments.
+Version = Annotated[str, Meta(pattern=r"^[0-9]+([.+][0-9A-Za-z]+)*\Z")]
+Capability = Annotated[str, Meta(pattern=r"^sm[0-9]+[a-z]?\Z")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
@@ -24,7 +28,7 @@ class Gpu:
     """
 
     name: Text
-    capability: str
+    capability: Capability
     driver_cuda: str
 
 
@@ -127,9 +131,9 @@ class EngineDetails:
     """
 
     flavour: Literal["tensorrt", "rtx"]
-    version: Text
+    version: Version
     cuda: str
-    targets: tuple[str, ...]
+    targets: tuple[Capability, ...]
     gpu: Gpu | None
     profile: Profile
     options: EngineOptions
