@@ -50,6 +50,13 @@ def test_each_limit_is_looked_at():
     assert Budget(latency_ms=5.0, size_mb=2.0).excess(timed(4.0, size_mb=6.0)) == 3.0
 
 
+def test_memory_that_was_not_measured_keeps_to_no_limit():
+    budget = Budget(memory_mb=100.0)
+    assert budget.unmet(timed(1.0)) == budget.over(timed(1.0)) == "its memory could not be measured"
+    assert not budget.unmet(timed(1.0, memory_mb=50.0))
+    assert not Budget(latency_ms=5.0).unmet(timed(1.0))
+
+
 def test_a_budget_is_told_in_words():
     told = Budget(latency_ms=5.0, batch=8, size_mb=2.5, max_drop=0.01).told()
     assert told == "5 ms a run, 2.5 MB, 1 points less accurate at most, 8 images a run"

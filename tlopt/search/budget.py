@@ -116,6 +116,8 @@ class Budget:
     def _too_large(self, timed: Timed, noise: float) -> str:
         if self.size_mb is not None and timed.size_mb > self.size_mb:  # a file has no noise
             return f"{timed.size_mb:.3g} MB, over {self.size_mb:.3g} MB"
+        if self.memory_mb is not None and timed.memory_mb is None:
+            return "its memory could not be measured"
         if self.memory_mb is not None and timed.memory_mb is not None and timed.memory_mb * noise > self.memory_mb:
             return f"{timed.memory_mb:.4g} MB of memory, over {self.memory_mb:.4g} MB"
         return ""
