@@ -104,10 +104,11 @@ def _search(file: Path) -> Iterable[str]:
             yield name
 
 
-# Below these folders a search keeps artifacts, what killed runs left of them, and the timings of networks.
+# Below these folders a search keeps artifacts, what killed runs left of them, the timings of networks,
+# and tables of divided images.
 _SEARCH_TOP = re.compile(r"best|pareto|work|\.(best|pareto)\.((draft|old)-[0-9a-f]{8}|checkpoint|lock)")
 _SEARCH_FILE = re.compile(
-    r"(.*/)?(\..+\.part-[0-9a-f]{8}|\..+\.lock|timings/[0-9a-f]{16}\.json|checkpoint\.safetensors|"
+    r"(.*/)?(\..+\.part-[0-9a-f]{8}|\..+\.lock|timings/[0-9a-f]{16}\.json|images-[0-9a-f]{16}\.csv|checkpoint\.safetensors|"
     + "|".join(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
     + ")"
 )

@@ -207,6 +207,7 @@ def _asked(
     from tlopt.search.space import chosen_space
 
     artifact = Artifact.load(source).expect("torch", "onnx") if (source / CARD_NAME).exists() else None
+    own = True
     if artifact is None:
         if images is not None:
             raise SettingError("images is for an artifact.", hint="Give the folder of images as SOURCE.")
@@ -218,7 +219,7 @@ def _asked(
             raise SettingError(
                 "models and weights are for images: an artifact keeps its own network.", hint="Leave them out."
             )
-        whole, parts, shares = _images_of(artifact, images, shares, effort.seed)
+        whole, parts, shares, own = _images_of(artifact, images, shares, effort.seed)
         models = (str(source),)
     space, left_out = chosen_space(
         models=models, weights=tried.weights, image_sizes=tried.image_sizes, precisions=tried.precisions,
@@ -236,6 +237,7 @@ def _asked(
         seed=effort.seed,
         epochs=effort.epochs,
         moved=images,
+        own=own,
         left_out=left_out,
     )  # fmt: skip
     return asked, whole, parts
@@ -243,29 +245,31 @@ def _asked(
 
 def _images_of(
     artifact: Artifact, images: Path | None, shares: Shares, seed: int
-) -> tuple[ImageFolder, dict[Split, ImageFolder], Shares]:
-    """Return the images that an artifact is judged on: those of its training, divided as they were then, or others."""
+) -> tuple[ImageFolder, dict[Split, ImageFolder], Shares, bool]:
+    """Return the images that an artifact is judged on, by part too, and whether they are those of its training.
+
+    Those of its training are divided as they were then.
+    """
+    from tlopt.images import division
     from tlopt.images.of_artifact import parts_of
-    from tlopt.images.scanning import scan
 
     ref = artifact.card.images
-    if ref is not None:
-        found = parts_of(artifact, images, labels="all")
-        if found.trained_on:
-            if not len(found.divided["val"]):
-                raise ImagesError(f"None of the images of {artifact.path} are for validation.")
-            return found.whole, dict(found.divided), Shares(val=ref.val, test=ref.test)
-    if images is None:
+    if images is None and ref is None:
         raise ImagesError(
             f"{artifact.path} knows no images to be judged on: its model was imported.",
             hint="Name a folder of labelled images with --images.",
         )
-    parts_of(artifact, images, labels="all")  # refuses other classes
-    whole = scan(images, known=artifact.card.classes)
-    divided = whole.split(val=shares.val, test=shares.test, seed=seed)
+    found = parts_of(artifact, images, labels="all")
+    if ref is not None and found.trained_on:
+        if not len(found.divided["val"]):
+            raise ImagesError(f"None of the images of {artifact.path} are for validation.")
+        return found.whole, dict(found.divided), Shares(val=ref.val, test=ref.test), True
+    divided = found.whole.split(val=shares.val, test=shares.test, seed=seed)
     if not len(divided["val"]):
         raise ImagesError(f"None of the images in {images} are left for validation.", hint="Give a larger --val.")
-    return whole, divided, shares
+    if not division.has_all_parts(found.whole):
+        division.expect_writable(found.whole)
+    return found.whole, divided, shares, False
 
 
 def _backends() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tlopt.artifact import Artifact
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError
-from tlopt.images import ImageFolder, Split
+from tlopt.images import ImageFolder, Split, division
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import trained_on
 from tlopt.search.funnel.asked import Asked, Contender
@@ -189,7 +189,7 @@ class Workshop:
         return once(
             self.place("prune", source.digest, width, epochs, self.asked.seed),
             lambda to: prune(
-                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self.asked.moved,
+                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._moved,
                 seed=self.asked.seed, **self._kept(),
             ),
         )  # fmt: skip
@@ -200,10 +200,23 @@ class Workshop:
         return once(
             self.place("qat", source.digest, runtime, _QAT_EPOCHS, self.asked.seed),
             lambda to: qat(
-                source, to, force=True, epochs=_QAT_EPOCHS, lr=_QAT_LR, seed=self.asked.seed, images=self.asked.moved,
+                source, to, force=True, epochs=_QAT_EPOCHS, lr=_QAT_LR, seed=self.asked.seed, images=self._moved,
                 resume=True, **{"for": runtime}, **self._kept(),
             ),
         )  # fmt: skip
+
+    @functools.cached_property
+    def _moved(self) -> Path | None:
+        """Where the stages find the images of an artifact; None where they were.
+
+        The stages would divide other images than the artifact's own in their way, and train on some that decide or
+        judge here. So they get a table that says to which part each image belongs.
+        """
+        if self.asked.own or division.has_all_parts(self.folder):
+            return self.asked.moved
+        table = self.place("images", *self._images(), str(self.folder.source.absolute())).with_suffix(".csv")
+        division.write(table, self.parts)
+        return table
 
     def _exported(self, source: Artifact) -> Artifact:
         from tlopt.stages.export import export
@@ -219,7 +232,7 @@ class Workshop:
         return once(
             self.place("quantize", source.digest, precision, runtime, given, source.card.onnx.qat is not None),
             lambda to: quantize(
-                source, to, force=True, precision=precision, images=self.asked.moved, seed=self.asked.seed,
+                source, to, force=True, precision=precision, images=self._moved, seed=self.asked.seed,
                 **{"for": runtime}, **given,
             ),
         )  # fmt: skip

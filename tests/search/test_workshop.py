@@ -1,0 +1,96 @@
+"""What the stages of a search are given."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from searches import asked
+from tiny_images import COLORS, write_photos
+from tiny_onnx import write_onnx
+
+from tlopt.errors import ImagesError
+from tlopt.images.cache import Cache
+from tlopt.images.of_artifact import parts_of
+from tlopt.images.parts import Shares
+from tlopt.images.scanning import scan
+from tlopt.publishing.marks import SEARCH, contents
+from tlopt.search import optimize
+from tlopt.search.funnel.workshop import Workshop
+
+CLASSES = ("red", "blue", "green")  # in an order of its own, as of a network that was imported
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    return write_onnx(tmp_path / "artifact", classes=CLASSES)
+
+
+def real(folder):
+    return {str((folder.path / name).resolve()) for name in folder.files}
+
+
+def workshop(artifact, images, out):
+    whole, parts, shares, own = optimize._images_of(artifact, images, Shares(), 3)
+    search = replace(asked(kind="torch"), shares=shares, seed=3, moved=images, own=own)
+    return Workshop(asked=search, out=out, folder=whole, parts=parts, cache=Cache())
+
+
+def given_to(stage, monkeypatch, call):
+    """Return the images that a stage is given."""
+    given = []
+
+    def stands_in(source, _to, **settings):
+        given.append(settings["images"])
+        return source
+
+    monkeypatch.setattr(importlib.import_module(f"tlopt.stages.{stage}"), stage, stands_in)
+    call()
+    return given[0]
+
+
+@pytest.mark.parametrize("stage", ["prune", "quantize"])
+def test_stages_train_on_no_image_that_decides_or_judges(stage, artifact, tmp_path, monkeypatch):
+    images = write_photos(tmp_path / "images", per_class=10)
+    shop = workshop(artifact, images, tmp_path / "out")
+    calls = {
+        "prune": lambda: shop._pruned(artifact, 0.5),
+        "quantize": lambda: shop._quantized(artifact, "int8", "onnxruntime", mixed=False),
+    }
+    given = given_to(stage, monkeypatch, calls[stage])
+    found = parts_of(artifact, given, labels="all", draw=True, seed=3)
+    assert len(shop.parts["test"]) > 0
+    for part in ("train", "val", "test"):
+        assert real(found.divided[part]) == real(shop.parts[part])
+    for file, label in zip(found.whole.files, found.whole.labels, strict=True):
+        assert f"/{CLASSES[label]}/" in file
+    (tmp_path / "out" / SEARCH).write_text('{"tlopt": "", "identity": "", "study": ""}')
+    assert contents(tmp_path / "out").foreign == ()
+
+
+def test_images_that_have_all_parts_on_disk_are_taken_as_they_are(artifact, tmp_path):
+    for part in ("train", "val", "test"):
+        write_photos(tmp_path / "images" / part, per_class=2)
+    shop = workshop(artifact, tmp_path / "images", tmp_path / "out")
+    assert shop._moved == tmp_path / "images"
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_images_keep_the_order_of_the_classes_of_the_artifact(artifact, tmp_path):
+    images = write_photos(tmp_path / "images", per_class=10)
+    whole, parts, _, own = optimize._images_of(artifact, images, Shares(), 0)
+    assert not own
+    assert whole.classes == parts["val"].classes == CLASSES
+    assert sorted(COLORS) == list(scan(images).classes)
+    labels = [CLASSES.index(file.partition("/")[0]) for file in parts["val"].files]
+    np.testing.assert_array_equal(parts["val"].labels, labels)
+
+
+def test_names_that_no_table_can_hold_are_refused_before_the_search(artifact, tmp_path):
+    images = write_photos(tmp_path / "images", per_class=10)
+    (images / "red" / "00.png").rename(images / "red" / "\udcff.png")
+    with pytest.raises(ImagesError, match="not written in UTF-8") as caught:
+        optimize._images_of(artifact, images, Shares(), 0)
+    assert "tlopt data split" in caught.value.hint
