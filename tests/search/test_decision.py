@@ -55,3 +55,12 @@ def test_the_accuracy_that_is_asked_for_counts_against_the_best_network_or_by_it
     search = asked(latency_ms=5.0, min_accuracy=0.91)
     assert chosen(search, finalist(search, "a", 0.9, 4.0)) is None
     assert "90.0% right, where 91.0% are asked for" in decide(search, [fast], 1.0).words[1]
+
+
+def test_a_drop_against_an_artifact_that_could_not_be_judged_is_not_kept_to():
+    search = asked(kind="torch", latency_ms=5.0, max_drop=0.05)
+    decision = decide(search, [finalist(search, "a", 0.9, 4.0)], None)
+    assert decision.chosen is None
+    assert "the artifact itself could not be judged" in decision.words[1]
+    search = asked(kind="torch", latency_ms=5.0)
+    assert chosen(search, finalist(search, "a", 0.9, 4.0), reference=None) == "a"

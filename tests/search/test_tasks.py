@@ -1,5 +1,8 @@
 """What is done next, with results that are written down by hand."""
 
+from dataclasses import replace
+
+import pytest
 from searches import Known, asked, contender, point, timed
 
 from tlopt.cards.card import plain
@@ -170,3 +173,34 @@ def test_a_large_space_is_looked_at_in_rounds_of_what_seems_best():
     assert len(every) == len(set(every)) == 3 * proposing.ROUND
     known.left_s = 400.0
     assert kinds(known) == ["plan"]
+
+
+@pytest.mark.parametrize(("problem", "expected"), [(True, None), (False, 0.9)])
+def test_a_drop_is_counted_from_the_artifact_if_it_could_be_judged(problem, expected):
+    known = Known(asked(names=("a",), kind="torch"))
+    known.time("a", 4.0)
+    key = tasks.ready(known.now())[0].key
+    known.done(key, {"problem": "It does not open."} if problem else {"hits": 90, "images": 100, "seconds": 1.0})
+    assert tasks.reference(known.now()) == expected
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_artifact_is_trained_for_int8_only_on_its_own_images(own):
+    known = Known(replace(asked(names=("a",), kind="torch", precisions=("fp32", "int8", "qat")), own=own))
+    known.time("a", 4.0)
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    ways = set()
+    while task := (tasks.ready(known.now()) or [None])[0]:
+        step(known, accuracy=0.7)
+        ways |= {task.variant.way} if task.variant is not None else set()
+    assert ways == ({"plain", "mixed", "trained"} if own else {"plain", "mixed"})
+
+
+@pytest.mark.parametrize(("backend", "place"), [("onnxruntime", "train"), ("tensorrt", "measure")])
+def test_an_engine_is_built_on_the_machine_that_it_is_for(backend, place):
+    search = asked(names=("a",), kind="torch")
+    known = Known(replace(search, space=replace(search.space, backends=(backend,))))
+    known.time("a", 4.0)
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    task = tasks.ready(known.now())[0]
+    assert (task.kind, task.place) == ("make", place)

@@ -36,30 +36,32 @@ class Decision:
 _NEAREST = 3
 
 
-def unmet(asked: Asked, one: Finalist, reference: float) -> str:
+def unmet(asked: Asked, one: Finalist, reference: float | None) -> str:
     """Return what of the budget a finalist does not keep to, as the rest of a sentence; empty if it keeps to all.
 
     Args:
         asked: The search.
         one: The finalist.
-        reference: The accuracy that a drop is counted from.
+        reference: The accuracy that a drop is counted from; None if it is not known.
     """
     if why := asked.budget.unmet(one.measured.timed):
         return why
+    if asked.budget.max_drop is not None and reference is None:
+        return "the artifact itself could not be judged"
     least = least_accuracy(asked, reference)
     if one.measured.accuracy < least:
         return f"{one.measured.accuracy:.1%} right, where {least:.1%} are asked for"
     return ""
 
 
-def least_accuracy(asked: Asked, reference: float) -> float:
+def least_accuracy(asked: Asked, reference: float | None) -> float:
     """Return the accuracy that the answer must have."""
-    if asked.budget.max_drop is not None:
+    if asked.budget.max_drop is not None and reference is not None:
         return reference - asked.budget.max_drop
     return asked.budget.min_accuracy or 0.0
 
 
-def decide(asked: Asked, finalists: Sequence[Finalist], reference: float) -> Decision:
+def decide(asked: Asked, finalists: Sequence[Finalist], reference: float | None) -> Decision:
     """Return the most accurate finalist that keeps to the budget beyond noise.
 
     Of those within one standard error of it, the faster wins; of those as fast but for noise, the smaller.
@@ -110,7 +112,7 @@ def _figures(one: Finalist) -> str:
     return f"{one.measured.accuracy:.1%} right, {timed.latency_ms:.3g} ms, {timed.size_mb:.3g} MB"
 
 
-def _none(asked: Asked, finalists: Sequence[Finalist], reference: float) -> Decision:
+def _none(asked: Asked, finalists: Sequence[Finalist], reference: float | None) -> Decision:
     def distance(one: Finalist) -> tuple[float, float]:
         short = max(0.0, least_accuracy(asked, reference) - one.measured.accuracy)
         return (max(1.0, asked.budget.excess(one.measured.timed)) + 10 * short, -one.measured.accuracy)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tlopt import backends
 from tlopt.search.funnel import field, halving, proposing
 from tlopt.search.funnel.asked import Asked, Contender
 from tlopt.search.funnel.decision import Decision, Finalist, decide
@@ -222,9 +223,15 @@ def _variant(now: Situation, variant: Variant) -> Iterator[Task]:
     results = now.results
     make, measure = f"make/{variant.made_key}", f"measure/{variant.key}"
     if not results.done(make):
-        yield Task(key=make, label=f"Making {variant.label}", place="train", variant=variant)
+        yield Task(key=make, label=f"Making {variant.label}", place=_making_place(variant), variant=variant)
     elif variant.made_key in results.made and not results.done(measure):
         yield Task(key=measure, label=f"Measuring {variant.label}", place="measure", variant=variant)
+
+
+def _making_place(variant: Variant) -> Place:
+    """Return where a variant is made: an engine is one of the GPU that it is built on."""
+    reads = backends.load(*variant.point.backend.partition(":")[::2]).READS
+    return "measure" if "tensorrt" in reads else "train"
 
 
 def variants(now: Situation) -> dict[str, Variant]:
@@ -253,8 +260,13 @@ def decision(now: Situation) -> Decision:
     return decide(now.asked, finalists, reference(now))
 
 
-def reference(now: Situation) -> float:
-    """Return the accuracy on validation that a drop is counted from: that of the best network, or of the artifact."""
+def reference(now: Situation) -> float | None:
+    """Return the accuracy on validation that a drop is counted from: that of the best network, or of the artifact.
+
+    It is None if the artifact could not be judged.
+    """
+    if now.asked.kind != "images" and not any(one.images for one in now.results.given.values()):
+        return None
     return max((base.accuracy for base in bases(now.asked, now.results, now.contenders)), default=0.0)
 
 

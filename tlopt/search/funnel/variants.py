@@ -148,7 +148,7 @@ def _long_ways(asked: Asked, results: Results, one: Variant) -> list[Variant]:
     if one.base.accuracy - plain.accuracy <= allowed:
         return []
     ways: list[Way] = ["mixed"] if one.point.width == 1 else []
-    if "qat" in asked.space.precisions and asked.kind != "onnx":
+    if "qat" in asked.space.precisions and asked.kind != "onnx" and asked.own:
         ways.append("trained")
     return [Variant(base=one.base, point=one.point, way=way) for way in ways]
 
