@@ -5,8 +5,9 @@ import pytest
 
 from tlopt.errors import MissingLibraryError, StudyError
 from tlopt.search.study import leases
-from tlopt.search.study.leases import Leases, owner
-from tlopt.search.study.storage import Storage, Tried, shown_place
+from tlopt.search.study.backing import shown_place
+from tlopt.search.study.leases import Leases, owner, refuse_live
+from tlopt.search.study.storage import Storage, Tried
 
 IDENTITY = {"tlopt": "1", "space": "a"}
 
@@ -107,7 +108,6 @@ def test_a_study_in_a_database_is_shared_too(tmp_path):
         Storage(f"sqlite:///{tmp_path}/no/such/folder/study.db", IDENTITY)
     with pytest.raises((MissingLibraryError, StudyError)):
         Storage("postgresql+nodriver://me:secret@localhost/x", IDENTITY)
-    assert shown_place("postgresql://me:secret@host/x") == "postgresql://me:…@host/x"
 
 
 def test_optunas_own_tools_see_what_was_tried(journal):
@@ -131,3 +131,104 @@ def test_of_some_kinds_one_step_is_done_at_a_time(journal):
     assert other.claim("train/c") is not None
     one.storage.finish(number, {}, 1.0)
     assert other.claim("measure/b", alone=("time", "measure")) is not None
+
+
+@pytest.mark.parametrize(
+    ("where", "shown"),
+    [
+        ("runs/study.journal#mine", "runs/study.journal#mine"),
+        ("sqlite:///runs/a@b.db#mine", "sqlite:///runs/a@b.db#mine"),
+        ("postgresql://host/x#mine", "postgresql://host/x#mine"),
+        ("postgresql://me:secret@host/x", "postgresql://…@host/x"),
+        ("postgresql://me:sec/ret@host/x", "postgresql://…@host/x"),
+        ("postgresql://me:secret@more@host/x", "postgresql://…@host/x"),
+        ("postgresql://host/x?user=me&password=secret#mine", "postgresql://host/x#mine"),
+        ("postgresql://host/x?password=sec@secret", "postgresql://…"),
+        ("postgresql://me:sec?secret@host/x", "postgresql://…"),
+        ("postgresql://me:sec#secret@host/x", "postgresql://…"),
+    ],
+)
+def test_no_password_is_shown(where, shown):
+    assert shown_place(where) == shown
+
+
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_a_study_that_is_not_tlopts_is_refused_and_stays(tmp_path, kind):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if kind == "journal":
+        where = str(tmp_path / "study")
+        opened = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(where))
+    else:
+        where = f"sqlite:///{tmp_path}/study.db"
+        opened = optuna.storages.RDBStorage(where)
+    study = optuna.create_study(storage=opened, study_name="mine", directions=["maximize", "minimize"])
+    study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0]))
+    for given in ({"anew": True}, {}):
+        with pytest.raises(StudyError, match="has a study mine that is not tlopt's") as caught:
+            Storage(f"{where}#mine", IDENTITY, **given)
+        assert "#NAME" in caught.value.hint
+    with pytest.raises(StudyError, match="not tlopt's"):
+        refuse_live(f"{where}#mine")
+    assert [one.study_name for one in optuna.get_all_study_summaries(opened)] == ["mine"]
+    assert len(study.trials) == 1
+    assert Storage(f"{where}#other", IDENTITY, anew=True).entries() == []
+
+
+def test_a_study_is_not_begun_anew_while_another_one_works_on_it(journal):
+    refuse_live(journal)  # there is none
+    near = worker(journal)
+    number = near.claim("train/a")
+    with pytest.raises(StudyError, match=r"Process \d+ of .* works on the study"):
+        refuse_live(journal)
+    near.storage.give_up(number)
+    refuse_live(journal)
+
+    far, now = worker(journal, boot="another"), [0.0]
+    number = far.claim("train/a")
+
+    def beats(seconds):
+        now[0] += seconds
+        far.storage.beat(number, int(now[0]) + 1)
+
+    with pytest.raises(StudyError, match="works on the study"):
+        refuse_live(journal, clock=lambda: now[0], sleep=beats)
+
+    def silent(seconds):
+        now[0] += seconds
+
+    refuse_live(journal, clock=lambda: now[0], sleep=silent)
+
+
+def test_to_look_at_a_study_changes_nothing(journal, tmp_path):
+    Storage(journal, IDENTITY)
+    with open(journal, "a") as file:
+        file.write('{"op_code":4,"study')
+    with open(journal) as file:
+        content = file.read()
+    assert Storage(journal, None).entries() == []
+    assert Storage(f"{journal}#other", None).entries() == []
+    with open(journal) as file:
+        assert file.read() == content
+    for missing in (str(tmp_path / "none"), f"sqlite:///{tmp_path}/none.db"):
+        with pytest.raises(StudyError):
+            Storage(missing, None)
+    assert [one.name for one in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_a_process_of_this_machine_that_runs_keeps_its_step_however_long_it_is_silent(journal):
+    now = [0.0]
+    number = worker(journal).claim("train/a")
+    one = Leases(storage=Storage(journal, IDENTITY), who=owner("all"), clock=lambda: now[0])
+    assert one.held(one.storage.entries())
+    now[0] = 3 * leases.STALE_S
+    assert one.held(one.storage.entries())["train/a"].number == number
+
+
+def test_the_result_of_a_step_that_was_taken_over_is_left_out(journal):
+    one = worker(journal)
+    number = one.claim("train/a")
+    one.storage.give_up(number)
+    one.storage.finish(number, {"accuracy": 0.5}, 1.0)
+    assert [(entry.state, entry.result) for entry in one.storage.entries()] == [("given up", {})]

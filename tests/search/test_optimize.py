@@ -231,6 +231,24 @@ def test_a_folder_that_another_search_is_writing_is_refused(images, tmp_path):
         tlopt.optimize(images, out, latency_ms=5.0, **FAST)
 
 
+def test_force_never_replaces_an_artifact_or_weights_that_the_search_reads(images, tmp_path, monkeypatch):
+    from tlopt.search import searching
+
+    monkeypatch.setattr(searching, "search", None)
+    out = tmp_path / "out"
+    (out / "best").mkdir(parents=True)
+    note = folder.Note(tlopt="0", identity={}, quick="", study=folder.JOURNAL, minutes=1.0)
+    (out / "optimize.json").write_text(note.text())
+    (out / "best" / "model.safetensors").write_text("made")
+    for given in (
+        {"models": (str(out / "best"),)},
+        {"models": MODELS, "weights": (f"{MODELS[0]}={out / 'best' / 'model.safetensors'}",)},
+    ):
+        with pytest.raises(OutputExistsError, match=r"holds what this command reads: .*best"):
+            tlopt.optimize(images, out, latency_ms=5.0, force=True, **{**FAST, **given})
+    assert (out / "best" / "model.safetensors").read_text() == "made"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"tlopt": 1}'])
 def test_a_damaged_note_or_study_is_one_error(images, tmp_path, text):
     (tmp_path / "out").mkdir()

@@ -190,7 +190,10 @@ def _notes(now: Situation, decision: Decision, clock: Clock) -> Iterator[str]:
         if least is not None and wilson(measured.hits, measured.images)[0] < least:
             yield f"With {measured.images} validation images, chance alone may have brought it above {least:.1%}."
     if now.left_s <= 0:
-        yield f"The {clock.minutes:g} minutes were over before everything was tried. More --minutes may find better."
+        yield (
+            f"The {clock.minutes:g} minutes were over before everything was tried. "
+            "More --minutes, with --force or another --out, may find better."
+        )
     for name, why in now.asked.left_out.items():
         yield f"Left out: {name}. {why}"
     failed = [why for key, why in now.results.problems.items() if not key.startswith("time/")]

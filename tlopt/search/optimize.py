@@ -17,7 +17,7 @@ from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
 from tlopt.search.outcome import Study, read_report
 from tlopt.search.space import SIZES, Precision
-from tlopt.search.study import folder
+from tlopt.search.study import folder, reads
 from tlopt.settings import Setting, flat
 
 if TYPE_CHECKING:
@@ -155,11 +155,12 @@ def optimize(
         "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,
         "seed": effort.seed,
     }  # fmt: skip
-    quick = folder.quick_digest(deciding, source)
+    named = reads.named(source, images, tried.models, tried.weights)
+    quick = reads.quick_digest(deciding, named)
     if out is not None and not force and (found := _finished(Path(out), quick)) is not None:
         return found
     if out is not None:
-        folder.check(Path(out), force=force, shared=bool(work.study), reads=[source])
+        folder.check(Path(out), force=force, shared=bool(work.study), reads=named)
     from tlopt.search import searching
 
     asked, whole, parts = _asked(source, budget, tried, effort, images=images, shares=shares)

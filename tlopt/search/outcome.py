@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME, plain
 from tlopt.errors import ArtifactError, OutputExistsError, StudyError
 from tlopt.publishing import draft
+from tlopt.publishing.claims import lock_file, refuse_claimed
 from tlopt.publishing.marks import contents
 from tlopt.reading import files
 from tlopt.reports import Report
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tlopt.search.funnel.tasks import Situation
 
 COSTS = "What it cost"
+_PATIENCE_S, _PAUSE_S = 60.0, 0.2  # for another worker that copies an artifact, and between two looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +68,54 @@ def read_report(out: Path) -> Report:
     return replace(found, more=(Report(title=COSTS, rows=tuple(costs)),) if costs else ())
 
 
-def publish_best(out: Path, made: Artifact) -> None:
-    """Let the best artifact so far stand in the folder of the search; another worker may do so at this moment."""
+def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
+    """Let the best artifact so far stand in the folder of the search; another worker may do so at this moment.
+
+    Args:
+        out: The folder.
+        made: The artifact.
+        final: It is the answer: it must stand there, so a worker that copies another one is waited for.
+
+    Raises:
+        OutputExistsError: Something else lies there; only if it is the answer.
+        OutputError: It cannot be written.
+    """
     place = out / BEST
+    if final:
+        _wait(place)
     with contextlib.suppress(ArtifactError):
         if (place / CARD_NAME).exists() and plain(Artifact.load(place).card) == plain(made.card):
             return
-    with contextlib.suppress(OutputExistsError):
-        copy_artifact(made, place)
+    while True:
+        try:
+            copy_artifact(made, place)
+        except OutputExistsError:
+            if not final:
+                return
+            if not _wait(place):
+                raise
+        else:
+            return
+
+
+def _wait(place: Path) -> bool:
+    """Wait until no other process makes what is at a place; return whether one did.
+
+    Raises:
+        OutputExistsError: It takes too long.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    waited = False
+    while True:
+        try:
+            refuse_claimed(lock_file(place), place)
+        except OutputExistsError:
+            if time.monotonic() > until:
+                raise
+            waited = True
+            time.sleep(_PAUSE_S)
+        else:
+            return waited
 
 
 def withdraw_best(out: Path) -> None:
@@ -97,32 +140,30 @@ def copy_artifact(made: Artifact, place: Path) -> Artifact:
     return Artifact.load(place)
 
 
-def keep(out: Path, now: Situation, which: str) -> None:
-    """Keep only what was asked for of all that a search made.
+def keep_front(out: Path, now: Situation) -> None:
+    """Keep all variants that no other beats in accuracy and time.
 
     Args:
-        out: Its folder.
+        out: The folder of the search.
         now: What is known.
-        which: "best", "pareto" for all variants that no other beats, or "all".
     """
     from tlopt.search.funnel import tasks
 
-    if which == "pareto":
-        found = tasks.variants(now)
-        rows = [(now.results.measured[key].timed.latency_ms, -now.results.measured[key].accuracy) for key in found]
-        for variant, is_best in zip(found.values(), front(rows), strict=True):
-            if is_best:
-                made = Artifact.load(out / now.results.made[variant.made_key].artifact)
-                copy_artifact(made, out / "pareto" / _file_name(variant.label))
-    if which != "all":
-        _remove_work(out)
+    found = tasks.variants(now)
+    rows = [(now.results.measured[key].timed.latency_ms, -now.results.measured[key].accuracy) for key in found]
+    for (key, variant), is_best in zip(found.items(), front(rows), strict=True):
+        if is_best:
+            made = Artifact.load(out / now.results.made[variant.made_key].artifact)
+            copy_artifact(made, out / "pareto" / file_name(variant.label, key))
 
 
-def _file_name(label: str) -> str:
-    return "".join(one if one.isalnum() or one in "-_." else "-" for one in label).strip("-.")[:120]
+def file_name(label: str, key: str) -> str:
+    """Return the name of a folder for what a person calls so; the key tells those of one label apart."""
+    told = "".join(one if one.isascii() and (one.isalnum() or one in "-_.") else "-" for one in label)
+    return f"{told[:80]}-{key[:8]}".lstrip("-.")
 
 
-def _remove_work(out: Path) -> None:
+def remove_work(out: Path) -> None:
     """Remove the artifacts that led to the answer; what tlopt did not write stays."""
     for name in contents(out).owned:
         if name.startswith("work" + os.sep):

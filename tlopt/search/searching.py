@@ -25,9 +25,10 @@ from tlopt.search.machine import fingerprint
 from tlopt.search.once import digest_of
 from tlopt.search.outcome import Study
 from tlopt.search.study import folder
+from tlopt.search.study.backing import shown_place
 from tlopt.search.study.folder import Note
-from tlopt.search.study.leases import Leases, owner
-from tlopt.search.study.storage import Storage, Tried, shown_place
+from tlopt.search.study.leases import Leases, owner, refuse_live
+from tlopt.search.study.storage import Storage, Tried
 
 _RESERVE, _LEAST_RESERVE_S = 0.06, 2.0  # share of the time that is kept for the answer
 
@@ -73,8 +74,12 @@ def search(
         tlopt=versions()["tlopt"], identity=asked.identity(), quick=quick, study=shown_place(study) or folder.JOURNAL,
         minutes=minutes,
     )  # fmt: skip
-    reads = list(whole.places())
-    with folder.opened(out, note, force=force, shared=bool(study), reads=reads) as place:
+    if force and study:
+        refuse_live(study)
+    with folder.opened(out, note, force=force, shared=bool(study), reads=_reads(asked, whole)) as place:
+        if _is_finished(place):
+            folder.write_note(place, replace(note, finished=True))
+            return Study(path=out, report=outcome.read_report(out))
         storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
         machine = _machine(storage, role)
         workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
@@ -82,6 +87,8 @@ def search(
         leases = Leases(storage=storage, who=owner(role))
 
         def noted(now: Situation) -> None:
+            if _is_finished(place):
+                return
             _stand(place, workshop, now)
             report = answer.report_of(now, clock, note.study, machine, so_far=True)
             write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
@@ -95,7 +102,21 @@ def search(
                 _answer(place, workshop, now, report, storage, keep)
                 folder.write_note(place, replace(note, finished=True))
             storage.finish(number, {}, 0.0)
+        # Only then, and only by the last one: what others work with lies there, and the answer must not need it again.
+        if keep != "all" and _is_finished(place) and not leases.held(storage.entries()):
+            outcome.remove_work(place)
         return Study(path=out, report=report)
+
+
+def _reads(asked: Asked, whole: ImageFolder) -> list[Path]:
+    """Return all that a search reads: the images, artifacts, and files of weights."""
+    networks = asked.space.networks
+    return [*whole.places(), *(one for net in networks for one in (net.artifact, net.weights) if one is not None)]
+
+
+def _is_finished(place: Path) -> bool:
+    note = folder.read_note(place)
+    return note is not None and note.finished
 
 
 def _clock(storage: Storage, minutes: float) -> Clock:
@@ -130,22 +151,24 @@ def _machine(storage: Storage, role: Role) -> dict[str, Any]:
     return own
 
 
-def _stand(place: Path, workshop: Workshop, now: Situation) -> None:
+def _stand(place: Path, workshop: Workshop, now: Situation, *, final: bool = False) -> None:
     """Let the best answer so far stand, whatever becomes of the search."""
     chosen = tasks.decision(now).chosen
     if chosen is not None:
-        outcome.publish_best(place, workshop.opened(now.results.made[chosen.variant.made_key].artifact))
+        made = workshop.opened(now.results.made[chosen.variant.made_key].artifact)
+        outcome.publish_best(place, made, final=final)
 
 
 def _answer(place: Path, workshop: Workshop, now: Situation, report: Report, storage: Storage, keep: str) -> None:
     decision = tasks.decision(now)
     if decision.chosen is not None:
-        _stand(place, workshop, now)
+        _stand(place, workshop, now, final=True)
     else:
         outcome.withdraw_best(place)
     answer.write(place, report, now)
     _show(storage, now)
-    outcome.keep(place, now, keep)
+    if keep == "pareto":
+        outcome.keep_front(place, now)
 
 
 def _show(storage: Storage, now: Situation) -> None:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tlopt.environment import versions
 from tlopt.errors import OutputExistsError, StudyError
 from tlopt.publishing import check_place, claim, draft, write_whole
 from tlopt.publishing.claims import lock_file, refuse_claimed
 from tlopt.publishing.marks import SEARCH
 from tlopt.publishing.places import located
 from tlopt.reading import files, schema
-from tlopt.search.once import digest_of
 
 JOURNAL = "study.journal"
 REPORT, PAGE, BEST = "report.json", "report.html", "best"
@@ -71,22 +67,6 @@ def read_note(out: Path) -> Note | None:
 def write_note(out: Path, note: Note) -> None:
     """Write down what a folder says of its search."""
     write_whole(out / SEARCH, note.text())
-
-
-def quick_digest(settings: Mapping[str, Any], source: Path) -> str:
-    """Return a digest that tells at once whether anything was changed since: no content of an image is read."""
-    seen: list[tuple[str, int, int]] = []
-    with contextlib.suppress(OSError):
-        if source.is_dir():
-            for root, _, names in os.walk(source):
-                for name in names:
-                    state = os.stat(os.path.join(root, name))
-                    seen.append((os.path.relpath(os.path.join(root, name), source), state.st_size, state.st_mtime_ns))
-        else:
-            state = source.stat()
-            seen.append((source.name, state.st_size, state.st_mtime_ns))
-    told = {name: str(value) for name, value in settings.items()}
-    return digest_of(versions()["tlopt"], told, str(source.absolute()), sorted(seen))
 
 
 def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
@@ -164,7 +144,7 @@ def _refuse_claimed(place: Path, out: Path, *, shared: bool) -> None:
         time.sleep(_PAUSE_S)
 
 
-def check(out: Path, *, force: bool, shared: bool, reads: Iterable[Path]) -> None:
+def check(out: Path, *, force: bool, shared: bool, reads: Sequence[Path]) -> None:
     """Refuse a folder that cannot be that of a search, before anything is read.
 
     Raises:
@@ -172,11 +152,14 @@ def check(out: Path, *, force: bool, shared: bool, reads: Iterable[Path]) -> Non
         OutputError: It cannot be made.
     """
     place = located(out)
-    _refuse_claimed(place, out, shared=shared)
-    if not force and read_note(place) is not None:
-        return
-    try:
-        check_place(out, force=force, reads=reads, makes="search")
-    except OutputExistsError:
-        if not shared or force or read_note(place) is None:  # another worker has just made it
-            raise
+    for again in (True, False):  # another worker may begin to make it between two looks
+        _refuse_claimed(place, out, shared=shared)
+        if not force and read_note(place) is not None:
+            return
+        try:
+            check_place(out, force=force, reads=reads, makes="search")
+        except OutputExistsError:
+            if not (shared and again):
+                raise
+        else:
+            return

@@ -21,7 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tlopt.errors import StudyError
 from tlopt.reading import files
+from tlopt.search.study.backing import is_url
 from tlopt.search.study.storage import Entry, Storage
 
 log = logging.getLogger(__name__)
@@ -74,8 +76,40 @@ def owner(role: str) -> dict[str, Any]:
 
 def is_gone(who: Mapping[str, Any]) -> bool:
     """Return whether an owner of this machine no longer runs; one of another machine may always be alive."""
-    here = bool(_boot()) and who.get("boot") == _boot() and who.get("space") == _space()
-    return here and _started(int(who["process"])) != who.get("started")
+    return _is_here(who) and _started(int(who["process"])) != who.get("started")
+
+
+def _is_here(who: Mapping[str, Any]) -> bool:
+    """Return whether the system can say if an owner still runs."""
+    return bool(_boot()) and who.get("boot") == _boot() and who.get("space") == _space()
+
+
+def refuse_live(
+    where: str, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Refuse to begin a study anew that others work on.
+
+    Args:
+        where: The study, which may not be there yet.
+        clock: Seconds that only go on; another one for tests.
+        sleep: Waits for a sign of life from other machines; another one for tests.
+
+    Raises:
+        StudyError: They do, or the study is not tlopt's.
+    """
+    place = where.partition("#")[0]
+    if not is_url(place) and not Path(place).exists():
+        return
+    leases = Leases(storage=Storage(where, None), who={}, clock=clock)
+    first: dict[int, int] = {}
+    while held := leases.held(leases.storage.entries()):
+        for one in held.values():
+            if _is_here(one.owner) or one.beat != first.setdefault(one.number, one.beat):
+                raise StudyError(
+                    f"Process {one.owner['process']} of {one.owner['host']} works on the study {leases.storage.where}.",
+                    hint="Wait until it ends, or name another one: --study FILE_OR_URL#NAME.",
+                )
+        sleep(BEAT_S / 4)
 
 
 @dataclass
@@ -102,8 +136,8 @@ class Leases:
         return found
 
     def _is_stale(self, entry: Entry) -> bool:
-        if is_gone(entry.owner):
-            return True
+        if _is_here(entry.owner):  # it may be busy for longer than it may be silent
+            return is_gone(entry.owner)
         now = self.clock()
         beat, since = self._seen.get(entry.number, (-1, now))
         if beat != entry.beat:

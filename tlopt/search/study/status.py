@@ -8,8 +8,10 @@ from tlopt.errors import StudyError
 from tlopt.reports import Report, Scalar
 from tlopt.search.outcome import Study, read_report
 from tlopt.search.study import folder
+from tlopt.search.study.backing import shown_place
+from tlopt.search.study.folder import Note
 from tlopt.search.study.leases import is_gone
-from tlopt.search.study.storage import Entry, Storage, is_url
+from tlopt.search.study.storage import Entry, Storage
 
 
 def status_of(out: Path, study: str = "") -> Study:
@@ -17,7 +19,7 @@ def status_of(out: Path, study: str = "") -> Study:
 
     Args:
         out: The folder.
-        study: Its study, where a password is needed to open it; empty for the one that the folder names.
+        study: Its study, if that is not in the folder: no other place that a file names is opened.
 
     Raises:
         StudyError: There is no search, or its study cannot be read.
@@ -27,15 +29,27 @@ def status_of(out: Path, study: str = "") -> Study:
         raise StudyError(
             f"There is no search at {out}.", hint="tlopt optimize IMAGES -o OUT --latency-ms 5 begins one."
         )
-    where = study or (str(out / folder.JOURNAL) if note.study == folder.JOURNAL else note.study)
-    place = where.partition("#")[0]
-    entries = [] if not is_url(place) and not Path(place).exists() else Storage(where, None).entries()
+    where = study or _own(out, note)
+    entries = Storage(where, None).entries() if where else []
     rows = tuple(_running(entry) for entry in entries if entry.state == "held")
     so_far = (read_report(out),) if (out / folder.REPORT).exists() else ()
-    done = sum(entry.state == "done" for entry in entries)
-    title = f"{out}: {'finished' if note.finished else 'not finished'}, {done} steps done"
-    notes = () if rows or note.finished else ("Nothing is running. The same command goes on with it.",)
+    steps = f", {sum(entry.state == 'done' for entry in entries)} steps done" if where else ""
+    title = f"{out}: {'finished' if note.finished else 'not finished'}{steps}"
+    notes = () if rows or note.finished else (_idle(where, note),)
     return Study(path=out, report=Report(title=title, rows=rows, notes=notes, more=so_far))
+
+
+def _own(out: Path, note: Note) -> str:
+    """Return the study in a folder, empty if it has none."""
+    file = out / folder.JOURNAL
+    is_file = file.is_file() and not file.is_symlink()
+    return str(file) if is_file and note.study == folder.JOURNAL else ""
+
+
+def _idle(where: str, note: Note) -> str:
+    if where or note.study == folder.JOURNAL:
+        return "Nothing is running. The same command goes on with it."
+    return f"Its study is at {shown_place(note.study)}. Name it with --study to see what is running."
 
 
 def _running(entry: Entry) -> dict[str, Scalar]:

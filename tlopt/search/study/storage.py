@@ -7,21 +7,17 @@ and samplers. "NAME steps" has a trial for each try to do a step: who began it, 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tlopt.errors import MissingLibraryError, StudyError
-from tlopt.reading import files, schema
 from tlopt.registry import require
+from tlopt.search.study import backing
 
-_URL = re.compile(r"[a-z][a-z0-9+]*://")
 _NAME = "tlopt"
 _HELD, _DONE, _GIVEN_UP = "held", "done", "given up"
-_OPERATION = b'{"op_code":'  # how each line of a journal begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,74 +62,73 @@ class Tried:
     why: str = ""
 
 
-def shown_place(where: str) -> str:
-    """Return a file or an address as it may be shown: without a password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", where)
-
-
-def is_url(where: str) -> bool:
-    """Return whether a study lies in a database."""
-    return _URL.match(where) is not None
-
-
 class Storage:
     """The two studies of a search, open.
 
     Args:
         where: A file, or the address of a database; ``#NAME`` behind it names the study.
-        identity: What the search is; a study of another one is refused. None for whatever it is.
+        identity: What the search is; a study of another one is refused. None to look only: nothing is made or mended.
         anew: Forget what is there.
 
     Raises:
         MissingLibraryError: Optuna, or the driver of the database, is not installed.
-        StudyError: The study is damaged, cannot be reached, or is of another search or another tlopt.
+        StudyError: The study is damaged, cannot be reached, is not tlopt's, or is of another search or another tlopt.
     """
 
     def __init__(self, where: str, identity: Mapping[str, str] | None, *, anew: bool = False) -> None:
-        self.where = shown_place(where)
+        self.where = backing.shown_place(where)
         self._optuna = require("optuna")
         self._optuna.logging.disable_default_handler()
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         place, _, name = where.partition("#")
+        name, look = name or _NAME, identity is None
         with self._readable():
-            self._storage = self._database(place) if is_url(place) else self._journal(Path(place))
+            self._storage = (
+                backing.database(self._optuna, place, look=look)
+                if backing.is_url(place)
+                else backing.journal(self._optuna, Path(place), look=look)
+            )
+            known = self._known(name)
+            if identity is None:
+                self._tried, self._steps = known.get(name), known.get(_steps(name))
+                return
             if anew:
-                self._forget(name or _NAME)
-            tried = self._study(name or _NAME, ["maximize", "minimize"])
-            steps = self._study(f"{name or _NAME} steps", ["minimize"])
-            self._tried, self._steps = (self._storage.get_study_id_from_name(one.study_name) for one in (tried, steps))
-            if identity is not None:
-                self._compare(identity)
+                self._forget(name, known)
+            # First whose it is: what has the name of a search and does not say so is not tlopt's.
+            self._steps = self._study(_steps(name), ["minimize"])
+            self._compare(identity)
+            self._tried = self._study(name, ["maximize", "minimize"])
 
-    def _forget(self, name: str) -> None:
-        for one in (name, f"{name} steps"):
-            with contextlib.suppress(KeyError):  # there is none
-                self._optuna.delete_study(study_name=one, storage=self._storage)
+    def _known(self, name: str) -> dict[str, int]:
+        """Return the numbers of the studies of a name that are there.
 
-    def _study(self, name: str, directions: list[str]) -> Any:
+        Raises:
+            StudyError: They are not tlopt's.
+        """
+        found = {one.study_name: one for one in self._storage.get_all_studies()}
+        known = {one: found[one]._study_id for one in (name, _steps(name)) if one in found}
+        if not known or "identity" in getattr(found.get(_steps(name)), "user_attrs", {}):
+            return known
+        # Another worker may have made an empty one, and be about to say what it is of.
+        if name in found or self._storage.get_all_trials(known[_steps(name)], deepcopy=False):
+            raise StudyError(
+                f"{self.where} has a study {name} that is not tlopt's.",
+                hint="Name another one: --study FILE_OR_URL#NAME.",
+            )
+        return known
+
+    def _forget(self, name: str, known: Mapping[str, int]) -> None:
+        for one in (name, _steps(name)):  # the last one says whose both are
+            if one in known:
+                with contextlib.suppress(KeyError):  # another worker forgets it, too
+                    self._storage.delete_study(known[one])
+
+    def _study(self, name: str, directions: list[str]) -> int:
         # Networks are timed before they are trained, so a sampler never has to prune.
-        return self._optuna.create_study(
+        made = self._optuna.create_study(
             storage=self._storage, study_name=name, directions=directions, load_if_exists=True
         )
-
-    def _journal(self, file: Path) -> Any:
-        journal = self._optuna.storages.journal
-        if file.exists() or file.is_symlink():
-            files.expect_regular(file)
-        elif not file.parent.is_dir():
-            raise StudyError(f"The study {file} cannot be made: there is no folder {file.parent}.")
-        file = file.absolute()  # the lock is a link to it
-        lock = journal.JournalFileSymlinkLock(str(file))
-        _mend(file, lock)
-        return self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
-
-    def _database(self, url: str) -> Any:
-        try:
-            return self._optuna.storages.RDBStorage(url, skip_compatibility_check=False)
-        except ImportError as error:
-            raise MissingLibraryError(
-                f"The driver for {self.where} is not installed: {error}.", hint="python -m pip install its package."
-            ) from error
+        return int(self._storage.get_study_id_from_name(made.study_name))
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -148,7 +143,7 @@ class Storage:
             raise
         except Exception as error:
             reason = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-            what = "cannot be used" if is_url(self.where) or isinstance(error, OSError) else "is damaged"
+            what = "cannot be used" if backing.is_url(self.where) or isinstance(error, OSError) else "is damaged"
             raise StudyError(
                 f"The study {self.where} {what}: {reason}.",
                 hint="Name another one with --study, or start anew with --force.",
@@ -183,6 +178,8 @@ class Storage:
     def entries(self) -> list[Entry]:
         """Return all tries in their order."""
         with self._readable():
+            if self._steps is None:
+                return []
             trials = self._storage.get_all_trials(self._steps, deepcopy=False)
             return [_entry(trial) for trial in sorted(trials, key=lambda trial: int(trial.number))]
 
@@ -202,8 +199,8 @@ class Storage:
             self._storage.set_trial_user_attr(self._id(number), "beat", count)
 
     def finish(self, number: int, result: Mapping[str, Any], seconds: float) -> None:
-        """Write down the result of a step."""
-        with self._readable():
+        """Write down the result of a step; another one's that has taken it over stays."""
+        with self._readable(), contextlib.suppress(self._optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(self._id(number), "result", dict(result))
             self._storage.set_trial_state_values(self._id(number), self._optuna.trial.TrialState.COMPLETE, [seconds])
 
@@ -236,6 +233,10 @@ class Storage:
             self._storage.create_new_trial(self._tried, template_trial=trial)
 
 
+def _steps(name: str) -> str:
+    return f"{name} steps"
+
+
 def _entry(trial: Any) -> Entry:
     attributes = trial.user_attrs
     state = {"RUNNING": _HELD, "COMPLETE": _DONE}.get(trial.state.name, _GIVEN_UP)
@@ -247,41 +248,3 @@ def _entry(trial: Any) -> Entry:
         beat=int(attributes.get("beat", 0)),
         result=dict(attributes.get("result", {})),
     )
-
-
-def _mend(file: Path, lock: Any) -> None:
-    """Cut off the end of a journal that a full disk, or a machine that went off, has left without the end of its line.
-
-    What is written next would become part of that line, and the journal could not be read from then on.
-
-    Raises:
-        StudyError: The file is no journal: Optuna would write into whatever it is.
-    """
-    if not file.exists():
-        return
-    lock.acquire()
-    try:
-        content = files.read_bytes(file, limit=files.TABLE_LIMIT)
-        end = content.rfind(b"\n") + 1
-        last, rest = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end], content[end:]
-        if not (_begins(last) and _begins(rest) and (_is_json(last) or not last)):
-            raise StudyError(
-                f"The study {file} is damaged: its last line is no record of Optuna.", hint="Name another --study."
-            )
-        if rest:
-            os.truncate(file, end)
-    finally:
-        lock.release()
-
-
-def _begins(line: bytes) -> bool:
-    """Return whether a line, or a part of one, begins as the records of a journal do."""
-    return line[: len(_OPERATION)] == _OPERATION[: len(line)]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        schema.parse_json(line)
-    except schema.SchemaError:
-        return False
-    return True

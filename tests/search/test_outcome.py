@@ -1,0 +1,57 @@
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tlopt.errors import OutputExistsError
+from tlopt.publishing.claims import claim, lock_file
+from tlopt.search import outcome
+
+
+@pytest.fixture
+def made(tmp_path):
+    (tmp_path / "made").mkdir()
+    return SimpleNamespace(path=tmp_path / "made", card=None)
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """What was copied, by a copy that only locks."""
+    found = []
+
+    def copy(artifact, place):
+        with claim(lock_file(place), place):
+            found.append(artifact.path)
+
+    monkeypatch.setattr(outcome, "copy_artifact", copy)
+    return found
+
+
+def test_the_answer_waits_for_a_worker_that_copies_another_one(tmp_path, made, copied, monkeypatch):
+    with contextlib.ExitStack() as other:
+        other.enter_context(claim(lock_file(tmp_path / "best"), tmp_path / "best"))
+        outcome.publish_best(tmp_path, made)
+        assert copied == []
+        monkeypatch.setattr(outcome, "time", SimpleNamespace(sleep=lambda _: other.close(), monotonic=lambda: 0.0))
+        outcome.publish_best(tmp_path, made, final=True)
+    assert copied == [made.path]
+
+
+def test_what_lies_in_the_place_of_the_answer_is_an_error(tmp_path, made):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "mine.txt").write_text("kept")
+    outcome.publish_best(tmp_path, made)  # one so far may wait
+    with pytest.raises(OutputExistsError, match="best"):
+        outcome.publish_best(tmp_path, made, final=True)
+    assert (tmp_path / "best" / "mine.txt").read_text() == "kept"
+
+
+def test_names_of_kept_artifacts_differ_and_are_short(tmp_path):
+    label = "é" * 300
+    names = {outcome.file_name(label, key) for key in ("0123456789", "9876543210")}
+    assert len(names) == 2
+    for name in names:
+        Path(tmp_path / name).mkdir()
+        assert name.isascii()
+        assert len(name) < 100

@@ -1,0 +1,115 @@
+"""A search whose worker does nothing: what is written in which order at its end."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from searches import Known, asked
+
+from tlopt.errors import OutputExistsError
+from tlopt.images.cache import Cache
+from tlopt.search import outcome, searching
+from tlopt.search.networks import Network
+from tlopt.search.space import Space
+from tlopt.search.study import folder
+from tlopt.search.study.leases import Leases, owner
+from tlopt.search.study.storage import Storage
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """Runs a search in tmp_path/out, in which something is done while its worker works."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(searching, "fingerprint", lambda: {"machine": "m"})
+
+    def run(during=lambda _: None, **given):
+        def worker(*, asked, noted, **_):
+            def work():
+                (out / "work").mkdir()
+                (out / "work" / "model.onnx").write_text("made")
+                now = Known(asked).now()
+                during(lambda: noted(now))
+                return now
+
+            return SimpleNamespace(run=work)
+
+        monkeypatch.setattr(searching, "Worker", worker)
+        return searching.search(
+            asked(), SimpleNamespace(places=list), {}, out, quick="", minutes=1.0, role="all",
+            cache=Cache(), **{"study": "", "keep": "best", "force": False, **given},
+        )  # fmt: skip
+
+    return run
+
+
+def test_work_is_removed_only_when_the_answer_stands(search, tmp_path, monkeypatch):
+    removed = []
+
+    def remove(place):
+        assert folder.read_note(place).finished
+        assert [entry.state for entry in Storage(str(place / folder.JOURNAL), None).entries()] == ["done"]
+        removed.append(place)
+
+    monkeypatch.setattr(outcome, "remove_work", remove)
+    search()
+    assert removed == [tmp_path / "out"]
+
+
+def test_work_goes_unless_all_is_kept(search, tmp_path):
+    search()
+    assert not (tmp_path / "out" / "work").exists()
+    # Who comes late is given the answer, and needs nothing of what led to it.
+    assert search().report.title == "Nothing keeps to the budget"
+
+
+def test_work_that_another_worker_needs_stays(search, tmp_path):
+    study = str(tmp_path / "study")
+
+    def join(_):
+        far = Leases(storage=Storage(study, asked().identity()), who={**owner("train"), "boot": "another"})
+        assert far.claim("train/a") is not None
+
+    search(join, study=study)
+    assert folder.read_note(tmp_path / "out").finished
+    assert (tmp_path / "out" / "work" / "model.onnx").exists()
+
+
+def test_a_worker_that_is_late_leaves_the_answer_alone(search, tmp_path):
+    report = tmp_path / "out" / folder.REPORT
+
+    def late(noted):
+        noted()
+        assert json.loads(report.read_text())["title"].endswith("so far")
+        note = folder.read_note(tmp_path / "out")
+        folder.write_note(tmp_path / "out", folder.Note(**{**vars(note), "finished": True}))
+        report.write_text("the answer")
+        noted()
+        assert report.read_text() == "the answer"
+
+    search(late)
+
+
+def test_artifacts_and_weights_are_among_what_is_read():
+    networks = (
+        Network(name="timm:a", artifact=Path("made")), Network(name="timm:b", weights=Path("w.safetensors")),
+    )  # fmt: skip
+    search = SimpleNamespace(space=Space(networks=networks))
+    whole = SimpleNamespace(places=lambda: [Path("images")])
+    assert searching._reads(search, whole) == [Path("images"), Path("made"), Path("w.safetensors")]
+
+
+def test_of_workers_that_begin_at_once_one_makes_the_folder_and_the_other_waits(tmp_path, monkeypatch):
+    out, made = tmp_path / "out", folder.Note(tlopt="1", identity={}, quick="", study="study", minutes=1.0)
+
+    def busy(*_, **__):
+        out.mkdir()
+        folder.write_note(out, made)
+        raise OutputExistsError("Another run is making it at this moment.")
+
+    monkeypatch.setattr(folder, "check_place", busy)
+    folder.check(out, force=False, shared=True, reads=[])
+    (out / "optimize.json").unlink()
+    out.rmdir()
+    with pytest.raises(OutputExistsError):
+        folder.check(out, force=False, shared=False, reads=[])

@@ -1,0 +1,127 @@
+"""What a study is kept in: an Optuna journal in a file, or a database."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tlopt.errors import MissingLibraryError, StudyError
+from tlopt.reading import files, schema
+
+_URL = re.compile(r"[a-z][a-z0-9+]*://")
+_OPERATION = b'{"op_code":'  # how each line of a journal begins
+
+
+def is_url(where: str) -> bool:
+    """Return whether a study lies in a database."""
+    return _URL.match(where) is not None
+
+
+def shown_place(where: str) -> str:
+    """Return a file or an address as it may be shown: without who logs in, and without settings of the driver.
+
+    A password may hold any sign that has a meaning in an address. Where one may be cut, only the kind is shown.
+    """
+    kind, is_address, rest = where.partition("://")
+    if not is_address:
+        return where
+    place, named, name = rest.partition("#")
+    place, _, settings = place.partition("?")
+    if "@" in settings or "@" in name:
+        return f"{kind}://…"
+    if not place.startswith("/") and "@" in place:  # without a host there is nobody to log in
+        place = f"…@{place.rpartition('@')[2]}"
+    return f"{kind}://{place}{named}{name}"
+
+
+def journal(optuna: Any, file: Path, *, look: bool) -> Any:
+    """Open a journal, and make it if it is not there.
+
+    Args:
+        optuna: The library.
+        file: The journal.
+        look: Change nothing: the journal must be there, and is not mended.
+
+    Raises:
+        StudyError: It is damaged, it is no journal, or it cannot be made.
+    """
+    if look or file.exists() or file.is_symlink():
+        files.expect_regular(file)
+    elif not file.parent.is_dir():
+        raise StudyError(f"The study {file} cannot be made: there is no folder {file.parent}.")
+    file = file.absolute()  # the lock is a link to it
+    lock = optuna.storages.journal.JournalFileSymlinkLock(str(file))
+    if not look:
+        _mend(file, lock)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file), lock_obj=lock))
+
+
+def database(optuna: Any, url: str, *, look: bool) -> Any:
+    """Open a database.
+
+    Args:
+        optuna: The library.
+        url: Its address.
+        look: Change nothing: no tables are made, and no file.
+
+    Raises:
+        MissingLibraryError: Its driver is not installed.
+        StudyError: It is a file that is not there, and none is to be made.
+    """
+    try:
+        if look:
+            _expect_file(url)
+        return optuna.storages.RDBStorage(url, skip_compatibility_check=False, skip_table_creation=look)
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"The driver for {shown_place(url)} is not installed: {error}.", hint="python -m pip install its package."
+        ) from error
+
+
+def _expect_file(url: str) -> None:
+    """Refuse a database in a file that is not there: whoever connects to it makes it."""
+    from sqlalchemy.engine import make_url
+
+    found = make_url(url)
+    if found.get_backend_name() == "sqlite" and found.database and not Path(found.database).exists():
+        raise StudyError(f"There is no study at {shown_place(url)}.")
+
+
+def _mend(file: Path, lock: Any) -> None:
+    """Cut off the end of a journal that a full disk, or a machine that went off, has left without the end of its line.
+
+    What is written next would become part of that line, and the journal could not be read from then on.
+
+    Raises:
+        StudyError: The file is no journal: Optuna would write into whatever it is.
+    """
+    if not file.exists():
+        return
+    lock.acquire()
+    try:
+        content = files.read_bytes(file, limit=files.TABLE_LIMIT)
+        end = content.rfind(b"\n") + 1
+        last, rest = content[content.rfind(b"\n", 0, max(0, end - 1)) + 1 : end], content[end:]
+        if not (_begins(last) and _begins(rest) and (_is_json(last) or not last)):
+            raise StudyError(
+                f"The study {file} is damaged: its last line is no record of Optuna.", hint="Name another --study."
+            )
+        if rest:
+            os.truncate(file, end)
+    finally:
+        lock.release()
+
+
+def _begins(line: bytes) -> bool:
+    """Return whether a line, or a part of one, begins as the records of a journal do."""
+    return line[: len(_OPERATION)] == _OPERATION[: len(line)]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        schema.parse_json(line)
+    except schema.SchemaError:
+        return False
+    return True
