@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from brightest import write_onnx
 from searches import asked
 from tiny_images import COLORS, write_photos
-from tiny_onnx import write_onnx
 
 from tlopt.errors import ImagesError
 from tlopt.images.cache import Cache
