@@ -120,6 +120,7 @@ def test_the_refusal_names_the_option(mine, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "export", "prune", "bench", "report", "finetune", "teacher"])
+@pytest.mark.slow
 def test_every_verb_refuses(verb, mine, tmp_path, photos):
     evil, out = artifact(tmp_path / "evil", "own_net:net"), tmp_path / "out"
     calls = {

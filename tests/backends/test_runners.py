@@ -146,6 +146,7 @@ def test_layers_of_a_gpu_are_not_timed_by_what_they_take_to_queue(exported):
         onnxruntime.profile(exported, np.zeros((1, 3, 8, 8), np.float32), device="cuda")
 
 
+@pytest.mark.slow
 def test_a_compiled_network_that_stops_being_compiled_is_no_silent_matter():
     import torch._dynamo.config as config
 

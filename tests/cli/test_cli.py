@@ -149,6 +149,7 @@ def test_a_closed_pipe_is_no_error():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(capsys, exported, tmp_path):
     for command in (
         ["bench", exported.path], ["evaluate", exported.path], ["profile", exported.path],
@@ -188,6 +189,7 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exp
     assert "is a folder" in error
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kill_leave_nothing_half_written(photos, tmp_path):
     command = [sys.executable, "-P", "-m", "tlopt", "finetune", str(photos), "-o", str(tmp_path / "out"),
                "--model", "tiny_models:cnn", "--epochs", "5000", "--cache-gb", "0"]  # fmt: skip

@@ -100,6 +100,7 @@ def test_padding_that_export_folds_into_convolutions_is_not_timed_beside_them():
     assert model.training
 
 
+@pytest.mark.slow
 def test_networks_are_timed_side_by_side(model):
     found = latency.compare([model, model], SIZE, (1, 2), threads=1, seconds=0.01)
     assert len(found) == 2

@@ -186,6 +186,7 @@ def dies_at(step, monkeypatch):
 
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("before", [True, False])
+@pytest.mark.slow
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_or_nothing(tmp_path, monkeypatch, before, exchanges):
     if not exchanges:
         monkeypatch.setattr(drafts, "_exchange", lambda one, other: False)  # noqa: ARG005

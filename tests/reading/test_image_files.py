@@ -170,6 +170,7 @@ def test_a_manifest_that_lists_a_pipe_is_refused(special, tmp_path):
         tlopt.scan(table)
 
 
+@pytest.mark.slow
 def test_pipes_in_the_cache_are_taken_for_nothing(special, tmp_path):
     cache = tmp_path / "cache"
     tlopt.finetune(special, tmp_path / "one", model="tiny_models:cnn", epochs=1, cache_dir=cache, image_size=16)

@@ -331,6 +331,7 @@ def searched(exported, monkeypatch):
     return runs
 
 
+@pytest.mark.slow
 def test_a_search_is_a_step_and_a_later_step_may_take_its_answer(searched, photos, tmp_path):
     tlopt.trust("tiny_models")
     recipe = tmp_path / "recipe.toml"

@@ -28,6 +28,7 @@ def timed(one: Point, work, **changes) -> Timed:
     return time_untrained(one, **{"classes": 5, "work": work, "seconds": 0.02, "memory": False, **changes})
 
 
+@pytest.mark.slow
 def test_a_network_is_timed_without_training(work):
     found = timed(point(), work)
     assert found.problem == ""
@@ -38,6 +39,7 @@ def test_a_network_is_timed_without_training(work):
     assert found.memory_mb is None
 
 
+@pytest.mark.slow
 def test_the_graph_has_the_classes_the_size_and_the_precision(work):
     for precision, card in (("fp32", "fp32"), ("int8", "int8"), ("qat", "int8"), ("fp16", "fp16")):
         made = untrained(point(image_size=48, precision=precision), classes=5, work=work)

@@ -42,6 +42,7 @@ def test_the_card_keeps_what_it_knows_and_tells_of_the_step(tuned, adapted, dark
     assert adapted.card.lineage[-1].settings["images"] == str(dark)
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_onnx(adapted, dark, tmp_path):
     exported = tlopt.export(adapted, tmp_path / "fp32")
     assert len(list(tlopt.predict(exported, dark))) == len(list(dark.iterdir()))

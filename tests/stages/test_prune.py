@@ -84,6 +84,7 @@ def test_a_pruned_artifact_needs_the_share_of_multiply_adds_that_was_asked_for(a
     assert pruned.card.classes == artifact.card.classes
 
 
+@pytest.mark.slow
 def test_a_pruned_artifact_is_pruned_again(artifact, cache, tmp_path):
     first = prune(artifact, tmp_path / "first", ratio=0.3, epochs=0, samples=16, multiple=4, cache_dir=cache)
     second = prune(first, tmp_path / "second", ratio=0.3, epochs=0, samples=16, multiple=4, cache_dir=cache)
@@ -141,6 +142,7 @@ def test_a_network_too_narrow_for_the_multiple_is_refused(artifact, cache, tmp_p
         prune(artifact, tmp_path / "a", multiple=4096, epochs=0, samples=16, cache_dir=cache)
 
 
+@pytest.mark.slow
 def test_a_step_that_finds_nothing_more_to_cut_keeps_those_before_it(artifact, cache, tmp_path, caplog):
     options = {"ratio": 0.9, "multiple": 32, "epochs": 1, "samples": 8, "cache_dir": cache}
     once = prune(artifact, tmp_path / "once", **options)
@@ -167,6 +169,7 @@ def test_2_4_sparsity_outlives_the_recovery(artifact, cache, tmp_path):
     assert pruned.card.torch.pruned.sparsity == "2:4"
 
 
+@pytest.mark.slow
 def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache, tmp_path, monkeypatch):
     # Times are the multiply-adds: real ones of so small a network would not be the same twice. The table's are
     # off by a power, as a table of layers timed one by one is, so the first widths chosen by it are wrong.

@@ -74,6 +74,7 @@ def test_the_metrics_are_those_of_the_rounded_network(trained, exported_trained,
     assert abs(made.card.quantized.measured.accuracy.result - rounded) <= 1 / 7
 
 
+@pytest.mark.slow
 def test_raw_bytes_in_front_take_the_scale_of_the_input(trained, tmp_path):
     exported = tlopt.export(trained, tmp_path / "fp32", input_="uint8")
     made = tlopt.quantize(exported, tmp_path / "int8")
@@ -142,6 +143,7 @@ def test_a_folder_of_images_has_to_be_trained_on_first(photos, options, tmp_path
     assert "tlopt finetune" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_resumed_run_makes_the_same_scales(tuned, trained, options, tmp_path):
     token = progress.display.set(interrupt_after(7))
     try:

@@ -59,6 +59,7 @@ def test_quantize_keeps_the_logits(exported, held_out, tmp_path, precision, runt
 
 
 @pytest.mark.parametrize(("choice", "largest"), [("on", 64), ("off", 127)])
+@pytest.mark.slow
 def test_weights_keep_to_half_the_range_where_asked(exported, tmp_path, choice, largest):
     made = tlopt.quantize(exported, tmp_path / "q", samples=8, rounding="nearest", reduce_range=choice)
     weights = [
@@ -231,6 +232,7 @@ def test_quantize_names_the_known_quantizers(exported, tmp_path):
         tlopt.quantize(exported, tmp_path / "out", quantizer="minmix")
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_measured(exported, tmp_path):
     made = tlopt.quantize(exported, tmp_path / "q", samples=16)
     measured = made.card.quantized.measured
@@ -245,6 +247,7 @@ def test_require_faster_refuses_what_cannot_be_timed_and_leaves_nothing(exported
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_require_faster_refuses_what_is_slower(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(verdict, "_MARGIN", 0.0)  # everything counts as slower
     with pytest.raises(CheckError, match=r"int8 is slower than .* at batch 1: .* ms against"):
@@ -296,6 +299,7 @@ def test_max_drop_changes_nothing_where_integers_do(exported, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+@pytest.mark.slow
 def test_a_block_stays_float_where_asked(exported, held_out, tmp_path, runtime):
     found = blocks_of(View(onnx.load(exported.payload(".onnx"))))
     made = tlopt.quantize(exported, tmp_path / "q", for_=runtime, samples=16, float_blocks=("first",))
@@ -443,6 +447,7 @@ def test_the_blocks_of_a_real_network_are_measured_on_both_sides(photos, tmp_pat
     assert 20 < kinds.count("QuantizeLinear") < 61
 
 
+@pytest.mark.slow
 def test_images_need_no_labels(exported, photos, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
