@@ -223,7 +223,7 @@ _VERBS = (
     ),
     Verb(
         name="rank", at="search.rank:rank", group="Measure", gives="report", recipe=True,
-        summary="Rank pretrained networks by accuracy and speed before training.",
+        summary="Rank networks by accuracy and speed, before any training.",
         example="tlopt rank images --models pip:efficientnet_lite0 --image-sizes 128,160",
         takes=(_IMAGES,),
     ),

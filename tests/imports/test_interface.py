@@ -193,7 +193,7 @@ def test_images_show_that_an_assumption_is_absurd(tmp_path, photos, caplog):
     with caplog.at_level("WARNING", "tlopt"):
         brought(net.save(tmp_path / "m.onnx"), tmp_path, images=photos)
     assert "looks wrong" in caplog.text
-    assert "the most probable class has a probability of 0.33" in caplog.text
+    assert "the mean probability of the best class is only 0.33" in caplog.text
 
 
 def test_precision_and_opset_are_those_of_the_file(tmp_path):

@@ -123,7 +123,7 @@ def rank(
     shares: Shares,
     cache: Cache,
 ) -> Report:
-    """Rank pretrained networks by accuracy and speed before training.
+    """Rank networks by accuracy and speed, before any training.
 
     The accuracy is that of a regression on features of the frozen network. It is cross-validated on
     the images for training and validation. Images of the test part are not looked at.
