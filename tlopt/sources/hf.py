@@ -24,6 +24,7 @@ from tlopt.sources.timm import replace_head
 
 vision_ops.declare()
 import huggingface_hub  # noqa: E402 - after the declaration that timm's import of torchvision needs
+from timm.data import resolve_data_config  # noqa: E402
 
 __all__ = ["build", "class_names", "load", "names", "pinned", "preprocess", "replace_head"]
 
@@ -80,16 +81,10 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
     config = _config(name)
     found = config.get("pretrained_cfg", config)
     try:
-        return Preprocess.from_dict(
-            {
-                "size": int(found["input_size"][-1]),
-                "crop_ratio": float(found.get("crop_pct", 0.875)),
-                "interpolation": found.get("interpolation", "bicubic"),
-                "mean": map(float, found["mean"]),
-                "std": map(float, found["std"]),
-            }
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        for field in ("input_size", "mean", "std"):  # timm would take ImageNet's for granted
+            found[field]
+        return architectures.recorded(resolve_data_config({}, pretrained_cfg=found))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _wrong(name, f"its config.json says nothing usable on preprocessing ({error})") from error
 
 

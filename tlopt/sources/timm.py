@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -48,7 +49,11 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
 
 def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - part of a source's contract
     """Return the preprocessing that timm records for a model."""
-    config = resolve_data_config({}, model=model)
+    return recorded(resolve_data_config({}, model=model))
+
+
+def recorded(config: Mapping[str, Any]) -> Preprocess:
+    """Return the preprocessing of a network whose configuration says all of it."""
     return Preprocess(
         size=config["input_size"][-1],
         crop_ratio=config["crop_pct"],
