@@ -122,7 +122,7 @@ def steps(model: str, work: Path) -> dict[str, Callable[[], dict[str, Any] | Non
     images = work / "images"
 
     def finetune() -> None:
-        _images(images, size)
+        write_images(images, size)
         given = {} if odd else {"weights": _weights(model, size, work / "weights.safetensors")}
         tlopt.finetune(images, work / "tuned", model=model, method="head", epochs=1, image_size=size,
                        cache_dir=work / "c", **given)  # fmt: skip
@@ -169,7 +169,8 @@ def steps(model: str, work: Path) -> dict[str, Callable[[], dict[str, Any] | Non
     }  # fmt: skip
 
 
-def _images(root: Path, size: int) -> None:
+def write_images(root: Path, size: int) -> None:
+    """Write a few images of two classes."""
     random = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)

@@ -23,15 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from architectures import CLASSES, SIZE, write_images
 from rtx_page import page
 
 from tlopt.publishing import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "rtx-engines.json"
-SIZE, EACH, CLASSES = 64, 12, ("dark", "light")
 SIZES = {"timm:inception_v3": 96}  # it takes no fewer pixels
 NETWORKS = (
     "timm:resnet18", "timm:resnet50", "timm:resnext50_32x4d", "timm:seresnet18", "timm:resnetv2_50", "timm:densenet121",
@@ -58,7 +56,8 @@ class Network:
     def __init__(self, model: str, work: Path) -> None:
         self.model, self.work = model, work
         self.size = SIZES.get(model, SIZE)
-        self.images = _images(work / "images", self.size)
+        self.images = work / "images"
+        write_images(self.images, self.size)
         self._failed: dict[str, Exception] = {}
 
     def made(self, name: str, make: Callable[[Path], Any]) -> Path:
@@ -181,18 +180,6 @@ def measured(network: Network, variant: str) -> dict[str, Any]:
         return {"built": False, "why": error.message}
     except Exception as error:  # noqa: BLE001 -- a fault of tlopt is what this looks for
         return {"built": False, "why": f"{type(error).__name__}: {error}"}
-
-
-def _images(root: Path, size: int) -> Path:
-    """Write a few images of two classes."""
-    random = np.random.default_rng(0)
-    for label, name in enumerate(CLASSES):
-        (root / name).mkdir(parents=True)
-        for i in range(EACH):
-            coarse = Image.fromarray(random.integers(0, 200, (6, 6, 3), dtype=np.uint8))
-            pixels = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) // 2 + 100 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:02}.png")
-    return root
 
 
 def _weights(model: str, size: int, file: Path) -> Path:
