@@ -101,8 +101,11 @@ def main() -> None:
 
 def write(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
     """Write what has been measured so far."""
-    conditions = {"processor": processor(), "cores": cores(), "images": str(given.images), "count": given.count,
-                  "versions": versions()}  # fmt: skip
+    searched = f"--cases {given.cases} --count {given.count} --min-db {given.min_db:g} --searched '{given.searched}'"
+    conditions = {
+        "command": f"python benchmarks/any_task.py --wheels WHEELS --images IMAGES {searched}",
+        "processor": processor(), "cores": cores(), "images": str(given.images), "count": given.count, "versions": versions(),
+    }  # fmt: skip
     write_whole(RESULTS / "any-task.json", json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
     write_whole(RESULTS / "any-task.md", markdown(rows, conditions))
 
@@ -182,7 +185,8 @@ def photos(source: Path, target: Path, count: int, *, text: bool) -> Path:
 def markdown(rows: list[dict[str, Any]], conditions: dict[str, Any]) -> str:
     """Return the table as Markdown."""
     lines = [
-        f"{conditions['processor']}, {conditions['cores']} cores. {conditions['count']} images.", "",
+        f"{conditions['processor']}, {conditions['cores']} cores. {conditions['count']} images. "
+        f"`{conditions['command']}`", "",
         "| network | runtime | limit, dB | outputs, dB | in 8 bits | ms at batch 1, fp32 / int8 | float |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

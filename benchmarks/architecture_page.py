@@ -29,7 +29,9 @@ def page(results: dict[str, Any], expected: int) -> str:
         results: Network -> what became of each step.
         expected: How many networks there are.
     """
-    lines = [_HEAD, f"{len(results)} of {expected} networks were run. The shares are of these.", "",
+    own = sum(name.startswith("odd_architectures:") for name in results)
+    ran = f"{len(results)} of {expected} networks were run. {own} of them are small ones written for this benchmark."
+    lines = [_HEAD, f"{ran} The shares are of these.", "",
              "| step | works | of | share | aim |", "|---|---|---|---|---|"]  # fmt: skip
     for name in STEPS:
         works = sum(row["steps"][name] == WORKS for row in results.values())

@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import statistics
 import subprocess
 import sys
@@ -342,7 +343,7 @@ def compete(options: argparse.Namespace) -> dict[str, Any]:
 def _given(options: argparse.Namespace) -> list[str]:
     parts = [f"--images {os.path.relpath(options.images)}", f"--neighbours {options.neighbours}"]
     parts += [f"--rounds {options.rounds}"] + ["--settings"] * options.settings
-    return parts + [f"--only '{','.join(options.only)}'"] * bool(options.only)
+    return parts + [f"--only {shlex.quote(','.join(options.only))}"] * bool(options.only)
 
 
 def rows(name: str, seconds: dict[str, dict[int, list[float]]], cores: int) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --images DIR [--only STEP,…] [--batches 1,8,64] [--minutes 60]
     python benchmarks/gpu.py --table              # what has been measured so far
-    python benchmarks/gpu.py --rehearse           # all of it, without a GPU, on a stand-in and a tiny network
+    python benchmarks/gpu.py --rehearse           # 25 of 26 steps, without a GPU, on a stand-in and a tiny network
 
 The result is ``gpu-<device>.json``. It is saved after every step. A step that is in it is not done again: start the
 command once more to go on. A step that cannot be done is skipped with its reason, and tried again the next time.

@@ -93,15 +93,11 @@ def main() -> int:
 
 def _write(arguments: argparse.Namespace, results: dict[str, dict[str, object]]) -> None:
     words = [f"--{name} {getattr(arguments, name)}" for name in ("kills", "mutations", "pairs", "seed")]
+    command = f"python benchmarks/robustness.py --only {' '.join(arguments.only)} {' '.join(words)}"
+    how = {"command": command, "processor": processor(), "cores": cores(), "versions": versions()}
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    made = {
-        "command": f"python benchmarks/robustness.py {' '.join(words)}",
-        "processor": processor(),
-        "cores": cores(),
-        "versions": versions(),
-        # Campaigns that were not asked for keep what an earlier run found.
-        "campaigns": {**known.get("campaigns", {}), **results},
-    }
+    # Campaigns that were not asked for keep what an earlier run found, and how.
+    made = {"campaigns": {**known.get("campaigns", {}), **{name: how | one for name, one in results.items()}}}
     arguments.out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
