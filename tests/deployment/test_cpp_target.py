@@ -38,10 +38,16 @@ def test_an_engine_has_the_runtime_of_its_kind_alone(tmp_path):
     assert "batch 2\n" in (tmp_path / "out" / "model" / "parameters.txt").read_text()
 
 
-def test_an_engine_without_weights_is_refused(tmp_path):
-    artifact = write_engine(tmp_path / "engine", options={"strip_weights": True})
-    with pytest.raises(ArtifactError, match="without its weights"):
-        cpp.examine(job(artifact, "tensorrt"))
+@pytest.mark.parametrize(
+    "other",
+    [{"fit": "stretch"}, {"fit": "pad"}, {"width": 96}, {"channels": "grey", "mean": (0.5,), "std": (0.5,)}],
+    ids=["stretch", "pad", "width", "grey"],
+)
+def test_other_inputs_than_squares_in_color_are_refused(other, exported):
+    card = replace(exported.card, preprocess=replace(exported.card.preprocess, **other))
+    with pytest.raises(ArtifactError, match="cuts squares in color"):
+        cpp.examine(job(Artifact(path=exported.path, card=card), "openvino"))
+    cpp.examine(job(exported, "openvino"))
 
 
 def test_parameters_say_how_the_network_is_fed(exported):

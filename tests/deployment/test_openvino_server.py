@@ -183,6 +183,17 @@ def test_the_service_for_triton_names_the_repository(tiny):
     assert said["metadata"]["name"] == "model-9x"
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_service_asks_for_a_gpu_and_for_the_processors_of_its_instances(gpu, tiny):
+    yaml = pytest.importorskip("yaml")
+    job = Job(artifacts=(tiny,), target="triton", name="a", backend="onnxruntime", input="image", max_batch=8,
+              instances=2, threads=3)  # fmt: skip
+    said = yaml.safe_load(kserve.service(job, server="triton", folder="models", gpu=gpu))
+    limits = said["spec"]["predictor"]["model"]["resources"]["limits"]
+    assert ("nvidia.com/gpu" in limits) is gpu
+    assert limits["cpu"] == "6"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("A_b.C", "a-b-c"), ("9", "model-9"), ("x" * 63, "x" * 63), ("a--", "a")]
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from brightest import CLASSES, write_onnx
 from PIL import Image
+from tiny_engine import write_engine
 
 from tlopt import judging
 from tlopt.deployment import vendored
@@ -146,3 +147,16 @@ def test_requirements_are_the_versions_that_are_installed():
     assert vendored.requirements("numpy", "a==1") == f"numpy=={np.__version__}\na==1\n"
     with pytest.raises(MissingLibraryError, match="no-such-thing is not installed"):
         vendored.requirements("no-such-thing")
+
+
+def test_an_engine_of_another_gpu_cannot_answer_here(tmp_path, monkeypatch):
+    from tlopt import backends
+    from tlopt.deployment import reference
+    from tlopt.deployment.job import Job
+    from tlopt.engine import opening
+
+    engine = write_engine(tmp_path / "engine")
+    job = Job(artifacts=(engine,), target="bundle", name="a", backend="tensorrt", input="image", max_batch=2)
+    monkeypatch.setattr(backends.load("tensorrt"), "problem", lambda _: "")
+    monkeypatch.setattr(opening, "gpu", lambda: None)
+    assert "runs on an NVIDIA GPU only" in reference.problem(job)

@@ -66,8 +66,11 @@ def test_a_model_of_a_hub_answers_as_it_does_there(hub):
     assert preprocess.mean == (0.5, 0.5, 0.5)
 
 
-def test_an_artifact_keeps_commit_and_architecture_and_opens_without_the_hub(hub, tmp_path):
-    artifact = tlopt.import_model(None, tmp_path / "out", model="hf:org/net@main")
+def test_an_artifact_keeps_commit_and_architecture_and_opens_without_the_hub(hub, tmp_path, caplog):
+    with caplog.at_level("INFO", "tlopt"):
+        artifact = tlopt.import_model(None, tmp_path / "out", model="hf:org/net@main")
+    assert "3 classes" in caplog.text
+    assert "ImageNet" not in caplog.text
     assert hub.asked[0] == ("org/net", "main")
     assert artifact.card.classes == ("cat", "dog", "emu")
     assert artifact.card.model == f"hf:org/net@{COMMIT}?architecture=test_efficientnet&drop_rate=0.1"

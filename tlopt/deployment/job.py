@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,8 +120,9 @@ class Job:
         """Number of images that each run of a graph takes; 0 for any."""
         return self.card.onnx.fixed_batch if self.kind == "onnx" else 0
 
+    @functools.cached_property
     def graph(self) -> onnx.ModelProto:
-        """Return the graph of an ONNX artifact, with its weights; for pixels, one that takes them.
+        """The graph of an ONNX artifact, with its weights; for pixels, one that takes them.
 
         Raises:
             ArtifactError: The file is no whole graph.

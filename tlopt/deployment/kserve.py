@@ -19,7 +19,9 @@ _RUNTIMES: Mapping[Server, tuple[str, str, str]] = {
 }
 
 
-def service(job: Job, *, server: Server, folder: str, settings: Mapping[str, Any] | None = None) -> str:
+def service(
+    job: Job, *, server: Server, folder: str, settings: Mapping[str, Any] | None = None, gpu: bool = False
+) -> str:
     """Return the text of kserve.yaml.
 
     Args:
@@ -27,11 +29,12 @@ def service(job: Job, *, server: Server, folder: str, settings: Mapping[str, Any
         server: What serves it.
         folder: The folder of the deployment that has to be uploaded.
         settings: OpenVINO's settings, which its server takes as an argument here.
+        gpu: Whether it runs on a GPU.
     """
     runtime, format_, version = _RUNTIMES[server]
     argument = f"--plugin_config={json.dumps(dict(settings or {}), separators=(',', ':'))}"
     arguments = f"      args:\n        - {json.dumps(argument)}\n" if settings else ""
-    gpu = '          nvidia.com/gpu: "1"\n' if job.kind == "tensorrt" else ""
+    limit = '          nvidia.com/gpu: "1"\n' if gpu else ""
     named = "" if server == "triton" else "# Its name is the model's, and part of the address of each request.\n"
     return f"""\
 # Upload the folder {folder} and put its address in the place of storageUri; then: kubectl apply -f kserve.yaml
@@ -55,7 +58,7 @@ spec:
         limits:
           cpu: "{max(1, job.instances) * max(1, job.threads)}"
           memory: 2Gi
-{gpu}"""
+{limit}"""
 
 
 def label(name: str) -> str:

@@ -13,6 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
 from tlopt.deployment.job import Job
+from tlopt.engine import opening
 from tlopt.errors import CheckError, TloptError
 from tlopt.reading.image_files import read_image
 
@@ -124,7 +125,9 @@ _HINT = "Nothing was written. Report it with the name of the model; --no-check w
 def problem(job: Job) -> str:
     """Return why the artifact itself cannot answer here; empty if it can."""
     try:
-        module = backends.load(job.backend)
+        reason = str(backends.load(job.backend).problem(""))
+        if job.kind == "tensorrt" and not reason:
+            opening.check(job.artifact)
     except TloptError as error:
         return str(error).replace("\n", " ")
-    return str(module.problem(""))
+    return reason

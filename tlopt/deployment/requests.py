@@ -32,6 +32,7 @@ def backend(artifacts: Sequence[Artifact], target: str, serves: Mapping[str, tup
     Raises:
         SettingError: No artifact was given.
         ArtifactError: The target does not serve an artifact's kind, or not with what it was made for or asked for.
+            Or it is an engine without weights.
     """
     if not artifacts:
         raise SettingError("deploy needs at least one artifact.")
@@ -41,6 +42,11 @@ def backend(artifacts: Sequence[Artifact], target: str, serves: Mapping[str, tup
                 f"{target} does not serve {one.path}: it is of kind {one.card.kind}, "
                 f"and {target} takes {' or '.join(serves)}.",
                 hint=_MAKES[one.card.kind].format(one.path),
+            )
+        if one.card.kind == "tensorrt" and one.card.engine.options.strip_weights:
+            raise ArtifactError(
+                f"{one.path} was built without weights, and a deployment has nothing to put them back in.",
+                hint="Build it again without --strip-weights.",
             )
     card, path = artifacts[0].card, artifacts[0].path
     runtimes = serves[card.kind]

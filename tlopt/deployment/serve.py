@@ -109,12 +109,12 @@ def _lines(
         with serving(found, folder / triton.MODELS, ports, stopped) as server:
             if stopped():
                 return
-            where = f"http://{ports.reached}"
+            where = f"http://{ports.address}"
             yield f"{said.name} on tritonserver {server.version}: {where}:{ports.http}, gRPC on port {ports.grpc}"
             yield f"Metrics: {where}:{ports.metrics}/metrics"
             yield "Ask it about an image that tlopt has drawn:"
             file = folder / triton.EXAMPLE
-            yield Body.read(file).command(file, said.name, ports.reached, ports.http)
+            yield Body.read(file).command(file, said.name, ports.address, ports.http)
             yield "Stop it with Ctrl-C."
             _wait(server, stopped)
 

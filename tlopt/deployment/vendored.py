@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +80,8 @@ _BUILDS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 
 
 def _installed(package: str) -> str:
+    import importlib.metadata  # takes a while; help needs no versions
+
     for name in _BUILDS.get(package, (package,)):
         try:
             return importlib.metadata.version(name)

@@ -12,7 +12,7 @@ from tlopt.errors import PluginError, SettingError
 from tlopt.reading.names import shown_name
 
 # Options that would make a source read files or addresses that the name of a model chose.
-_REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
+REACHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 _LONGEST = 2000  # characters of a model's name with its options
 
 
@@ -56,7 +56,7 @@ def parse(model: str, named_by: str = "") -> Model:
     name, _, query = rest.partition("?")
     options = dict(_option(pair, model) for pair in (query.split("&") if query else ()))
     if source in registry.names("sources"):
-        if refused := sorted(options.keys() & set(_REACHING)):
+        if refused := sorted(options.keys() & set(REACHING)):
             raise SettingError(
                 f"The option {refused[0]} of {shown_name(model)} is not an option of an architecture.",
                 hint="Give a local file of weights with --weights FILE.safetensors.",

@@ -20,6 +20,7 @@ from tlopt.reading import files
 from tlopt.reading.names import shown_name
 from tlopt.reading.schema import SchemaError, parse_json
 from tlopt.sources import timm as architectures
+from tlopt.sources._naming import REACHING
 from tlopt.sources.timm import replace_head
 
 vision_ops.declare()
@@ -125,7 +126,7 @@ def _architecture(config: Mapping[str, Any], name: str) -> tuple[str, dict[str, 
         raise _wrong(name, "it is no network of timm: its config.json names no architecture")
     # The others would read files, or cannot be written into a name.
     plain = {key: value for key, value in own.items() if isinstance(value, bool | int | float | str)}
-    if reaching := plain.keys() & {"checkpoint_path", "pretrained", "cache_dir"}:
+    if reaching := plain.keys() & set(REACHING):
         raise _wrong(name, f"its config.json sets {min(reaching)}")
     if unknown := own.keys() - plain.keys():
         raise _wrong(name, f"its config.json has an option that is no plain value: {shown_name(min(unknown))}")

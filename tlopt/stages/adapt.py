@@ -12,7 +12,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
-from tlopt.errors import ArtifactError, ImagesError
+from tlopt.errors import ArtifactError
 from tlopt.images import ImageFolder, batches
 from tlopt.images.scanning import scan_any
 from tlopt.publishing import Draft
@@ -77,9 +77,5 @@ def _inputs(folder: ImageFolder, source: Artifact) -> Iterator[torch.Tensor]:
     """Yield the images as inputs, float32 (n, 3, size, size)."""
     import torch
 
-    found = 0
     for batch in batches(folder, source.card.preprocess, batch=_BATCH, label="Adapting"):
-        found += len(batch.files)
         yield torch.from_numpy(batch.inputs)
-    if not found:
-        raise ImagesError(f"None of the {len(folder)} images in {folder.path} can be read.")

@@ -96,6 +96,10 @@ def import_model(
                 "layout, channels, image_width, fit, task, input, output and answers describe an ONNX file; torch "
                 "models are classifiers, and take square images in RGB and NCHW."
             )
+        from tlopt import sources
+
+        model = sources.pinned(model)
+        names = names or sources.class_names(model)
         card = _from_source(model, out.folder, names, weights, given)
     _tell(card, given, out.folder, named=names is not None)
     if images is not None:
@@ -108,8 +112,6 @@ def _from_source(
 ) -> Card:
     from tlopt import sources
 
-    model = sources.pinned(model)
-    names = names or sources.class_names(model)
     network, preprocess = sources.load(
         model,
         classes=0,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tlopt.deployment.serving.environment import Environment
-from tlopt.deployment.serving.server import serving
+from tlopt.deployment.serving.server import Ports, serving
 from tlopt.errors import StageError
 
 
@@ -110,3 +110,10 @@ def test_a_program_that_cannot_run_is_an_error(environment, repository):
     shutil.rmtree(environment.tritonserver.parent)
     with pytest.raises(StageError, match="ended with code 1"), serving(environment, repository):
         pytest.fail("it has not started")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")]
+)
+def test_a_client_reaches_it_at_an_address(host, address):
+    assert Ports(host=host, http=1, grpc=2, metrics=3).address == address

@@ -99,6 +99,17 @@ def test_engines_for_several_gpus_become_one_model(tmp_path):
     assert "--gpus all" in made.manifest.how[1]
 
 
+def test_a_service_gets_a_gpu_where_the_repository_wants_one_and_a_processor_for_each_thread(exported, tmp_path):
+    half = tlopt.quantize(exported, tmp_path / "half", precision="fp16", for_="tensorrt")
+    made = tlopt.deploy([half], tmp_path / "gpu", for_="triton", name="a..b", backend="onnxruntime", **NOWHERE)
+    assert "KIND_GPU" in config(made.path, "a..b_network")
+    assert "nvidia.com/gpu" in (made.path / "kserve.yaml").read_text()
+    assert "docker build -t a-b ." in made.manifest.how
+    made = tlopt.deploy([exported], tmp_path / "cpu", for_="triton", instances=2, threads=3, **NOWHERE)
+    assert "nvidia.com/gpu" not in (made.path / "kserve.yaml").read_text()
+    assert 'cpu: "6"' in (made.path / "kserve.yaml").read_text()
+
+
 def test_an_engine_of_an_unknown_version_is_given_with_a_note(tmp_path):
     engine = write_engine(tmp_path / "engine", version="10.99.0.1", **ONE)
     made = tlopt.deploy([engine], tmp_path / "out", for_="triton", **NOWHERE)
@@ -109,7 +120,7 @@ def test_an_engine_of_an_unknown_version_is_given_with_a_note(tmp_path):
     ("changes", "said"),
     [
         ({"flavour": "rtx", **ONE}, "TensorRT for RTX, which Triton has no backend for"),
-        ({"options": {"strip_weights": True}, **ONE}, "holds no weights"),
+        ({"options": {"strip_weights": True}, **ONE}, "built without weights"),
         ({}, "takes at least 2 images"),
     ],
 )

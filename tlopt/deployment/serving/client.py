@@ -146,10 +146,9 @@ def _request(
     """Write what a script reads."""
     order = [f"input_{number}" for number in range(len(inputs))]
     np.savez(folder / "inputs.npz", **dict(zip(order, inputs, strict=True)), **more)  # type: ignore[arg-type]
-    host = f"[{ports.reached}]" if ":" in ports.reached else ports.reached
     served = {
         **{name: value for name, value in asdict(endpoint).items() if name in ("model", "input", "output")},
-        "http": f"{host}:{ports.http}", "grpc": f"{host}:{ports.grpc}",
+        "http": f"{ports.address}:{ports.http}", "grpc": f"{ports.address}:{ports.grpc}",
     }  # fmt: skip
     request = {
         **told, "served": served, "order": order, "bytes": endpoint.takes_files, "fixed": endpoint.fixed_batch,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlopt.environment import versions
 from tlopt.errors import MissingLibraryError
 from tlopt.reading.files import real_path
 
@@ -107,10 +107,8 @@ def installing(place: Path) -> str:
 
 
 def _pinned(package: str) -> str:
-    try:
-        return f"{package}=={importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return package
+    version = versions().get(package)
+    return f"{package}=={version}" if version else package
 
 
 def problem(folder: Path | None = None) -> str:

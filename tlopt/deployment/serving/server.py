@@ -60,6 +60,11 @@ class Ports:
         """The host that a client on this machine asks."""
         return programs.LOOPBACK if self.host in ("0.0.0.0", "::") else self.host
 
+    @property
+    def address(self) -> str:
+        """The same as part of an address: one of IPv6 in brackets."""
+        return f"[{self.reached}]" if ":" in self.reached else self.reached
+
 
 class Server:
     """A running tritonserver.

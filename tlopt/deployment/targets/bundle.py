@@ -18,7 +18,7 @@ from tlopt.cards.details import EngineDetails
 from tlopt.deployment import docker, kserve, reference, vendored
 from tlopt.deployment.job import Checks, Input, Job, Written
 from tlopt.engine.flavour import TITLES
-from tlopt.errors import ArtifactError, CheckError
+from tlopt.errors import CheckError
 from tlopt.process.children import ended
 from tlopt.reading import files
 
@@ -71,12 +71,7 @@ _MLFLOW = "- `MLmodel`: for MLflow, whose `mlflow.onnx.load_model` reads this fo
 
 
 def examine(job: Job) -> None:
-    """Refuse an engine that lacks its weights."""
-    if isinstance(job.card.details, EngineDetails) and job.card.details.options.strip_weights:
-        raise ArtifactError(
-            f"{job.artifact.path} was built without weights, and a bundle has nothing to put them back in.",
-            hint="Build it again without --strip-weights.",
-        )
+    """Refuse a bundle whose packages have no known version."""
     vendored.requirements(*_packages(job))
 
 
@@ -89,7 +84,7 @@ def write(job: Job, folder: Path) -> Written:
     else:
         import onnx
 
-        onnx.save(job.graph(), folder / f"model{suffix}")
+        onnx.save(job.graph, folder / f"model{suffix}")
     programs = importlib.resources.files("tlopt.deployment.programs")
     for source, name in (("predict.py", "predict.py"), (f"run_with_{job.backend}.py", "runtime.py")):
         (folder / name).write_text((programs / source).read_text(encoding="utf-8"), encoding="utf-8")

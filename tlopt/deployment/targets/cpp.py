@@ -26,15 +26,16 @@ _IMAGES = 6  # of each kind of reference image, two
 
 
 def examine(job: Job) -> None:
-    """Refuse an engine without its weights.
+    """Refuse a network that takes other images than squares in color, cut out of their middle.
 
     Raises:
-        ArtifactError: The engine was built without them.
+        ArtifactError: It does.
     """
-    if job.kind == "tensorrt" and job.card.engine.options.strip_weights:
+    seen = job.preprocess
+    if seen.fit != "crop" or seen.width not in (0, seen.size) or seen.channels == "grey":
         raise ArtifactError(
-            f"{job.artifact.path} is an engine without its weights, which the C++ project cannot put back.",
-            hint="Build it without --strip-weights.",
+            f"{job.artifact.path} takes images this way: {seen.summary()}. The C++ project cuts squares in color.",
+            hint="Deploy it with --for bundle.",
         )
 
 

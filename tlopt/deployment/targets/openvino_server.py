@@ -62,7 +62,7 @@ def write(job: Job, folder: Path) -> Written:
     """Write the model, the server's configuration and a client."""
     import openvino
 
-    graph = job.graph()
+    graph = job.graph
     model = openvino.Core().read_model(graph.SerializeToString())
     if not job.fixed_batch:
         shape = model.input(0).partial_shape

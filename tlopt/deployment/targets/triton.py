@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +64,6 @@ def _examine_engines(job: Job) -> None:
                 f"{path} is an engine of TensorRT for RTX, which Triton has no backend for.",
                 hint="Build it on the GPU with TensorRT: tlopt build --flavour tensorrt. Or deploy its onnx artifact.",
             )
-        if engine.options.strip_weights:
-            raise ArtifactError(
-                f"{path} holds no weights, and Triton cannot put them in.",
-                hint="Build it again without --strip-weights.",
-            )
         if engine.profile.min_batch > 1:
             raise ArtifactError(
                 f"{path} takes at least {engine.profile.min_batch} images, and Triton sends it single ones, too.",
@@ -96,7 +91,8 @@ def write(job: Job, folder: Path) -> Written:
         notes.append(f"Every request holds {job.fixed_batch} images, and none is run with another's.")
     if job.backend == "openvino" and not job.fixed_batch:
         notes.append("Triton's OpenVINO backend does not put requests together: its instances run at once instead.")
-    (folder / "kserve.yaml").write_text(kserve.service(job, server="triton", folder=MODELS), encoding="utf-8")
+    served = kserve.service(replace(job, **asdict(settings)), server="triton", folder=MODELS, gpu=on_gpu(job))
+    (folder / "kserve.yaml").write_text(served, encoding="utf-8")
     if job.input == "image":
         (folder / "Dockerfile").write_text(_dockerfile(image), encoding="utf-8")
         (folder / "requirements.txt").write_text(vendored.requirements("pillow"), encoding="utf-8")
@@ -128,7 +124,8 @@ def _how(job: Job, image: str, example: Body) -> tuple[str, ...]:
     server = f"tritonserver --model-repository=/models --disable-auto-complete-config{options}"
     if job.input == "image":
         own = f" {server}" if compatible else ""
-        run = [f"docker build -t {job.name.lower()} .", f"docker run --rm {gpus}{ports} {job.name.lower()}{own}"]
+        tag = kserve.label(job.name)
+        run = [f"docker build -t {tag} .", f"docker run --rm {gpus}{ports} {tag}{own}"]
     else:
         run = [f'docker run --rm {gpus}{ports} -v "$PWD/{MODELS}:/models:ro" {image} {server}']
     return (*run, example.command(EXAMPLE, job.name, "localhost", 8000))
@@ -226,5 +223,7 @@ def _proves(job: Job, said: Answers) -> Iterator[str]:
 def _leaves_open(job: Job) -> Iterator[str]:
     names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     yield f"A Python model stood in for Triton's own {names[job.backend]} backend, so its speed is not known."
+    if job.backend == "openvino" and job.card.precision in ("fp32", "int8"):
+        yield "Triton's OpenVINO backend may compute in bf16 where the processor can. Here it computed in fp32."
     if on_gpu(job):
         yield "The configuration says KIND_GPU. Here it was read as KIND_CPU."

@@ -54,11 +54,10 @@ class Body:
         Args:
             file: Where it is stored.
             model: Name of the model.
-            host: Where the server is.
+            host: Where the server is, as part of an address.
             port: Its port of HTTP.
         """
-        where = f"[{host}]" if ":" in host else host
-        address = f"http://{where}:{port}/v2/models/{model}/infer"
+        address = f"http://{host}:{port}/v2/models/{model}/infer"
         header = f"Inference-Header-Content-Length: {self.head}"
         return f"curl -s {address} -H '{header}' --data-binary {shlex.quote(f'@{file}')}"
 

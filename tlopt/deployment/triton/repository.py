@@ -160,7 +160,7 @@ def _tensors(job: Job) -> tuple[Tensor, Tensor]:
         profile = job.card.engine.profile
         taken = Tensor(name=profile.input, dtype=profile.dtype, shape=profile.shape)
         return taken, Tensor(name=profile.output, dtype="float32", shape=classes)
-    graph = job.graph().graph
+    graph = job.graph.graph
     return _tensor(graph.input[0], job.served.input_shape), _tensor(graph.output[0], classes)
 
 
@@ -217,7 +217,7 @@ def _write_payload(job: Job, model: Model, folder: Path) -> None:
             shutil.copyfile(artifact.payload(".engine"), folder / name)
     elif job.backend == "openvino":
         openvino = require("openvino")
-        converted = openvino.Core().read_model(job.graph().SerializeToString())
+        converted = openvino.Core().read_model(job.graph.SerializeToString())
         openvino.save_model(converted, folder / model.file, compress_to_fp16=False)
     else:
-        (folder / model.file).write_bytes(job.graph().SerializeToString())
+        (folder / model.file).write_bytes(job.graph.SerializeToString())

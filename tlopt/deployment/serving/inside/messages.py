@@ -30,12 +30,12 @@ class Served:
     http: str
     grpc: str
 
-    def client(self, protocol: str, *, concurrency: int = 1) -> Any:
+    def client(self, protocol: str) -> Any:
         """Return a client of "http" or "grpc"."""
         if protocol == "grpc":
             return tritonclient.grpc.InferenceServerClient(self.grpc)
         patience = {"connection_timeout": 600.0, "network_timeout": 600.0}
-        return tritonclient.http.InferenceServerClient(self.http, concurrency=concurrency, **patience)
+        return tritonclient.http.InferenceServerClient(self.http, **patience)
 
     def request(self, protocol: str, inputs: np.ndarray, *, classes: int = 0) -> dict[str, Any]:
         """Return the arguments of `infer`.
