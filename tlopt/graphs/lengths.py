@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import onnx
 
-from tlopt.graphs.cleaning import infer, rewritten
-from tlopt.graphs.constants import fold_constants
-from tlopt.graphs.view import WEIGHTED, View, attribute
+from tlopt.graphs.cleaning import infer
+from tlopt.graphs.shapes import fold_shapes
+from tlopt.graphs.view import WEIGHTED, View
 
 Shape = tuple[int, ...]
 
@@ -23,10 +22,8 @@ def settle(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: A cleaned graph.
     """
-    while values := _known(view := View(model)):
-        rest = [node for node in view.nodes if node.output[0] not in values]
-        constants = (onnx.numpy_helper.from_array(value, name) for name, value in values.items())
-        model = fold_constants(infer(rewritten(model, rest, constants)))
+    while (settled := fold_shapes(model)) is not model:
+        model = settled
     return model
 
 
@@ -46,37 +43,3 @@ def of_one_image(view: View) -> Callable[[str], Shape]:
         batch.CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=1))
     settled = View(settle(infer(single)))
     return lambda tensor: tuple(max(length, 1) for length in settled.shape(tensor) or view.shape(tensor))
-
-
-def _known(view: View) -> dict[str, np.ndarray]:
-    """Return the lengths that a graph asks for and that are known, by the tensor that holds them."""
-    found: dict[str, np.ndarray] = {}
-    for node in view.nodes:
-        value: np.ndarray | None = None
-        if node.op_type == "Shape":
-            value = _asked(view, node)
-        elif node.op_type in ("Gather", "Slice") and (asks := view.producer.get(node.input[0])) is not None:
-            value = _picked(view, node, _asked(view, asks)) if asks.op_type == "Shape" else None
-        if value is not None and (value > 0).all() and node.output[0] not in view.outputs:
-            found[node.output[0]] = value
-    return found
-
-
-def _asked(view: View, node: onnx.NodeProto) -> np.ndarray | None:
-    """Return what a Shape node gives, 0 for a length that is not known; None if not even the rank is."""
-    if view.rank(node.input[0]) < 1:
-        return None
-    return np.array(view.shape(node.input[0])[attribute(node, "start", 0) : attribute(node, "end")], np.int64)
-
-
-def _picked(view: View, node: onnx.NodeProto, lengths: np.ndarray | None) -> np.ndarray | None:
-    """Return what a Gather or Slice picks out of lengths; None if that is not known."""
-    constants = [view.constant(name) for name in node.input[1:] if name]
-    if lengths is None or any(value is None for value in constants):
-        return None
-    if node.op_type == "Gather":
-        places = np.asarray(constants[0], np.int64)
-        return np.asarray(lengths[places], np.int64) if (np.abs(places) <= len(lengths)).all() else None
-    first, last = (int(np.ravel(value)[0]) for value in constants[:2] if value is not None)
-    step = int(np.ravel(constants[3])[0]) if len(constants) > 3 and constants[3] is not None else 1
-    return lengths[first:last:step]

@@ -53,7 +53,7 @@ def _known(view: View) -> Mapping[str, _Partly]:
     """Return what is known of each tensor that only picks and orders dimensions."""
     shapes = {
         value.name: value.type.tensor_type.shape
-        for value in (*view.model.graph.input, *view.model.graph.value_info)
+        for value in (*view.model.graph.input, *view.model.graph.output, *view.model.graph.value_info)
         if value.type.tensor_type.HasField("shape")
     }
     known: dict[str, _Partly] = {}

@@ -15,15 +15,13 @@ from tlopt.cards.details import Output
 from tlopt.errors import ArtifactError, SettingError, suggestion
 from tlopt.graphs.nesting import graphs
 from tlopt.imports.interface import FLOATS, free_name, keep, taken_names, tensor_of
-from tlopt.imports.probing import EXPORT, Run, draws, in_words, probes, ranges_anew, tolerance
+from tlopt.imports.probing import EXPORT, GROUPS, Run, check_repeats, in_words, probes, ranges_anew, tolerance
 from tlopt.preprocess import Preprocess
 from tlopt.registry import require
 from tlopt.sessions import open_session
 
 log = logging.getLogger(__name__)
 
-_GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are run together
-_REPEATS = 3  # runs on the same image, of a graph that may draw random numbers
 _OTHER = 0.02  # share of whole numbers that another order of sums may change
 # Operators after which a length hangs on what the image shows.
 _CHOOSING = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"})
@@ -131,7 +129,7 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Found:
         size, alone = declared, _tried(run, [i % len(inputs) for i in range(declared)], preprocess, name)
     if isinstance(alone, str):
         raise ArtifactError(alone, hint="Check --image-size, --image-width and --layout.")
-    _check_repeats(model, run, [i % len(inputs) for i in range(size)], name)
+    check_repeats(model, lambda places: np.concatenate([np.ravel(values) for values in run(places)]), size, name)
     if size > 1:
         return _fixed(model, run, size, name)
     singles = [run([place]) for place in range(len(inputs))]
@@ -174,22 +172,10 @@ def _tried(run: Run, places: list[int], preprocess: Preprocess, name: str) -> li
     return found
 
 
-def _check_repeats(model: onnx.ModelProto, run: Run, places: list[int], name: str) -> None:
-    if not (kind := draws(model)):
-        return
-    first = run(places)
-    for _ in range(_REPEATS):
-        if not all(np.array_equal(a, b) for a, b in zip(first, run(places), strict=True)):
-            raise ArtifactError(
-                f"{name} cannot be used: its answers to the same image differ from run to run ({kind}).",
-                hint=EXPORT,
-            )
-
-
 def _together(run: Run, singles: list[list[np.ndarray]], model: onnx.ModelProto) -> bool:
     """Whether several images at once give each the outputs that it has alone."""
     try:
-        found = [(group, run(group)) for group in _GROUPS]
+        found = [(group, run(group)) for group in GROUPS]
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
         log.info("the graph fixes its batch: %s", error)
         return False

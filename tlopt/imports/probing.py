@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _IMAGES = 6
 _LARGEST = 256  # images of a batch that is tried
-_GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
+GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
 # Of the answers' spread. Kernels add up in another order in another batch; in low precision that crosses a step.
 _SAME, _SAME_ROUNDED = 5e-3, 5e-2
 Run = Callable[[Sequence[int]], Any]  # places of images -> what a graph answers to them
@@ -71,12 +71,12 @@ def probe(model: onnx.ModelProto, preprocess: Preprocess, name: str) -> Probed:
     declared = declared or (len(alone) if len(alone) > 1 and alone.ndim > 1 else 0)
     squeezed = _shaped(model, alone, declared or 1, name)
     run = _runner(model, inputs)
-    _check_repeats(model, run, 1 if squeezed else declared or 1, name)
+    check_repeats(model, run, 1 if squeezed else declared or 1, name)
     if squeezed:
         return _fixed(model, run, 1, name)
     try:
         answers = np.concatenate([run([place]) for place in range(_IMAGES)])
-        together = [(group, run(group)) for group in _GROUPS]
+        together = [(group, run(group)) for group in GROUPS]
         whole = all(len(found) == len(group) for group, found in together) and len(answers) == _IMAGES
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
         log.info("the graph fixes its batch to %d: %s", declared or 1, error)
@@ -158,20 +158,26 @@ def _steady(run: Any, group: list[int]) -> bool:
 _REPEATS = 12  # a dropout of a few answers may well draw the same twice
 
 
-def _check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> None:
+def check_repeats(model: onnx.ModelProto, run: Any, batch: int, name: str) -> None:
     """Refuse a graph that draws random numbers, unless they change nothing.
+
+    Args:
+        model: The graph.
+        run: Gives its answers, an array, to images by their places.
+        batch: Images per run.
+        name: How messages name the graph.
 
     Raises:
         ArtifactError: It answers otherwise to the same images.
     """
-    kind, group = draws(model), _cycle(0, batch)
+    kind, group = _draws(model), _cycle(0, batch)
     if kind and not _steady(run, group):
         raise ArtifactError(
             f"{name} cannot be used: its answers to the same image differ from run to run ({kind}).", hint=EXPORT
         )
 
 
-def draws(model: onnx.ModelProto) -> str:
+def _draws(model: onnx.ModelProto) -> str:
     """Return the operator that may draw random numbers; empty if there is none."""
     kinds = {node.op_type for graph in graphs(model.graph) for node in graph.node}
     return next((kind for kind in sorted(kinds) if kind in ("Dropout", "Bernoulli") or kind.startswith("Random")), "")
