@@ -104,7 +104,8 @@ def write(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
     searched = f"--cases {given.cases} --count {given.count} --min-db {given.min_db:g} --searched '{given.searched}'"
     conditions = {
         "command": f"python benchmarks/any_task.py --wheels WHEELS --images IMAGES {searched}",
-        "processor": processor(), "cores": cores(), "images": str(given.images), "count": given.count, "versions": versions(),
+        "processor": processor(), "cores": cores(), "images": str(given.images), "count": given.count,
+        "versions": versions(),
     }  # fmt: skip
     write_whole(RESULTS / "any-task.json", json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
     write_whole(RESULTS / "any-task.md", markdown(rows, conditions))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
 
 from tlopt.errors import ArtifactError, PluginError, SettingError
-from tlopt.reading.schema import SchemaError
 from tlopt.search import networks
 from tlopt.search.space import Network, Point, Space, chosen_space, network
 
@@ -26,13 +24,6 @@ def test_a_points_digest_is_that_of_what_it_says():
     ]  # fmt: skip
     assert len({one.digest for one in (point(), *others)}) == 1 + len(others)
     assert point(float_blocks=("a", "b")).digest == point(float_blocks=("b", "a")).digest
-
-
-def test_a_point_survives_json():
-    one = point(width=0.5, precision="int8", float_blocks=("first",), threads=2)
-    assert Point.from_dict(json.loads(json.dumps(one.to_dict()))) == one
-    with pytest.raises(SchemaError, match="precision"):
-        Point.from_dict({**one.to_dict(), "precision": "int3"})
 
 
 def test_a_point_says_what_it_is():

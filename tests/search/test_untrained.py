@@ -113,8 +113,6 @@ def test_what_cannot_run_here_says_why(work):
     found = timed(point(precision="int8", backend="torch"), work)
     assert "fp32 only" in found.problem
     assert math.isnan(found.latency_ms)
-    assert not found.meets(1e9)
-    assert not found.exceeds(0)
     assert timed(point(precision="int8", backend="torch"), work).problem == found.problem
 
 
@@ -144,8 +142,3 @@ def test_the_shipped_file_is_timed_by_the_same_clock(exported, work):
     assert time_artifact(exported, one, work=work, seconds=0.02, memory=False) == first
     again = time_artifact(exported, one, work=work, seconds=0.02, memory=False, again=True)
     assert again.sessions_ms != first.sessions_ms
-
-
-def test_a_limit_is_met_beyond_noise():
-    found = Timed(point="", machine="", backend="", batch=1, latency_ms=5, interval_ms=(4.5, 5.5))
-    assert (found.meets(5.5), found.meets(5.2), found.exceeds(5), found.exceeds(4.4)) == (True, False, False, True)

@@ -271,3 +271,13 @@ def test_the_tail_of_the_network_is_a_block_of_its_own(detector):
     assert {kinds[name] for name in found[-1].nodes} <= {"Transpose", "Reshape", "Sigmoid", "Mul", "ArgMax", "Identity"}
     assert sorted(name for block in found for name in block.nodes) == sorted(kinds)
     assert all(block.name != "outputs" for block in blocks_of(view))
+
+
+def test_images_in_which_nothing_is_found_are_compared_too(images, folder, tmp_path):
+    net = any_nets.choosing()
+    source = brought(net, folder, "choosing")
+    threshold = next(tensor for tensor in net.constants if onnx.numpy_helper.to_array(tensor).tolist() == [0.5])
+    threshold.CopyFrom(onnx.numpy_helper.from_array(np.float32([2.0]), threshold.name))  # above any score
+    nothing = brought(net, tmp_path, "nothing")
+    assert tlopt.compare(nothing, nothing, images=images).images == len(list(images.iterdir()))
+    assert tlopt.compare(source, nothing, images=images).agreement is None

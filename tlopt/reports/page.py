@@ -13,6 +13,7 @@ from typing import Any
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Step
 from tlopt.reading.names import shown
+from tlopt.reports.columns import head
 from tlopt.reports.picture import Point, picture
 from tlopt.reports.rows import Report, Scalar, number, text
 
@@ -73,8 +74,8 @@ def _environment() -> Any:
 
 def _heading(name: str) -> str:
     """Return a column or condition's name as a person writes it."""
-    words = name.replace("_", " ").replace("latency ms batch", "ms at batch").replace("speed up", "speed-up")
-    return words.replace("size mb", "size, MB").replace("images per s", "images/s").replace("mmacs", "MMACs")
+    words = head(name).replace("latency ms batch", "ms at batch").replace("speed up", "speed-up")
+    return words.replace("size MB", "size, MB").replace("images per s", "images/s").replace("mmacs", "MMACs")
 
 
 def thumbnail(path: Path, *, side: int = 160) -> str:

@@ -48,8 +48,7 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
     """
     asked, results = now.asked, now.results
     decision = tasks.decision(now)
-    found = tasks.variants(now)
-    finalists = [Finalist(variant=variant, measured=results.measured[key]) for key, variant in found.items()]
+    finalists = tasks.finalists(now)
     standings = field.standings(asked, results)
     rows = [*_measured_rows(now, finalists, decision), *_other_rows(now, standings, finalists)]
     costs = _costs(now, clock)
@@ -93,11 +92,11 @@ def _measured_rows(now: Situation, finalists: Sequence[Finalist], decision: Deci
     reference = tasks.reference(now)
     found: list[dict[str, Scalar]] = []
     for one in finalists:
-        why = unmet(now.asked, one, reference)
+        why = tasks.failed_again(now, one) or unmet(now.asked, one, reference)
         is_chosen = decision.chosen is not None and one.variant.key == decision.chosen.variant.key
         outcome = "the answer" if is_chosen else f"over: {why}" if why else "keeps to the budget"
         low, high = wilson(one.measured.hits, one.measured.images)
-        timed = now.results.again.get(one.variant.key, one.measured.timed)
+        timed = one.measured.timed
         found.append(
             {
                 **_who(one.variant.base.contender), "precision": one.variant.point.precision,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tlopt import registry, trusted
 from tlopt.artifact import Artifact, sha256
@@ -54,11 +53,6 @@ class Network:
     def digest(self) -> str:
         """Identity of the network: 16 hexadecimal digits that no path goes into."""
         return digest_of(self.name, self.content)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the network as JSON types."""
-        place = {"weights": self.weights, "artifact": self.artifact}
-        return {"name": self.name, "content": self.content, **{k: str(v) for k, v in place.items() if v is not None}}
 
     def opened_artifact(self) -> Artifact | None:
         """Open the artifact if it is one.

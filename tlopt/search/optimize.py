@@ -149,7 +149,7 @@ def optimize(
             hint="tlopt optimize IMAGES -o OUT --latency-ms 5",
         )
     budget.check()
-    _check(effort, work, tried)
+    _check(work, tried)
     source = Path(source)
     deciding = {
         "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,
@@ -173,15 +173,14 @@ def optimize(
     )  # fmt: skip
 
 
-def _check(effort: Effort, work: Work, tried: Tried) -> None:
+def _check(work: Work, tried: Tried) -> None:
     """Refuse settings that exclude each other."""
     if work.role != "all" and not work.study:
         raise SettingError(
             f"role {work.role} is for several machines that share a study.", hint="Name it with --study FILE_OR_URL."
         )
-    if tried.precisions == ("qat",):
+    if "qat" in tried.precisions and "int8" not in tried.precisions:
         raise SettingError("qat is tried where int8 loses accuracy.", hint="Add int8: --precisions int8,qat.")
-    assert effort.minutes > 0
 
 
 def _finished(out: Path, quick: str) -> Study | None:

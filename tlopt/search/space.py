@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tlopt import backends
 from tlopt.errors import PluginError, SettingError, suggestion
-from tlopt.reading.schema import Count, Positive, Share, Text, convert
 from tlopt.search.networks import Network as Network
 from tlopt.search.networks import check, default_networks, network, own_modules
 from tlopt.search.networks import problem as problem
@@ -66,55 +66,6 @@ class Point:
             f"{self.network.label} {self.image_size} px{narrower} {self.precision}{floats} on {self.backend}{threads}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the point as JSON types."""
-        return {
-            "network": self.network.to_dict(),
-            "image_size": self.image_size,
-            "width": self.width,
-            "precision": self.precision,
-            "float_blocks": list(self.float_blocks),
-            "backend": self.backend,
-            "threads": self.threads,
-        }
-
-    @classmethod
-    def from_dict(cls, value: Any) -> Point:
-        """Rebuild from `to_dict`.
-
-        Raises:
-            SchemaError: The value is no point.
-        """
-        found = convert(value, _Written)
-        return cls(**{**vars(found), "network": found.network.read()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WrittenNetwork:
-    """A network as JSON has it."""
-
-    name: Text
-    content: str = ""
-    weights: str | None = None
-    artifact: str | None = None
-
-    def read(self) -> Network:
-        places = {"weights": self.weights, "artifact": self.artifact}
-        return Network(name=self.name, content=self.content, **{k: Path(v) for k, v in places.items() if v is not None})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """A point as JSON has it."""
-
-    network: _WrittenNetwork
-    image_size: Positive
-    width: Share
-    precision: Precision
-    float_blocks: tuple[str, ...]
-    backend: Text
-    threads: Count
-
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -138,6 +89,11 @@ class Space:
         The network of an artifact keeps the size of its input, and a graph keeps its width. A backend that runs
         networks as torch has them runs them in fp32 alone.
         """
+        return self._points
+
+    @functools.cached_property
+    def _points(self) -> tuple[Point, ...]:
+        # Kept, because to find them all files of each artifact are read.
         found: dict[str, Point] = {}
         for one in self.networks:
             artifact = one.opened_artifact()

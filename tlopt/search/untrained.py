@@ -65,14 +65,6 @@ class Timed:
     notes: tuple[str, ...] = ()
     problem: str = ""
 
-    def meets(self, limit_ms: float) -> bool:
-        """Whether the latency is within a limit, beyond noise."""
-        return self.interval_ms[1] <= limit_ms
-
-    def exceeds(self, limit_ms: float) -> bool:
-        """Whether the latency is above a limit, beyond noise."""
-        return self.interval_ms[0] > limit_ms
-
 
 def untrained(point: Point, *, classes: int, work: Path, images: Path | None = None) -> Artifact:
     """Make the artifact that a point would run, without training; each step of it is made once.

@@ -40,7 +40,7 @@ class Teacher(nn.Module):
         self._answer = answer
         self._own, self._student = own, student
         self._same = all(
-            getattr(own, name) == getattr(student, name) for name in ("size", "mean", "std", "channels", "folded")
+            getattr(own, name) == getattr(student, name) for name in ("sides", "mean", "std", "channels", "folded")
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -61,9 +61,11 @@ class Teacher(nn.Module):
         """Return the inputs as the teacher's own preprocessing would have made them."""
         scale, shift = (torch.from_numpy(v).to(inputs.device)[:, None, None] for v in self._student.affine())
         pixels = (inputs - shift) / scale
+        if self._student.channels == "bgr":
+            pixels = pixels.flip(1)
         if self._own.channels == "grey":
             pixels = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-        elif self._own.channels != self._student.channels:
+        elif self._own.channels == "bgr":
             pixels = pixels.flip(1)
         if (sides := self._own.sides) != self._student.sides:
             pixels = functional.interpolate(pixels, sides, mode="bilinear", align_corners=False, antialias=True)

@@ -18,6 +18,7 @@ from tlopt.candidates import running
 from tlopt.cards.details import OutputError
 from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import Batch, ImageFolder, Unreadable, batches
+from tlopt.measure.answers.images import view
 from tlopt.outputs import Answer, Errors, described
 from tlopt.preprocess import Preprocess
 from tlopt.reports import Report, Scalar, page
@@ -156,7 +157,8 @@ def differences(
                 alone = Errors(outputs)
                 alone.add(reference, answer)
                 whole.merge(alone)
-                same += int(reference[0].argmax() == answer[0].argmax())
+                if first.card.task == "classify":
+                    same += int(reference[0].argmax() == answer[0].argmax())
                 far.append(Far(file=file, snr_db=judging.decibels(alone.noise())))
         conditions = {name: dict(r.conditions) for name, r in zip(("reference", "candidate"), runners, strict=True)}
     if not far:
@@ -210,7 +212,7 @@ def _pairs(
     folder: ImageFolder, first: Preprocess, second: Preprocess, batch: int, unreadable: Unreadable
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
     """Yield files, and the inputs of both networks; images that both see alike are decoded once."""
-    if _geometry(first) == _geometry(second):
+    if view(first) == view(second):
         for part in batches(folder, replace(first, folded=True), batch=batch, label="Comparing", unreadable=unreadable):
             yield part.files, first.normalize(part.inputs), second.normalize(part.inputs)
         return
@@ -218,12 +220,3 @@ def _pairs(
     others = batches(folder, second, batch=batch, unreadable=Unreadable(len(folder)))
     for part, other in zip(own, others, strict=True):
         yield part.files, part.inputs, other.inputs
-
-
-def _geometry(preprocess: Preprocess) -> Preprocess:
-    """Return what decides the pixels of an image alone."""
-    grey = preprocess.channels == "grey"
-    return replace(
-        preprocess, layout="nchw", folded=True, channels="grey" if grey else "rgb",
-        mean=(0.0,) if grey else (0.0,) * 3, std=(1.0,) if grey else (1.0,) * 3,
-    )  # fmt: skip

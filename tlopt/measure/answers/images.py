@@ -44,7 +44,7 @@ class ImagePart:
 
     def cached(self, preprocess: Preprocess) -> bool:
         """Return whether the pixels for this preprocessing are in memory."""
-        return _view(preprocess) in self._kept
+        return view(preprocess) in self._kept
 
     def batches(self, preprocess: Preprocess, *, batch: int, keep: bool = False, label: str = "") -> Iterator[Batch]:
         """Yield all images in order, as inputs of a network.
@@ -55,14 +55,14 @@ class ImagePart:
             keep: Keep the pixels for the next pass, if they fit.
             label: Name of the progress bar of decoding.
         """
-        view = _view(preprocess)
-        if view not in self._kept and keep and self._fits(preprocess):
+        seen = view(preprocess)
+        if seen not in self._kept and keep and self._fits(preprocess):
             pixels = replace(preprocess, folded=True)  # folded: the inputs are the pixels themselves
-            self._kept[view] = list(self._decode(pixels, 64, label))
-        if view not in self._kept:
+            self._kept[seen] = list(self._decode(pixels, 64, label))
+        if seen not in self._kept:
             yield from self._decode(preprocess, batch, label)
             return
-        for chunk in _rebatched(self._kept[view], batch):
+        for chunk in _rebatched(self._kept[seen], batch):
             yield replace(chunk, inputs=preprocess.normalize(chunk.inputs))
 
     def expect(self, artifact: Artifact) -> None:
@@ -88,7 +88,7 @@ class ImagePart:
         return used + len(self.folder) * math.prod(preprocess.sides) * 3 <= self.keep_mb * 1e6
 
 
-def _view(preprocess: Preprocess) -> tuple[object, ...]:
+def view(preprocess: Preprocess) -> tuple[object, ...]:
     """Return what decides the pixels of an image."""
     grey = preprocess.channels == "grey"
     return (preprocess.sides, preprocess.crop_ratio, preprocess.interpolation, preprocess.fit, grey)

@@ -95,7 +95,7 @@ def _standing(asked: Asked, results: Results, one: Contender, *, settled: bool) 
         return Standing(contender=one, best=best, whole_ms=whole_ms)
     if not asked.prunes or best is None:
         return Standing(contender=one, dropped=why, best=best)
-    narrow = [point for point in asked.points(one, asked.narrowest) if _is_kin(point, best, whole)]
+    narrow = kin(asked, one, best, asked.narrowest)
     if pending := _pending(results, narrow):
         return Standing(contender=one, pending=pending, best=best)
     if over := _why_over(asked, results, narrow):
@@ -104,10 +104,11 @@ def _standing(asked: Asked, results: Results, one: Contender, *, settled: bool) 
     return Standing(contender=one, width=asked.narrowest, best=best, whole_ms=whole_ms)
 
 
-def _is_kin(point: Point, best: Timed, whole: list[Point]) -> bool:
-    """Return whether a point differs from the fastest whole one by its width alone."""
-    own = next(other for other in whole if other.digest == best.point)
-    return (point.precision, point.backend, point.threads) == (own.precision, own.backend, own.threads)
+def kin(asked: Asked, one: Contender, best: Timed, width: float) -> list[Point]:
+    """Return the points of a width that differ from the contender's fastest whole one by the width alone."""
+    own = next(point for point in asked.points(one) if point.digest == best.point)
+    wanted = (own.precision, own.backend, own.threads)
+    return [point for point in asked.points(one, width) if (point.precision, point.backend, point.threads) == wanted]
 
 
 def _pending(results: Results, points: list[Point]) -> tuple[Point, ...]:

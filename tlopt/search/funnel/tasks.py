@@ -246,18 +246,27 @@ def variants(now: Situation) -> dict[str, Variant]:
     return found
 
 
-def decision(now: Situation) -> Decision:
-    """Return the decision on what is known; the shipped file's second timing counts instead of the first."""
-    finalists = []
+def finalists(now: Situation) -> list[Finalist]:
+    """Return all that was measured; the shipped file's second timing counts instead of the first."""
+    found = []
     for key, variant in variants(now).items():
-        if f"again/{key}" in now.results.problems:  # what ran once and does not run now is no answer
-            continue
         measured = now.results.measured[key]
         timed = now.results.again.get(key, measured.timed)
-        finalists.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
-    if not finalists and any(one.survives for one in field.standings(now.asked, now.results, settled=True)):
+        found.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
+    return found
+
+
+def failed_again(now: Situation, one: Finalist) -> str:
+    """Return why what ran once does not run any more; empty if it does."""
+    return now.results.problems.get(f"again/{one.variant.key}", "")
+
+
+def decision(now: Situation) -> Decision:
+    """Return the decision on what is known."""
+    able = [one for one in finalists(now) if not failed_again(now, one)]
+    if not able and any(one.survives for one in field.standings(now.asked, now.results, settled=True)):
         return Decision(chosen=None, words=("Nothing was ready to be measured within the time.",))
-    return decide(now.asked, finalists, reference(now))
+    return decide(now.asked, able, reference(now))
 
 
 def reference(now: Situation) -> float | None:

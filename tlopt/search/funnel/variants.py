@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tlopt.search.funnel.asked import Asked, Contender, standard_error
-from tlopt.search.funnel.field import Standing, within
+from tlopt.search.funnel.field import Standing, kin, within
 from tlopt.search.funnel.results import Results, Trained
 from tlopt.search.once import digest_of
 from tlopt.search.space import Point, Precision
@@ -14,7 +14,6 @@ from tlopt.search.space import Point, Precision
 Way = Literal["plain", "mixed", "trained"]
 
 ALLOWED_DROP = 0.005  # of accuracy that int8 may lose before other ways to int8 are tried
-LONG_WAYS: tuple[Way, ...] = ("mixed", "trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +105,7 @@ def widths_to_time(asked: Asked, results: Results, standing: Standing) -> list[P
 
 
 def _kin(asked: Asked, standing: Standing, width: float) -> list[Point]:
-    """Return the points of a width that differ from the contender's fastest whole one by the width alone."""
-    whole = asked.points(standing.contender)
-    best = next((point for point in whole if standing.best and point.digest == standing.best.point), None)
-    if best is None:
-        return []
-    wanted = (best.precision, best.backend, best.threads)
-    return [
-        point
-        for point in asked.points(standing.contender, width)
-        if (point.precision, point.backend, point.threads) == wanted
-    ]
+    return kin(asked, standing.contender, standing.best, width) if standing.best else []
 
 
 def _best_runtimes(variants: list[Variant]) -> list[Variant]:

@@ -173,9 +173,8 @@ class Workshop:
             return source
         if source.card.kind == "torch":
             source = self._exported(source)
-        numbers = "int8" if point.precision == "qat" else point.precision
-        if numbers != source.card.precision:
-            source = self._quantized(source, numbers, runtime, mixed=variant.way == "mixed")
+        if point.precision != source.card.precision:
+            source = self._quantized(source, point.precision, runtime, mixed=variant.way == "mixed")
         return source if "onnx" in reads else self._built(source)
 
     def _base(self, variant: Variant) -> Artifact:

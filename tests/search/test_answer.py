@@ -1,0 +1,38 @@
+"""The report of a search says what was decided on."""
+
+import pytest
+from searches import Known, asked, timed
+
+from tlopt.cards.card import plain
+from tlopt.search.answer import report_of
+from tlopt.search.funnel import field, tasks
+from tlopt.search.funnel.clock import Clock
+from tlopt.search.funnel.variants import bases, of_base
+
+
+def measured():
+    """Return what is known after two variants of one network were measured, and their keys."""
+    search = asked(names=("a",), latency_ms=5.0)
+    known = Known(search).time("a", 3.0).rank("a", 0.9).train("a", 8, 0.9, artifact="x")
+    now = known.now()
+    (standing,), (base,) = field.standings(search, now.results), bases(search, now.results, now.contenders)
+    keys = {one.point.precision: one.key for one in of_base(search, now.results, standing, base)}
+    for precision, key in keys.items():
+        result = {"hits": 90 if precision == "fp32" else 80, "images": 100, "seconds": 1.0}
+        known.done(f"measure/{key}", {**result, "timed": plain(timed(3.0))})
+    return known, keys
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_too_slow_the_second_time_is_shown_as_too_slow(fails):
+    known, keys = measured()
+    assert tasks.decision(known.now()).chosen.variant.key == keys["fp32"]
+    again = {"problem": "it does not run any more"} if fails else plain(timed(9.0))
+    known.done(f"again/{keys['fp32']}", again)
+    now = known.now()
+    assert tasks.decision(now).chosen.variant.key == keys["int8"]
+    clock = Clock(minutes=1.0)
+    outcomes = {row["precision"]: row["outcome"] for row in report_of(now, clock, "s", {}).rows if "accuracy" in row}
+    assert outcomes["int8"] == "the answer"
+    assert outcomes["fp32"].startswith("over: ")
+    assert ("run any more" in outcomes["fp32"]) is fails
