@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from tiny_images import write_photos
 
 from tlopt.search import untrained as module
 from tlopt.search.space import Network, Point, network
@@ -76,12 +75,6 @@ def test_int8_is_timed_with_integers(work):
     operators = {node.op_type for node in onnx.load(made.payload(".onnx")).graph.node}
     assert "QuantizeLinear" in operators
     assert timed(point(precision="int8"), work).problem == ""
-
-
-@pytest.mark.slow
-def test_ranges_may_come_from_images(work, tmp_path):
-    images = write_photos(tmp_path / "images", per_class=2)
-    assert untrained(point(precision="int8", image_size=40), classes=5, work=work, images=images)
 
 
 @pytest.mark.slow

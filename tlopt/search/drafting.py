@@ -10,9 +10,8 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
-from tlopt.cards.details import OnnxDetails, Quantized, Runtime, TorchDetails
+from tlopt.cards.details import OnnxDetails, Quantized, Runtime
 from tlopt.errors import StageError
-from tlopt.images import ImageFolder
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -21,9 +20,9 @@ _SHOWN = 16  # images that ranges are chosen from
 _BATCH = 8
 
 
-@stage(reads=("nothing", "torch"), writes="torch")
+@stage(reads="nothing", writes="torch")
 def new_network(
-    source: Artifact | None,
+    _source: None,
     out: Draft,
     *,
     model: Annotated[str, Setting("Pretrained network, named source:name.")] = "",
@@ -31,7 +30,7 @@ def new_network(
     image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16)] = 224,
     classes: Annotated[int, Setting("Number of classes.", minimum=2)] = 2,
 ) -> Card:
-    """Make an artifact of a pretrained network with an untrained classifier, or of a trained one without its images.
+    """Make an artifact of a pretrained network with an untrained classifier.
 
     Raises:
         PluginError: The network is unknown, or its weights cannot be reached.
@@ -42,9 +41,6 @@ def new_network(
 
     from tlopt import sources
 
-    if source is not None:
-        card = replace(source.card, images=None, lineage=(), files={}, details=TorchDetails())
-        return sources.keep(sources.open_model(source), out.folder, card)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, preprocess = sources.load(model, classes=classes, size=image_size, weights_file=weights)
@@ -62,35 +58,26 @@ def cast_graph(
     *,
     precision: Annotated[Literal["int8", "fp16", "bf16"], Setting("Number format in which the graph computes.")],
     runtime: Annotated[Runtime, Setting("Runtime that will run the result.")],
-    float_blocks: Annotated[tuple[str, ...], Setting("Names of blocks that stay float.")] = (),
-    images: Annotated[Path | None, Setting("Folder of images that ranges are chosen from. Default: noise.")] = None,
 ) -> Card:
     """Make a graph of the operators that the quantized one will have: its ranges are rough, and nothing is judged.
 
     Raises:
         ArtifactError: The source is quantized already, or its graph cannot be quantized.
-        SettingError: There is no block of a name.
-        ImagesError: `images` cannot be used.
     """
     import onnx
 
     from tlopt.graphs.precision import opset_of
     from tlopt.quantization.float_graph import float_graph
-    from tlopt.quantization.search.float_blocks import named
 
     view = float_graph(source, folded=True)
-    asked = named(view, float_blocks)
-    floats = [node for block in asked for node in block.nodes]
     batch = source.card.onnx.fixed_batch or _BATCH
-    inputs = _inputs(source, images, batch)
-    quantized = Quantized(
-        runtime=runtime, calibration_images=len(inputs), float_blocks=tuple(block.name for block in asked)
-    )
+    inputs = _noise(source, batch)
+    quantized = Quantized(runtime=runtime, calibration_images=len(inputs))
     batches = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
     if precision != "int8":
         from tlopt.quantization.casts import to_half
 
-        result, large = to_half(view, precision, batches, keep=floats)
+        result, large = to_half(view, precision, batches)
         quantized = replace(quantized, float_nodes=tuple(large))
     else:
         from tlopt.backends import reduced_range
@@ -101,7 +88,7 @@ def cast_graph(
         scheme = Scheme(
             runtime=runtime, reduced=reduced, choose=minmax.choose, rounding="nearest", bias_correction=False
         )
-        result = calibrate(view, scheme, batches, floats=floats).graph()
+        result = calibrate(view, scheme, batches).graph()
         quantized = replace(quantized, quantizer="minmax", reduce_range=reduced)
     onnx.save(result, out / "model.onnx")
     details = OnnxDetails(
@@ -154,23 +141,9 @@ def _run(made: Artifact) -> None:
         raise StageError(f"It answers with {np.shape(logits)} numbers for {len(made.card.classes)} classes.")
 
 
-def _inputs(source: Artifact, images: Path | None, batch: int) -> np.ndarray:
-    """Return what the graph takes, whole batches: a few images, or noise."""
-    from tlopt.images import batches
-    from tlopt.images.scanning import scan_any
-
+def _noise(source: Artifact, batch: int) -> np.ndarray:
+    """Return what the graph takes, whole batches of noise."""
     preprocess = source.card.preprocess
-    if images is None:
-        size = preprocess.size
-        pixels = np.random.default_rng(0).integers(0, 256, (_SHOWN, size, size, 3), np.uint8)
-        found = preprocess.normalize(pixels)
-    else:
-        folder = scan_any(images, known=source.card.classes)
-        found = np.concatenate([chunk.inputs for chunk in batches(_some(folder), preprocess, batch=_SHOWN)])
+    size = preprocess.size
+    found = preprocess.normalize(np.random.default_rng(0).integers(0, 256, (_SHOWN, size, size, 3), np.uint8))
     return np.resize(found, (-(-len(found) // batch) * batch, *found.shape[1:]))
-
-
-def _some(folder: ImageFolder) -> ImageFolder:
-    """Return a few images, spread over all of them."""
-    places = np.linspace(0, len(folder) - 1, min(_SHOWN, len(folder))).round().astype(int)
-    return folder.select(np.unique(places))

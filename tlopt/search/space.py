@@ -30,7 +30,6 @@ class Point:
         image_size: Side of the square input, pixels.
         width: Share of the multiply-adds that pruning leaves, above 0; 1 without pruning.
         precision: Of the numbers it computes with; "qat" is int8 after training for it.
-        float_blocks: The blocks that stay float in int8.
         backend: What runs it, ``name`` or ``name:device``.
         threads: Processor threads of a run; 0 for one per core.
     """
@@ -39,7 +38,6 @@ class Point:
     image_size: int
     width: float = 1.0
     precision: Precision = "fp32"
-    float_blocks: tuple[str, ...] = ()
     backend: str = "onnxruntime"
     threads: int = 0
 
@@ -52,7 +50,7 @@ class Point:
     def digest(self) -> str:
         """Identity of the point: 16 hexadecimal digits, the same in every run and on every machine."""
         return digest_of(
-            self.network.digest, self.image_size, float(self.width), self.precision, sorted(self.float_blocks),
+            self.network.digest, self.image_size, float(self.width), self.precision,
             self.backend, self.threads,
         )  # fmt: skip
 
@@ -60,11 +58,8 @@ class Point:
     def label(self) -> str:
         """What a person calls it, in words."""
         narrower = f" {100 * self.width:.0f} % wide" if self.width < 1 else ""
-        floats = f" with {len(self.float_blocks)} float blocks" if self.float_blocks else ""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
-        return (
-            f"{self.network.label} {self.image_size} px{narrower} {self.precision}{floats} on {self.backend}{threads}"
-        )
+        return f"{self.network.label} {self.image_size} px{narrower} {self.precision} on {self.backend}{threads}"
 
 
 @dataclass(frozen=True, kw_only=True)

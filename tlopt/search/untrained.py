@@ -66,17 +66,16 @@ class Timed:
     problem: str = ""
 
 
-def untrained(point: Point, *, classes: int, work: Path, images: Path | None = None) -> Artifact:
+def untrained(point: Point, *, classes: int, work: Path) -> Artifact:
     """Make the artifact that a point would run, without training; each step of it is made once.
 
     The network has its pretrained weights and a new classifier. Pruning goes by the size of the weights, and int8 by
-    the range of a few images or of noise: neither decides how fast the result is.
+    the range of noise: neither decides how fast the result is.
 
     Args:
         point: What to make.
         classes: Number of classes.
         work: Folder that keeps what is made.
-        images: Images for the ranges; None for noise.
 
     Raises:
         PluginError: The network cannot be opened here.
@@ -90,13 +89,13 @@ def untrained(point: Point, *, classes: int, work: Path, images: Path | None = N
         if point.precision != "fp32":
             raise ArtifactError(f"{point.backend} runs networks in fp32 only, not in {point.precision}.")
         return _network(point, source, classes, work).expect(*reads)
-    graph = _resized(point, classes, work, images) if source is None else None
+    graph = _resized(point, classes, work) if source is None else None
     if graph is None:
-        graph = _graph(point, source, classes, work, images)
+        graph = _graph(point, source, classes, work)
     return graph if "onnx" in reads else _built(graph, work)
 
 
-def _resized(point: Point, classes: int, work: Path, images: Path | None) -> Artifact | None:
+def _resized(point: Point, classes: int, work: Path) -> Artifact | None:
     """Return the graph of a point by giving that of another size its own size; None if that cannot be.
 
     Exporting, pruning and quantizing take seconds, and the layers of a convolutional network are the same for every
@@ -105,7 +104,7 @@ def _resized(point: Point, classes: int, work: Path, images: Path | None) -> Art
     if point.image_size == _BASE or point.image_size % _STRIDE:
         return None
     try:
-        base = _graph(replace(point, image_size=_BASE), None, classes, work, images)
+        base = _graph(replace(point, image_size=_BASE), None, classes, work)
         address = digest_of(*_made_by(), base.digest, "size", point.image_size)
         return once(
             work / "graphs" / address,
@@ -116,12 +115,12 @@ def _resized(point: Point, classes: int, work: Path, images: Path | None) -> Art
         return None
 
 
-def _graph(point: Point, source: Artifact | None, classes: int, work: Path, images: Path | None) -> Artifact:
+def _graph(point: Point, source: Artifact | None, classes: int, work: Path) -> Artifact:
     """Return the graph of a point in its precision."""
     graph = source if source is not None and source.card.kind == "onnx" else _exported(point, source, classes, work)
     if point.numbers == graph.card.precision:
         return graph
-    return _cast(point, graph, runtime_of(point.backend), work, images)
+    return _cast(point, graph, runtime_of(point.backend), work)
 
 
 def _made_by() -> tuple[str, int]:
@@ -140,7 +139,6 @@ def time_untrained(
     *,
     classes: int,
     work: Path,
-    images: Path | None = None,
     seconds: float = 1.0,
     batch: int = 1,
     memory: bool = True,
@@ -151,7 +149,6 @@ def time_untrained(
         point: What to measure.
         classes: Number of classes.
         work: Folder that keeps what is made and measured.
-        images: Images for the ranges of int8; None for noise.
         seconds: Time measured.
         batch: Images per run.
         memory: Measure the peak memory, in a process of its own.
@@ -161,7 +158,7 @@ def time_untrained(
     def measure() -> Timed:
         started = time.perf_counter()
         try:
-            artifact = untrained(point, classes=classes, work=work, images=images)
+            artifact = untrained(point, classes=classes, work=work)
         except _WRONG as error:
             return _failed(point, batch, f"{error.message} {error.hint}".strip(), started)
         return _measured(artifact, point, seconds, batch, memory, started)
@@ -271,14 +268,13 @@ def _exported(point: Point, source: Artifact | None, classes: int, work: Path) -
     return once(place, lambda out: export(network, out, force=True))
 
 
-def _cast(point: Point, graph: Artifact, runtime: Runtime, work: Path, images: Path | None) -> Artifact:
+def _cast(point: Point, graph: Artifact, runtime: Runtime, work: Path) -> Artifact:
     precision = point.numbers
-    how = (*_made_by(), graph.digest, precision, runtime, sorted(point.float_blocks))
+    how = (*_made_by(), graph.digest, precision, runtime)
     return once(
         work / "graphs" / digest_of(*how),
         lambda place: cast_graph(
-            graph, place, force=True, precision=precision, runtime=runtime, float_blocks=point.float_blocks,
-            images=images,
+            graph, place, force=True, precision=precision, runtime=runtime,
         ),
     )  # fmt: skip
 
