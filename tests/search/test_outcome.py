@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tlopt.errors import OutputExistsError
+from tlopt.publishing import claims
 from tlopt.publishing.claims import claim, lock_file
 from tlopt.search import outcome
 
@@ -33,7 +34,7 @@ def test_the_answer_waits_for_a_worker_that_copies_another_one(tmp_path, made, c
         other.enter_context(claim(lock_file(tmp_path / "best"), tmp_path / "best"))
         outcome.publish_best(tmp_path, made)
         assert copied == []
-        monkeypatch.setattr(outcome, "time", SimpleNamespace(sleep=lambda _: other.close(), monotonic=lambda: 0.0))
+        monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=lambda _: other.close(), monotonic=lambda: 0.0))
         outcome.publish_best(tmp_path, made, final=True)
     assert copied == [made.path]
 

@@ -8,11 +8,13 @@ import fcntl
 import os
 import platform
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError
 
+_PAUSE_S = 0.2  # between two looks at a lock
 _NOTE_BYTES = 4096  # a whole block, so that a full disk is noticed before the work
 _NOTE = b"process "  # how it begins
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -172,3 +174,27 @@ def _busy(shown: str | Path, holder: str) -> OutputExistsError:
         f"Another run{holder} is making {shown} at this moment.",
         hint="Wait until it ends, or choose another --out.",
     )
+
+
+def wait_claimed(lock: Path, shown: str | Path, *, patience_s: float) -> bool:
+    """Wait until no other process holds a lock file; return whether one did.
+
+    Args:
+        lock: The file.
+        shown: How messages name what is being made.
+        patience_s: Seconds to wait at most; 0 for one look.
+
+    Raises:
+        OutputExistsError: It takes too long, or something else than a lock lies there.
+    """
+    until, waited = time.monotonic() + patience_s, False
+    while True:
+        try:
+            refuse_claimed(lock, shown)
+        except OutputExistsError:
+            if time.monotonic() >= until:
+                raise
+            waited = True
+            time.sleep(min(_PAUSE_S, patience_s))
+        else:
+            return waited

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME, plain
 from tlopt.errors import ArtifactError, OutputExistsError, StudyError
 from tlopt.publishing import draft
-from tlopt.publishing.claims import lock_file, refuse_claimed
+from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import contents
 from tlopt.reading import files
 from tlopt.reports import Report
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from tlopt.search.funnel.tasks import Situation
 
 COSTS = "What it cost"
-_PATIENCE_S, _PAUSE_S = 60.0, 0.2  # for another worker that copies an artifact, and between two looks
+_PATIENCE_S = 60.0  # for another worker that copies an artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
     """
     place = out / BEST
     if final:
-        _wait(place)
+        wait_claimed(lock_file(place), place, patience_s=_PATIENCE_S)
     with contextlib.suppress(ArtifactError):
         if (place / CARD_NAME).exists() and plain(Artifact.load(place).card) == plain(made.card):
             return
@@ -92,30 +91,10 @@ def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
         except OutputExistsError:
             if not final:
                 return
-            if not _wait(place):
+            if not wait_claimed(lock_file(place), place, patience_s=_PATIENCE_S):
                 raise
         else:
             return
-
-
-def _wait(place: Path) -> bool:
-    """Wait until no other process makes what is at a place; return whether one did.
-
-    Raises:
-        OutputExistsError: It takes too long.
-    """
-    until = time.monotonic() + _PATIENCE_S
-    waited = False
-    while True:
-        try:
-            refuse_claimed(lock_file(place), place)
-        except OutputExistsError:
-            if time.monotonic() > until:
-                raise
-            waited = True
-            time.sleep(_PAUSE_S)
-        else:
-            return waited
 
 
 def withdraw_best(out: Path) -> None:

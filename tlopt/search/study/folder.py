@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tlopt.errors import OutputExistsError, StudyError
 from tlopt.publishing import check_place, claim, draft, write_whole
-from tlopt.publishing.claims import lock_file, refuse_claimed
+from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import SEARCH
 from tlopt.publishing.places import located
 from tlopt.reading import files, schema
@@ -100,7 +100,7 @@ def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[
         OutputError: It cannot be made.
     """
     place = located(out)
-    _refuse_claimed(place, out, shared=shared)
+    wait_claimed(lock_file(place), out, patience_s=_PATIENCE_S if shared else 0.0)
     found = None if force else read_note(place)
     if found is None:
         found = _made(out, note, force=force, shared=shared, reads=tuple(reads))
@@ -131,19 +131,6 @@ def _made(out: Path, note: Note, *, force: bool, shared: bool, reads: tuple[Path
             time.sleep(_PAUSE_S)
 
 
-def _refuse_claimed(place: Path, out: Path, *, shared: bool) -> None:
-    """Refuse a folder that another search is writing; a worker waits while another one makes the folder for both."""
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            refuse_claimed(lock_file(place), out)
-            return
-        except OutputExistsError:
-            if not shared or time.monotonic() > until:
-                raise
-        time.sleep(_PAUSE_S)
-
-
 def check(out: Path, *, force: bool, shared: bool, reads: Sequence[Path]) -> None:
     """Refuse a folder that cannot be that of a search, before anything is read.
 
@@ -153,7 +140,7 @@ def check(out: Path, *, force: bool, shared: bool, reads: Sequence[Path]) -> Non
     """
     place = located(out)
     for again in (True, False):  # another worker may begin to make it between two looks
-        _refuse_claimed(place, out, shared=shared)
+        wait_claimed(lock_file(place), out, patience_s=_PATIENCE_S if shared else 0.0)
         if not force and read_note(place) is not None:
             return
         try:
