@@ -122,7 +122,7 @@ def build(network: Network, variant: str, batches: tuple[int, int, int] = PROFIL
     import onnx
 
     import tlopt
-    from tlopt.engine.explaining import explain
+    from tlopt.engine.building.explaining import explain
     from tlopt.engine.layers import Layers
 
     kind, precision = VARIANTS[variant]

@@ -12,7 +12,7 @@ from tlopt.cards.details import Gpu
 from tlopt.cli import main
 from tlopt.doctor import _cores, _versions, doctor
 from tlopt.engine import flavour, gpu
-from tlopt.engine.trial import try_build
+from tlopt.engine.building.trial import try_build
 from tlopt.errors import CheckError
 from tlopt.process import cpu
 

@@ -150,7 +150,7 @@ def _mend(backend: str, device: str, problem: str) -> str:
 
 def _builds() -> Iterator[dict[str, Scalar]]:
     """Yield what each kind of TensorRT says to building a small network."""
-    from tlopt.engine.trial import try_build
+    from tlopt.engine.building.trial import try_build
 
     for name, extra in (("tensorrt", "gpu"), ("rtx", "rtx")):
         built, problem = try_build("rtx" if name == "rtx" else "tensorrt")
@@ -161,8 +161,8 @@ def _builds() -> Iterator[dict[str, Scalar]]:
 
 
 def _targets() -> Iterator[dict[str, Scalar]]:
+    from tlopt.engine.building.targets import states
     from tlopt.engine.flavour import installed
-    from tlopt.engine.targets import states
 
     elsewhere = "tlopt build ARTIFACT -o OUT --target current, on a machine with that GPU"
     for state in states():

@@ -167,6 +167,6 @@ def _resident_energy(runner: Any, gpu: Any, inputs: np.ndarray, seconds: float) 
 
 def _run_by_resident(lanes: int, runs: int) -> int:
     """Return the batches that one call of `Runner.resident` runs: some to begin with, one lane alone, then all."""
-    from tlopt.engine.resident import BEFORE
+    from tlopt.engine.running.resident import BEFORE
 
     return lanes * BEFORE + runs + lanes * runs

@@ -20,11 +20,12 @@ from tiny_engine import write_engine
 from tlopt import registry
 from tlopt.backends import tensorrt
 from tlopt.engine import driver as drivers
-from tlopt.engine import flavour, opening
+from tlopt.engine import flavour
 from tlopt.engine import gpu as gpus
 from tlopt.engine.flavour import Flavour
 from tlopt.engine.layers import read_types
-from tlopt.engine.profiler import LayerTimes
+from tlopt.engine.running import opening
+from tlopt.engine.running.profiler import LayerTimes
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 
 

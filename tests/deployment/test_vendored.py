@@ -153,7 +153,7 @@ def test_an_engine_of_another_gpu_cannot_answer_here(tmp_path, monkeypatch):
     from tlopt import backends
     from tlopt.deployment import reference
     from tlopt.deployment.job import Job
-    from tlopt.engine import opening
+    from tlopt.engine.running import opening
 
     engine = write_engine(tmp_path / "engine")
     job = Job(artifacts=(engine,), target="bundle", name="a", backend="tensorrt", input="image", max_batch=2)

@@ -10,10 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlopt import progress
 from tlopt.cards.details import Gpu
-from tlopt.engine import builder, flavour, opening
+from tlopt.engine import flavour
+from tlopt.engine.building import builder
+from tlopt.engine.building.options import Options
+from tlopt.engine.building.targets import Plan, plan
 from tlopt.engine.messages import Messages
-from tlopt.engine.options import Options
-from tlopt.engine.targets import Plan, plan
+from tlopt.engine.running import opening
 from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 
 needs_rtx = pytest.mark.skipif(bool(flavour.problem("rtx")), reason=flavour.problem("rtx") or "-")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.engine.explaining import explain
+from tlopt.engine.building.explaining import explain
 from tlopt.engine.layers import Layers
 
 

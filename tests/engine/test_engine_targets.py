@@ -1,7 +1,8 @@
 import pytest
 
 from tlopt.cards.details import Gpu
-from tlopt.engine import flavour, gpu, targets
+from tlopt.engine import flavour, gpu
+from tlopt.engine.building import targets
 from tlopt.engine.flavour import Flavour
 from tlopt.errors import MissingLibraryError, PluginError, SettingError, StageError
 

@@ -17,10 +17,11 @@ from tiny_engine import write_engine
 from tlopt import trusted
 from tlopt.backends import open_runner, tensorrt
 from tlopt.engine import driver as drivers
-from tlopt.engine import flavour, opening
+from tlopt.engine import flavour
 from tlopt.engine import gpu as gpus
 from tlopt.engine.driver import DriverError, graphs
 from tlopt.engine.flavour import Flavour
+from tlopt.engine.running import opening
 from tlopt.errors import ArtifactError, SettingError, StageError
 from tlopt.trusted import engines as trusted_engines
 

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tlopt.engine import builder, flavour
-from tlopt.engine.options import Options
-from tlopt.engine.targets import plan
+from tlopt.engine import flavour
+from tlopt.engine.building import builder
+from tlopt.engine.building.options import Options
+from tlopt.engine.building.targets import plan
 from tlopt.graphs.cleaning import infer
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.artifact import Artifact, seal
 from tlopt.cards.card import Card
-from tlopt.engine import builder, flavour
+from tlopt.engine import flavour
 from tlopt.engine import gpu as gpus
-from tlopt.engine.options import Options
+from tlopt.engine.building import builder
+from tlopt.engine.building.options import Options
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft

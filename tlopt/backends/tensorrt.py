@@ -14,15 +14,15 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import of_each
 from tlopt.engine import driver as drivers
-from tlopt.engine import opening, tensors
 from tlopt.engine.driver import DriverError
-from tlopt.engine.lane import Lane
 from tlopt.engine.layers import read_types
-from tlopt.engine.opening import problem as problem
-from tlopt.engine.places import places_of
-from tlopt.engine.profiler import LayerTimes
-from tlopt.engine.resident import Resident, resident
-from tlopt.engine.runtime_cache import RuntimeCache
+from tlopt.engine.running import opening, tensors
+from tlopt.engine.running.lane import Lane
+from tlopt.engine.running.opening import problem as problem
+from tlopt.engine.running.places import places_of
+from tlopt.engine.running.profiler import LayerTimes
+from tlopt.engine.running.resident import Resident, resident
+from tlopt.engine.running.runtime_cache import RuntimeCache
 from tlopt.errors import StageError
 from tlopt.outputs import Answer
 

@@ -13,7 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import running
 from tlopt.deployment.job import Job
-from tlopt.engine import opening
+from tlopt.engine.running import opening
 from tlopt.errors import CheckError, TloptError
 from tlopt.reading.image_files import read_image
 

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 from tlopt.artifact import Artifact, sha256
 from tlopt.cards.card import Card
 from tlopt.cards.details import BuiltFrom, EngineDetails, EngineOptions
-from tlopt.engine import builder, explaining
-from tlopt.engine.builder import Engine
-from tlopt.engine.options import Options
-from tlopt.engine.targets import Plan, plan
+from tlopt.engine.building import builder, explaining
+from tlopt.engine.building.builder import Engine
+from tlopt.engine.building.options import Options
+from tlopt.engine.building.targets import Plan, plan
 from tlopt.errors import ArtifactError
 from tlopt.publishing import Draft
 from tlopt.reading.files import real_path

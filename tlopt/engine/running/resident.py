@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlopt.engine.lane import Lane
+from tlopt.engine.running.lane import Lane
 
 BEFORE = 3  # runs: as it is, captured, and launched as a graph
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from tlopt.cards.details import Profile
+from tlopt.engine.building.options import Options
 from tlopt.engine.messages import Messages
-from tlopt.engine.options import Options
 from tlopt.errors import StageError
 
 log = logging.getLogger(__name__)

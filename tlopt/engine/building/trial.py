@@ -6,10 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tlopt.engine import builder
+from tlopt.engine.building import builder
+from tlopt.engine.building.options import Options
+from tlopt.engine.building.targets import AHEAD_OF_TIME, plan
 from tlopt.engine.flavour import FlavourName
-from tlopt.engine.options import Options
-from tlopt.engine.targets import AHEAD_OF_TIME, plan
 from tlopt.errors import TloptError
 
 _SHAPE = (3, 8, 8)

@@ -11,12 +11,12 @@ from typing import Any
 
 from tlopt.cards.details import Profile, TimingCache
 from tlopt.engine import layers
+from tlopt.engine.building.monitor import monitored
+from tlopt.engine.building.options import Options
+from tlopt.engine.building.profiles import add_profile, profile_of
+from tlopt.engine.building.targets import Plan
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
-from tlopt.engine.monitor import monitored
-from tlopt.engine.options import Options
-from tlopt.engine.profiles import add_profile, profile_of
-from tlopt.engine.targets import Plan
 from tlopt.errors import SettingError, StageError
 from tlopt.publishing import write_whole
 from tlopt.reading.files import TABLE_LIMIT, read_bytes

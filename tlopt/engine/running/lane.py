@@ -12,9 +12,9 @@ from tlopt.cards.details import Profile
 from tlopt.engine.driver import Driver, DriverError
 from tlopt.engine.driver import graphs as cuda_graphs
 from tlopt.engine.driver.graphs import Graph
-from tlopt.engine.opening import Opened
-from tlopt.engine.places import Place
-from tlopt.engine.runtime_cache import RuntimeCache
+from tlopt.engine.running.opening import Opened
+from tlopt.engine.running.places import Place
+from tlopt.engine.running.runtime_cache import RuntimeCache
 from tlopt.errors import StageError
 
 _ALIGNMENT = 256  # of an address for setTensorAddress, bytes (NvInferRuntime.h)

@@ -1,0 +1,1 @@
+"""A built engine at work: opened, fed, timed layer by layer."""
