@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +54,47 @@ def test_a_gate_is_the_derivative_of_scaling_its_channel_wherever_it_is_taken_in
         expected = (losses[0] - losses[1]) / 2e-4
         # The error of a central difference is of the order of the step squared.
         torch.testing.assert_close(residual.gates[:, unit].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+class Parts(Net):
+    """Its inner layers are given the rows of an image one by one, or all of a batch as one."""
+
+    def __init__(self, whole: bool):
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        images, channels, height, width = x.shape
+        if self.whole:
+            x = x.permute(1, 0, 2, 3).reshape(1, channels, images * height, width)
+        else:
+            x = x.permute(0, 2, 1, 3).reshape(images * height, channels, 1, width)
+        x = x + self.outer(torch.tanh(self.inner(x)))
+        if self.whole:
+            x = x.reshape(channels, images, height, width).permute(1, 0, 2, 3)
+        else:
+            x = x.reshape(images, height, channels, width).permute(0, 2, 1, 3)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_layer_may_be_given_parts_of_images_as_rows(model, whole):
+    other = Parts(whole).double().eval()
+    other.load_state_dict(model.state_dict())
+    batch = torch.randn(5, 3, 4, 4, dtype=torch.double), torch.arange(5) % 3
+    inner = next(group for group in analysis.analyze(model.float(), 4).groups if group.units == 5)
+    expected = gates.measure(model.double(), [inner], [batch], "labels", seed=0)[0].gates
+    found = gates.measure(other, [on(other, inner)], [batch], "labels", seed=0)[0].gates
+    torch.testing.assert_close(found.sum(0), expected.sum(0))
+    if not whole:
+        torch.testing.assert_close(found, expected)
+
+
+def on(model, group):
+    """Return a group with the layers of another network of the same names."""
+    layers = dict(model.named_modules())
+    return replace(group, members=tuple(replace(one, target=layers[one.name]) for one in group.members))
 
 
 def test_the_mean_square_of_the_outputs_gates_estimates_the_change_of_the_logits(model):

@@ -91,9 +91,25 @@ def _gated(pairs: Sequence[tuple[Member, torch.Tensor]]) -> Callable[..., Any]:
         factor = features.new_ones(len(features), features.shape[-1 if last else 1])
         for member, gate in pairs:
             places = member.positions.to(features.device)
-            factor = factor.index_copy(1, places.flatten(), gate.repeat_interleave(places.shape[1], dim=1))
+            shown = _of_rows(gate, len(features)).repeat_interleave(places.shape[1], dim=1)
+            factor = factor.index_copy(1, places.flatten(), shown)
         middle = (1,) * (features.dim() - 2)
         shape = (len(features), *middle, -1) if last else (len(features), -1, *middle)
         return (features * factor.view(shape), *rest)
 
     return hook
+
+
+def _of_rows(gate: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return a gate for each row that a layer is given: networks may hand it several parts of an image as rows.
+
+    Parts of an image are taken to follow one another. Where that cannot be, the gates of all images count alike.
+
+    Args:
+        gate: float (images, units).
+        rows: Length of the layer's input along its first axis.
+    """
+    images = len(gate)
+    if rows % images:
+        return gate.mean(0, keepdim=True).expand(rows, -1)
+    return gate.repeat_interleave(rows // images, dim=0)
