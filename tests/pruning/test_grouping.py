@@ -70,6 +70,22 @@ def blurred():
     return Net(nn.Sequential(ConvNormAct(24, 32, 1), BlurPool2d(32), nn.Conv2d(32, 8, 1)), 8)
 
 
+class Last(nn.Module):
+    """Linear layers on channels that come last."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(24, 40), nn.Linear(40, 24)
+
+    def forward(self, features):
+        last = self.narrow(self.wide(features.permute(0, 2, 3, 1)).relu())
+        return features + last.permute(0, 3, 1, 2)
+
+
+def last():
+    return Net(Last(), 24)
+
+
 @pytest.mark.parametrize(
     ("made", "layer", "parts"),
     [
@@ -78,6 +94,7 @@ def blurred():
         (crossed, "block.conv_exp.conv", 1),
         (scaled, "block.1.conv1", 1),
         (blurred, "block.0.conv", 1),
+        (last, "block.wide", 1),
     ],
 )
 def test_split_channels_are_cut_and_the_network_is_opened_again(made, layer, parts, tmp_path):

@@ -94,8 +94,10 @@ def _map_reshape(node: Any) -> None:
     flattens = len(before) == 4 and len(after) == 2
     if not flattens and not (len(before) == 2 and len(after) == 4):
         return
-    plane = math.prod(before[2:] if flattens else after[2:])
-    if plane > 1:
+    wide, flat = (before, after) if flattens else (after, before)
+    plane = math.prod(wide[2:])
+    # A linear layer on channels that come last flattens the places before them: its channels stay as they are.
+    if plane > 1 and flat[1] == wide[1] * plane:
         for others in (node.inputs,) if flattens else (node.outputs,):
             for other in others:
                 _set(node, other, 0, mappings._FlattenIndexMapping(stride=plane, reverse=True))
