@@ -16,9 +16,10 @@ with a ResNet-50 as teacher, which is fine-tuned first, with the defaults and on
 hold it yet; its own time is not counted. Twice the epochs with and without it show whether it takes longer to help.
 
 A seed decides the split, too, where the set brings none. "clothing10-40" is clothing10 with 40 training photos a
-class. Runs that the result file holds already are not repeated. clothing10 and signdigits6 are read from
-../shared/data; elpv comes from the package elpv-dataset (defective: probability above one half). ResNet-18 and
-MobileNetV2 need --weights, a folder of safetensors files. fastai takes part if the interpreter --python has it.
+class, and "elpv-200" is elpv with 200 photos a class. Runs that the result file holds already are not repeated.
+clothing10 and signdigits6 are read from ../shared/data; elpv comes from the package elpv-dataset (defective:
+probability above one half). ResNet-18 and MobileNetV2 need --weights, a folder of safetensors files. fastai takes part
+if the interpreter --python has it.
 """
 
 from __future__ import annotations
@@ -104,12 +105,13 @@ def elpv(target: Path) -> Path:
 
 
 def few(root: Path, per_class: int, target: Path) -> Path:
-    """Link a set with only the first training photos of each class."""
-    for part in ("train", "val", "test"):
+    """Link a set with only the first photos of each class: of its training part, or of all where it has no parts."""
+    parts = ("train", "val", "test") if (root / "train").is_dir() else (".",)
+    for part in parts:
         for folder in sorted((root / part).iterdir()):
             (target / part / folder.name).mkdir(parents=True)
             files = sorted(folder.iterdir())
-            for file in files[:per_class] if part == "train" else files:
+            for file in files if part in ("val", "test") else files[:per_class]:
                 (target / part / folder.name / file.name).symlink_to(file)
     return target
 
@@ -122,7 +124,9 @@ def opened(name: str, folder: Path) -> Path:
     if name == "elpv":
         return elpv(target)
     base, _, per_class = name.partition("-")
-    return few(SHARED / base, int(per_class), target) if per_class else SHARED / base
+    if not per_class:
+        return SHARED / base
+    return few(opened(base, folder) if base == "elpv" else SHARED / base, int(per_class), target)
 
 
 def processor_seconds() -> float:

@@ -1,6 +1,7 @@
 """Speed of full fine-tuning beside timm's pieces, fastai and a plain torchvision loop, in one run.
 
     python benchmarks/finetune.py [--images ../shared/data/clothing10] [--size 160] [--rounds 3] [--number 320]
+    python benchmarks/finetune.py --precisions [--size 128] [--batch 16]
 
 Every contestant trains all layers of EfficientNet-Lite0 with its ImageNet weights, from the same photos on
 disk, with random crops and mirroring, in a process of its own: one epoch to warm up (tlopt decodes then),
@@ -8,6 +9,10 @@ one that is timed. Contestants take turns, so that what else the machine does hi
 figures are medians over the rounds. "default" is how the library's users run it (channels first, its own
 loader), "tuned" adds channels last. fastai takes part where it is installed. Peak memory is that of the process
 and its loader workers together.
+
+With `--precisions` it shows which precision `--precision auto` takes for some networks, and the times it goes by.
+oneDNN, which computes torch's convolutions, is kept to the instructions of older processors for it. The weights are
+random, which changes no time.
 """
 
 from __future__ import annotations
@@ -41,6 +46,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing10"
 MODEL = "pip:efficientnet_lite0"
 BATCH = 32
 LR = 1e-3
+NETWORKS = ("tf_efficientnet_lite0", "mobilenetv2_100", "resnet18", "resnet50")  # timm's names
+# oneDNN's names of what a processor can do, from this one's down to one without bf16.
+ABILITIES = {"DEFAULT": "all of this processor's", "AVX512_CORE_BF16": "AVX512-BF16, no AMX", "AVX512_CORE": "AVX512"}
 
 
 def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
@@ -176,6 +184,64 @@ def compete(name: str, root: Path, size: int) -> dict[str, float]:
     return {"images_per_s": len(scan(root)) / seconds, "seconds": seconds, "peak_mb": peak * 1024 / 1e6}
 
 
+def tried(network: str, root: Path, size: int, batch: int) -> dict[str, Any]:
+    """Return what the start of a training says about the precision it takes."""
+    import timm
+
+    from tlopt.images.opening import open_pixels
+    from tlopt.preprocess import Preprocess
+    from tlopt.training import pace
+    from tlopt.training.loop import Run
+
+    folder = scan(root)
+    model = timm.create_model(network, num_classes=len(folder.classes))
+    with contextlib.closing(open_pixels(folder, Preprocess(size=size), cache_gb=0)) as images:
+        run = Run(model, images, images, Hyperparameters(batch=batch), None, None)
+        with run.folded():
+            started = time.perf_counter()
+            pace.settle(run, below=0, steps=100)
+        return {**run.history.trial, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def precisions(options: argparse.Namespace) -> None:
+    """Write which precision is taken for each network with each processor's instructions."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = subset(options.images, options.number, Path(folder) / "images")
+        for network in NETWORKS:
+            for name, said in ABILITIES.items():
+                command = [sys.executable, __file__, "--precisions", "--contestant", network, "--images", root,
+                           "--size", options.size, "--batch", options.batch]  # fmt: skip
+                done = subprocess.run(
+                    list(map(str, command)), capture_output=True, text=True, check=True,
+                    env={**os.environ, "ONEDNN_MAX_CPU_ISA": name},
+                )  # fmt: skip
+                found = json.loads(done.stdout.strip().rpartition("\n")[2])
+                rows.append({"network": network, "instructions": said, "ONEDNN_MAX_CPU_ISA": name, **found})
+                print(rows[-1], file=sys.stderr, flush=True)
+    result = {
+        "what": "a step's passes forward and back, median of some turns, milliseconds, and what auto takes",
+        "command": f"python benchmarks/finetune.py --precisions --size {options.size} --batch {options.batch}",
+        "device": processor(), "cores": cores(), "versions": versions(), "size": options.size,
+        "batch": options.batch, "rows": rows,
+    }  # fmt: skip
+    file = options.out / "finetune-precision-steps"
+    write_whole(file.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
+    lines = [
+        f"# Which precision training takes: {options.size} px, batch {options.batch}", "",
+        f"{result['device']}, {result['cores']} cores; torch {result['versions']['torch']}. "
+        f"`{result['command']}`. {result['what'].capitalize()}.", "",
+        "| network | instructions | fp32 | bf16 | images a step | turns | taken | because | seconds of the trial |",
+        "|---|---|---:|---:|---:|---:|---|---|---:|",
+        *(
+            f"| {row['network']} | {row['instructions']} | {row['step_ms']['fp32']:.0f} | {row['step_ms']['bf16']:.0f} "
+            f"| {row['images']} | {row['turns']} | {row['chosen']} | {row['reason']} | {row['seconds']} |"
+            for row in rows
+        ),
+    ]  # fmt: skip
+    write_whole(file.with_suffix(".md"), "\n".join(lines) + "\n")
+
+
 def subset(root: Path, images: int, target: Path) -> Path:
     """Link the first training images of every class into a folder of class folders."""
     part = scan(root).split(val=0.15, test=0.15, seed=0)["train"]
@@ -193,10 +259,18 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=320, help="training images used")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precisions", action="store_true", help="show which precision auto takes")
+    parser.add_argument("--batch", type=int, default=BATCH, help="with --precisions")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--python", default=sys.executable, help="interpreter that may have fastai")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.contestant and options.precisions:
+        print(json.dumps(tried(options.contestant, options.images, options.size, options.batch)))
+        return
+    if options.precisions:
+        precisions(options)
+        return
     if options.contestant:
         print(json.dumps(compete(options.contestant, options.images, options.size)))
         return

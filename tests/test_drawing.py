@@ -13,6 +13,7 @@ from tlopt.measure.find_lr import find_lr
 from tlopt.reports.bars import bars
 from tlopt.reports.picture import Point, picture
 from tlopt.training.outcome import pictures, records
+from tlopt.training.outcome.history import History
 
 POINT = Point(label="a", precision="fp32", runtime="torch", latency_ms=1.0, accuracy=0.5, low=0.4, high=0.6)
 
@@ -45,7 +46,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_training(tmp_path, monkeypatch,
 
     monkeypatch.setattr(pictures, "confusion_matrix", broken)
     logits = np.eye(2, dtype=np.float32)
-    outcome = SimpleNamespace(logits=logits, labels=np.array([0, 1]), details={}, history=SimpleNamespace(epochs=[]))
+    outcome = SimpleNamespace(logits=logits, labels=np.array([0, 1]), details={}, history=History())
     with caplog.at_level(logging.WARNING, "tlopt"):
         records.write(tmp_path, outcome, ("a", "b"))
     assert "no pictures of the training: latex was not found" in caplog.text

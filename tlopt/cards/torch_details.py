@@ -43,12 +43,14 @@ class Pruned:
         criterion: What ranked the channels.
         sparsity: The pattern of zeros that the weights keep; "none" for no pattern.
         recovery: The training's record of each epoch after pruning.
+        precision_trial: How the precision of that training was chosen; empty if there was none.
         speedup: What was measured if a speed-up was asked for.
     """
 
     criterion: str
     sparsity: Literal["none", "2:4"]
     recovery: tuple[Mapping[str, Any], ...] = ()
+    precision_trial: Mapping[str, Any] = field(default_factory=dict)
     speedup: Speedup | None = None
 
 

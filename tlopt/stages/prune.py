@@ -98,6 +98,7 @@ def prune(
     from tlopt.sources import keep, open_model
     from tlopt.training.inputs import central_batches
     from tlopt.training.loop import train
+    from tlopt.training.outcome.history import History
 
     if epochs:
         check_logits(source.card.model, source.card.answers)
@@ -115,7 +116,7 @@ def prune(
     _tell_whole(network)
     limits = Limits(multiple=cut.multiple, even=not ranking.COMPARABLE, least=widths.floors(network))
     aim = _Aim(cut=cut, whole=whole, macs=before, size=size, limits=limits)
-    recovery: list[dict[str, float]] = []
+    recovery = History()
     for step in range(1, cut.steps + 1):
         network, scores = ranked(model, size, ranking, shown, seed=seed)
         try:
@@ -132,13 +133,17 @@ def prune(
             norms.recalibrate(model, (inputs for inputs, _ in shown("Measuring")))
         if epochs and data is not None:
             with sparsity.held(model):
-                recovery += train(model, *data, training, teacher=whole, label="Recovery").epochs
+                found = train(model, *data, training, teacher=whole, label="Recovery")
+            recovery.epochs += found.epochs
+            if not recovery.trial:  # one trial for all steps: the network hardly changes
+                recovery.trial, training = found.trial, replace(training, precision=found.precision)
     after = analysis.analyze(model, size).macs()
     _report(before, after, cut)
     pruned = Pruned(
         criterion=cut.criterion,
         sparsity=cut.sparsity,
-        recovery=tuple(recovery),
+        recovery=tuple(recovery.epochs),
+        precision_trial=recovery.trial,
         speedup=None if cut.speedup is None else verified(whole, model, cut.speedup, cut.speedup_batch, size),
     )
     # Trained scales are those of the whole network.

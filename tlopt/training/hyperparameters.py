@@ -88,7 +88,8 @@ class Hyperparameters:
         Setting("Number of stages after the input that are not trained.", minimum=0, group=_TRAINING),
     ] = 0
     precision: Annotated[
-        Precision, Setting("Precision of the arithmetic. auto takes the fastest one here.", group=_TRAINING)
+        Precision,
+        Setting("Precision of the arithmetic. auto times fp32 and bf16, and takes the faster one.", group=_TRAINING),
     ] = "auto"
     compile: Annotated[
         bool, Setting("Compile the network with torch.compile before the training.", group=_TRAINING)

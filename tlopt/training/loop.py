@@ -19,7 +19,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
-from tlopt.training import distributed, freezing, memory, pausing, resuming
+from tlopt.training import distributed, freezing, memory, pace, pausing, resuming
 from tlopt.training.augmentation import mixing
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
@@ -77,6 +77,7 @@ def train(
         resuming.restore(run)
         with run.folded(), bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
+            pace.settle(run, below=run.first_trained(settings.epochs - 1), steps=run.steps * settings.epochs - run.done)
             for epoch in range(run.done // run.steps, settings.epochs):
                 if run.stopped() or not pausing.goes_on(run.history.epochs):
                     break
@@ -116,6 +117,7 @@ class Run:
             layout.place(teacher, self.device).eval()
         folder = train_images.folder
         self.batch = batch_size(len(folder), settings, self.world)
+        self.own_batch = max(1, self.batch // self.world)  # images of this process
         self.steps = len(folder) // self.batch
         self.counts = np.bincount(folder.labels, minlength=len(folder.classes)).tolist()
         self.loss = losses.make(settings, self.counts, self.device)
@@ -135,13 +137,7 @@ class Run:
     def epoch(self, epoch: int, shown: Bar) -> None:
         """Train through the rest of an epoch, validate, and write a checkpoint."""
         settings = self.settings
-        below = freezing.first_trained(
-            self.model,
-            moves=settings.moves,
-            frozen_stages=settings.frozen_stages,
-            epoch=epoch,
-            epochs=settings.epochs,
-        )
+        below = self.first_trained(epoch)
         freezing.freeze(self.model, below=below)
         freezing.set_mode(self.model, below=below, frozen_norm=settings.frozen_norm)
         forward = self.forward()
@@ -168,6 +164,11 @@ class Run:
         self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
         self.total, self.seconds = 0.0, 0.0
         resuming.save(self)
+
+    def first_trained(self, epoch: int) -> int:
+        """Return the index of the first stage that trains in an epoch."""
+        moves, frozen, epochs = self.settings.moves, self.settings.frozen_stages, self.settings.epochs
+        return freezing.first_trained(self.model, moves=moves, frozen_stages=frozen, epoch=epoch, epochs=epochs)
 
     @contextmanager
     def folded(self) -> Iterator[None]:
@@ -202,6 +203,20 @@ class Run:
         inputs = to_inputs(crops, self.train_images.preprocess, self.device)
         targets = functional.one_hot(torch.from_numpy(labels).to(self.device), len(self.counts)).float()
         inputs, targets = mixing.mix(inputs, targets, settings, np.random.default_rng([settings.seed, 1, self.done]))
+        loss = self.gradients(forward, inputs, targets)
+        if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:
+            self.arithmetic.step(self.optimizer, clip=settings.clip)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average is not None:
+                self.average.update(self.model)
+        # Reading the loss waits for a GPU: not before all of the step is queued.
+        return float(distributed.mean(loss.detach()))
+
+    def gradients(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Run a batch forward and back and return the loss; the weights stay as they are."""
+        settings = self.settings
         with self.arithmetic.forward(), self.matcher as matched:
             logits = forward(inputs).float()
             loss = self.loss(logits, losses.smooth(targets, settings.smoothing))
@@ -214,13 +229,7 @@ class Run:
         if self.anchor is not None:
             loss = loss + self.anchor.pull()
         self.arithmetic.backward(loss / settings.accumulate)
-        if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:
-            self.arithmetic.step(self.optimizer, clip=settings.clip)
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.average is not None:
-                self.average.update(self.model)
-        # Reading the loss waits for a GPU: not before all of the step is queued.
-        return float(distributed.mean(loss.detach()))
+        return loss
 
     def _check(self, value: float, epoch: int, step: int) -> None:
         if self.first_loss == 0:

@@ -9,7 +9,7 @@ from torch import nn
 
 from tlopt.images.pixels import Pixels
 from tlopt.progress import bar
-from tlopt.training import freezing
+from tlopt.training import freezing, pace
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import training_batches
 from tlopt.training.loop import Run
@@ -49,6 +49,7 @@ def range_test(
     run = Run(model, images, images, settings, None, None)
     freezing.freeze(run.model, below=settings.frozen_stages)
     freezing.set_mode(run.model, below=settings.frozen_stages, frozen_norm=settings.frozen_norm)
+    pace.settle(run, below=settings.frozen_stages, steps=steps)
     rates = np.geomspace(lowest, highest, steps)
     losses: list[float] = []
     mean = 0.0

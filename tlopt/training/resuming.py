@@ -11,6 +11,7 @@ from tlopt.errors import SettingError
 from tlopt.networks.weights import load
 from tlopt.training import checkpoint
 from tlopt.training.checkpoint import State
+from tlopt.training.optimization.precision import arithmetic
 
 if TYPE_CHECKING:
     from tlopt.training.loop import Run
@@ -42,6 +43,8 @@ def save(run: Run) -> None:
         "first_loss": run.first_loss,
         "seconds": run.seconds,
         "scale": run.arithmetic.scale(),
+        "precision": run.history.precision,
+        "trial": run.history.trial,
         "average_steps": run.average.steps if run.average else 0,
     }
     checkpoint.write(run.checkpoints.file, state)
@@ -104,6 +107,9 @@ def _take_up(run: Run, state: State) -> None:
         run.anchor.restore(state.take("anchor"))
     run.matcher.restore(state.take("matcher"))
     checkpoint.restore_optimizer(run.optimizer, state.take("optimizer"), record["optimizer"])
+    if trial := record.get("trial"):  # what it began with, whatever is faster today
+        run.history.trial, run.history.precision = dict(trial), record["precision"]
+        run.arithmetic = arithmetic(run.history.precision, run.device)
     run.arithmetic.restore(record["scale"])
     run.history.epochs, run.history.best = record["history"], record["best"]
     run.done, run.total = record["done"], record["total"]

@@ -1,4 +1,4 @@
-"""The precision of training's arithmetic, chosen by what the processor is fast at."""
+"""The precision of training's arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from tlopt.errors import SettingError
+from tlopt.training.hyperparameters import Precision
 
 
 class Arithmetic:
@@ -16,7 +17,7 @@ class Arithmetic:
         name: "fp32", "bf16" or "fp16".
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: Precision, device: torch.device) -> None:
         self.name = name
         self._device = device
         # fp16's small range needs the loss scaled up (arXiv 1710.03740); bf16 has fp32's range.
@@ -51,26 +52,36 @@ class Arithmetic:
             self._scaler.load_state_dict(scale)
 
 
-def arithmetic(precision: str, device: torch.device) -> Arithmetic:
-    """Return the arithmetic for a device.
+def candidates(precision: Precision, device: torch.device) -> list[Precision]:
+    """Return the precisions that may stand for a setting on a device; the first one is taken if none is faster.
 
-    "auto" is bf16 where the processor has instructions that make it faster (AMX on x86, and GPUs
-    since compute capability 8.0), fp16 on older GPUs, and fp32 elsewhere: without AMX, bf16 autocast
-    on a CPU is slower than fp32.
+    "auto" is fp32 on a processor, and bf16 beside it where the processor has instructions for it. Whether bf16 is
+    faster depends on the network: with AMX a ResNet is, and one of depthwise convolutions is not. On a GPU "auto" is
+    bf16 since compute capability 8.0, and fp16 before.
+    """
+    if precision != "auto":
+        return [precision]
+    if device.type == "cuda":
+        return ["bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"]
+    return ["fp32", "bf16"] if _computes_bf16() else ["fp32"]
+
+
+def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
+    """Return the arithmetic for a device; "auto" is the first of its candidates.
 
     Raises:
         SettingError: The precision does not work on the device.
     """
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-        else:
-            precision = "bf16" if _has_amx() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise SettingError("fp16 training needs a GPU.", hint="Use --precision auto, fp32 or bf16 on a CPU.")
-    return Arithmetic(precision, device)
+    return Arithmetic(candidates(precision, device)[0], device)
 
 
-def _has_amx() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+def _computes_bf16() -> bool:
+    """Return whether the processor has instructions for bf16; where it has none, torch imitates them slowly."""
+    known = getattr(torch.cpu, "get_capabilities", None)  # not in older versions of torch
+    if known is not None:
+        found = known()
+        return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(supported is not None and supported() for supported in asked)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from tlopt.training.hyperparameters import Precision
 
 
 @dataclass(kw_only=True)
@@ -14,11 +17,13 @@ class History:
             and "images_per_s".
         best: Index of the epoch whose weights the network has at the end.
         precision: Of the arithmetic.
+        trial: How the precision was chosen, as JSON types; empty if it was named.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best: int = -1
-    precision: str = "fp32"
+    precision: Precision = "fp32"
+    trial: dict[str, Any] = field(default_factory=dict)
 
 
 def score(record: dict[str, float]) -> tuple[float, float]:

@@ -50,7 +50,8 @@ def write(folder: Path, outcome: Transfer, classes: tuple[str, ...], *, tensorbo
         log.warning("no pictures of the training: %s", error)
     if tensorboard:
         _events(folder / "tensorboard", epochs)
-    return {**metrics, "epochs": epochs}
+    trial = {"precision_trial": outcome.history.trial} if outcome.history.trial else {}
+    return {**metrics, **trial, "epochs": epochs}
 
 
 def _events(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
