@@ -102,3 +102,25 @@ def test_expect_names_the_stage_that_makes_the_wanted_kind(tmp_path):
     with pytest.raises(ArtifactError, match="of kind torch; this needs onnx") as caught:
         artifact.expect("onnx")
     assert "tlopt export" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "hint"),
+    [
+        ("optimize.json", '{"tlopt": "0", "identity": {}, "study": ""}', "a search", "/best"),
+        ("deploy.json", '{"what": "a deployment of tlopt", "files": {}}', "a deployment", "it was made of"),
+        ("report.json", '{"title": "", "rows": [], "conditions": {}}', "a report", "artifacts that it is about"),
+    ],
+)
+def test_load_says_what_tlopt_made_instead_of_an_artifact(name, content, what, hint, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ArtifactError, match=f"is {what}, not an artifact") as caught:
+        Artifact.load(tmp_path)
+    assert hint in caught.value.hint
+
+
+def test_load_says_how_a_network_of_another_program_becomes_an_artifact(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="is not an artifact") as caught:
+        Artifact.load(tmp_path / "net.onnx")
+    assert "tlopt import" in caught.value.hint

@@ -71,7 +71,11 @@ def test_a_keyword_of_python_loses_its_underscore():
         ({"criterion": "magnitud"}, "criterion cannot be 'magnitud'"),
         ({"batch": [0]}, "batch must be at least 1, got 0"),
         ({"batch": ""}, "batch needs at least one value"),
-        ({"images": 3}, "images must be text"),
+        ({"images": 3}, "images must be the name of a file or folder"),
+        ({"images": ""}, "images must be the name of a file or folder, got ''"),
+        ({"for": 3.5j}, "'for' must be text"),
+        ({"epochs": 10**30}, "epochs must be a number of at most 63 bits, got one of 100"),
+        ({"batch": [1, -(10**30)]}, "batch must be a number of at most 63 bits"),
         ({"ratios": 1}, "example has no setting 'ratios'"),
     ],
 )
@@ -89,6 +93,15 @@ def test_an_unknown_name_gets_its_close_match():
 def test_a_required_setting_must_be_given():
     with pytest.raises(SettingError, match="required needs a value for classes"):
         check(required, {})
+
+
+def test_a_setting_that_reads_as_a_word_is_quoted():
+    def run(*, for_: Annotated[Literal["a", "b"], Setting("Runtime.")]) -> None: ...
+
+    with pytest.raises(SettingError, match="run needs a value for 'for'"):
+        check(run, {})
+    with pytest.raises(SettingError, match="'for' cannot be 'c'"):
+        check(run, {"for": "c"})
 
 
 def test_no_values_are_taken_where_that_is_the_default():

@@ -11,6 +11,7 @@ from pathlib import Path
 from tlopt.cards.card import CARD_NAME, Card, plain
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import LATER
+from tlopt.publishing import marks
 from tlopt.reading import external_data, files
 from tlopt.reading.files import real_path
 
@@ -38,11 +39,7 @@ class Artifact:
         except (OSError, ValueError) as error:
             if not os.path.exists(path):  # noqa: PTH110 - Path raises for a name too long
                 raise ArtifactError(f"There is no artifact at {path}.") from error
-            why = f", which {error.reason}" if isinstance(error, files.IrregularFileError) else ""
-            raise ArtifactError(
-                f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.",
-                hint="Artifacts are made by tlopt finetune and tlopt import.",
-            ) from error
+            raise _no_artifact(path, error) from error
         try:
             card = Card.from_json(text)
         except ArtifactError as error:
@@ -124,6 +121,26 @@ class Artifact:
         return self
 
 
+def _no_artifact(path: Path, cause: Exception) -> ArtifactError:
+    """Return the error of a path that is no artifact: it says what else it is, where tlopt or its name tells."""
+    made = marks.made(path)
+    if made is not None and made.group in _INSTEAD:
+        return ArtifactError(f"{path} is {made.what}, not an artifact.", hint=_INSTEAD[made.group].format(path))
+    why = f", which {cause.reason}" if isinstance(cause, files.IrregularFileError) else ""
+    importable = path.suffix in (".onnx", ".keras") and path.is_file()
+    return ArtifactError(
+        f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.",
+        hint="tlopt import makes an artifact of it."
+        if importable
+        else "Artifacts are made by tlopt finetune and tlopt import.",
+    )
+
+
+_INSTEAD = {
+    "search": "The artifact that it found is {}/best.",
+    "deployment": "Give the artifact that it was made of.",
+    "report": "Give one of the artifacts that it is about.",
+}
 _MAKES = {
     "torch": "tlopt finetune makes a torch artifact.",
     "onnx": "tlopt export makes an onnx artifact of a torch one.",

@@ -33,7 +33,7 @@ _RESAMPLING = {
 # Fields that came after 0.1.0, and what they are where they change nothing.
 LATER: Mapping[str, Any] = {"width": 0, "fit": "crop"}
 _PADDING = 114  # grey level around a padded image, as detectors of the YOLO family are trained with
-_LARGEST = 16_384  # pixels of a side: no classifier sees that many, and memory would not hold a batch
+LARGEST = 16_384  # pixels of a side: no classifier sees that many, and memory would not hold a batch
 _WIDEST = 64  # ratio of the sides above which the ends of a strip are cut off before it is resized
 
 
@@ -76,11 +76,11 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for side in self.sides:
-            if not 1 <= side <= _LARGEST:
-                raise SettingError(f"The image size must be at least 1 pixel and at most {_LARGEST}, got {side}.")
+            if not 1 <= side <= LARGEST:
+                raise SettingError(f"The image size must be at least 1 pixel and at most {LARGEST}, got {side}.")
         if not 0 < self.crop_ratio <= 1:
             raise SettingError(f"The crop ratio must be above 0 and at most 1, got {self.crop_ratio:g}.")
-        if max(self.sides) / self.crop_ratio > 2 * _LARGEST:
+        if max(self.sides) / self.crop_ratio > 2 * LARGEST:
             raise SettingError(f"The crop ratio is too small for {self.size} pixels, got {self.crop_ratio:g}.")
         if self.interpolation not in _RESAMPLING:
             raise SettingError(

@@ -36,6 +36,11 @@ class Argument:
     choices: tuple[str, ...] = ()
     default: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What it is called in help texts and errors."""
+        return self.shown or self.name.upper()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:

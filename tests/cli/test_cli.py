@@ -245,3 +245,22 @@ def test_a_very_large_image_is_no_reason_to_warn(capsys):
         Image._decompression_bomb_check((10_000, 10_000))
     assert not said
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["show", ""], "ARTIFACT"),
+        (["finetune", "", "-o", "out"], "IMAGES"),
+        (["finetune", "images", "-o", ""], "--out"),
+        (["bench", "runs/a", ""], "ARTIFACT..."),
+        (["compare", "runs/a", ""], "CANDIDATE"),
+        (["evaluate", "runs/a", "--images", ""], "images"),
+        (["bench", "runs/a", "--csv", ""], "csv"),
+    ],
+)
+def test_an_empty_text_is_not_the_current_folder(capsys, arguments, named):
+    code, _, err = called(capsys, *arguments)
+    assert code == 2
+    assert named in err
+    assert "empty text" in err or "got ''" in err

@@ -36,3 +36,19 @@ def test_what_is_too_slow_the_second_time_is_shown_as_too_slow(fails):
     assert outcomes["int8"] == "the answer"
     assert outcomes["fp32"].startswith("over: ")
     assert ("run any more" in outcomes["fp32"]) is fails
+
+
+def test_where_nothing_was_timed_nothing_is_said_of_the_budget():
+    search = asked(names=("a",), latency_ms=5.0)
+    known = Known(search, left_s=0.0)
+    report = report_of(known.now(), Clock(minutes=1.0), "s", {})
+    assert report.title == "No answer"
+    assert report.breaches == ("No network was timed before the time was over.",)
+
+
+def test_steps_that_failed_are_not_a_matter_of_time():
+    search = asked(names=("a",), latency_ms=5.0)
+    known = Known(search).time("a", 3.0)
+    assert tasks.decision(known.now()).words == ("Nothing was ready to be measured: the time was over.",)
+    known.done("first/a", {"problem": "The images have gone."})
+    assert tasks.decision(known.now()).words == ("Nothing was ready to be measured: steps failed.",)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from calling import called
@@ -14,13 +15,15 @@ from tiny_images import write_photos
 from two_processes import _ended, _started
 
 import tlopt
-from tlopt import progress
+from tlopt import backends, progress
 from tlopt.artifact import Artifact
 from tlopt.errors import (
     ImagesError,
+    OutputError,
     OutputExistsError,
     PluginError,
     SettingError,
+    StageError,
     StudyError,
 )
 from tlopt.search import networks
@@ -190,9 +193,16 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(images, tmp_path,
         ({"latency_ms": 5.0, "images": "elsewhere"}, SettingError, "images is for an artifact"),
         ({"latency_ms": 5.0, "models": ("nowhere:net",)}, PluginError, "nowhere"),
         ({"latency_ms": 5.0, "backend": ("nothing",)}, PluginError, "nothing"),
+        ({"latency_ms": 5.0, "backend": ("onnxruntime", "gone")}, StageError, "gone cannot run here: It has gone."),
+        ({"latency_ms": 5.0, "image_sizes": (10**6,)}, SettingError, "image_sizes must be between 16 and 4096"),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_error_before_anything_is_made(images, tmp_path, given, error, message):
+def test_what_cannot_be_asked_for_is_one_error_before_anything_is_made(
+    images, tmp_path, monkeypatch, given, error, message
+):
+    load = backends.load
+    gone = SimpleNamespace(problem=lambda _: "It has gone.")
+    monkeypatch.setattr(backends, "load", lambda name, device="": gone if name == "gone" else load(name, device))
     with pytest.raises(error, match=message):
         tlopt.optimize(images, tmp_path / "out", **given)
     assert list(tmp_path.iterdir()) == []
@@ -298,3 +308,16 @@ def test_three_workers_of_which_one_is_killed_find_what_one_finds(found, images,
         [row["outcome"] for row in json.loads((one / "report.json").read_text())["rows"]] for one in (out, found.path)
     ]
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_study_that_cannot_be_used_leaves_no_folder(images, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StudyError, match="cannot be used"):
+        tlopt.optimize(images, tmp_path / "out", latency_ms=5.0, study=str(tmp_path / "folder"), **FAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_search_does_not_become_a_class_of_its_images(images, tmp_path):
+    with pytest.raises(OutputError, match="lies among the images"):
+        tlopt.optimize(images, images / "search", latency_ms=5.0, **FAST)
+    assert not (images / "search").exists()

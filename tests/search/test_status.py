@@ -53,4 +53,4 @@ def test_status_follows_no_link_in_the_folder(noted, tmp_path):
     out = noted(folder.JOURNAL)
     (tmp_path / "notes.txt").write_text("mine")
     (out / folder.JOURNAL).symlink_to(tmp_path / "notes.txt")
-    assert "steps done" not in status_of(out).report.title
+    assert "steps done:" not in status_of(out).report.title

@@ -51,7 +51,7 @@ def test_it_goes_on_to_onnx(adapted, dark, tmp_path):
 def test_few_images_are_warned_of(tuned, dark, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         tlopt.adapt(tuned, tmp_path / "out", images=dark, samples=3)
-    assert "3 images say little" in caplog.text
+    assert "need more images than 3. Use 16 or more." in caplog.text
 
 
 def test_images_are_needed(tuned, tmp_path):

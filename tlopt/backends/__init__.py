@@ -211,3 +211,19 @@ def load(name: str, device: str = "") -> ModuleType:
     if device and device not in module.DEVICES:
         raise PluginError(f"The backend {name} has no device {device!r}.", hint=suggestion(device, module.DEVICES))
     return module
+
+
+def expect_here(spelled: str) -> None:
+    """Refuse a backend that somebody named and that cannot run here.
+
+    Args:
+        spelled: ``name`` or ``name:device``.
+
+    Raises:
+        PluginError: The backend or its device is unknown.
+        MissingLibraryError: Its library is not installed.
+        StageError: It cannot run here.
+    """
+    name, _, device = spelled.partition(":")
+    if reason := load(name, device).problem(device):
+        raise StageError(f"{spelled} cannot run here: {reason}", hint="tlopt doctor lists what runs here.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tlopt import trusted
 from tlopt.cards.card import CARD_NAME, Card
 from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
-from tlopt.errors import ArtifactError, OutputExistsError
+from tlopt.errors import ArtifactError, OutputExistsError, SettingError
 from tlopt.publishing import check_file
 from tlopt.reading.files import read_text, real_path
 from tlopt.verbs import Verb
@@ -33,6 +33,7 @@ def run(verb: Verb, **values: Any) -> None:
         shown = {name: values.pop(name) for name in ("as_json", "csv", "markdown") if name in values}
         _check_tables(shown, [*takes, *values.values()])
         out, force = values.pop("out", None), values.pop("force", False)
+        _refuse_empty([*zip((argument.label for argument in verb.takes), takes, strict=True), ("--out", out)])
         settings = given(values)
         if "force" in inspect.signature(function).parameters:
             settings["force"] = force
@@ -43,6 +44,13 @@ def run(verb: Verb, **values: Any) -> None:
             showing.show_report(result, **shown)
         else:
             showing.show_lines(result, **shown)
+
+
+def _refuse_empty(given: Iterable[tuple[str, Any]]) -> None:
+    """Refuse an empty text where a path is wanted: it would be the current folder."""
+    for name, value in given:
+        if "" in (value if isinstance(value, tuple) else (value,)):
+            raise SettingError(f"{name} is an empty text.", hint="Is it a variable of the shell that is not set?")
 
 
 def _images_of(artifact: Path) -> Path | None:

@@ -18,7 +18,7 @@ from tlopt.data.collection import Collection
 from tlopt.data.findings import KINDS, Finding
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, MissingLibraryError
-from tlopt.images import SPLITS, ImageFolder, scan
+from tlopt.images import SPLITS, ImageFolder, intrusion, scan
 from tlopt.publishing import check_file, check_place, write_whole
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
@@ -172,6 +172,7 @@ def _check_outputs(fix: Path | None, html: Path | None, reads: Iterable[str | Pa
     reads = tuple(reads)
     if fix is not None:
         check_place(fix, force=force, reads=reads, makes="set")
+        intrusion.refuse(fix, reads)
     if html is not None:
         check_file(html, force=force, reads=reads)
 

@@ -12,7 +12,7 @@ from tlopt.data import duplicates
 from tlopt.data.collection import Collection, Entry, Places, dropped, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError, suggestion
-from tlopt.images import ImageFolder, scan
+from tlopt.images import ImageFolder, intrusion, scan
 from tlopt.publishing import check_place, draft
 from tlopt.reading.files import real_path
 from tlopt.settings import Setting, checked
@@ -65,6 +65,7 @@ def merge(
     folders = [scan(source) for source in sources]
     read = [place for folder in folders for place in folder.places()]
     check_place(out, force=force, reads=read, makes="set")
+    intrusion.refuse(out, sources)
     renamed = _renamed(map or (), sorted({name for folder in folders for name in folder.classes}))
     origins = _names(folders)
     parted = all(bool(np.all(folder.fixed >= 0)) for folder in folders)

@@ -12,7 +12,7 @@ from tlopt.data import duplicates
 from tlopt.data.collection import Collection, Entry, Places, opened, write
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, SettingError
-from tlopt.images import SPLITS, ImageFolder, parts, scan
+from tlopt.images import SPLITS, ImageFolder, intrusion, parts, scan
 from tlopt.publishing import check_place, draft
 from tlopt.settings import Setting, checked
 
@@ -66,6 +66,7 @@ def split(
     check_place(out, force=force, reads=[images], makes="set")
     folder = scan(images)
     check_place(out, force=force, reads=folder.places(), makes="set")
+    intrusion.refuse(out, [images])
     pattern = _pattern(group_by) if group_by else None
     named = _named(folder, pattern) if pattern else np.empty((0, 2), dtype=np.int64)
     inspections = inspect_all(folder)

@@ -14,6 +14,7 @@ from tlopt.artifact import Artifact
 from tlopt.deployment import manifest, requests, vendored
 from tlopt.deployment.job import Checks, Input, Job, Serving, Written
 from tlopt.errors import MissingLibraryError, wrapping
+from tlopt.images import intrusion
 from tlopt.publishing import check_place, draft
 from tlopt.reports import Report
 from tlopt.settings import Setting, flat
@@ -128,7 +129,7 @@ def deploy(
     Raises:
         SettingError: A setting does not fit the target or the artifact.
         ArtifactError: An artifact is damaged or no classifier, or the target does not serve its kind or its backend.
-        MissingLibraryError: `check` is set, and what checks it is not installed.
+        MissingLibraryError: `check` or `server` is set, and what checks it is not installed.
         CheckError: What was written answers otherwise than the artifact.
         OutputExistsError: `out` exists and `force` is not set, or it is no deployment.
     """
@@ -138,6 +139,7 @@ def deploy(
     reads = [one.path if isinstance(one, Artifact) else one for one in given]
     check_place(out, force=force, reads=reads, makes="deployment")
     loaded = tuple(Artifact.load(artifact).expect_classifier("deploy") for artifact in given)
+    intrusion.refuse(out, [one.card.images.path for one in loaded if one.card.images is not None])
     runtime = requests.backend(loaded, for_, target.BACKENDS, backend)
     requests.refuse_several(loaded, for_, several=target.SEVERAL)
     job = Job(
@@ -165,13 +167,14 @@ def _reason(target: Target, job: Job, check: bool | None) -> str:
     """Return why there will be no check; empty if there will be one.
 
     Raises:
-        MissingLibraryError: It was asked for and cannot be done.
+        MissingLibraryError: It was asked for, or a server for it was named, and it cannot be done.
     """
     if check is False:
         return "it was switched off with --no-check."
     reason = target.problem(job)
-    if reason and check:
-        raise MissingLibraryError(f"What is deployed cannot be checked here: {reason}", hint="Leave --check out.")
+    if reason and (check or job.server is not None):
+        asked = "--check" if check else "--server"
+        raise MissingLibraryError(f"What is deployed cannot be checked here: {reason}", hint=f"Leave {asked} out.")
     if reason:
         log.warning("Not checked: %s", reason)
     return reason

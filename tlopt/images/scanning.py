@@ -58,7 +58,7 @@ def scan(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
 
 
 def _scan_folders(root: Path, known: Collection[str]) -> ImageFolder:
-    tops = _folders(root)
+    tops = class_folders(root)
     places = _part_folders(root, tops)
     if places:
         found = {SPLITS.index(part): _class_files(root, name) for part, name in places.items()}
@@ -96,7 +96,7 @@ def scan_any(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
     try:
         return scan(root, known=known)
     except ImagesError:
-        if manifest.is_manifest(root) or not root.is_dir() or len(_folders(root)) > 1:
+        if manifest.is_manifest(root) or not root.is_dir() or len(class_folders(root)) > 1:
             raise
     return _unlabelled(root)
 
@@ -159,7 +159,7 @@ def _enough(names: set[str], root: Path, known: Collection[str]) -> tuple[str, .
     hint = f"Put the images into one folder per class: {root}/cat/1.jpg, {root}/dog/2.jpg."
     if what == "label":
         hint = "Name at least two classes in the column label."
-    elif names and len(_folders(inner := root / next(iter(names)))) >= 2:
+    elif names and len(class_folders(inner := root / next(iter(names)))) >= 2:
         hint = f"Did you mean {inner}?"
     raise ImagesError(
         f"{root} has {len(names) or 'no'} {what}{'' if len(names) == 1 else 's'}; a classifier needs at least two.",
@@ -168,6 +168,14 @@ def _enough(names: set[str], root: Path, known: Collection[str]) -> tuple[str, .
 
 
 def _part_folders(root: Path, tops: Sequence[str]) -> Mapping[Split, str]:
+    """Return what `parts_of` does; warn of folders that are no parts."""
+    places = parts_of(root, tops)
+    if places and (others := sorted(set(tops) - set(places.values()))):
+        log.warning("%s has train, val or test folders. Its other folders are ignored: %s", root, ", ".join(others))
+    return places
+
+
+def parts_of(root: Path, tops: Sequence[str]) -> Mapping[Split, str]:
     """Return part -> its folder, or nothing where the folders are classes."""
     places: dict[Split, str] = {}
     for name in tops:
@@ -179,14 +187,13 @@ def _part_folders(root: Path, tops: Sequence[str]) -> Mapping[Split, str]:
                 )
             places[part] = name
     # "train" may also be a class of vehicles: a part holds class folders, a class holds images.
-    if "train" not in places or not _folders(root / places["train"]):
+    if "train" not in places or not class_folders(root / places["train"]):
         return {}
-    if others := sorted(set(tops) - set(places.values())):
-        log.warning("%s has train, val or test folders. Its other folders are ignored: %s", root, ", ".join(others))
     return places
 
 
-def _folders(root: Path) -> list[str]:
+def class_folders(root: Path) -> list[str]:
+    """Return the names of the folders in a folder, hidden ones passed over: its classes, or its parts."""
     with os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
@@ -194,7 +201,7 @@ def _folders(root: Path) -> list[str]:
 def _class_files(root: Path, part: str) -> dict[str, list[str]]:
     """Return class name -> image paths relative to root."""
     top = root / part
-    return {name: list(below(root, top / name)) for name in _folders(top)}
+    return {name: list(below(root, top / name)) for name in class_folders(top)}
 
 
 def reopen(ref: ImagesRef, path: str | Path | None = None) -> dict[Split, ImageFolder]:

@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.backends import DEFAULT, call_of, fixed_batch, load, open_runner, profiler
+from tlopt.backends import DEFAULT, call_of, expect_here, fixed_batch, load, open_runner, profiler
 from tlopt.candidates import running
 from tlopt.environment import cores, processor, versions
-from tlopt.errors import SettingError, StageError
+from tlopt.errors import SettingError
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
 from tlopt.publishing import check_file, write_whole
@@ -47,12 +47,10 @@ def profile(
     if picture is not None:
         check_file(picture, reads=[artifact.path])
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
-    module = load(spelled, device)
-    artifact.expect(*module.READS)
+    artifact.expect(*load(spelled, device).READS)
     _fits(artifact, batch)
     layer_times = profiler(spelled, device)
-    if reason := module.problem(device):
-        raise StageError(f"{backend or spelled} cannot run here: {reason}", hint="tlopt doctor lists what runs here.")
+    expect_here(backend or spelled)
     pool = Inputs(None, noise=False, largest=batch)
     inputs = np.ascontiguousarray(pool.of(artifact)[:batch])
     with open_runner(artifact, backend, threads=threads) as runner, running(artifact, runner.name):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tlopt.artifact import Artifact
 from tlopt.candidates import candidates, for_tensorrt, labels
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.images import intrusion
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.bench import bench
 from tlopt.measure.evaluate import evaluate, same_classes
@@ -64,6 +65,7 @@ def report(
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     opened = open_part(loaded[0], images, split)
     reads = [*(one.path for one in loaded), *opened.folder.places()]
+    intrusion.refuse(out, reads)
     with draft(out, force=force, reads=reads, makes="report") as folder:
         made, text = _measured(
             loaded, named, opened, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title

@@ -156,6 +156,18 @@ def contents(folder: Path) -> Contents:
     return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted(present)))
 
 
+def made(folder: Path) -> Mark | None:
+    """Return what tlopt made of a folder, told by the file that shows it alone; None if it did not make it."""
+    for mark in MARKS:
+        try:
+            next(iter(mark.owned(folder / mark.file)), None)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            continue
+        if mark.group != "set" or (folder / "log.csv").is_file():
+            return mark
+    return None
+
+
 def _files(folder: Path) -> Iterable[str]:
     """Yield the path of every file below a folder, relative to it.
 

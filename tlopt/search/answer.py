@@ -84,7 +84,7 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
 
 def _title(decision: Decision, *, so_far: bool) -> str:
     if decision.chosen is None:
-        return "Nothing keeps to the budget" + " so far" * so_far
+        return ("No answer" if decision.undecided else "Nothing keeps to the budget") + " so far" * so_far
     return f"{'Best so far' if so_far else 'The answer'}: {decision.chosen.variant.label}"
 
 

@@ -12,6 +12,7 @@ from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, Quantized, Runtime
 from tlopt.errors import StageError
+from tlopt.preprocess import LARGEST
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
 from tlopt.stages import stage
@@ -27,7 +28,7 @@ def new_network(
     *,
     model: Annotated[str, Setting("Pretrained network, named source:name.")] = "",
     weights: Annotated[Path | None, Setting("Safetensors file that replaces the pretrained weights.")] = None,
-    image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16)] = 224,
+    image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16, maximum=LARGEST)] = 224,
     classes: Annotated[int, Setting("Number of classes.", minimum=2)] = 2,
 ) -> Card:
     """Make an artifact of a pretrained network with an untrained classifier.
@@ -103,7 +104,7 @@ def resized_graph(
     source: Artifact,
     out: Draft,
     *,
-    image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16)],
+    image_size: Annotated[int, Setting("Side of the square input, in pixels.", minimum=16, maximum=LARGEST)],
 ) -> Card:
     """Make a graph take images of another size; its layers and weights stay.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from tlopt import backends
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME
 from tlopt.environment import versions
@@ -46,7 +47,8 @@ class Tried:
         Setting("Safetensors files that replace the pretrained weights.", metavar="NAME=FILE,…", group=_SEARCH),
     ] = ()
     image_sizes: Annotated[
-        tuple[int, ...], Setting("Sides of the square input image, in pixels.", minimum=16, group=_SEARCH, common=True)
+        tuple[int, ...],
+        Setting("Sides of the square input image, in pixels.", minimum=16, maximum=4096, group=_SEARCH, common=True),
     ] = SIZES
     precisions: Annotated[
         tuple[Precision, ...],
@@ -134,7 +136,8 @@ def optimize(
     Raises:
         SettingError: The budget says nothing or contradicts itself, or other settings do not fit.
         ImagesError: The images cannot be used, or have no labels.
-        PluginError: No network can be had here.
+        PluginError: No network can be had here, or a backend is unknown.
+        StageError: A named backend cannot run here.
         MissingLibraryError: Optuna is not installed.
         StudyError: The study is damaged, or is of another search or another tlopt.
         OutputExistsError: Something else is at `out`, or another search is writing there.
@@ -150,6 +153,9 @@ def optimize(
         )
     budget.check()
     _check(work, tried)
+    if work.role != "train":  # the others run elsewhere
+        for spelled in tried.backend:
+            backends.expect_here(spelled)
     source = Path(source)
     deciding = {
         "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,

@@ -106,7 +106,8 @@ def rank(
         Setting("Safetensors files that replace the pretrained weights of named networks.", metavar="NAME=FILE,…"),
     ] = (),
     image_sizes: Annotated[
-        tuple[int, ...], Setting("Sides of the square input image, in pixels.", minimum=16, common=True)
+        tuple[int, ...],
+        Setting("Sides of the square input image, in pixels.", minimum=16, maximum=4096, common=True),
     ] = SIZES,
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. The fastest counts.", common=True)] = (
         "onnxruntime",

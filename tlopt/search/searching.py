@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.environment import versions
-from tlopt.errors import SettingError
+from tlopt.errors import SettingError, TloptError
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
@@ -46,8 +46,9 @@ def planned(asked: Asked, minutes: float) -> Study:
         for one in asked.contenders
     )
     notes = [
-        f"{len(points)} networks would be timed without training, and those that can keep to {asked.budget.told()} "
-        f"would be ranked. The best of them would be trained, in {minutes:g} minutes in all.",
+        f"{len(points)} classifiers, of {len(asked.contenders)} networks and sizes, would be timed without training. "
+        f"Those that can keep to {asked.budget.told()} would be ranked. The best of them would be trained, in "
+        f"{minutes:g} min in all.",
         *(
             [f"These are too many to time them all: {ROUND} at a time would be chosen by what is known."]
             if len(asked.contenders) > LARGE
@@ -80,7 +81,11 @@ def search(
         if _is_finished(place):
             folder.write_note(place, replace(note, finished=True))
             return Study(path=out, report=outcome.read_report(out))
-        storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
+        try:
+            storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
+        except TloptError:
+            folder.withdraw(place, note)
+            raise
         machine = _machine(storage, role)
         workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
         clock = _clock(storage, minutes)

@@ -14,6 +14,7 @@ from tlopt.process.waiting import sharing
 from tlopt.settings.declaring import Parameter, range_text
 from tlopt.settings.signatures import arguments, flat_signature, moved, parameters
 
+_LARGEST = 2**63 - 1  # what TOML holds; a card holds one bit more, for a seed and a small number added to it
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,7 +41,7 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
             result[parameter.attribute] = _checked(parameter, given[parameter.name])
         elif parameter.required:
             raise SettingError(
-                f"{getattr(function, '__name__', 'this function')} needs a value for {parameter.name}.",
+                f"{getattr(function, '__name__', 'this function')} needs a value for {parameter.shown}.",
                 hint=f"{parameter.setting.help} Give --{parameter.option}.",
             )
         else:
@@ -104,11 +105,15 @@ def _checked(parameter: Parameter, value: Any) -> Any:
 def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
     converted = _converted(kind, value)
     if converted is None:
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
-        raise SettingError(f"{parameter.name} must be {wanted}, got {value!r}.", hint=parameter.setting.help)
+        raise SettingError(f"{parameter.shown} must be {_WANTED[kind]}, got {value!r}.", hint=parameter.setting.help)
+    if kind is int and abs(converted) > _LARGEST:
+        raise SettingError(
+            f"{parameter.shown} must be a number of at most 63 bits, got one of {converted.bit_length()}.",
+            hint=parameter.setting.help,
+        )
     if parameter.known and converted not in parameter.known:
         raise SettingError(
-            f"{parameter.name} cannot be {converted!r}.", hint=suggestion(str(converted), parameter.known)
+            f"{parameter.shown} cannot be {converted!r}.", hint=suggestion(str(converted), parameter.known)
         )
     low, high = parameter.setting.minimum, parameter.setting.maximum
     if kind in (int, float) and ((low is not None and converted < low) or (high is not None and converted > high)):
@@ -119,6 +124,15 @@ def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
     return converted
 
 
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Path: "the name of a file or folder",
+    str: "text",
+}
+
+
 def _converted(kind: type, value: Any) -> Any:
     """Return the value as the wanted type, or None where that would change its meaning."""
     if kind is bool:
@@ -126,7 +140,8 @@ def _converted(kind: type, value: Any) -> Any:
     if isinstance(value, bool):
         return None
     if kind is Path:
-        return Path(value) if isinstance(value, str | Path) and "\0" not in str(value) else None
+        # An empty text would be the current folder, and is a variable of the shell that nobody set.
+        return Path(value) if isinstance(value, str | Path) and str(value) and "\0" not in str(value) else None
     if kind is str:
         return str(value) if isinstance(value, str | Path | int | float) else None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,11 @@ class Parameter:
     def option(self) -> str:
         """Name on the command line."""
         return self.name.replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """Its name in a sentence: in quotes if it reads as a word of the sentence, as "for" does."""
+        return repr(self.name) if keyword.iskeyword(self.name) else self.name
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from tlopt.cards.card import CARD_NAME, Card, Step, plain
 from tlopt.cards.details import EngineDetails
 from tlopt.environment import computed_on, versions
 from tlopt.errors import ArtifactError, ImagesError, wrapping
-from tlopt.images import ImageFolder, scan
+from tlopt.images import ImageFolder, intrusion, scan
 from tlopt.process.waiting import sharing
 from tlopt.publishing import check_place, draft
 from tlopt.reading.files import IrregularFileError, expect_regular
@@ -85,6 +85,7 @@ class Stage:
         chosen = settings.check(self.body, given)
         check_place(out, force=force, reads=_paths(source, chosen))
         opened = self._open(source)
+        intrusion.refuse(out, _paths(opened, chosen))
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
         with draft(out, force=force, reads=_paths(opened, chosen), shared=self.shared) as made:
             started = time.perf_counter()
@@ -151,7 +152,7 @@ def _paths(source: str | Path | Source, chosen: Mapping[str, Any]) -> Iterator[s
         yield source.path
     elif source is not None:
         yield source
-    yield from (value for value in chosen.values() if isinstance(value, Path))
+    yield from (value for name, value in chosen.items() if isinstance(value, Path) and name != "cache_dir")
 
 
 def stage(

@@ -53,21 +53,21 @@ def adapt(
         ImagesError: There are no images, or more than a tenth cannot be read.
         ArtifactError: The network has no batch norm, or was trained for int8.
     """
-    from tlopt import sources
-    from tlopt.training.adaptation import adapt_norms, batch_norms
-
     if source.card.torch.qat is not None:
         raise ArtifactError(
             f"{source.path} was trained for int8: its scales fit only the batch norms that it has now.",
             hint="Adapt the artifact that it was trained from, then run tlopt qat again.",
         )
     folder = scan_any(images, known=source.card.classes)
+    from tlopt import sources  # it takes seconds to import torch
+    from tlopt.training.adaptation import adapt_norms, batch_norms
+
     network = sources.open_model(source).eval()
     if not batch_norms(network):
         raise ArtifactError(f"{source.path} has no batch norms, so there is nothing to adapt.")
     chosen = folder.select(np.random.default_rng(seed).permutation(len(folder))[:samples])
     if len(chosen) < _FEW:
-        log.warning("%d images say little about the statistics of a layer. Use %d or more.", len(chosen), _FEW)
+        log.warning("The statistics of a layer need more images than %d. Use %d or more.", len(chosen), _FEW)
     moved = adapt_norms(network, _inputs(chosen, source), prior=prior)
     log.info("%d images moved the means of the batch norms by %.2f standard deviations", len(chosen), moved)
     return sources.keep(network, out.folder, replace(source.card, files={}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tlopt.artifact import Artifact
 from tlopt.cards.words import AnswerKind
 from tlopt.errors import SettingError, StageError
-from tlopt.preprocess import Preprocess
+from tlopt.preprocess import LARGEST, Preprocess
 from tlopt.reading.names import shown_name
 from tlopt.settings import Setting
 
@@ -35,6 +35,7 @@ class Pretrained:
         Setting(
             "Side of the square input image, in pixels. Default: the network's own.",
             minimum=16,
+            maximum=LARGEST,
             group=_MODEL,
             common=True,
         ),

@@ -149,11 +149,21 @@ def test_tuning_needs_the_server_and_a_processor(exported, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_server_the_check_is_noted_as_not_done(exported, tmp_path):
-    made = tlopt.deploy([exported], tmp_path / "out", for_="triton", server=tmp_path / "nowhere")
+def test_without_a_server_the_check_is_noted_as_not_done(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "usual_place", lambda: tmp_path / "nowhere")
+    made = tlopt.deploy([exported], tmp_path / "out", for_="triton")
     assert "nvidia-pytriton" in made.manifest.check.not_done
     with pytest.raises(MissingLibraryError, match="cannot be checked here"):
-        tlopt.deploy([exported], tmp_path / "two", for_="triton", check=True, server=tmp_path / "nowhere")
+        tlopt.deploy([exported], tmp_path / "two", for_="triton", check=True)
+
+
+def test_a_server_that_is_named_and_not_there_is_an_error(exported, tmp_path):
+    with pytest.raises(MissingLibraryError, match="no Python environment") as caught:
+        tlopt.deploy([exported], tmp_path / "out", for_="triton", server=tmp_path / "nowhere")
+    assert caught.value.hint == "Leave --server out."
+    assert list(tmp_path.iterdir()) == []
+    made = tlopt.deploy([exported], tmp_path / "out", for_="triton", server=tmp_path / "nowhere", check=False)
+    assert "switched off" in made.manifest.check.not_done
 
 
 @server

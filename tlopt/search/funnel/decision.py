@@ -26,11 +26,13 @@ class Decision:
         chosen: The answer; None if nothing keeps to the budget.
         words: Why, a sentence each.
         nearest: Those that come nearest to the budget if nothing keeps to it.
+        undecided: Whether nothing was measured, so that nothing is known of the budget.
     """
 
     chosen: Finalist | None
     words: tuple[str, ...]
     nearest: tuple[Finalist, ...] = ()
+    undecided: bool = False
 
 
 _NEAREST = 3

@@ -264,9 +264,20 @@ def failed_again(now: Situation, one: Finalist) -> str:
 def decision(now: Situation) -> Decision:
     """Return the decision on what is known."""
     able = [one for one in finalists(now) if not failed_again(now, one)]
-    if not able and any(one.survives for one in field.standings(now.asked, now.results, settled=True)):
-        return Decision(chosen=None, words=("Nothing was ready to be measured within the time.",))
+    if not able and (why := _undecided(now)):
+        return Decision(chosen=None, words=(why,), undecided=True)
     return decide(now.asked, able, reference(now))
+
+
+def _undecided(now: Situation) -> str:
+    """Return why nothing can be said of the budget if nothing was measured; empty if something can."""
+    standings = field.standings(now.asked, now.results, settled=True)
+    if any(one.survives for one in standings):
+        failed = any(not key.startswith("time/") for key in now.results.problems)
+        return f"Nothing was ready to be measured: {'steps failed' if failed else 'the time was over'}."
+    if not now.results.timed and any(one.pending for one in standings):
+        return "No network was timed before the time was over."
+    return ""
 
 
 def reference(now: Situation) -> float | None:

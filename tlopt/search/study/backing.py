@@ -76,7 +76,8 @@ def database(optuna: Any, url: str, *, look: bool) -> Any:
         return optuna.storages.RDBStorage(url, skip_compatibility_check=False, skip_table_creation=look)
     except ImportError as error:
         raise MissingLibraryError(
-            f"The driver for {shown_place(url)} is not installed: {error}.", hint="python -m pip install its package."
+            f"The driver for {shown_place(url)} is not installed: {str(error).rstrip('.')}.",
+            hint="python -m pip install its package.",
         ) from error
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError, StudyError
+from tlopt.images import intrusion
 from tlopt.publishing import check_place, claim, draft, write_whole
 from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import SEARCH
@@ -69,6 +72,13 @@ def write_note(out: Path, note: Note) -> None:
     write_whole(out / SEARCH, note.text())
 
 
+def withdraw(place: Path, note: Note) -> None:
+    """Remove the folder of a search that could not begin: it holds what this search says of it, and no more."""
+    with contextlib.suppress(OSError, StudyError):
+        if os.listdir(place) == [SEARCH] and read_note(place) == note:
+            shutil.rmtree(place)
+
+
 def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
     """Refuse the folder of another search.
 
@@ -77,7 +87,7 @@ def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
     """
     if differ := [name for name, value in identity.items() if found.identity.get(name) != value]:
         raise OutputExistsError(
-            f"{out} holds another search: its {' and '.join(differ)} differ from what is asked for now.",
+            f"{out} holds another search. What differs: {', '.join(differ)}.",
             hint="Give the same settings to go on with it, choose another --out, or add --force to start anew.",
         )
 
@@ -145,6 +155,7 @@ def check(out: Path, *, force: bool, shared: bool, reads: Sequence[Path]) -> Non
             return
         try:
             check_place(out, force=force, reads=reads, makes="search")
+            intrusion.refuse(out, reads)
         except OutputExistsError:
             if not (shared and again):
                 raise

@@ -33,7 +33,7 @@ def status_of(out: Path, study: str = "") -> Study:
     entries = Storage(where, None).entries() if where else []
     rows = tuple(_running(entry) for entry in entries if entry.state == "held")
     so_far = (read_report(out),) if (out / folder.REPORT).exists() else ()
-    steps = f", {sum(entry.state == 'done' for entry in entries)} steps done" if where else ""
+    steps = f", steps done: {sum(entry.state == 'done' for entry in entries)}" if where else ""
     title = f"{out}: {'finished' if note.finished else 'not finished'}{steps}"
     notes = () if rows or note.finished else (_idle(where, note),)
     return Study(path=out, report=Report(title=title, rows=rows, notes=notes, more=so_far))
