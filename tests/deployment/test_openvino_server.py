@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import json
+import re
 import sys
 import threading
 
@@ -49,7 +50,7 @@ def test_it_was_checked_with_openvino_and_says_what_that_leaves_open(deployment)
     check = deployment.manifest.check
     assert check.by.startswith("OpenVINO 20")
     assert check.agreement == 1
-    assert "2 streams" in check.proves[0]
+    assert re.search("streams here: [12]", check.proves[0])  # as many as there are cores, at most
     assert "server itself was not started" in check.leaves_open[0]
 
 

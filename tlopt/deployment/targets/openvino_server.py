@@ -126,8 +126,8 @@ def check(job: Job, folder: Path) -> Checks:
         difference=difference,
         agreement=agreement,
         proves=(
-            f"OpenVINO reads the repository with the server's settings ({streams} streams here), and the model answers "
-            "as the artifact does.",
+            f"OpenVINO reads the repository with the server's settings (streams here: {streams}), and the model "
+            "answers as the artifact does.",
         ),
         leaves_open=("The server itself was not started: it comes as a container, and in no package of Python's.",),
     )
