@@ -82,7 +82,7 @@ class Known:
 
     def train(self, name, epochs, accuracy, artifact="", size=32):
         """Write down how far a training came."""
-        result = {"epochs": epochs, "accuracy": accuracy, "loss": 1 - accuracy, "seconds": 1.0, "artifact": artifact}
+        result = {"epochs": epochs, "accuracy": accuracy, "loss": 1 - accuracy, "artifact": artifact}
         return self.done(f"train/{contender(self.search, name, size).key}/{epochs}", result)
 
     def now(self):

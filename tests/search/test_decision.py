@@ -9,7 +9,7 @@ def finalist(search, name, accuracy, latency_ms, *, images=1000, **given):
     one = contender(search, name)
     base = Base(contender=one, artifact=name, accuracy=accuracy)
     found = timed(latency_ms, **given)
-    measured = Measured(hits=round(accuracy * images), images=images, timed=found, seconds=1.0)
+    measured = Measured(hits=round(accuracy * images), images=images, timed=found)
     return Finalist(variant=Variant(base=base, point=point(search, one)), measured=measured)
 
 

@@ -27,17 +27,17 @@ def step(known, accuracy=0.9, latency_ms=3.0):
     task = tasks.ready(known.now())[0]
     if task.kind == "measure":
         found = timed(latency_ms, point=task.variant.point.digest)
-        known.done(task.key, {"hits": round(100 * accuracy), "images": 100, "timed": plain(found), "seconds": 1.0})
+        known.done(task.key, {"hits": round(100 * accuracy), "images": 100, "timed": plain(found)})
     elif task.kind == "make":
-        known.done(task.key, {"artifact": f"work/{task.variant.made_key}", "seconds": 1.0})
+        known.done(task.key, {"artifact": f"work/{task.variant.made_key}"})
     elif task.kind in ("first", "train"):
         artifact = f"work/{task.key.replace('/', '-')}"
-        result = {"epochs": task.epochs, "accuracy": 0.9, "loss": 0.1, "seconds": 1.0, "artifact": artifact}
+        result = {"epochs": task.epochs, "accuracy": 0.9, "loss": 0.1, "artifact": artifact}
         known.done(task.key, result)
     elif task.kind == "again":
         known.done(task.key, timed(latency_ms, point=task.variant.point.digest))
     elif task.kind == "judge":
-        known.done(task.key, {"hits": 90, "images": 100, "seconds": 1.0})
+        known.done(task.key, {"hits": 90, "images": 100})
     return task
 
 
@@ -112,7 +112,7 @@ def test_a_training_is_finished_early_if_there_is_no_time_to_go_on():
     for _ in range(3):
         step(known)
     key = contender(known.search, "b").key
-    known.done(f"train/{key}/1", {"epochs": 1, "accuracy": 0.8, "loss": 0.2, "seconds": 1.0, "artifact": ""})
+    known.done(f"train/{key}/1", {"epochs": 1, "accuracy": 0.8, "loss": 0.2, "artifact": ""})
     known.left_s = 50.0
     first = tasks.ready(known.now())[0]
     assert (first.key, first.epochs) == (f"train/{key}/0", 0)
@@ -133,7 +133,7 @@ def test_an_artifact_is_judged_and_compressed_without_training():
     known = Known(asked(names=("a",), kind="torch"))
     known.time("a", 4.0)
     assert kinds(known) == ["given"]
-    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100})
     assert kinds(known)[0] == "make"
     assert point(known.search, contender(known.search, "a")).width == 1
 
@@ -180,7 +180,7 @@ def test_a_drop_is_counted_from_the_artifact_if_it_could_be_judged(problem, expe
     known = Known(asked(names=("a",), kind="torch"))
     known.time("a", 4.0)
     key = tasks.ready(known.now())[0].key
-    known.done(key, {"problem": "It does not open."} if problem else {"hits": 90, "images": 100, "seconds": 1.0})
+    known.done(key, {"problem": "It does not open."} if problem else {"hits": 90, "images": 100})
     assert tasks.reference(known.now()) == expected
 
 
@@ -188,7 +188,7 @@ def test_a_drop_is_counted_from_the_artifact_if_it_could_be_judged(problem, expe
 def test_an_artifact_is_trained_for_int8_only_on_its_own_images(own):
     known = Known(replace(asked(names=("a",), kind="torch", precisions=("fp32", "int8", "qat")), own=own))
     known.time("a", 4.0)
-    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100})
     ways = set()
     while task := (tasks.ready(known.now()) or [None])[0]:
         step(known, accuracy=0.7)
@@ -201,6 +201,6 @@ def test_an_engine_is_built_on_the_machine_that_it_is_for(backend, place):
     search = asked(names=("a",), kind="torch")
     known = Known(replace(search, space=replace(search.space, backends=(backend,))))
     known.time("a", 4.0)
-    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100, "seconds": 1.0})
+    known.done(tasks.ready(known.now())[0].key, {"hits": 90, "images": 100})
     task = tasks.ready(known.now())[0]
     assert (task.kind, task.place) == ("make", place)

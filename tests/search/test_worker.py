@@ -60,7 +60,7 @@ class Shop:
 
     def first(self, one):
         self.now[0] += 5
-        return Trained(epochs=0, accuracy=0.6, loss=0.5, seconds=5.0, artifact=f"work/first-{one.key}")
+        return Trained(epochs=0, accuracy=0.6, loss=0.5, artifact=f"work/first-{one.key}")
 
     def train(self, one, epochs, question):
         records = self.epochs.setdefault(one.key, [])
@@ -68,12 +68,12 @@ class Shop:
             while len(records) < epochs:
                 if records and (word := question(records)) != "go on":
                     if word == "pause":
-                        return Trained(epochs=len(records), accuracy=0.7, loss=0.3, seconds=1.0)
+                        return Trained(epochs=len(records), accuracy=0.7, loss=0.3)
                     break
                 self.now[0] += self.epoch_s
                 shown.advance()
                 records.append({"val_accuracy": 0.7, "val_loss": 0.3})
-        return Trained(epochs=len(records), accuracy=0.8, loss=0.2, seconds=1.0, artifact=f"work/{one.key}")
+        return Trained(epochs=len(records), accuracy=0.8, loss=0.2, artifact=f"work/{one.key}")
 
     def mixed(self, _artifacts):
         raise StageError("They do not mix.")
@@ -83,7 +83,7 @@ class Shop:
             for _ in range(2):
                 self.now[0] += self.making_s / 2
                 shown.advance()
-        return Made(artifact=f"work/{variant.made_key}", seconds=self.making_s)
+        return Made(artifact=f"work/{variant.made_key}")
 
     def opened(self, artifact):
         return artifact

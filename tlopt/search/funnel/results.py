@@ -46,14 +46,12 @@ class Trained:
         epochs: Done.
         accuracy: On validation.
         loss: On validation.
-        seconds: Of this part of the training.
         artifact: Folder of the result below that of the search; empty if it goes on from its checkpoint.
     """
 
     epochs: int
     accuracy: float
     loss: float
-    seconds: float
     artifact: str = ""
 
 
@@ -63,11 +61,9 @@ class Made:
 
     Args:
         artifact: Its folder below that of the search.
-        seconds: What it cost.
     """
 
     artifact: str
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +74,11 @@ class Measured:
         hits: Right answers on validation.
         images: Images of the validation.
         timed: How fast it is.
-        seconds: What it cost.
     """
 
     hits: int
     images: int
     timed: Timed
-    seconds: float
 
     @property
     def accuracy(self) -> float:
@@ -98,7 +92,6 @@ class Judged:
 
     hits: int
     images: int
-    seconds: float
 
 
 @dataclass(kw_only=True)

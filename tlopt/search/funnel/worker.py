@@ -203,12 +203,11 @@ class Worker:
         return self.workshop.train(contender, plan.epochs, question)
 
     def _measure(self, now: Situation, task: Task) -> Measured:
-        began = time.perf_counter()
         timed = self._timed(now, _given(task.variant), _SECONDS, again=False)
         if timed.problem:
-            return Measured(hits=0, images=0, timed=timed, seconds=time.perf_counter() - began)
+            return Measured(hits=0, images=0, timed=timed)
         hits, images = self._hits(now, _given(task.variant), "val")
-        return Measured(hits=hits, images=images, timed=timed, seconds=time.perf_counter() - began)
+        return Measured(hits=hits, images=images, timed=timed)
 
     def _timed(self, now: Situation, variant: Variant, seconds: float, *, again: bool) -> Timed:
         artifact = self.workshop.opened(now.results.made[variant.made_key].artifact)
@@ -227,16 +226,14 @@ class Worker:
         return self._timed(now, _given(task.variant), seconds, again=True)
 
     def _given(self, now: Situation, task: Task) -> Judged:  # noqa: ARG002 - of every step
-        began = time.perf_counter()
         artifact = _given(task.contender).network.opened_artifact()
         assert artifact is not None
         hits, images = self.workshop.hits(artifact, "val")
-        return Judged(hits=hits, images=images, seconds=time.perf_counter() - began)
+        return Judged(hits=hits, images=images)
 
     def _judge(self, now: Situation, task: Task) -> Judged:
-        began = time.perf_counter()
         hits, images = self._hits(now, _given(task.variant), "test")
-        return Judged(hits=hits, images=images, seconds=time.perf_counter() - began)
+        return Judged(hits=hits, images=images)
 
 
 def _given(what: T | None) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +71,10 @@ class Workshop:
 
     def first(self, one: Contender) -> Trained:
         """Train the classifier of a network alone."""
-        began = time.perf_counter()
         settings = self._training(1)
         place = self.place("head", one.key, *self._images())
         made = once(place, lambda to: self._finetune(one, to, {**settings, "method": "head"}))
-        return self._trained(made, 0, began)
+        return self._trained(made, 0)
 
     def train(self, one: Contender, epochs: int, question: Callable[[Epochs], Word]) -> Trained:
         """Train a network, or go on with its training.
@@ -86,7 +84,6 @@ class Workshop:
             epochs: Of the whole training.
             question: Whether it goes on after an epoch.
         """
-        began = time.perf_counter()
         settings = self._training(epochs)
         place = self.place("finetune", one.key, epochs, *self._images())
         try:
@@ -94,13 +91,10 @@ class Workshop:
                 made = once(place, lambda to: self._finetune(one, to, {**settings, "resume": True}))
         except PausedError as paused:
             best = max(paused.epochs, key=lambda record: (record["val_accuracy"], -record["val_loss"]))
-            return Trained(
-                epochs=len(paused.epochs), accuracy=best["val_accuracy"], loss=best["val_loss"],
-                seconds=time.perf_counter() - began,
-            )  # fmt: skip
-        return self._trained(made, epochs, began)
+            return Trained(epochs=len(paused.epochs), accuracy=best["val_accuracy"], loss=best["val_loss"])
+        return self._trained(made, epochs)
 
-    def _trained(self, made: Artifact, epochs: int, began: float) -> Trained:
+    def _trained(self, made: Artifact, epochs: int) -> Trained:
         metrics = made.card.torch.metrics
         kept = [one for one in metrics.get("candidates", []) if one["share"] == metrics.get("fine_tuned_share")]
         loss = kept[0]["loss"] if kept else metrics.get("probe", {}).get("loss", 0.0)
@@ -108,7 +102,6 @@ class Workshop:
             epochs=epochs,
             accuracy=float(metrics["validation"]["accuracy"]),
             loss=float(loss),
-            seconds=time.perf_counter() - began,
             artifact=self.below(made.path),
         )
 
@@ -143,21 +136,19 @@ class Workshop:
         """Mix the weights of trainings of one network, as long as it does better on validation."""
         from tlopt.search.funnel.soup import soup
 
-        began = time.perf_counter()
         first, *others = (self.opened(artifact) for artifact in artifacts)
         place = self.place("soup", first.digest, [other.digest for other in others])
         names = tuple(str(other.path) for other in others)
         made = once(place, lambda to: soup(first, to, force=True, others=names, **self._kept()))
-        return self._trained(made, 0, began)
+        return self._trained(made, 0)
 
     def make(self, variant: Variant) -> Made:
         """Make a variant, with what it is made of: what is there already is taken as it is."""
-        began = time.perf_counter()
         made = self._variant(variant)
         if not made.path.is_relative_to(self.out):
             given = made
             made = once(self.place("given", given.digest), lambda to: copy_artifact(given, to))
-        return Made(artifact=self.below(made.path), seconds=time.perf_counter() - began)
+        return Made(artifact=self.below(made.path))
 
     def _variant(self, variant: Variant) -> Artifact:
         from tlopt.backends import load
