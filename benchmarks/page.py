@@ -1,0 +1,264 @@
+"""Write benchmarks/README.md: every claim with the peer, the ratio, the interval, the device and the command.
+
+    python benchmarks/page.py
+
+All figures are read from the files in benchmarks/results, so a row changes when its benchmark was run again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlopt.statistics import wilson
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE / "README.md"
+NETWORKS = {
+    "mobilenetv2": "MobileNetV2", "mobilenetv2_100": "MobileNetV2", "resnet18": "ResNet-18", "resnet50": "ResNet-50",
+    "lite0": "EfficientNet-Lite0", "efficientnet_lite0": "EfficientNet-Lite0",
+    "tf_efficientnet_lite0": "EfficientNet-Lite0",
+}  # fmt: skip
+# Of files that several runs filled, the commands together.
+COMMANDS = {
+    "prune-cpu": "prune.py --models MODEL --seeds 0,1,2 --epochs EPOCHS (ResNets 4, others 8; ResNet-50: seed 0)",
+    "prune-cpu-avx2": "prune.py --models resnet50 --seeds 0 --epochs 8; "
+    "--models mobilenetv2 --seeds 0,1,2 --epochs 12 --lr 5e-4",
+    "finetune-accuracy": "accuracy.py --arms methods,peers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A row of the table.
+
+    Args:
+        what: The question, and what it is asked of.
+        ours: Figure of tlopt.
+        peer: Best figure of another tool, and its name; empty if none was measured.
+        ratio: The one to the other.
+        interval: Of the figure or the ratio, and which.
+        file: Name of the result.
+        result: Its content.
+    """
+
+    what: str
+    ours: str
+    peer: str = ""
+    ratio: str = ""
+    interval: str = ""
+    file: str
+    result: dict[str, Any]
+
+    def row(self) -> str:
+        """Return it as a row of Markdown."""
+        device = self.result.get("processor") or self.result["device"]
+        short = {"Intel(R) Xeon(R) Processor": "Xeon", "AMD EPYC": "EPYC"}.get(device, device)
+        file = f"[{self.file}](results/{self.file}.json)"
+        command = f"`{COMMANDS.get(self.file, self.result['command']).removeprefix('python benchmarks/')}`"
+        cells = (self.what, self.ours, self.peer, self.ratio, self.interval, short, file, command)
+        return f"| {' | '.join(cells)} |"
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a result."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def quantized() -> Iterator[Claim]:
+    """Yield the labels that int8 changes, and how fast it is, for each network."""
+    for file in sorted(RESULTS.glob("quantize-*.json")):
+        result = read(file.stem)
+        if "rows" not in result or "judged" not in result:
+            continue
+        ran = [row for row in result["rows"] if row["runtime"] != "exact"]
+        mine = [row for row in ran if row["name"] in ("tlopt --for onnxruntime", "tlopt --for openvino")]
+        peers = [row for row in ran if row["name"].startswith(("ORT", "NNCF"))]
+        if not mine or not peers:
+            continue
+        best, peer = (min(rows, key=lambda row: row["flips"]) for rows in (mine, peers))
+        low, high = wilson(round(best["flips"] * result["judged"]), result["judged"])
+        weights = "fine-tuned" if "-clothing10" in file.stem else "ImageNet weights"
+        network = f"{NETWORKS[result['model'].partition('-')[0]]}, {weights}"
+        yield Claim(
+            what=f"labels that int8 changes: {network}", ours=f"{100 * best['flips']:.1f} %",
+            peer=f"{100 * peer['flips']:.1f} % ({_tool(peer['name'])})", ratio=_over(best["flips"], peer["flips"]),
+            interval=f"{100 * low:.1f} to {100 * high:.1f} % of {result['judged']:,} images", file=file.stem,
+            result=result,
+        )  # fmt: skip
+        for batch in ("1", "32"):
+            yield _latency(network, batch, mine, peers, file.stem, result)
+
+
+def _latency(
+    network: str, batch: str, mine: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]], file: str,
+    result: dict[str, Any],
+) -> Claim:  # fmt: skip
+    # Weights of the whole range are fast and wrong on processors whose sums saturate.
+    peers = [row for row in peers if "whole range" not in row["name"]]
+    best, peer = (min(rows, key=lambda row: row["latency_ms"][batch]) for rows in (mine, peers))
+    ours, theirs = best["latency_ms"][batch], peer["latency_ms"][batch]
+    ratio, interval = f"{ours / theirs:.2f}", ""
+    for final in result.get("finals", {}).get(batch, [])[:1]:
+        ratio, interval = f"{final['share']:.2f}", "{:.2f} to {:.2f}, side by side".format(*final["share_95"])
+    return Claim(
+        what=f"ms in int8, batch {batch}: {network}", ours=f"{ours:.3g}", peer=f"{theirs:.3g} ({_tool(peer['name'])})",
+        ratio=ratio, interval=interval, file=file, result=result,
+    )  # fmt: skip
+
+
+def pruned() -> Iterator[Claim]:
+    """Yield what pruning costs, for each network."""
+    for file in ("prune-cpu", "prune-cpu-avx2"):
+        result = read(file)
+        for model in dict.fromkeys(row["model"] for row in result["rows"]):
+            by = {
+                name: [row for row in result["rows"] if (row["model"], row["pruned_by"]) == (model, name)]
+                for name in ("tlopt", "torch-pruning")
+            }
+            lost = {name: [100 * row["accuracy_lost"] for row in rows] for name, rows in by.items()}
+            speed = {name: statistics.mean(row["batch_1_speedup"] for row in rows) for name, rows in by.items()}
+            yield Claim(
+                what=f"points lost by pruning: {NETWORKS[model]}",
+                ours=f"{_zero(statistics.mean(lost['tlopt'])):.1f} at {speed['tlopt']:.2f} x",
+                peer=f"{statistics.mean(lost['torch-pruning']):.1f} at {speed['torch-pruning']:.2f} x (Torch-Pruning)",
+                interval=_seeds(lost["tlopt"]), file=file, result=result,
+            )  # fmt: skip
+
+
+def tuned() -> Iterator[Claim]:
+    """Yield the accuracy of fine-tuning beside the peers, for each set and network, and the speed."""
+    result = read("finetune-accuracy")
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in result["runs"]:
+        key = run["key"]
+        arms = found.setdefault((key["set"], key["model"]), {})
+        arms.setdefault(key["arm"], []).append(100 * run["test_accuracy"])
+    for (images, model), arms in sorted(found.items()):
+        peers = {name: statistics.mean(arms[name]) for name in ("timm", "fastai") if name in arms}
+        if "lp-ft" not in arms or not peers:
+            continue
+        peer = max(peers, key=lambda name: peers[name])
+        ours = statistics.mean(arms["lp-ft"])
+        yield Claim(
+            what=f"test accuracy in equal time: {images}, {NETWORKS[model]}", ours=f"{ours:.1f} %",
+            peer=f"{peers[peer]:.1f} % ({peer})", ratio=f"{ours - peers[peer]:+.1f} points",
+            interval=_seeds(arms["lp-ft"]), file="finetune-accuracy", result=result,
+        )  # fmt: skip
+    for file in ("finetune-speed-clothing10", "finetune-speed-solar-cells"):
+        yield _fastest(file, "images trained per second", "tlopt full (batch norms frozen, its default)")
+
+
+def predicted() -> Iterator[Claim]:
+    """Yield the speed from files to answers."""
+    result = read("predict")
+    rows = {row["contestant"]: row["images_per_s"] for row in result["rows"]}
+    for precision in ("int8", "fp32"):
+        ours = max(speed for name, speed in rows.items() if name.startswith(f"tlopt {precision}"))
+        yield _faster(f"images per second from files, {precision}", ours, rows, "predict", result)
+
+
+def _fastest(file: str, what: str, contestant: str) -> Claim:
+    result = read(file)
+    rows = {row["contestant"]: row["images_per_s"] for row in result["rows"]}
+    return _faster(f"{what}: {file.removeprefix('finetune-speed-')}", rows[contestant], rows, file, result)
+
+
+def _faster(what: str, ours: float, rows: dict[str, float], file: str, result: dict[str, Any]) -> Claim:
+    peer = max((name for name in rows if not name.startswith("tlopt")), key=lambda name: rows[name])
+    return Claim(
+        what=what, ours=f"{ours:.1f}", peer=f"{rows[peer]:.1f} ({peer})", ratio=f"{ours / rows[peer]:.1f} times",
+        interval=f"median of {result['rounds']} rounds", file=file, result=result,
+    )  # fmt: skip
+
+
+def others() -> Iterator[Claim]:
+    """Yield the claims that have one figure each."""
+    contention = read("contention")
+    shares = {(row["contestant"], row["neighbours"]): row["of_the_fair_share"] for row in contention["rows"]}
+    yield Claim(
+        what="speed of fine-tuning beside a busy program, share of a fair one",
+        ours=f"{shares['tlopt finetune', 1]:.2f}", peer=f"{shares['fastai', 1]:.2f} (fastai)",
+        ratio=_over(shares["tlopt finetune", 1], shares["fastai", 1]), file="contention", result=contention,
+    )  # fmt: skip
+    audit = read("labels")
+    runs = audit["sets"][0]["runs"]
+    shares_found = [100 * run["audit"]["found"] for run in runs]
+    yield Claim(
+        what="wrong labels that the audit finds", ours=f"{statistics.mean(shares_found):.0f} %",
+        interval=_seeds(shares_found), file="labels", result=audit,
+    )  # fmt: skip
+    harness = read("harness")
+    low, high = harness["overhead_us_95_interval"]
+    yield Claim(
+        what="µs that timing adds to a call", ours=f"{harness['overhead_us_per_call']:.1f}",
+        interval=f"{low:.1f} to {high:.1f}", file="harness", result=harness,
+    )  # fmt: skip
+    scale = read("scale")
+    yield Claim(
+        what="s to the first step of training, 100,000 images",
+        ours=f"{scale['runs'][0]['scan_to_first_step']['seconds']:.1f}", file="scale", result=scale,
+    )  # fmt: skip
+    bundle = read("bundle")
+    row = bundle["rows"][0]
+    times = sorted(row["first_answers_s"])
+    yield Claim(
+        what="s from start to first answer of a bundle, ONNX Runtime", ours=f"{row['first_answer_s']:.2f}",
+        interval=f"{times[0]:.2f} to {times[-1]:.2f} in {len(times)} runs", file="bundle", result=bundle,
+    )  # fmt: skip
+
+
+def _seeds(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return "one seed"
+    return f"{min(values):.1f} to {max(values):.1f} over {len(values)} seeds"
+
+
+def _zero(value: float) -> float:
+    """Return a figure that is shown with one decimal, without a sign if that is 0."""
+    return round(value, 1) + 0.0
+
+
+def _over(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f}" if theirs else ""
+
+
+def _tool(name: str) -> str:
+    return "NNCF" if name.startswith("NNCF") else "ORT `quantize_static`"
+
+
+_HEAD = """\
+# Benchmarks
+
+Every claim that compares tlopt or gives one figure stands here, with the file and the command of its result.
+[docs/results.md](../docs/results.md) explains the conditions of each. `python benchmarks/page.py` writes this page.
+
+- "Xeon" is two cores of an Intel Xeon with AVX512-VNNI. "EPYC" is two cores of an AMD EPYC with AVX2 alone.
+- A ratio is tlopt's figure divided by the peer's. Where less is better, a ratio below 1 is good.
+- An interval belongs to tlopt's figure, or to the ratio if it says "side by side".
+  It is the 95 % interval, or the smallest and largest of the runs named.
+- An empty cell was not measured.
+- Commands start with `python benchmarks/`. Those that name `../shared` need images or weights that are not in the
+  repository.
+
+`benchmarks/all.sh` takes the figures again on a new machine, in a night.
+
+| claim | tlopt | best peer | ratio | interval | device | file | command |
+|---|---:|---:|---:|---|---|---|---|
+"""
+
+
+def text() -> str:
+    """Return the page."""
+    claims: Iterable[Claim] = (*quantized(), *pruned(), *tuned(), *predicted(), *others())
+    return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")
