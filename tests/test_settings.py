@@ -220,3 +220,29 @@ def test_any_value_is_taken_within_its_range_or_is_one_error(name, value):
     assert chosen["precision"] in ("int8", "fp16")
     assert min(chosen["batch"]) >= 1
     assert isinstance(chosen["quick"], bool)
+
+
+SIZES = {"small": {"epochs": 1, "rate": 0.5}, "usual": {}, "large": {"epochs": 9}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings that another one sets."""
+
+    epochs: Annotated[int, Setting("Passes.", minimum=1)] = 3
+    rate: Annotated[float, Setting("Rate.")] = 0.1
+
+
+def sized(
+    *, training: Training, size: Annotated[Literal["small", "usual", "large"], Setting("Size.", sets=SIZES)] = "usual"
+) -> None:
+    """Do nothing."""
+
+
+def test_a_setting_gives_values_to_others_that_are_not_given():
+    assert check(sized, {}) == {"epochs": 3, "rate": 0.1, "size": "usual"}
+    assert check(sized, {"size": "small"}) == {"epochs": 1, "rate": 0.5, "size": "small"}
+    assert check(sized, {"epochs": 3, "size": "large"}) == {"epochs": 3, "rate": 0.1, "size": "large"}
+    with pytest.raises(SettingError, match="size cannot be 'lage'") as caught:
+        check(sized, {"size": "lage"})
+    assert "large" in caught.value.hint

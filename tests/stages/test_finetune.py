@@ -19,9 +19,11 @@ from tlopt.backends import open_runner
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, PluginError, SettingError
 from tlopt.images import batches, reopen
 from tlopt.networks import sparsity
-from tlopt.settings import parameters
+from tlopt.settings import check, parameters
+from tlopt.show import show
 from tlopt.stages.finetune import finetune
 from tlopt.stages.prune import prune
+from tlopt.training.hyperparameters import EFFORTS
 
 SIZE = 32
 MODEL = "timm:test_efficientnet"
@@ -93,6 +95,26 @@ def test_finetune_leaves_its_records(tuned):
 def test_the_default_is_never_worse_than_the_probe_on_validation(tuned):
     metrics = tuned.card.torch.metrics
     assert metrics["validation"]["accuracy"] >= metrics["probe"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_effort_sets_what_is_not_given(colors, settings, tmp_path):
+    quick = finetune(colors, tmp_path / "quick", effort="quick", **settings)
+    assert quick.card.lineage[0].settings["method"] == "head"
+    assert "epochs" in settings
+    best = finetune(colors, tmp_path / "best", effort="best", **settings)
+    used = best.card.lineage[0].settings
+    assert (used["effort"], used["epochs"], used["soup"]) == ("best", settings["epochs"], EFFORTS["best"]["soup"])
+    trainings = {record["training"] for record in best.card.torch.metrics["epochs"]}
+    assert trainings == set(range(1, used["soup"] + 1))
+    assert "effort=best" in " ".join(show(best.path).notes)
+    assert "soup=" in " ".join(show(best.path).notes)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_every_effort_names_settings_of_finetune(effort):
+    chosen = check(finetune.body, {"effort": effort})
+    assert {name: chosen[name] for name in EFFORTS[effort]} == EFFORTS[effort]
 
 
 @pytest.mark.slow

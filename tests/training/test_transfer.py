@@ -9,7 +9,7 @@ from PIL import Image
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
 from tlopt.preprocess import Preprocess
-from tlopt.training import transfer
+from tlopt.training import soup, transfer
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
 
@@ -37,8 +37,8 @@ def test_a_large_set_is_trained_before_all_of_it_is_decoded(net, photos, monkeyp
         decoded.append(int((parts[0]._places[:, 1] > 0).sum()))
         return train(*arguments, **more)
 
-    train = transfer.train
-    monkeypatch.setattr(transfer, "train", count)
+    train = soup.train
+    monkeypatch.setattr(soup, "train", count)
     outcome = transfer.transfer(net, *parts, SETTINGS, method=method)
     assert decoded == [0 if method == "full" else 12]
     assert len(outcome.labels) == len(parts[1])
@@ -66,8 +66,8 @@ def test_fine_tuning_starts_from_the_probes_answers_with_less_confidence(net, ph
         started.append(predict(copy.deepcopy(model).eval(), val_images, device=torch.device("cpu"))[0])
         return train(model, images, val_images, *arguments, **more)
 
-    train = transfer.train
-    monkeypatch.setattr(transfer, "train", look)
+    train = soup.train
+    monkeypatch.setattr(soup, "train", look)
     transfer.transfer(net, *parts, SETTINGS, method="lp-ft")
     np.testing.assert_allclose(started[0], 0.1 * sure.logits, rtol=1e-3, atol=1e-4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,8 +22,9 @@ R = TypeVar("R")
 def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the complete settings for a call: defaults filled in, types and ranges checked.
 
-    Keys are the function's own parameter names. Lists become tuples, whole numbers become floats
-    where a float is wanted, strings become paths and numbers where those are wanted.
+    Keys are the function's own parameter names. Where a setting sets others (`Setting.sets`), its values stand in for
+    their defaults. Lists become tuples, whole numbers become floats where a float is wanted, strings become paths and
+    numbers where those are wanted.
 
     Raises:
         SettingError: A name is unknown, a required value is missing, a value does not fit.
@@ -35,6 +36,8 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
             where = getattr(function, "__name__", "this function")
             hint = moved(function).get(name) or suggestion(name, known)
             raise SettingError(f"{where} has no setting {name!r}.", hint=hint)
+    bundled = _bundled(known.values(), given)
+    given = {**bundled, **given}
     result = {}
     for parameter in known.values():
         if parameter.name in given:
@@ -46,6 +49,16 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
             )
         else:
             result[parameter.attribute] = parameter.default
+    return result
+
+
+def _bundled(known: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that one setting gives to others: they hold for those that are not given themselves."""
+    result: dict[str, Any] = {}
+    for parameter in known:
+        if parameter.setting.sets:
+            value = _checked(parameter, given.get(parameter.name, parameter.default))
+            result |= parameter.setting.sets[value]
     return result
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlopt import registry
@@ -23,6 +24,7 @@ class Setting:
         metavar: Placeholder in help texts.
         group: Heading under which the help lists it ("Augmentation"); empty for the first one.
         common: Whether it is one of the few that most people set; the help shows those first.
+        sets: Value of this setting -> other settings and the values that they take where none is given.
     """
 
     help: str
@@ -33,6 +35,7 @@ class Setting:
     metavar: str = ""
     group: str = ""
     common: bool = False
+    sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

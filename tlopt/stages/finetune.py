@@ -16,7 +16,7 @@ from tlopt.images.parts import Shares
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
 from tlopt.stages import stage
-from tlopt.training.hyperparameters import Hyperparameters, Method
+from tlopt.training.hyperparameters import EFFORTS, Effort, Hyperparameters, Method
 from tlopt.training.network import Pretrained, of_artifact, pretrained
 
 _QAT = "tlopt qat ARTIFACT -o OUT trains a fine-tuned artifact for int8."
@@ -37,6 +37,16 @@ def finetune(
             common=True,
         ),
     ] = "lp-ft",
+    effort: Annotated[  # noqa: ARG001 - it has set others when the settings were checked
+        Effort,
+        Setting(
+            "How long to train. It sets other settings, unless you give them. quick trains the classifier alone. "
+            "best takes about five times as long as default.",
+            group="Training",
+            common=True,
+            sets=EFFORTS,
+        ),
+    ] = "default",
     training: Hyperparameters,
     teacher: Annotated[
         Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")

@@ -49,7 +49,7 @@ def qat(
             group="Quantization",
         ),
     ] = "auto",
-    training: Annotated[Hyperparameters, Without("precision", "compile", "teacher_features")] = _TRAINING,
+    training: Annotated[Hyperparameters, Without("precision", "compile", "teacher_features", "soup")] = _TRAINING,
     teacher: Annotated[
         Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
     ] = None,

@@ -29,11 +29,13 @@ class Checkpoint:
         folder: Made when first written to.
         every_s: Seconds between checkpoints within an epoch; each epoch ends with one.
         resume: Go on from what lies in the folder.
+        earlier: The outcomes of trainings that came before, kept beside the state of this one.
     """
 
     folder: Path
     every_s: float = 60.0
     resume: bool = False
+    earlier: tuple[State, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -61,6 +63,20 @@ class State:
         """Return the tensors under a prefix, without it."""
         start = f"{prefix}/"
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def earlier(checkpoints: Checkpoint | None) -> list[State]:
+    """Return the outcomes of the trainings that came before the one that a checkpoint is of.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    state = read(checkpoints.file) if checkpoints is not None and checkpoints.resume else None
+    if state is None or checkpoints is None:
+        return []
+    with taking_up(checkpoints.file):
+        records: list[dict[str, Any]] = state.record["earlier"]
+        return [State(tensors=state.take(f"earlier/{n}"), record=record) for n, record in enumerate(records)]
 
 
 def write(file: Path, state: State) -> None:

@@ -5,6 +5,7 @@ Importing this module does not import torch: the fields are the settings of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +18,16 @@ Policy = Literal["none", "randaugment", "trivialaugment", "augmix"]
 Flip = Literal["none", "horizontal", "both"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+Effort = Literal["quick", "default", "best"]
+
+# Effort -> the settings of finetune that it sets, where they are not given themselves. docs/results.md has what each
+# brings and costs.
+EFFORTS: Mapping[str, Mapping[str, object]] = {
+    "quick": {"method": "head"},
+    "default": {},
+    "best": {"epochs": 14, "mixup": 0.2, "policy": "trivialaugment", "magnitude": 10.0, "soup": 2},
+}
 
 _TRAINING, _REGULARIZATION = "Training", "Regularization"
 _AUGMENTATION, _DISTILLATION = "Augmentation", "Distillation"
@@ -32,6 +43,7 @@ class Hyperparameters:
         smoothing: See arXiv 1512.00567.
         focal_gamma: See arXiv 1708.02002.
         l2_sp: See arXiv 1802.01483.
+        soup: See arXiv 2203.05482.
         erasing: See arXiv 1708.04896.
         mixup: Parameter of the Beta distribution that images are blended by (arXiv 1710.09412).
         cutmix: The same for pasted rectangles (arXiv 1905.04899).
@@ -127,6 +139,15 @@ class Hyperparameters:
             group=_REGULARIZATION,
         ),
     ] = 0.0
+    soup: Annotated[
+        int,
+        Setting(
+            "Number of trainings, each with its own random choices, whose weights are averaged.",
+            minimum=1,
+            maximum=16,
+            group=_REGULARIZATION,
+        ),
+    ] = 1
     crop: Annotated[
         float,
         Setting(

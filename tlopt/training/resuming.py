@@ -33,8 +33,11 @@ def save(run: Run) -> None:
     state.put("matcher", run.matcher.state())
     tensors, values = checkpoint.optimizer_state(run.optimizer)
     state.put("optimizer", tensors)
+    for number, outcome in enumerate(run.checkpoints.earlier):
+        state.put(f"earlier/{number}", outcome.tensors)
     state.record = {
         "identity": _identity(run),
+        "earlier": [outcome.record for outcome in run.checkpoints.earlier],
         "optimizer": values,
         "history": run.history.epochs,
         "best": run.history.best,

@@ -20,9 +20,10 @@ from tlopt.training import distributed, memory, probe, selection
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
-from tlopt.training.loop import Teacher, train
+from tlopt.training.loop import Teacher
 from tlopt.training.optimization import optimizers
 from tlopt.training.outcome.history import History
+from tlopt.training.soup import train_several
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +110,11 @@ def transfer(
         moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"
         settings = dataclasses.replace(settings, moves=moves)
         with sparsity.held(model) if sparse else contextlib.nullcontext():
-            history = train(
+            history, mixed = train_several(
                 model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note
             )
-        details |= {"best_epoch": history.best + 1, "precision": history.precision}
+        best = int(history.epochs[history.best]["epoch"])
+        details |= {"best_epoch": best, "precision": history.precision, **mixed}
         if method != "full" or not fresh:
             chosen, tried = selection.select(model, start, val_images, device=device)
             details |= {

@@ -26,12 +26,15 @@ def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | 
 
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        steps = [record["epoch"] for record in epochs]
-        left.plot(steps, [record["loss"] for record in epochs], marker="o", label="training")
-        left.plot(steps, [record["val_loss"] for record in epochs], marker="o", label="validation")
+        for number in dict.fromkeys(record.get("training", 1) for record in epochs):
+            one = [record for record in epochs if record.get("training", 1) == number]
+            steps = [record["epoch"] for record in one]
+            lines = ((left, "loss", "C0", "training"), (left, "val_loss", "C1", "validation"))
+            for axes, key, color, name in (*lines, (right, "val_accuracy", "C1", "fine-tuned")):
+                label = name if one[0] is epochs[0] else None  # of several trainings alike, one is named
+                axes.plot(steps, [record[key] for record in one], marker="o", color=color, label=label)
         left.set(xlabel="epoch", ylabel="loss")
         left.legend()
-        right.plot(steps, [record["val_accuracy"] for record in epochs], marker="o", color="C1", label="fine-tuned")
         if probe_accuracy is not None:
             right.axhline(probe_accuracy, color="0.5", linestyle="--", label="probe")
             right.legend()

@@ -59,7 +59,7 @@ def _events(folder: Path, epochs: Sequence[dict[str, float]]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder) as writer:
-        for record in epochs:
+        for step, record in enumerate(epochs, 1):
             for name, value in record.items():
                 if name != "epoch":
-                    writer.add_scalar(name, value, record["epoch"])
+                    writer.add_scalar(name, value, step)

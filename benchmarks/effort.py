@@ -1,0 +1,131 @@
+"""What `finetune --effort quick|default|best` brings and costs where there are few images.
+
+    python benchmarks/effort.py [--sets clothing10-20,signdigits6-30,elpv-100] [--arms quick,default,best]
+        [--seeds 0,1] [--size 64] [--out benchmarks/results/effort.json] [--data ../shared/data]
+
+"clothing10-20" has 20 images of each class of clothing10 to train and choose on, drawn by the seed, and no val part of
+its own. All other images, at most 400, are the test part. Each run is EfficientNet-Lite0 in this process, with one
+thread. It is judged on the test part once, by what it ends with. Seconds are processor time, decoding and validation
+included and the test left out. Runs that the result file holds already are not repeated. elpv comes from the
+package elpv-dataset (defective: probability above one half).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import elpv, processor_seconds
+
+from tlopt import sources
+from tlopt.environment import processor, versions
+from tlopt.images import reopen, scan
+from tlopt.images.opening import open_pixels
+from tlopt.publishing import write_whole
+from tlopt.stages.finetune import finetune
+from tlopt.training.inputs import predict
+
+MODEL = "pip:efficientnet_lite0"
+ARMS: dict[str, dict[str, Any]] = {effort: {"effort": effort} for effort in ("quick", "default", "best")}
+MOST = 400  # images of the test
+Run = dict[str, Any]
+
+
+def drawn(name: str, seed: int, data: Path, folder: Path) -> Path:
+    """Link so many images of each class into a train part, and others into a test part."""
+    base, _, per_class = name.partition("-")
+    whole = scan(elpv(folder / "elpv") if base == "elpv" else data / base)
+    order = np.random.default_rng(seed).permutation(len(whole))
+    few = np.concatenate([order[whole.labels[order] == k][: int(per_class)] for k in range(len(whole.classes))])
+    for part, chosen in (("train", few), ("test", order[~np.isin(order, few)][:MOST])):
+        for i in chosen.tolist():
+            file = folder / "set" / part / whole.classes[whole.labels[i]] / whole.files[i].replace("/", "-")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.symlink_to((whole.path / whole.files[i]).resolve())
+    return folder / "set"
+
+
+def one(key: Run, data: Path) -> Run:
+    """Fine-tune once; return what the card says, the accuracy on the test and the time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        images = drawn(key["set"], key["seed"], data, Path(scratch))
+        started = processor_seconds()
+        made = finetune(
+            images, Path(scratch) / "out", model=MODEL, image_size=key["size"], seed=key["seed"],
+            cache_dir=Path(scratch) / "cache", **ARMS[key["arm"]],
+        )  # fmt: skip
+        seconds = processor_seconds() - started
+        card = made.card
+        assert card.images is not None
+        test = open_pixels(reopen(card.images)["test"], card.preprocess, cache_gb=0)
+        logits, labels = predict(sources.open_model(made), test, device=torch.device("cpu"))
+        test.close()
+    metrics = card.torch.metrics
+    kept = {name: metrics[name] for name in ("soup", "fine_tuned_share", "folds") if name in metrics}
+    told = {name: value for name, value in metrics["validation"].items() if name != "per_class"}
+    accuracy = float((logits.argmax(1) == labels).mean())
+    times = {"seconds": round(seconds, 1)}
+    return {"key": key, "test_accuracy": accuracy, "test_images": len(labels), **times, "validation": told, **kept}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the runs as a table, means over the seeds; differences and times are to "default" of the same seed."""
+    found = {tuple(run["key"].values()): run for run in result["runs"]}
+    lines = [
+        "# What --effort brings and costs", "",
+        f"{result['device']}, one thread; torch {result['versions']['torch']}; EfficientNet-Lite0. "
+        f"`{result['command']}`. Points: test accuracy above the default of the same seed, smallest to largest.", "",
+        "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times default |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for name, size, arm in dict.fromkeys((s, p, a) for s, p, a, _ in found):
+        runs = [run for (*rest, seed), run in found.items() if rest == [name, size, arm]]
+        plain = {seed: run for (*rest, seed), run in found.items() if rest == [name, size, "default"]}
+        pairs = [(run, plain[run["key"]["seed"]]) for run in runs if run["key"]["seed"] in plain]
+        if not pairs:
+            continue
+        over = [100 * (run["test_accuracy"] - other["test_accuracy"]) for run, other in pairs]
+        mean = statistics.mean
+        lines.append(
+            f"| {name} | {size} | {arm} | {len(pairs)} | {mean(r['validation']['accuracy'] for r, _ in pairs):.3f} "
+            f"| {mean(r['test_accuracy'] for r, _ in pairs):.3f} | {mean(over):+.1f} ({min(over):+.1f} to {max(over):+.1f}) "
+            f"| {mean(r['seconds'] for r, _ in pairs):.0f} | {mean(r['seconds'] / o['seconds'] for r, o in pairs):.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Do the runs that are not there yet, and write both files after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parent
+    for option, value in (
+        ("--sets", "clothing10-20,signdigits6-30,elpv-100"),
+        ("--arms", ",".join(ARMS)),
+        ("--seeds", "0,1"),
+    ):
+        parser.add_argument(option, default=value)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=here / "results" / "effort.json")
+    parser.add_argument("--data", type=Path, default=here.parents[1] / "shared" / "data")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
+    result |= {"command": "python benchmarks/effort.py", "device": processor(), "versions": versions()}
+    for seed in map(int, given.seeds.split(",")):
+        for name in given.sets.split(","):
+            for arm in given.arms.split(","):
+                key = {"set": name, "size": given.size, "arm": arm, "seed": seed}
+                if all(run["key"] != key for run in result["runs"]):
+                    result["runs"].append(one(key, given.data))
+                    write_whole(given.out, (json.dumps(result, indent=1) + "\n").encode())
+                    write_whole(given.out.with_suffix(".md"), table(result).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Several trainings from one start, each with its own random choices, and the mean of their weights.
+
+Such a mean often does better than each of them and costs no more to run (model soups, arXiv 2203.05482).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlopt.images.pixels import Pixels
+from tlopt.networks import weights
+from tlopt.training import checkpoint, distributed
+from tlopt.training.checkpoint import Checkpoint, State
+from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.inputs import predict
+from tlopt.training.loop import Teacher, train
+from tlopt.training.outcome.history import History, score
+from tlopt.training.outcome.temperature import calibrated_loss
+
+
+def train_several(
+    model: nn.Module,
+    train_images: Pixels,
+    val_images: Pixels,
+    settings: Hyperparameters,
+    *,
+    teacher: Teacher | None = None,
+    checkpoints: Checkpoint | None = None,
+    note: Callable[[dict[str, float]], None] | None = None,
+) -> tuple[History, dict[str, Any]]:
+    """Train a network in place as often as `settings.soup` says, and give it the mean of what does best together.
+
+    Arguments and errors are those of `train`. The seeds follow on `settings.seed`.
+
+    Returns:
+        The history of all trainings, and which of them went into the mean, as JSON types.
+    """
+    if settings.soup == 1:
+        history = train(
+            model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note
+        )  # fmt: skip
+        return history, {}
+    start = _state(model)
+    done = checkpoint.earlier(checkpoints)
+    for number in range(len(done), settings.soup):
+        weights.load(model, start)
+        history = train(
+            model,
+            train_images,
+            val_images,
+            dataclasses.replace(settings, seed=settings.seed + number),
+            teacher=teacher,
+            checkpoints=dataclasses.replace(checkpoints, earlier=tuple(done)) if checkpoints else None,
+            label=f"Training {number + 1} of {settings.soup}",
+            note=note,
+        )
+        done.append(State(tensors=_state(model), record=dataclasses.asdict(history)))
+        if checkpoints is not None:  # the next training begins anew
+            checkpoints = dataclasses.replace(checkpoints, resume=False)
+    histories = [History(**outcome.record) for outcome in done]
+    used, losses = _mix(model, done, histories, val_images)
+    return _joined(histories, used[0]), {
+        "soup": {"trainings": settings.soup, "used": [n + 1 for n in used], "losses": losses}
+    }
+
+
+def _mix(
+    model: nn.Module, done: Sequence[State], histories: Sequence[History], images: Pixels
+) -> tuple[list[int], list[float]]:
+    """Give a network the mean of weights, from the best training on, each added if the loss does not rise.
+
+    Returns:
+        Which went into it, the best first, and the loss of each mean that was tried.
+    """
+    best_first = sorted(range(len(done)), key=lambda n: score(histories[n].epochs[histories[n].best]), reverse=True)
+    used: list[int] = []
+    losses: list[float] = []
+    least = float("inf")
+    for number in best_first:
+        weights.load(model, _mean([done[n].tensors for n in (*used, number)]))
+        losses.append(calibrated_loss(*predict(model.to(distributed.device()), images, device=distributed.device())))
+        if losses[-1] <= least:
+            used, least = [*used, number], losses[-1]
+    weights.load(model, _mean([done[n].tensors for n in used]))
+    return used, losses
+
+
+def _mean(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the mean of weights; what is counted is taken from the first."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point() else first
+        for name, first in states[0].items()
+    }
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _joined(histories: Sequence[History], best: int) -> History:
+    """Return one history of several, each epoch with the number of its training; the best epoch is that of one."""
+    epochs = [{**record, "training": n} for n, one in enumerate(histories, 1) for record in one.epochs]
+    before = sum(len(one.epochs) for one in histories[:best])
+    return History(epochs=epochs, best=before + histories[best].best, precision=histories[best].precision)
