@@ -33,6 +33,7 @@ from tlopt.training.inputs import predict
 
 MODEL = "pip:efficientnet_lite0"
 ARMS: dict[str, dict[str, Any]] = {effort: {"effort": effort} for effort in ("quick", "default", "best")}
+SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
 Run = dict[str, Any]
 
@@ -67,11 +68,12 @@ def one(key: Run, data: Path) -> Run:
         logits, labels = predict(sources.open_model(made), test, device=torch.device("cpu"))
         test.close()
     metrics = card.torch.metrics
-    kept = {name: metrics[name] for name in ("soup", "fine_tuned_share", "folds") if name in metrics}
     told = {name: value for name, value in metrics["validation"].items() if name != "per_class"}
-    accuracy = float((logits.argmax(1) == labels).mean())
-    times = {"seconds": round(seconds, 1)}
-    return {"key": key, "test_accuracy": accuracy, "test_images": len(labels), **times, "validation": told, **kept}
+    return {
+        "key": key, "test_accuracy": float((logits.argmax(1) == labels).mean()), "test_images": len(labels),
+        "seconds": round(seconds, 1), "validation": told,
+        **{name: metrics[name] for name in ("soup", "fine_tuned_share", "folds") if name in metrics},
+    }  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:
@@ -81,22 +83,20 @@ def table(result: dict[str, Any]) -> str:
         "# What --effort brings and costs", "",
         f"{result['device']}, one thread; torch {result['versions']['torch']}; EfficientNet-Lite0. "
         f"`{result['command']}`. Points: test accuracy above the default of the same seed, smallest to largest.", "",
-        "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times default |",
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+        "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times default |", "|---" * 9 + "|",
     ]  # fmt: skip
-    for name, size, arm in dict.fromkeys((s, p, a) for s, p, a, _ in found):
-        runs = [run for (*rest, seed), run in found.items() if rest == [name, size, arm]]
-        plain = {seed: run for (*rest, seed), run in found.items() if rest == [name, size, "default"]}
-        pairs = [(run, plain[run["key"]["seed"]]) for run in runs if run["key"]["seed"] in plain]
-        if not pairs:
+    for kind in dict.fromkeys(key[:3] for key in found):
+        seeds = [seed for *rest, seed in found if tuple(rest) == kind and (*kind[:2], "default", seed) in found]
+        if not seeds:
             continue
-        over = [100 * (run["test_accuracy"] - other["test_accuracy"]) for run, other in pairs]
-        mean = statistics.mean
-        lines.append(
-            f"| {name} | {size} | {arm} | {len(pairs)} | {mean(r['validation']['accuracy'] for r, _ in pairs):.3f} "
-            f"| {mean(r['test_accuracy'] for r, _ in pairs):.3f} | {mean(over):+.1f} ({min(over):+.1f} to {max(over):+.1f}) "
-            f"| {mean(r['seconds'] for r, _ in pairs):.0f} | {mean(r['seconds'] / o['seconds'] for r, o in pairs):.2f} |"
-        )
+        runs, plain = [found[*kind, seed] for seed in seeds], [found[*kind[:2], "default", seed] for seed in seeds]
+        told = statistics.mean(run["validation"]["accuracy"] for run in runs)
+        test, seconds = (statistics.mean(run[what] for run in runs) for what in ("test_accuracy", "seconds"))
+        over = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in zip(runs, plain, strict=True)]
+        times = statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(runs, plain, strict=True))
+        points = f"{statistics.mean(over):+.1f} ({min(over):+.1f} to {max(over):+.1f})"
+        row = (*kind, len(seeds), f"{told:.3f}", f"{test:.3f}", points, f"{seconds:.0f}", f"{times:.2f}")
+        lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,12 +104,8 @@ def main() -> None:
     """Do the runs that are not there yet, and write both files after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
-    for option, value in (
-        ("--sets", "clothing10-20,signdigits6-30,elpv-100"),
-        ("--arms", ",".join(ARMS)),
-        ("--seeds", "0,1"),
-    ):
-        parser.add_argument(option, default=value)
+    for option, value in {"sets": SETS, "arms": ",".join(ARMS), "seeds": "0,1"}.items():
+        parser.add_argument(f"--{option}", default=value)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", type=Path, default=here / "results" / "effort.json")
     parser.add_argument("--data", type=Path, default=here.parents[1] / "shared" / "data")

@@ -97,6 +97,15 @@ def test_the_default_is_never_worse_than_the_probe_on_validation(tuned):
     assert metrics["validation"]["accuracy"] >= metrics["probe"]["accuracy"]
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_page_says_what_each_effort_sets(effort):
+    page = Path(__file__).parents[2] / "docs" / "finetune.md"
+    row = next(line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{effort}` |"))
+    options = " ".join(f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+                       for name, value in EFFORTS[effort].items())  # fmt: skip
+    assert row.split("|")[2].strip().strip("`") == (options or "nothing")
+
+
 @pytest.mark.slow
 def test_effort_sets_what_is_not_given(colors, settings, tmp_path):
     quick = finetune(colors, tmp_path / "quick", effort="quick", **settings)
