@@ -1,13 +1,11 @@
 """What `finetune --effort quick|default|best` brings and costs where there are few images.
 
-    python benchmarks/effort.py [--sets clothing10-20,signdigits6-30,elpv-100] [--arms quick,default,best]
-        [--seeds 0,1] [--size 64] [--out benchmarks/results/effort.json] [--data ../shared/data]
+    python benchmarks/effort.py [--sets …] [--arms …] [--seeds 0,1] [--size 64] [--out …] [--data ../shared/data]
 
 "clothing10-20" has 20 images of each class of clothing10 to train and choose on, drawn by the seed, and no val part of
-its own. All other images, at most 400, are the test part. Each run is EfficientNet-Lite0 in this process, with one
-thread. It is judged on the test part once, by what it ends with. Seconds are processor time, decoding and validation
-included and the test left out. Runs that the result file holds already are not repeated. elpv comes from the
-package elpv-dataset (defective: probability above one half).
+its own. All other images, at most 400, are the test part. Each run is in this process, with one thread. It is judged on
+the test part once, by what it ends with. Seconds are processor time, decoding and validation included, the test left
+out. Runs that the result file holds already are not repeated. elpv comes from the package elpv-dataset.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from accuracy import elpv, processor_seconds
 
 from tlopt import sources
 from tlopt.environment import processor, versions
-from tlopt.images import reopen, scan
+from tlopt.images import scan
 from tlopt.images.opening import open_pixels
 from tlopt.publishing import write_whole
 from tlopt.stages.finetune import finetune
@@ -62,12 +60,10 @@ def one(key: Run, data: Path) -> Run:
             cache_dir=Path(scratch) / "cache", **ARMS[key["arm"]],
         )  # fmt: skip
         seconds = processor_seconds() - started
-        card = made.card
-        assert card.images is not None
-        test = open_pixels(reopen(card.images)["test"], card.preprocess, cache_gb=0)
+        test = open_pixels(scan(images).split(val=0, test=0, seed=0)["test"], made.card.preprocess, cache_gb=0)
         logits, labels = predict(sources.open_model(made), test, device=torch.device("cpu"))
         test.close()
-    metrics = card.torch.metrics
+    metrics = made.card.torch.metrics
     told = {name: value for name, value in metrics["validation"].items() if name != "per_class"}
     return {
         "key": key, "test_accuracy": float((logits.argmax(1) == labels).mean()), "test_images": len(labels),
@@ -83,12 +79,11 @@ def table(result: dict[str, Any]) -> str:
         "# What --effort brings and costs", "",
         f"{result['device']}, one thread; torch {result['versions']['torch']}; EfficientNet-Lite0. "
         f"`{result['command']}`. Points: test accuracy above the default of the same seed, smallest to largest.", "",
-        "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times default |", "|---" * 9 + "|",
+        "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times default |\n" + "|---" * 9 + "|"
     ]  # fmt: skip
-    for kind in dict.fromkeys(key[:3] for key in found):
-        seeds = [seed for *rest, seed in found if tuple(rest) == kind and (*kind[:2], "default", seed) in found]
-        if not seeds:
-            continue
+    beside = [key for key in found if (*key[:2], "default", key[3]) in found]
+    for kind in dict.fromkeys(key[:3] for key in beside):
+        seeds = [seed for *rest, seed in beside if tuple(rest) == kind]
         runs, plain = [found[*kind, seed] for seed in seeds], [found[*kind[:2], "default", seed] for seed in seeds]
         told = statistics.mean(run["validation"]["accuracy"] for run in runs)
         test, seconds = (statistics.mean(run[what] for run in runs) for what in ("test_accuracy", "seconds"))
@@ -107,8 +102,8 @@ def main() -> None:
     for option, value in {"sets": SETS, "arms": ",".join(ARMS), "seeds": "0,1"}.items():
         parser.add_argument(f"--{option}", default=value)
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=here / "results" / "effort.json")
-    parser.add_argument("--data", type=Path, default=here.parents[1] / "shared" / "data")
+    for option, path in {"out": here / "results/effort.json", "data": here.parents[1] / "shared/data"}.items():
+        parser.add_argument(f"--{option}", type=Path, default=path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
