@@ -49,11 +49,14 @@ def train_several(
     done = checkpoint.earlier(checkpoints)
     for number in range(len(done), settings.soup):
         weights.load(model, start)
+        one = dataclasses.replace(settings, seed=settings.seed + number)
+        if done:  # the precision that the first one found to be the faster
+            one = dataclasses.replace(one, precision=done[0].record["precision"])
         history = train(
             model,
             train_images,
             val_images,
-            dataclasses.replace(settings, seed=settings.seed + number),
+            one,
             teacher=teacher,
             checkpoints=dataclasses.replace(checkpoints, earlier=tuple(done)) if checkpoints else None,
             label=f"Training {number + 1} of {settings.soup}",
@@ -106,4 +109,4 @@ def _joined(histories: Sequence[History], best: int) -> History:
     """Return one history of several, each epoch with the number of its training; the best epoch is that of one."""
     epochs = [{**record, "training": n} for n, one in enumerate(histories, 1) for record in one.epochs]
     before = sum(len(one.epochs) for one in histories[:best])
-    return History(epochs=epochs, best=before + histories[best].best, precision=histories[best].precision)
+    return dataclasses.replace(histories[0], epochs=epochs, best=before + histories[best].best)
