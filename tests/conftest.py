@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ from tlopt import timing
 # The same examples in every run; no verdict hangs on a clock.
 settings.register_profile("tlopt", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("tlopt")
+
+
+def _set_aside():
+    """Set aside what imports left: each timing collects garbage before it, and would look through all of this."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish():
+    _set_aside()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,6 +50,30 @@ def _few_runs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing.Alone, "turn", lambda self, runs: turn(self, min(runs, 3)))
         patch.setattr(timing, "warm", lambda call, *, seconds=1.0, **_: warm(call, seconds=min(seconds, 0.02)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _parsed_once():
+    """Let the exporter parse the source of its five hundred functions once, not at each call."""
+    import torch
+
+    export = torch.onnx.export
+    with pytest.MonkeyPatch.context() as patch:
+
+        @functools.cache
+        def keep_parsed():
+            from onnxscript.values import TracedOnnxFunction
+
+            parsed = functools.cache(TracedOnnxFunction.function_ir.fget)
+            patch.setattr(TracedOnnxFunction, "function_ir", property(parsed))
+            _set_aside()
+
+        def exported(*arguments, **options):
+            keep_parsed()
+            return export(*arguments, **options)
+
+        patch.setattr(torch.onnx, "export", exported)
         yield
 
 
