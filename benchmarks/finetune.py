@@ -221,7 +221,8 @@ def precisions(options: argparse.Namespace) -> None:
                 print(rows[-1], file=sys.stderr, flush=True)
     result = {
         "what": "a step's passes forward and back, median of some turns, milliseconds, and what auto takes",
-        "command": f"python benchmarks/finetune.py --precisions --size {options.size} --batch {options.batch}",
+        "command": f"python benchmarks/finetune.py --precisions --size {options.size} --batch {options.batch} "
+        f"--number {options.number}",
         "device": processor(), "cores": cores(), "versions": versions(), "size": options.size,
         "batch": options.batch, "rows": rows,
     }  # fmt: skip
