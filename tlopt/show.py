@@ -44,6 +44,8 @@ def show(
     ]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
+    if card.kind == "torch" and card.torch.rival is not None:
+        notes.append(f"Rival: {card.torch.rival.told()}")
     notes += _engine(card.details) if isinstance(card.details, EngineDetails) else []
     notes += [*_worth(card.quantized), *_floats(card.quantized)] if card.quantized else []
     notes.append("Digest: " + artifact.digest[:12])

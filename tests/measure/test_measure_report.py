@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
+from tlopt.artifact import Artifact
+from tlopt.cards.details import Pruned, Rival, TorchDetails
 from tlopt.errors import ImagesError, OutputExistsError
-from tlopt.measure.report import _findings
+from tlopt.measure.report import _findings, _rivals
 from tlopt.measure.report import report as make_report
 from tlopt.reports import Report
 
@@ -86,6 +88,16 @@ def test_int8_that_is_slower_than_fp32_is_called_out():
     assert "onnxruntime:cpu" in slower[0]
     assert any("below the interval of full" in n for n in notes)
     assert not any("Warning" in n for n in _findings([row("a", "fp32", 4.0, 0.9), row("b", "int8", 2.0, 0.9)], (1,)))
+
+
+@pytest.mark.parametrize(("accuracy", "called_out"), [(0.9, True), (0.7, False)])
+def test_a_rival_that_looks_better_than_a_pruned_network_is_called_out(tmp_path, card, accuracy, called_out):
+    rival = Rival(image_size=48, macs=5, accuracy=accuracy, pruned_accuracy=0.8, images=40, command="tlopt finetune x")
+    pruned = Pruned(criterion="logits", sparsity="none", rival=rival)
+    one = replace(card, kind="torch", details=TorchDetails(pruned=pruned))
+    artifact = Artifact(path=tmp_path, card=one)
+    notes = _rivals({"pruned": artifact, "whole": Artifact(path=tmp_path, card=card)})
+    assert notes == ([f"Warning: pruned: {rival.told()}"] if called_out else [])
 
 
 def test_artifacts_of_different_classes_are_refused(tiny, tmp_path, card):

@@ -14,7 +14,10 @@ from tlopt.preprocess import Preprocess
 from tlopt.pruning import analysis, latency
 from tlopt.publishing import draft
 from tlopt.settings import parameters
+from tlopt.show import show
 from tlopt.stages.prune import prune
+from tlopt.training import loop
+from tlopt.training.outcome.history import History
 
 MODEL = "timm:test_efficientnet"
 SIZE = 32
@@ -42,9 +45,9 @@ def photos(tmp_path_factory):
     return root
 
 
-def write(out, *, photos=None, model=MODEL, classes=("dark", "light")):
+def write(out, *, photos=None, model=MODEL, classes=("dark", "light"), size=SIZE):
     torch.manual_seed(0)
-    network = sources.build(model, classes=len(classes), size=SIZE)
+    network = sources.build(model, classes=len(classes), size=size)
     ref = None
     if photos is not None:
         ref = ImagesRef(path=str(photos), digest=scan(photos).digest, val=0.2, test=0.2, seed=0)
@@ -52,7 +55,7 @@ def write(out, *, photos=None, model=MODEL, classes=("dark", "light")):
         seal(
             scratch,
             Card(
-                kind="torch", model=model, precision="fp32", classes=classes, preprocess=Preprocess(size=SIZE),
+                kind="torch", model=model, precision="fp32", classes=classes, preprocess=Preprocess(size=size),
                 images=ref, details=TorchDetails(groups=weights.save(network, scratch), unreadable={"a": "empty"}),
             ),
         )  # fmt: skip
@@ -206,3 +209,41 @@ def test_a_share_that_cannot_be_reached_is_said_so(artifact, cache, tmp_path, ca
     pruned = prune(artifact, tmp_path / "a", ratio=0.95, epochs=0, samples=16, multiple=8, cache_dir=cache)
     assert "multiply-adds could be removed, not 95 %" in caplog.text
     assert macs(pruned) > 0.05 * macs(artifact)
+
+
+def test_the_unpruned_network_on_smaller_images_is_looked_at(photos, cache, tmp_path):
+    whole = write(tmp_path / "whole", photos=photos, size=64)
+    pruned = prune(whole, tmp_path / "a", ratio=0.4, epochs=0, samples=16, multiple=4, cache_dir=cache)
+    rival, macs = pruned.card.torch.pruned.rival, pruned.card.torch.macs
+    assert rival.image_size in (40, 48)
+    assert rival.macs <= macs.after < macs.before
+    assert rival.images == 10  # a fifth of 48 images, for validation
+    assert 0 <= rival.pruned_accuracy <= 1
+    # Light and dark are told apart by any features.
+    assert rival.accuracy == 1
+    assert rival.command == f"tlopt finetune {photos} -o OUT --model {MODEL} --image-size {rival.image_size}"
+    assert f"Rival: {rival.told()}" in show(Artifact.load(tmp_path / "a")).notes
+    without = prune(whole, tmp_path / "b", ratio=0.4, epochs=0, samples=16, multiple=4, cache_dir=cache, rival=False)
+    assert without.card.torch.pruned.rival is None
+    assert without.card.files == pruned.card.files  # looking on changes nothing
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ({}, 200),  # 28 images are one step of 32
+        ({"batch": 8}, 67),  # three steps an epoch
+        ({"batch": 2}, 15),
+        ({"epochs": 3}, 3),
+    ],
+)
+def test_few_images_recover_for_as_many_steps_as_it_takes(artifact, cache, tmp_path, monkeypatch, settings, epochs):
+    asked = []
+
+    def train(model, train, val, settings, **_):
+        asked.append(settings.epochs)
+        return History()
+
+    monkeypatch.setattr(loop, "train", train)
+    prune(artifact, tmp_path / "a", ratio=0.4, samples=16, multiple=4, cache_dir=cache, **settings)
+    assert asked == [epochs]

@@ -30,6 +30,7 @@ from tlopt.cards.outputs import Output, OutputError
 from tlopt.cards.torch_details import (
     Macs,
     Pruned,
+    Rival,
     Speedup,
     TorchDetails,
     TrainedScales,
@@ -60,6 +61,7 @@ __all__ = [
     "Profile",
     "Pruned",
     "Quantized",
+    "Rival",
     "Runtime",
     "Sensitivity",
     "Speedup",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tlopt.cards.words import AnswerKind, Runtime
-from tlopt.reading.schema import Count, Positive
+from tlopt.reading.schema import Count, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,48 @@ class Speedup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """The unpruned network on smaller images, beside the pruned one.
+
+    Args:
+        image_size: Side of the images at which it needs as many multiply-adds, or as much time if a speed-up was
+            asked for.
+        macs: Its multiply-adds for an image of that size.
+        speed: Batch -> measured times as fast as the pruned network; empty if it was not timed.
+        accuracy: Estimate for validation images: of a regression on its features, without training its layers.
+        pruned_accuracy: Of the pruned network on the same images.
+        images: Their number.
+        command: What trains it.
+    """
+
+    image_size: Positive
+    macs: Count
+    speed: Mapping[str, float] = field(default_factory=dict)
+    accuracy: Share
+    pruned_accuracy: Share
+    images: Count
+    command: str
+
+    @property
+    def better(self) -> bool:
+        """Whether the rival is estimated to be at least as accurate."""
+        return self.accuracy >= self.pruned_accuracy
+
+    def told(self) -> str:
+        """Return what was found, in sentences."""
+        if self.speed:
+            speed = " and ".join(f"{ratio:.2f} x (batch {batch})" for batch, ratio in self.speed.items())
+            cost = f"runs {speed} as fast as the pruned one"
+        else:
+            cost = f"needs {self.macs / 1e6:.4g} million multiply-adds, no more than the pruned one"
+        found = (
+            f"The unpruned network at {self.image_size} px {cost}. Its accuracy is estimated at {self.accuracy:.1%} of "
+            f"{self.images} validation images, without training it. The pruned network has {self.pruned_accuracy:.1%}."
+        )
+        return f"{found} It looks like the better choice. To train it: {self.command}" if self.better else found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a network was pruned.
 
@@ -45,6 +87,7 @@ class Pruned:
         recovery: The training's record of each epoch after pruning.
         precision_trial: How the precision of that training was chosen; empty if there was none.
         speedup: What was measured if a speed-up was asked for.
+        rival: The unpruned network on smaller images; None if it was not looked at or there is none.
     """
 
     criterion: str
@@ -52,6 +95,7 @@ class Pruned:
     recovery: tuple[Mapping[str, Any], ...] = ()
     precision_trial: Mapping[str, Any] = field(default_factory=dict)
     speedup: Speedup | None = None
+    rival: Rival | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +139,8 @@ class TorchDetails:
     def sparse(self) -> bool:
         """Whether two of every four weights are zero and have to stay so."""
         return self.pruned is not None and self.pruned.sparsity == "2:4"
+
+    @property
+    def rival(self) -> Rival | None:
+        """The unpruned network on smaller images, if pruning looked at it."""
+        return self.pruned.rival if self.pruned is not None else None

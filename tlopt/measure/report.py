@@ -90,7 +90,7 @@ def _measured(
         ((str(row["artifact"]), str(row["backend"])), row["batch"]): row for row in timed.rows if "skipped" not in row
     }
     rows = _rows(judged, times, named, batch)
-    notes = _findings(rows, batch)
+    notes = [*_findings(rows, batch), *_rivals(named)]
     rows += [
         {name: row[name] for name in ("artifact", "precision", "backend", "skipped")}
         for row in timed.rows
@@ -246,6 +246,12 @@ def _slower(rows: Sequence[Mapping[str, Any]], batch: tuple[int, ...]) -> list[s
         if parts:
             notes.append(f"Warning: {row['artifact']} is slower than fp32 on {row['backend']}: {'; '.join(parts)}.")
     return notes
+
+
+def _rivals(named: Mapping[str, Artifact]) -> list[str]:
+    """Say of each pruned network whether the unpruned one on smaller images looks better."""
+    rivals = {name: one.card.torch.rival for name, one in named.items() if one.card.kind == "torch"}
+    return [f"Warning: {name}: {rival.told()}" for name, rival in rivals.items() if rival is not None and rival.better]
 
 
 def _left_out(opened: ImagePart) -> list[str]:

@@ -117,7 +117,12 @@ def measure(model: nn.Module, network: Network, size: int, batches: Sequence[int
 
 
 def compare(
-    models: Sequence[nn.Module], size: int, batches: Sequence[int], *, threads: int = 0, seconds: float = 1.5
+    models: Sequence[nn.Module],
+    size: int | Sequence[int],
+    batches: Sequence[int],
+    *,
+    threads: int = 0,
+    seconds: float = 1.5,
 ) -> list[dict[int, float]]:
     """Return each network's time per run in ONNX Runtime for each batch size, milliseconds.
 
@@ -126,18 +131,19 @@ def compare(
 
     Args:
         models: The networks.
-        size: Side of the square input, pixels.
+        size: Side of the square input, pixels: of all networks, or of each.
         batches: Batch sizes.
         threads: Processor threads inside one run; 0 for one per core.
         seconds: Time measured of each network and batch size.
     """
-    sessions = [open_session(to_onnx(model, size), threads=threads) for model in models]
+    sizes = [size] * len(models) if isinstance(size, int) else size
+    sessions = [open_session(to_onnx(model, own), threads=threads) for model, own in zip(models, sizes, strict=True)]
     result: list[dict[int, float]] = [{} for _ in models]
     random = np.random.default_rng(0)
     turns = max(_TURNS, round(seconds / _TURN_S))
     for batch in batches:
-        images = {"images": random.standard_normal((batch, 3, size, size), dtype=np.float32)}
-        calls = [partial(session.run, None, images) for session in sessions]
+        images = [random.standard_normal((batch, 3, own, own), dtype=np.float32) for own in sizes]
+        calls = [partial(session.run, None, {"images": own}) for session, own in zip(sessions, images, strict=True)]
         for entry, median in zip(result, medians_ms(calls, seconds=seconds, turns=turns), strict=True):
             entry[batch] = median
     return result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +40,7 @@ _RECOVERY = Hyperparameters(
     epochs=5, lr=2e-4, batch=32, teacher_weight=0.7, backbone_lr=1.0, layer_decay=1.0, frozen_norm=True
 )
 
+_STEPS = 200  # of training after a cut, at least
 _FURTHER = 0.05  # of the multiply-adds: more than this beyond the aim is said
 _NAMED = 3  # layers
 
@@ -49,11 +52,15 @@ def prune(
     *,
     cut: Cut,
     epochs: Annotated[
-        int,
+        int | None,
         Setting(
-            "Epochs of training after each cut. 0 leaves the training out.", minimum=0, group="Training", common=True
+            f"Epochs of training after each cut. 0 leaves the training out. Default: {_RECOVERY.epochs}, or as many as "
+            f"{_STEPS} steps take.",
+            minimum=0,
+            group="Training",
+            common=True,
         ),
-    ] = _RECOVERY.epochs,
+    ] = None,
     lr: Annotated[
         float, Setting("Learning rate of the training after a cut.", minimum=0, group="Training")
     ] = _RECOVERY.lr,
@@ -77,12 +84,16 @@ def prune(
         Setting("Folder of images to rank and train with. Default: the training images.", group="Data", common=True),
     ] = None,
     cache: Cache,
+    rival: Annotated[
+        bool, Setting("Compare with the unpruned network on smaller images, without training it.", group="Cut")
+    ] = True,
     seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group="Training")] = 0,
 ) -> Card:
     """Remove the least important channels and train the rest.
 
     The result is a smaller network of the same architecture. It can be exported, quantized and
-    pruned again like any other artifact.
+    pruned again like any other artifact. If the unpruned network on smaller images costs as little and looks more
+    accurate, prune says so and names the command that trains it.
 
     Raises:
         ImagesError: Images are needed and there are none.
@@ -94,13 +105,14 @@ def prune(
     from tlopt.networks import sparsity
     from tlopt.pruning import analysis, channels, criteria, norms, widths
     from tlopt.pruning.ranking import ranked
+    from tlopt.pruning.rival import look
     from tlopt.pruning.speedup import verified
     from tlopt.sources import keep, open_model
     from tlopt.training.inputs import central_batches
     from tlopt.training.loop import train
     from tlopt.training.outcome.history import History
 
-    if epochs:
+    if epochs != 0:
         check_logits(source.card.model, source.card.answers)
     ranking = criteria.load(cut.criterion)
     if cut.speedup is not None:
@@ -108,8 +120,10 @@ def prune(
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
-    data = _open(source, images, cache, seed, needed=epochs > 0 or bool(ranking.NEEDS))
+    data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS))
     shown = partial(central_batches, data[0], samples, seed) if data else None
+    if epochs is None:
+        epochs = _enough(len(data[0].folder), batch) if data else 0
     training = replace(_RECOVERY, epochs=epochs, lr=lr, batch=batch, teacher_weight=teacher_weight, seed=seed)
     network = analysis.analyze(model, size)
     before = network.macs()
@@ -137,17 +151,23 @@ def prune(
             recovery.epochs += found.epochs
             if not recovery.trial:  # one trial for all steps: the network hardly changes
                 recovery.trial, training = found.trial, replace(training, precision=found.precision)
-    after = analysis.analyze(model, size).macs()
-    _report(before, after, cut)
+    macs = Macs(before=before, after=analysis.analyze(model, size).macs())
+    _report(before, macs.after, cut)
+    speedup = None if cut.speedup is None else verified(whole, model, cut.speedup, cut.speedup_batch, size)
     pruned = Pruned(
         criterion=cut.criterion,
         sparsity=cut.sparsity,
         recovery=tuple(recovery.epochs),
         precision_trial=recovery.trial,
-        speedup=None if cut.speedup is None else verified(whole, model, cut.speedup, cut.speedup_batch, size),
+        speedup=speedup,
     )
+    if rival and data is not None and macs.after < macs.before:
+        beside = copy.deepcopy(model).eval()
+        judged = partial(_judged, data, cache, beside, seed)
+        path = str(data[0].folder.source)
+        pruned = replace(pruned, rival=look(source, beside, macs, speedup, images=path, judged=judged))
     # Trained scales are those of the whole network.
-    details = replace(source.card.torch, macs=Macs(before=before, after=after), pruned=pruned, qat=None)
+    details = replace(source.card.torch, macs=macs, pruned=pruned, qat=None)
     return keep(model, out.folder, replace(source.card, details=details))
 
 
@@ -185,6 +205,30 @@ class _Aim:
             speedup=self.cut.speedup**share, batches=self.cut.speedup_batch, size=self.size, limits=self.limits
         )  # fmt: skip
         return faster(model, self.whole, network, scores, goal)
+
+
+def _enough(images: int, batch: int) -> int:
+    """Return the epochs of recovery for so many training images: what a cut takes away comes back by steps."""
+    steps = max(1, images // min(batch, images))  # of an epoch; the last, smaller batch is left out
+    return max(_RECOVERY.epochs, math.ceil(_STEPS / steps))
+
+
+def _judged(
+    data: tuple[Pixels, Pixels], cache: Cache, pruned: nn.Module, seed: int, whole: nn.Module, size: int
+) -> tuple[float, float, int]:
+    """Return the estimated accuracy of the unpruned network at a size, that of the pruned one, and on how many."""
+    from tlopt.training.estimate import estimate
+
+    preprocess = replace(data[0].preprocess, size=size)
+    with contextlib.ExitStack() as stack:
+        smaller = [
+            stack.enter_context(
+                contextlib.closing(open_pixels(p.folder, preprocess, cache=cache.folder, cache_gb=cache.cache_gb))
+            )
+            for p in data
+        ]
+        found = estimate(whole, (smaller[0], smaller[1]), pruned, data, seed=seed)
+    return found.accuracy, found.beside, found.images
 
 
 def _report(before: float, after: float, cut: Cut) -> None:

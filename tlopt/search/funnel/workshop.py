@@ -179,7 +179,7 @@ class Workshop:
         return once(
             self.place("prune", source.digest, width, epochs, self.asked.seed),
             lambda to: prune(
-                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._moved,
+                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._moved, rival=False,
                 seed=self.asked.seed, **self._kept(),
             ),
         )  # fmt: skip
