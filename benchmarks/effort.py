@@ -1,4 +1,4 @@
-"""What `finetune --effort quick|default|best` brings and costs where there are few images.
+"""What `finetune --effort quick|default|best` and `--folds 5` bring and cost where there are few images.
 
     python benchmarks/effort.py [--sets …] [--arms …] [--seeds 0,1] [--size 64] [--out …] [--data ../shared/data]
 
@@ -29,10 +29,10 @@ from tlopt.stages.finetune import finetune
 from tlopt.training.inputs import predict
 
 MODEL = "pip:efficientnet_lite0"
-ARMS: dict[str, dict[str, Any]] = {effort: {"effort": effort} for effort in ("quick", "default", "best")}
+Run = dict[str, Any]
+ARMS: dict[str, Run] = {**{e: {"effort": e} for e in ("quick", "default", "best")}, "folds": {"folds": 5}}
 SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
-Run = dict[str, Any]
 
 
 def drawn(name: str, seed: int, data: Path, folder: Path) -> Path:
@@ -74,7 +74,7 @@ def table(result: dict[str, Any]) -> str:
     """Return the runs as a table, means over the seeds."""
     found = {tuple(run["key"].values()): run for run in result["runs"]}
     lines = [
-        "# What --effort brings and costs", "",
+        "# What --effort and --folds bring and cost", "",
         f"{result['device']}, one thread; torch {result['versions']['torch']}; EfficientNet-Lite0. "
         f"`{result['command']}`. Points: test accuracy above the default of its seed.", "",
         "| set | px | arm | seeds | accuracy told | test accuracy | points | seconds | times |", f"{'|---' * 9}|",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tlopt import registry, settings
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card, Step, plain
-from tlopt.cards.details import EngineDetails, Quantized
+from tlopt.cards.details import EngineDetails, Quantized, TorchDetails
 from tlopt.engine.flavour import TITLES
 from tlopt.errors import MissingLibraryError, PluginError, suggestion
 from tlopt.judging import decibels
@@ -42,6 +42,7 @@ def show(
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
         *_answers(card),
     ]
+    notes += _accuracy(card)
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
     if card.kind == "torch" and card.torch.rival is not None:
@@ -68,6 +69,22 @@ def _answers(card: Card) -> list[str]:
         return [fed, f"Outputs: {', '.join(map(in_words, card.outputs))}. It is no classifier"]
     names = ", ".join(card.classes[:10]) + (f" … ({len(card.classes)})" if len(card.classes) > 10 else "")
     return [f"Classes: {names}", fed, f"Answers: {card.answers.replace('_', '-')}"]
+
+
+def _accuracy(card: Card) -> list[str]:
+    """Return what the training of a torch network said of its accuracy, and what that is of."""
+    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    try:
+        told, crossed = metrics["validation"], metrics.get("folds")
+        (low, high), images = told["accuracy_interval"], told["images"]
+        what = f"on {images} images for validation"
+        if crossed:
+            what = (
+                f"out of fold: all {images} images, each by a network that had not seen it ({crossed['folds']} folds)"
+            )
+        return [f"Accuracy: {told['accuracy']:.1%} ({low:.1%} to {high:.1%}), {what}"]
+    except (KeyError, TypeError, ValueError):  # there is none, or it is of another version
+        return []
 
 
 def _worth(quantized: Quantized) -> list[str]:

@@ -1,6 +1,7 @@
 """Which images a stage or a measurement gets: those of the training, or a folder of others."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from tlopt.cards.card import Card, ImagesRef
 from tlopt.cards.details import TorchDetails
 from tlopt.errors import ImagesError
 from tlopt.images import scan
-from tlopt.images.of_artifact import parts_of
-from tlopt.images.scanning import scan_any
+from tlopt.images.of_artifact import drawn, parts_of, trained_on
+from tlopt.images.parts import Shares
+from tlopt.images.scanning import reopen, scan_any
 from tlopt.preprocess import Preprocess
 
 CLASSES = ("a", "b", "c")
@@ -157,3 +159,30 @@ def test_an_imported_model_knows_no_images(tmp_path):
     with pytest.raises(ImagesError, match="knows no training images") as caught:
         parts_of(artifact(tmp_path), labels="none", hint="Try this.")
     assert caught.value.hint == "Try this."
+
+
+def test_images_of_a_cross_validated_training_leave_none_for_validation(tmp_path, trained):
+    shares = Shares(val=0.2, test=0.3)
+    plain, parts = drawn(scan(trained), shares, 4)
+    crossed, whole = drawn(scan(trained), shares, 4, folds=5)
+    assert (plain.folds, crossed.folds) == (0, 5)
+    assert whole["test"].files == parts["test"].files
+    assert set(whole["train"].files) == {*parts["train"].files, *parts["val"].files}
+    assert len(whole["val"]) == 0
+    reopened = reopen(crossed)
+    assert {part: images.files for part, images in reopened.items()} == {p: i.files for p, i in whole.items()}
+    made = artifact(tmp_path, trained)
+    crossed_card = replace(made.card, images=replace(made.card.images, folds=5))
+    of_it = replace(made, card=crossed_card)
+    assert parts_of(of_it, labels="all").held_out.files == whole["train"].files
+    with pytest.raises(ImagesError, match="none is left for validation"):
+        trained_on(of_it)
+
+
+def test_a_val_part_of_its_own_stands_where_folds_are_asked_for(tmp_path, caplog):
+    for part in ("train", "val", "test"):
+        fill(tmp_path / "set" / part, CLASSES, each=2, start=ord(part[0]))
+    ref, parts = drawn(scan(tmp_path / "set"), Shares(), 0, folds=5)
+    assert ref.folds == 0
+    assert len(parts["val"]) == 6
+    assert "folds are left out" in caplog.text

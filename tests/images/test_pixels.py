@@ -201,3 +201,14 @@ def test_the_next_readable_image_stands_in_for_one_that_is_not(photos, tmp_path)
     image, position = pixels.readable(13)
     assert position == 0
     np.testing.assert_array_equal(image, pixels.at(0))
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1, 1e-5])
+def test_a_part_has_the_pixels_of_the_whole(photos, tmp_path, cache_gb):
+    whole = open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache", cache_gb=cache_gb).filled()
+    expected = crops(whole)
+    part = whole.part(np.array([9, 2, 4]))
+    whole.close()
+    np.testing.assert_array_equal(crops(part), expected[[9, 2, 4]])
+    assert part.labels.tolist() == [1, 0, 0]
+    part.close()

@@ -107,6 +107,29 @@ def test_the_page_says_what_each_effort_sets(effort):
 
 
 @pytest.mark.slow
+def test_folds_train_on_all_images_and_tell_what_is_out_of_fold(tuned, colors, settings, tmp_path):
+    made = finetune(colors, tmp_path / "out", folds=2, **settings)
+    metrics = made.card.torch.metrics
+    parts, before = reopen(made.card.images), reopen(tuned.card.images)
+    assert metrics["folds"] == {"folds": 2, "images": len(parts["train"])}
+    assert metrics["validation"]["images"] == len(before["train"]) + len(before["val"])
+    assert parts["test"].files == before["test"].files
+    assert "out of fold" in " ".join(show(made.path).notes)
+    assert "images for validation" in " ".join(show(tuned.path).notes)
+    assert "learning_curves.svg" in made.card.files
+    with pytest.raises(ImagesError, match="none is left for validation"):
+        finetune(made, tmp_path / "again")
+    assert prune(made, tmp_path / "pruned", ratio=0.2, epochs=0).card.torch.pruned is not None
+
+
+def test_folds_are_for_images_that_nobody_trained_on(tuned, colors, tmp_path):
+    with pytest.raises(SettingError, match="none of them can judge it out of fold"):
+        finetune(tuned, tmp_path / "out", folds=5)
+    with pytest.raises(SettingError, match="at least 2"):
+        finetune(colors, tmp_path / "out", folds=1)
+
+
+@pytest.mark.slow
 def test_effort_sets_what_is_not_given(colors, settings, tmp_path):
     quick = finetune(colors, tmp_path / "quick", effort="quick", **settings)
     assert quick.card.lineage[0].settings["method"] == "head"

@@ -54,13 +54,17 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesRef:
-    """The images that an artifact was trained on, and how they were split."""
+    """The images that an artifact was trained on, and how they were split.
+
+    Where `folds` is not 0, that many parts were left out in turn to judge, and in the end the val part was trained on.
+    """
 
     path: str
     digest: str
     val: Share
     test: Share
     seed: int
+    folds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

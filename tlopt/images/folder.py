@@ -99,7 +99,7 @@ class ImageFolder:
             selected.__dict__["hashes"] = tuple(self.hashes[i] for i in chosen)
         return selected
 
-    def split(self, *, val: float, test: float, seed: int) -> dict[Split, ImageFolder]:
+    def split(self, *, val: float, test: float, seed: int, whole: bool = False) -> dict[Split, ImageFolder]:
         """Return the train, val and test parts.
 
         Parts that the folder has on disk are used as they are; a missing one is drawn from the
@@ -110,6 +110,7 @@ class ImageFolder:
             val: Share of the images for validation, 0..1.
             test: Share of the images for the test, 0..1.
             seed: Seed of the draw.
+            whole: Give the val part to training, too; the test part is the same with and without.
 
         Raises:
             SettingError: The shares leave nothing for training.
@@ -125,6 +126,8 @@ class ImageFolder:
             assigned[pool] = parts.assign(
                 self.labels[pool], contents[pool], wanted, seed=seed, classes=max(1, len(self.classes))
             )
+        if whole:
+            assigned[assigned == SPLITS.index("val")] = SPLITS.index("train")
         return {part: self.select(np.flatnonzero(assigned == i)) for i, part in enumerate(SPLITS)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from tlopt.images.folder import ImageFolder
 from tlopt.images.parts import SPLITS, Shares, Split
 from tlopt.images.scanning import every_image, reopen, scan, scan_any
 from tlopt.reading.files import real_path
+
+log = logging.getLogger(__name__)
 
 # all: a folder holds every class of the network; some: it may lack some; flat: the same, or it has no class folders;
 # none: labels are used if they fit.
@@ -86,7 +89,7 @@ def parts_of(
     if ref is not None and (images is None or folder.digest == ref.digest):
         _expect(folder, ref)
         fitting = _fitting(folder, artifact, "all")
-        divided = fitting.split(val=ref.val, test=ref.test, seed=ref.seed)
+        divided = fitting.split(val=ref.val, test=ref.test, seed=ref.seed, whole=ref.folds > 0)
         return Parts(whole=fitting, divided=divided, trained_on=True)
     fitting = _fitting(folder, artifact, labels)
     return Parts(whole=fitting, divided=_divided(fitting, draw, seed), trained_on=False)
@@ -98,17 +101,26 @@ def _scanned(path: Path, artifact: Artifact, labels: Labels, known: Collection[s
     return scan_any(path, known=known) if labels in ("flat", "none") else scan(path, known=known)
 
 
-def drawn(folder: ImageFolder, shares: Shares, seed: int) -> tuple[ImagesRef, dict[Split, ImageFolder]]:
+def drawn(
+    folder: ImageFolder, shares: Shares, seed: int, *, folds: int = 0
+) -> tuple[ImagesRef, dict[Split, ImageFolder]]:
     """Divide images to train on; return the reference for the card, and the parts.
+
+    With `folds` the val part is left empty, unless the images have one of their own.
 
     Raises:
         SettingError: The shares leave nothing for training.
         ImagesError: None is left for validation.
     """
+    if folds and bool((folder.fixed == SPLITS.index("val")).any()):
+        log.warning("The images have a val part of their own, which chooses and judges: folds are left out.")
+        folds = 0
     ref = ImagesRef(
-        path=str(real_path(folder.source)), digest=folder.digest, val=shares.val, test=shares.test, seed=seed
-    )
-    return ref, _with_validation(folder.split(val=shares.val, test=shares.test, seed=seed))
+        path=str(real_path(folder.source)), digest=folder.digest, val=shares.val, test=shares.test, seed=seed,
+        folds=folds,
+    )  # fmt: skip
+    parts = folder.split(val=shares.val, test=shares.test, seed=seed, whole=folds > 0)
+    return ref, parts if folds else _with_validation(parts)
 
 
 def trained_on(artifact: Artifact, moved: Path | None = None) -> tuple[ImagesRef, dict[Split, ImageFolder]]:
@@ -126,6 +138,11 @@ def trained_on(artifact: Artifact, moved: Path | None = None) -> tuple[ImagesRef
         raise ImagesError(
             f"{artifact.path} was not trained by tlopt: its card names no images.",
             hint="tlopt finetune IMAGES --model … starts from a pretrained network.",
+        )
+    if ref.folds:
+        raise ImagesError(
+            f"{artifact.path} was trained on all images that are not for the test: none is left for validation.",
+            hint="Leave --folds out of a training that others go on from.",
         )
     return ref, _with_validation(reopen(ref, moved))
 

@@ -188,6 +188,19 @@ class Pixels:
                 pass
         return self
 
+    def part(self, positions: np.ndarray) -> Pixels:
+        """Return some of the images, by their positions in the folder; all have to be decoded, and are shared."""
+        assert not self._unknown, "images are not decoded yet"
+        return Pixels(
+            folder=self.folder.select(positions),
+            preprocess=self.preprocess,
+            unreadable=Unreadable(len(positions)),
+            _file=os.dup(self._file),
+            _places=self._places[positions],
+            _stored=self._stored,
+            _limit=0,
+        )
+
     def close(self) -> None:
         """Close the file; a cache that was not filled is dropped."""
         if self._publish is not None:

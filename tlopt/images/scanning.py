@@ -221,4 +221,4 @@ def reopen(ref: ImagesRef, path: str | Path | None = None) -> dict[Split, ImageF
             f"{folder.digest[:12]}…, expected {ref.digest[:12]}…. Their test part may hold training images.",
             hint="Name the images to use with --images.",
         )
-    return folder.split(val=ref.val, test=ref.test, seed=ref.seed)
+    return folder.split(val=ref.val, test=ref.test, seed=ref.seed, whole=ref.folds > 0)

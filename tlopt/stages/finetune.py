@@ -9,6 +9,7 @@ from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.cards.card import Card
 from tlopt.cards.details import TorchDetails
+from tlopt.errors import SettingError
 from tlopt.images import ImageFolder
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import drawn, trained_on
@@ -76,10 +77,17 @@ def finetune(
         registry.require("tensorboard")  # told before the training rather than after it
     if teacher is not None:
         sources.check_artifact(teacher)  # a wrong one is told before images are decoded
+    if training.folds == 1:
+        raise SettingError("folds must be 0 or at least 2, got 1.", hint="Five are usual: --folds 5.")
     if isinstance(source, Artifact):
+        if training.folds:
+            raise SettingError(
+                f"{source.path} was trained on these images, so that none of them can judge it out of fold.",
+                hint="Leave out --folds, or fine-tune a folder of images with --folds.",
+            )
         ref, parts = trained_on(source, images)
     else:
-        ref, parts = drawn(source, shares, training.seed)
+        ref, parts = drawn(source, shares, training.seed, folds=training.folds)
     classes = parts["train"].classes
     from tlopt.training import job
     from tlopt.training.checkpoint import Checkpoint
@@ -97,6 +105,7 @@ def finetune(
         sparse=pruning.sparse,
         teacher=teacher,
         runner=open_runner,
+        crossed=ref.folds > 0,
     )
     trained = run.run(Checkpoint(folder=out.checkpoints, resume=resume))
     return run.card(out.folder, trained, ref, details=pruning, tensorboard=tensorboard)

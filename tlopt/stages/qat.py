@@ -32,6 +32,7 @@ _CALIBRATED = 256  # training images from which scales to be trained begin
 _OPSET = 18  # of the graph that shows where to round; any that export knows has the same tensors
 # All layers train in fp32, as the exported graph computes them, so these are no settings of this stage.
 _TRAINING = Hyperparameters(precision="fp32")
+_LEFT_OUT = ("precision", "compile", "teacher_features", "soup", "folds")
 
 
 @stage(reads="torch", writes="torch", shared=True)
@@ -49,7 +50,7 @@ def qat(
             group="Quantization",
         ),
     ] = "auto",
-    training: Annotated[Hyperparameters, Without("precision", "compile", "teacher_features", "soup")] = _TRAINING,
+    training: Annotated[Hyperparameters, Without(*_LEFT_OUT)] = _TRAINING,
     teacher: Annotated[
         Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
     ] = None,

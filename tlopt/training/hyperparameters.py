@@ -148,6 +148,16 @@ class Hyperparameters:
             group=_REGULARIZATION,
         ),
     ] = 1
+    folds: Annotated[
+        int,
+        Setting(
+            "Number of parts that are left out in turn to choose and judge; then all of them are trained on. 0 keeps a "
+            "val part for that.",
+            minimum=0,
+            maximum=20,
+            group="Data",
+        ),
+    ] = 0
     crop: Annotated[
         float,
         Setting(

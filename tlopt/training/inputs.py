@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tlopt.environment import cores
 from tlopt.images import ordered
@@ -15,7 +16,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import folding
 from tlopt.preprocess import Preprocess
 from tlopt.progress import track
-from tlopt.training import memory
+from tlopt.training import distributed, memory
 from tlopt.training.augmentation import crops
 from tlopt.training.hyperparameters import Hyperparameters
 
@@ -120,6 +121,17 @@ def predict(
             labels.append(truth)
     model.train(was_training)
     return np.concatenate(logits), np.concatenate(labels)
+
+
+def judged(model: nn.Module, pixels: Pixels | None, *, device: torch.device) -> dict[str, float]:
+    """Return a network's loss and accuracy on validation images for the record of an epoch; nothing without images."""
+    if pixels is None:
+        return {}
+    logits, labels = predict(model, pixels, device=device)
+    loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    # Processes with batch-norm statistics of their own see other numbers, and must stop together.
+    loss, accuracy = distributed.first(loss, float((logits.argmax(1) == labels).mean()))
+    return {"val_loss": loss, "val_accuracy": accuracy}
 
 
 def central_batches(pixels: Pixels, samples: int, seed: int, label: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

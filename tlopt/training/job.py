@@ -19,6 +19,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.sources import keep
 from tlopt.training import distributed
 from tlopt.training.checkpoint import Checkpoint
+from tlopt.training.cross_validation import cross_validate
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.network import Network
 from tlopt.training.outcome import records
@@ -39,6 +40,7 @@ class Job:
         cache: Where decoded images are kept.
         teacher: Artifact whose answers the network learns from, too; None for none.
         runner: Opens a teacher that is no torch artifact.
+        crossed: Choose by cross-validation on the training images, with the folds of the settings.
         rounding: Rounds the network for the length of the training, given the training images; None for not.
     """
 
@@ -50,6 +52,7 @@ class Job:
     sparse: bool = False
     teacher: Path | None = None
     runner: Callable[[Artifact], AbstractContextManager[Answers]]
+    crossed: bool = False
     rounding: Callable[[Pixels], AbstractContextManager[object]] | None = None
 
     def run(self, checkpoints: Checkpoint) -> tuple[Transfer, dict[str, str]]:
@@ -76,18 +79,30 @@ class Job:
         with self._pixels() as (train, val), contextlib.ExitStack() as stack:
             if self.rounding is not None:
                 stack.enter_context(self.rounding(train))
-            outcome = transfer(
-                self.network.module,
-                train,
-                val,
-                self.settings,
-                method=self.method,
-                fresh=self.network.fresh,
-                sparse=self.sparse,
-                teacher=self._teacher(stack),
-                checkpoints=checkpoints,
-                cache=self.cache.features,
-            )
+            teacher = self._teacher(stack)
+            if self.crossed:
+                outcome = cross_validate(
+                    self.network.module,
+                    train,
+                    self.settings,
+                    method=self.method,
+                    teacher=teacher,
+                    checkpoints=checkpoints,
+                    cache=self.cache.features,
+                )
+            else:
+                outcome = transfer(
+                    self.network.module,
+                    train,
+                    val,
+                    self.settings,
+                    method=self.method,
+                    fresh=self.network.fresh,
+                    sparse=self.sparse,
+                    teacher=teacher,
+                    checkpoints=checkpoints,
+                    cache=self.cache.features,
+                )
             # Threads find them in any order.
             unreadable = dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
             return outcome, unreadable

@@ -23,7 +23,7 @@ from tlopt.training import distributed, freezing, memory, pace, pausing, resumin
 from tlopt.training.augmentation import mixing
 from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
-from tlopt.training.inputs import batch_size, predict, to_inputs, training_batches
+from tlopt.training.inputs import batch_size, judged, to_inputs, training_batches
 from tlopt.training.optimization import losses, optimizers, regularizers
 from tlopt.training.optimization.averaging import Average
 from tlopt.training.optimization.precision import arithmetic
@@ -41,7 +41,7 @@ _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which t
 def train(
     model: nn.Module,
     train_images: Pixels,
-    val_images: Pixels,
+    val_images: Pixels | None,
     settings: Hyperparameters,
     *,
     teacher: Teacher | None = None,
@@ -58,7 +58,7 @@ def train(
     Args:
         model: Returns logits (n, classes) for float32 (n, 3, size, size).
         train_images: Decoded on the way if they are not yet.
-        val_images: The same, with the same preprocessing.
+        val_images: The same, with the same preprocessing; None if the weights of the last epoch are to stay.
         settings: How to train.
         teacher: Returns logits for the same inputs; its answers join the loss.
         checkpoints: Where the state is kept; None for nowhere.
@@ -95,7 +95,7 @@ class Run:
         self,
         model: nn.Module,
         train_images: Pixels,
-        val_images: Pixels,
+        val_images: Pixels | None,
         settings: Hyperparameters,
         teacher: Teacher | None,
         checkpoints: Checkpoint | None,
@@ -248,24 +248,17 @@ class Run:
     def _validate(self, epoch: int, images_per_s: float) -> None:
         weights = self._answering()
         with weights:
-            logits, labels = predict(self.model, self.val_images, device=self.device)
-            log_p = functional.log_softmax(torch.from_numpy(logits), dim=1)
-            # Processes with batch-norm statistics of their own see other numbers, and must stop together.
-            val_loss, val_accuracy = distributed.first(
-                float(functional.nll_loss(log_p, torch.from_numpy(labels))), float((logits.argmax(1) == labels).mean())
-            )
             record = {
                 "epoch": epoch + 1,
                 "loss": self.total / self.steps,
                 "lr": self.optimizer.param_groups[-1]["lr"],
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
+                **judged(self.model, self.val_images, device=self.device),
                 "seconds": round(self.seconds, 3),
                 "images_per_s": round(images_per_s, 1),
             }
             epochs = self.history.epochs
             epochs.append(record)
-            if self.history.best < 0 or score(record) > score(epochs[self.history.best]):
+            if self.val_images is None or self.history.best < 0 or score(record) > score(epochs[self.history.best]):
                 self.history.best = len(epochs) - 1
                 self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         log.info("epoch %d: %s", epoch + 1, record)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from tlopt.progress import track
-from tlopt.training.probe import PENALTIES, folds, solve
+from tlopt.training.probe import FOLDS, PENALTIES, folds, solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,7 @@ def out_of_fold(
     Returns:
         The answers; None if a class has one image only, copies aside.
     """
-    _, first, place = np.unique(contents, return_index=True, return_inverse=True)
-    fold = folds(labels[first], seed)[place]
+    fold = dealt(labels, contents, seed=seed)
     count = int(fold.max()) + 1
     if count < 2:
         return None
@@ -68,6 +67,20 @@ def out_of_fold(
             predicted[penalty][outside] = logits.argmax(1).numpy()
     penalty = min(losses, key=lambda value: losses[value])
     return Answers(predicted=predicted[penalty], penalty=penalty, loss=losses[penalty] / len(labels), folds=count)
+
+
+def dealt(labels: np.ndarray, contents: np.ndarray, *, seed: int, most: int = FOLDS) -> np.ndarray:
+    """Return the fold of each image, stratified by class, int64 (n,).
+
+    Args:
+        labels: int64 (n,).
+        contents: Parallel to the labels: images of one content are copies, and stay in one fold.
+        seed: Of the draw.
+        most: Number of folds. There are fewer if a class has fewer images, copies aside.
+    """
+    _, first, place = np.unique(contents, return_index=True, return_inverse=True)
+    fold: np.ndarray = folds(labels[first], seed, most=most)[place]
+    return fold
 
 
 def _standardized(fitted: torch.Tensor, judged: torch.Tensor, *, centered: bool) -> tuple[torch.Tensor, torch.Tensor]:

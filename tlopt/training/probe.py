@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # L2 penalties tried, on standardized features, relative to the mean loss of an image.
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-_FOLDS = 5
+FOLDS = 5
 _CHECKSUM = 4  # bytes at the end of such a file
 _COMPARED = 20_000  # images that choose the penalty; more would take memory and say the same
 
@@ -193,12 +193,12 @@ def _cross_validate(
     return {penalty: total / len(labels) for penalty, total in totals.items()}
 
 
-def folds(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the fold of each image, stratified by class; all in fold 0 if a class has one image only."""
+def folds(labels: np.ndarray, seed: int, *, most: int = FOLDS) -> np.ndarray:
+    """Return the fold of each image, stratified by class: `most` folds, or one for each image of the smallest class."""
     fold = np.zeros(len(labels), np.int64)
     chance = np.random.default_rng(seed)
     counts = np.bincount(labels)
-    folds = min(_FOLDS, int(counts[counts > 0].min()))
+    folds = min(most, int(counts[counts > 0].min()))
     for label in np.unique(labels):
         members = chance.permutation(np.flatnonzero(labels == label))
         fold[members] = np.arange(len(members)) % folds

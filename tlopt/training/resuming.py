@@ -76,7 +76,7 @@ def _identity(run: Run) -> dict[str, Any]:
     """Return what must be the same for a run to go on."""
     return {
         "settings": dataclasses.asdict(run.settings),
-        "images": [run.train_images.folder.digest, run.val_images.folder.digest],
+        "images": [run.train_images.folder.digest, run.val_images.folder.digest if run.val_images is not None else ""],
         "world": run.world,
     }
 

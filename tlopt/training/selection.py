@@ -15,7 +15,7 @@ from tlopt.progress import track
 from tlopt.training.inputs import predict
 from tlopt.training.outcome import temperature
 
-_SHARES = (1.0, 0.75, 0.5, 0.25)
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the fine-tuned weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,15 @@ def select(
     """
     tuned = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tried = []
-    shares = (*_SHARES, 0.0)
-    for share in track(shares, label="Comparing weights", total=len(shares)):
-        weights.load(model, _mean(start, tuned, share))
+    for share in track(SHARES, label="Comparing weights", total=len(SHARES)):
+        weights.load(model, mean(start, tuned, share))
         tried.append(candidate(share, *predict(model.to(device), images, device=device)))
-    best = _best(tried, len(images))
-    weights.load(model, _mean(start, tuned, best.share))
+    best = best_of(tried, len(images))
+    weights.load(model, mean(start, tuned, best.share))
     return best, tried
 
 
-def _best(tried: list[Candidate], images: int) -> Candidate:
+def best_of(tried: list[Candidate], images: int) -> Candidate:
     """Return the candidate of the least loss among those whose accuracy is the highest but for chance.
 
     One image more or less says little: what lies within one standard error counts as the same.
@@ -76,7 +75,8 @@ def candidate(share: float, logits: np.ndarray, labels: np.ndarray) -> Candidate
     return Candidate(share=share, accuracy=accuracy, loss=temperature.calibrated_loss(logits, labels))
 
 
-def _mean(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+def mean(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    """Return weights between two networks; what is counted is that of the second."""
     return {
         name: start[name].lerp(tensor, share) if tensor.is_floating_point() else tensor for name, tensor in end.items()
     }

@@ -26,7 +26,7 @@ from tlopt.training.outcome.temperature import calibrated_loss
 def train_several(
     model: nn.Module,
     train_images: Pixels,
-    val_images: Pixels,
+    val_images: Pixels | None,
     settings: Hyperparameters,
     *,
     teacher: Teacher | None = None,
@@ -35,7 +35,8 @@ def train_several(
 ) -> tuple[History, dict[str, Any]]:
     """Train a network in place as often as `settings.soup` says, and give it the mean of what does best together.
 
-    Arguments and errors are those of `train`. The seeds follow on `settings.seed`.
+    Arguments and errors are those of `train`. The seeds follow on `settings.seed`. Without validation images the mean
+    is that of all trainings.
 
     Returns:
         The history of all trainings, and which of them went into the mean, as JSON types.
@@ -46,7 +47,9 @@ def train_several(
         )  # fmt: skip
         return history, {}
     start = _state(model)
-    done = checkpoint.earlier(checkpoints)
+    # What the caller has done before comes first.
+    done = checkpoint.earlier(checkpoints)[len(checkpoints.earlier) :] if checkpoints else []
+    before = checkpoints.earlier if checkpoints else ()
     for number in range(len(done), settings.soup):
         weights.load(model, start)
         one = dataclasses.replace(settings, seed=settings.seed + number)
@@ -58,7 +61,7 @@ def train_several(
             val_images,
             one,
             teacher=teacher,
-            checkpoints=dataclasses.replace(checkpoints, earlier=tuple(done)) if checkpoints else None,
+            checkpoints=dataclasses.replace(checkpoints, earlier=(*before, *done)) if checkpoints else None,
             label=f"Training {number + 1} of {settings.soup}",
             note=note,
         )
@@ -73,13 +76,16 @@ def train_several(
 
 
 def _mix(
-    model: nn.Module, done: Sequence[State], histories: Sequence[History], images: Pixels
+    model: nn.Module, done: Sequence[State], histories: Sequence[History], images: Pixels | None
 ) -> tuple[list[int], list[float]]:
     """Give a network the mean of weights, from the best training on, each added if the loss does not rise.
 
     Returns:
         Which went into it, the best first, and the loss of each mean that was tried.
     """
+    if images is None:
+        weights.load(model, _mean([outcome.tensors for outcome in done]))
+        return list(range(len(done))), []
     best_first = sorted(range(len(done)), key=lambda n: score(histories[n].epochs[histories[n].best]), reverse=True)
     used: list[int] = []
     losses: list[float] = []

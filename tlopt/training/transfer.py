@@ -106,7 +106,7 @@ def transfer(
     if method != "head":
         start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         if method == "lp-ft" and fresh:
-            _soften(model)
+            soften(model)
         moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"
         settings = dataclasses.replace(settings, moves=moves)
         with sparsity.held(model) if sparse else contextlib.nullcontext():
@@ -127,7 +127,7 @@ def transfer(
     return Transfer(logits=logits, labels=labels, history=history, details=details)
 
 
-def _soften(model: nn.Module) -> None:
+def soften(model: nn.Module) -> None:
     """Scale the classifier down: the same answers, with less confidence.
 
     A probe fits its training images all but perfectly, so that the loss has little left to teach the

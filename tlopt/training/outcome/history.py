@@ -15,6 +15,7 @@ class History:
     Args:
         epochs: One record per epoch: "epoch", "loss", "lr", "val_loss", "val_accuracy", "seconds"
             and "images_per_s"; "training", too, if there were several.
+            Those of validation are left out where there are no images for it.
         best: Index of the epoch whose weights the network has at the end.
         precision: Of the arithmetic.
         trial: How the precision was chosen, as JSON types; empty if it was named.

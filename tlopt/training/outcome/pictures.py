@@ -31,6 +31,8 @@ def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | 
             steps = [record["epoch"] for record in one]
             lines = ((left, "loss", "C0", "training"), (left, "val_loss", "C1", "validation"))
             for axes, key, color, name in (*lines, (right, "val_accuracy", "C1", "fine-tuned")):
+                if key not in one[0]:  # trained on all images: none judges an epoch
+                    continue
                 label = name if one[0] is epochs[0] else None  # of several trainings alike, one is named
                 axes.plot(steps, [record[key] for record in one], marker="o", color=color, label=label)
         left.set(xlabel="epoch", ylabel="loss")
