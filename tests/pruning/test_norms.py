@@ -52,6 +52,17 @@ def test_recalibration_after_rebasing_restores_each_channels_mean_and_variance(m
     torch.testing.assert_close(found.std((0, 2, 3)), wanted.std((0, 2, 3)), rtol=1e-2, atol=1e-3)
 
 
+def test_a_channel_that_stands_still_on_the_images_keeps_its_variance(model, images):
+    with torch.no_grad():
+        model[0].weight[2] = 0  # one that lost all its inputs
+        model[0].weight[3] *= 1e-4
+    before = model[1].running_var.clone()
+    norms.recalibrate(model, images.split(16))
+    torch.testing.assert_close(model[1].running_var[[2, 3]], before[[2, 3]])
+    torch.testing.assert_close(model[1].running_mean[2], model[0].bias[2])
+    assert not torch.isclose(model[1].running_var, before)[[0, 1, 4, 5]].any()
+
+
 def test_recalibration_changes_nothing_but_statistics(model, images):
     before = copy.deepcopy(model.state_dict())
     norms.recalibrate(model, images.split(16))

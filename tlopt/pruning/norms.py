@@ -10,6 +10,8 @@ from torch import nn
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
+_STILL = 1e-3  # of a channel's former variance, below which it does not count as measured
+
 
 def rebase(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Give batch norms the statistics of some images and change their scales to compute the same, in place.
@@ -49,12 +51,16 @@ def rebase(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
 def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Measure the statistics of batch norms anew, in place; everything else stays.
 
+    A channel that hardly varies on these images keeps its variance: divided by nearly nothing, what other images make
+    of it would drown the rest.
+
     Args:
         model: The network.
         batches: float32 (n, 3, h, w), each large enough to normalize by.
     """
     norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    before = [_variance(norm).clone() for norm in norms]
     model.eval()
     try:
         for norm in norms:
@@ -65,9 +71,16 @@ def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             for images in batches:
                 model(images)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, old in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
             norm.eval()
+            found = _variance(norm)
+            found.copy_(torch.where(found < _STILL * old, old, found))
+
+
+def _variance(norm: BatchNorm) -> torch.Tensor:
+    assert norm.running_var is not None
+    return norm.running_var
 
 
 def _run(
