@@ -5,6 +5,7 @@ from __future__ import annotations
 # Networks that take images of one size only, or of no fewer pixels.
 SIZES = {
     "timm:levit_128s": 224,
+    "timm:efficientformerv2_s0": 224,
     "timm:inception_v4": 96,
     "timm:inception_v3": 96,
     "torchvision:inception_v3": 96,

@@ -66,6 +66,13 @@ def test_the_size_can_be_chosen():
     assert preprocess.size == 48
 
 
+def test_a_network_that_takes_one_size_only_says_so():
+    assert sources.load("odd_nets:fixed", classes=2, size=32)[1].size == 32
+    with pytest.raises(PluginError, match=r"odd_nets:fixed does not run on images of 48 px: mat1 and mat2 .*") as told:
+        sources.load("odd_nets:fixed", classes=2, size=48)
+    assert told.value.hint == "Leave out the image size: the network was made for one."
+
+
 def test_local_weights_of_any_number_of_classes_load_strictly(tmp_path):
     torch.manual_seed(0)
     saved = sources.build("timm:test_resnet", classes=7, size=32)

@@ -89,7 +89,8 @@ def load(
         options: Of the architecture ("drop_path_rate"), besides those in the name.
 
     Raises:
-        PluginError: The source or the model is unknown, or its weights cannot be reached.
+        PluginError: The source or the model is unknown, its weights cannot be reached, or it does not run on images of
+            this size.
         MissingLibraryError: The source's library is not installed.
         ArtifactError: The weights file does not fit the architecture.
     """
@@ -104,7 +105,28 @@ def load(
         module, preprocess = _from_file(found, weights_file, classes, options)
     if size:
         preprocess = Preprocess.from_dict({**preprocess.to_dict(), "size": size})
+    _check_size(model, module, preprocess.size, own=not size)
     return padding.fix(module, preprocess.size), preprocess
+
+
+def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
+    """Run a network once: some take images of one size only."""
+    training = module.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # what it keeps may be trained later
+            module.eval()(torch.zeros(1, 3, size, size))
+    except MemoryError:
+        raise
+    except Exception as error:  # what a network's own code runs into has no common type
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise PluginError(
+            f"The network {shown_name(name)} does not run on images of {size} px: {reason}",
+            hint="Look at its code."
+            if own
+            else "Leave out the image size: the network was made for one.",
+        ) from error
+    finally:
+        module.train(training)
 
 
 def pinned(model: str) -> str:
