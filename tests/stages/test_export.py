@@ -73,6 +73,28 @@ def test_a_graph_that_computes_something_else_is_refused(tuned, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("noise", "right"), [(4e-3, True), (1.0, False)])
+def test_a_network_that_rounds_coarsely_is_judged_by_exact_arithmetic(tmp_path, monkeypatch, noise, right):
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    made = tlopt.import_model(
+        None, tmp_path / "net", model="odd_nets:cancelling", classes=tmp_path / "names.txt", image_size=32
+    )
+    run = export_module._run
+
+    def disturbed(*given):
+        runtime, logits = run(*given)
+        return runtime, logits + noise * np.float32(logits.std()) * np.linspace(-1, 1, logits.size).reshape(
+            logits.shape
+        )
+
+    monkeypatch.setattr(export_module, "_run", disturbed)
+    if right:
+        assert tlopt.export(made, tmp_path / "fp32").card.onnx.parity.difference > export_module.TOLERANCE
+    else:
+        with pytest.raises(CheckError, match="differs from the torch model"):
+            tlopt.export(made, tmp_path / "fp32")
+
+
 @pytest.mark.slow
 def test_one_command_goes_from_a_tuned_artifact_to_an_engine(tuned, tmp_path):
     engine = tlopt.export(tuned, tmp_path / "engine", trt=True, precision="int8", target=("sm89",))
