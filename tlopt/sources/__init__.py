@@ -121,9 +121,7 @@ def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise PluginError(
             f"The network {shown_name(name)} does not run on images of {size} px: {reason}",
-            hint="Look at its code."
-            if own
-            else "Leave out the image size: the network was made for one.",
+            hint="Look at its code." if own else "Leave out the image size: the network was made for one.",
         ) from error
     finally:
         module.train(training)
