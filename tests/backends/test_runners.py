@@ -11,9 +11,10 @@ import openvino
 import pytest
 import torch
 
+import tlopt
 from tlopt.artifact import Artifact, seal
+from tlopt.backends import _trial, open_runner
 from tlopt.backends import onnxruntime as onnxruntime_backend
-from tlopt.backends import open_runner
 from tlopt.backends import torch as torch_backend
 from tlopt.errors import StageError
 from tlopt.publishing import draft
@@ -234,3 +235,33 @@ def test_onnxruntime_on_a_gpu_says_that_it_computes_quantized_graphs_in_float(ex
         assert gpu.conditions["integer_kernels"] is False
         assert gpu.conditions["io_binding"]
         assert "integer_kernels" not in processor.conditions
+
+
+@pytest.fixture(scope="module")
+def quantized(exported, tmp_path_factory):
+    """Return the tiny network in int8 for OpenVINO."""
+    return tlopt.quantize(exported, tmp_path_factory.mktemp("int8") / "int8", for_="openvino", samples=8)
+
+
+@pytest.fixture
+def amx(monkeypatch):
+    monkeypatch.setattr(_trial, "processor_flags", lambda: frozenset({"amx_int8"}))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+
+
+def test_a_graph_in_which_openvino_crashes_is_refused_in_words(quantized, amx, monkeypatch):
+    crashes = [sys.executable, "-c", "import os; os.abort()", ""]
+    monkeypatch.setattr(_trial.children, "command", lambda _: crashes)
+    _trial._tried.cache_clear()
+    with pytest.raises(StageError, match=r"OpenVINO crashes in this graph: .* was ended by signal 6 \(aborted\)"):
+        open_runner(quantized, "openvino")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+    with open_runner(quantized, "openvino"):
+        pass
+
+
+def test_a_graph_in_which_openvino_does_not_crash_is_tried_and_runs(quantized, amx):
+    _trial._tried.cache_clear()
+    with open_runner(quantized, "openvino") as run:
+        assert run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 3)
+    assert _trial._tried.cache_info().misses == 1

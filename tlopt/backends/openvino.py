@@ -10,6 +10,7 @@ import numpy as np
 import openvino
 
 from tlopt.artifact import Artifact
+from tlopt.backends import _trial
 from tlopt.backends._batching import fixed_batch, in_parts, of_each
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
@@ -40,6 +41,8 @@ class Runner:
         self.callers = callers if device.startswith("cpu") else 1
         # Left alone, the hints may choose fewer streams, and callers wait for one another.
         streams = {"NUM_STREAMS": self.callers} if self.callers > 1 else {}
+        if artifact.card.precision == "int8" and device.startswith("cpu"):
+            _trial.check(artifact.payload(".onnx"), threads or cores())
         self._compiled = _compiled(artifact, device, threads, **streams)
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.callers):
