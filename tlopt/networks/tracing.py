@@ -32,15 +32,36 @@ def trace(model: nn.Module, size: int, opset: int) -> tuple[onnx.ModelProto, Exp
         # Conv and batch norm fuse only in plain memory order; forward hooks would be traced.
         module.eval()
     example = torch.zeros(2, 3, size, size)
+    return _exported(model, example, opset, free=True, names=(INPUT, (OUTPUT,)))
+
+
+def trace_program(
+    model: nn.Module, example: torch.Tensor, opset: int, *, free: bool, names: tuple[str, tuple[str, ...]]
+) -> onnx.ModelProto:
+    """Return a network of one input and any outputs as ONNX.
+
+    Args:
+        model: As it is to run, on the processor.
+        example: Two images as the network takes them, or as many as it takes.
+        opset: Version of the ONNX operators.
+        free: Whether it takes any number of images.
+        names: Of the input and the outputs.
+    """
+    return _exported(model, example, opset, free=free, names=names)[0]
+
+
+def _exported(
+    model: nn.Module, example: torch.Tensor, opset: int, *, free: bool, names: tuple[str, tuple[str, ...]]
+) -> tuple[onnx.ModelProto, ExportedProgram]:
     noise = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
             (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65535)},),
+            input_names=[names[0]],
+            output_names=list(names[1]),
+            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65535)},) if free else None,
             opset_version=opset,
             dynamo=True,
             verbose=False,

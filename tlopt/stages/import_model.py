@@ -57,10 +57,13 @@ def import_model(
 ) -> Card:
     """Make an artifact of a pretrained model or an ONNX file.
 
-    A file of Keras is exported to ONNX first. That needs Keras 3, and no TensorFlow. An ONNX file
-    needs an image as its input and a number for each class as its output. The settings say how
-    images are preprocessed for it. The mean and standard deviation of ImageNet are used if none are
-    given. What is assumed is shown.
+    A file of Keras (.keras) or of torch.export (.pt2) is exported to ONNX first. Its graph is
+    compared with the network in it, and code in it is refused. A file of Keras needs Keras 3, and
+    no TensorFlow.
+
+    An ONNX file needs an image as its input and a number for each class as its output. The settings
+    say how images are preprocessed for it. The mean and standard deviation of ImageNet are used if
+    none are given. What is assumed is shown.
 
     The file is run on several batches. Its output may be logits, probabilities, log-probabilities
     or one sigmoid for each class.
@@ -71,6 +74,7 @@ def import_model(
     Raises:
         SettingError: Neither or both of a file and a model are given, or the class names do not fit.
         ArtifactError: The file is no ONNX classifier, its answers depend on the batch, or cannot be used.
+        CheckError: The graph made of a file of another format answers otherwise than its network.
         ImagesError: `images` cannot be used.
     """
     if (source is None) == (model is None):
@@ -147,7 +151,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     from tlopt.imports.probing import probe
     from tlopt.imports.renaming import rename
 
-    proto = narrow(_graph(file), file, input_name=ends.input_ or "", output_name=ends.output or "")
+    proto = narrow(_graph(file, given), file, input_name=ends.input_ or "", output_name=ends.output or "")
     preprocess = fed(proto, file, given, classifier=True)
     answer_floats(proto)
     proto = fold_parameters(proto)
@@ -162,20 +166,21 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     )  # fmt: skip
 
 
-def _graph(file: Path) -> onnx.ModelProto:
-    """Return the graph of an ONNX file or a Keras file."""
+def _graph(file: Path, given: dict[str, Any]) -> onnx.ModelProto:
+    """Return the graph of an ONNX file, or of one in another format."""
     from tlopt.graphs.loading import load_graph
-    from tlopt.imports import keras
+    from tlopt.imports import formats
 
-    if keras.is_keras(file):
-        return keras.read(file)
+    made = formats.read(file, size=given.get("size"), width=given.get("width"))
+    if made is not None:
+        return made
     external_data.check(file)
     return load_graph(file)
 
 
 def _with_family(file: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return how images are fed, with what the name of a network of keras.applications says of it."""
-    from tlopt.imports import keras
+    from tlopt.imports.formats import keras
     from tlopt.imports.presets import PRESETS
 
     found = keras.family(keras.description(file)) if keras.is_keras(file) else ""
@@ -195,7 +200,7 @@ def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> 
     from tlopt.imports.renaming import rename
 
     names = [name.strip() for name in (ends.output or "").split(",") if name.strip()]
-    proto = any_task.narrow(_graph(file), file, input_name=ends.input_ or "", names=names)
+    proto = any_task.narrow(_graph(file, given), file, input_name=ends.input_ or "", names=names)
     preprocess = fed(proto, file, given, classifier=False)
     any_task.pin(proto, preprocess)
     if "images" in {value.name for value in proto.graph.output}:

@@ -16,7 +16,7 @@ import pytest
 
 import tlopt
 from tlopt.errors import ArtifactError
-from tlopt.imports import keras
+from tlopt.imports.formats import keras
 
 LAYER = {"module": "keras.layers", "class_name": "ReLU", "config": {}, "registered_name": None}
 

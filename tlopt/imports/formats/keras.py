@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from tlopt.errors import ArtifactError, MissingLibraryError
@@ -23,6 +24,7 @@ from tlopt.graphs.folding import fold
 from tlopt.graphs.pads import merge_pads
 from tlopt.graphs.shapes import fold_shapes
 from tlopt.graphs.transposes import cancel_transposes
+from tlopt.imports.formats.comparison import Original
 from tlopt.process import children
 from tlopt.reading import files
 from tlopt.reading.names import shown_name
@@ -51,8 +53,13 @@ def is_keras(file: Path) -> bool:
     return file.suffix.lower() == SUFFIX
 
 
-def read(file: Path) -> onnx.ModelProto:
-    """Return the network of a Keras file as a plain graph, channels first but for the input.
+def read(file: Path, *, size: int | None = None, width: int | None = None) -> Original:
+    """Return the network of a Keras file as a plain graph, channels first but for the input, and what Keras answers.
+
+    Args:
+        file: What Keras saved.
+        size: Side of the image, or its height, where the network takes any.
+        width: Of the image, likewise.
 
     Raises:
         ArtifactError: It is no Keras file, holds code of its own, or Keras cannot open or export it.
@@ -60,10 +67,17 @@ def read(file: Path) -> onnx.ModelProto:
     """
     _expect_plain(description(file), file)
     with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / "model.onnx"
-        _export(file, exported)
-        simple = clean(simplified(exported))
-    return merge_pads(fold(cancel_transposes(fold_shapes(simple))))
+        exported, example = Path(folder) / "model.onnx", Path(folder) / "example.npz"
+        _export(file, exported, example, size, width)
+        graph = plain(exported)
+        with np.load(example, allow_pickle=False) as found:
+            answers = [found[f"answer_{place}"] for place in range(len(found) - 1)]
+            return Original(graph=graph, inputs=found["inputs"], answers=answers, runtime="Keras")
+
+
+def plain(file: Path) -> onnx.ModelProto:
+    """Return a graph of a framework that puts the channels last as one that puts them first, but for the input."""
+    return merge_pads(fold(cancel_transposes(fold_shapes(clean(simplified(file))))))
 
 
 def description(file: Path) -> Mapping[str, Any]:
@@ -129,12 +143,13 @@ def _classes(config: object) -> Iterator[tuple[str, str]]:
             yield from _classes(value)
 
 
-def _export(file: Path, target: Path) -> None:
-    *command, found = children.command("tlopt.imports.keras_export")
-    own = [*command, str(file.absolute()), str(target), found]  # the start takes the last argument for itself
+def _export(file: Path, target: Path, example: Path, size: int | None, width: int | None) -> None:
+    *command, found = children.command("tlopt.imports.formats.keras_export")
+    given = (file.absolute(), target, example, size or 0, width or 0)
+    own = [*command, *map(str, given), found]  # the start takes the last argument for itself
     environment = {**children.environment(), "KERAS_BACKEND": "torch", "KERAS_HOME": str(target.parent)}
     done = subprocess.run(own, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode == 0 and target.exists():
+    if done.returncode == 0 and target.exists() and example.exists():
         return
     said = done.stdout.strip().rpartition("\n")[2]
     if said == "missing":

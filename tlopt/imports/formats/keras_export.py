@@ -1,4 +1,4 @@
-"""The process in which Keras opens a file and writes it as ONNX: ``keras_export FILE TARGET``."""
+"""The process in which Keras opens a file and writes it as ONNX: ``keras_export FILE TARGET EXAMPLE SIZE WIDTH``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 import warnings
 
 
-def main(file: str, target: str) -> str:
-    """Write the network of a Keras file as ONNX; return what went wrong, empty if nothing did."""
+def main(file: str, target: str, example: str, size: str, width: str) -> str:
+    """Write the network of a Keras file as ONNX, and what it answers; return what went wrong, empty if nothing did."""
     from tlopt.networks import vision_ops
 
     vision_ops.declare()
@@ -19,10 +19,15 @@ def main(file: str, target: str) -> str:
         return "missing"
     import numpy as np
 
+    from tlopt.imports.formats.comparison import examples, filled
+
     warnings.simplefilter("ignore")
     try:
         model = keras.models.load_model(file, compile=False, safe_mode=True)
-        model(np.zeros((1, *model.input_shape[1:]), "float32"))  # the export wants a network that has run
+        inputs = examples(filled(model.input_shape, int(size), int(width)), np.dtype(model.inputs[0].dtype))
+        # The export wants a network that has run.
+        answers = [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(model(inputs))]
+        np.savez(example, inputs=inputs, **{f"answer_{place}": answer for place, answer in enumerate(answers)})
         model.export(target, format="onnx", verbose=False)
     except Exception as error:  # noqa: BLE001 - Keras and torch raise whatever they stumble over
         reason = str(error).strip().partition("\n")[0][:500] or type(error).__name__
