@@ -104,7 +104,7 @@ _VERBS = (
         name="import", at="stages.import_model:import_model", group="Make", gives="path", recipe=True,
         summary="Make an artifact of a pretrained model or an ONNX file.",
         example="tlopt import --model pip:efficientnet_lite0 -o runs/lite0",
-        takes=(Argument(name="source", shown="[MODEL.onnx|.keras|.pt2]", required=False),),
+        takes=(Argument(name="source", shown="[MODEL.onnx|.keras|.pt2|SAVED_MODEL]", required=False),),
     ),
     Verb(
         name="finetune", at="stages.finetune:finetune", group="Make", gives="path", recipe=True,

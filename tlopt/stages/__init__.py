@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import logging
 import time
@@ -24,17 +25,23 @@ from tlopt.reading.files import IrregularFileError, expect_regular
 
 log = logging.getLogger(__name__)
 
+_SAVED_MODEL = "saved_model.pb"  # in every SavedModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A single file that a stage reads."""
+    """A single file that a stage reads, or a folder that another program writes and reads as one."""
 
     path: Path
 
     @property
     def digest(self) -> str:
-        """The sha256 of its content."""
-        return sha256(self.path)
+        """The sha256 of its content; that of a folder covers the names and the contents of all its files."""
+        if not self.path.is_dir():
+            return sha256(self.path)
+        files = sorted(file for file in self.path.rglob("*") if file.is_file())
+        lines = [f"{sha256(file)} {file.relative_to(self.path).as_posix()}\n" for file in files]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 Source = Artifact | ImageFolder | SourceFile | None
@@ -46,7 +53,7 @@ class Stage:
     Attributes:
         name: Its verb ("prune").
         reads: The kinds it takes: artifact kinds, "images" for a folder of images, "file" for a
-            single file, "nothing" if it may go without a source.
+            single file, "saved model" for a folder of TensorFlow's, "nothing" if it may go without a source.
         writes: The kind it makes; empty if the card it returns says so.
         shared: Whether several processes of torchrun share its work.
         body: The undecorated function.
@@ -122,10 +129,11 @@ class Stage:
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
         if source is None or isinstance(source, ImageFolder):
             return source
-        kinds = [kind for kind in self.reads if kind not in ("images", "file", "nothing")]
+        kinds = [kind for kind in self.reads if kind not in ("images", "file", "saved model", "nothing")]
         if "file" in self.reads and not isinstance(source, Artifact):
+            marker = Path(source, _SAVED_MODEL)
             try:
-                expect_regular(source)
+                expect_regular(marker if "saved model" in self.reads and marker.exists() else source)
             except IrregularFileError as error:
                 raise ArtifactError(error.message) from error
             except OSError as error:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _FILE = "model.onnx"
 
 
-@stage(reads=("file", "nothing"), writes="")
+@stage(reads=("file", "saved model", "nothing"), writes="")
 def import_model(
     source: SourceFile | None,
     out: Draft,
@@ -59,7 +59,7 @@ def import_model(
 
     A file of Keras (.keras) or of torch.export (.pt2) is exported to ONNX first. Its graph is
     compared with the network in it, and code in it is refused. A file of Keras needs Keras 3, and
-    no TensorFlow.
+    no TensorFlow. A folder that is a SavedModel is taken likewise. It needs TensorFlow and tf2onnx.
 
     An ONNX file needs an image as its input and a number for each class as its output. The settings
     say how images are preprocessed for it. The mean and standard deviation of ImageNet are used if

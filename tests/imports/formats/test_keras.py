@@ -54,7 +54,7 @@ def test_code_in_a_file_is_refused_before_keras_sees_it(layer, said, tmp_path, m
     if not said:
         assert keras._expect_plain(keras.description(file), file) is None
         return
-    monkeypatch.setattr(keras, "_export", lambda *_: pytest.fail("Keras must not see it"))
+    monkeypatch.setattr(keras, "converted", lambda *_, **__: pytest.fail("Keras must not see it"))
     with pytest.raises(ArtifactError, match=said):
         tlopt.import_model(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import onnx
 
-from tlopt.imports.formats import comparison, keras
+from tlopt.imports.formats import comparison, keras, saved_model
 
 
 def read(file: Path, *, size: int | None = None, width: int | None = None) -> onnx.ModelProto | None:
     """Return the network of a file that is no ONNX file as a graph; None if it is of no other known format.
 
     Args:
-        file: The file.
+        file: The file, or the folder of a SavedModel.
         size: Side of the image, or its height, that the user says; None for the network's own.
         width: Of the image, likewise.
 
@@ -23,7 +23,9 @@ def read(file: Path, *, size: int | None = None, width: int | None = None) -> on
         MissingLibraryError: What opens it is not installed.
     """
     suffix = file.suffix.lower()
-    if suffix == ".keras":
+    if file.is_dir():
+        original = saved_model.read(file, size=size, width=width)
+    elif suffix == ".keras":
         original = keras.read(file, size=size, width=width)
     elif suffix == ".pt2":
         from tlopt.imports.formats import pt2

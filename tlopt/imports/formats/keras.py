@@ -6,30 +6,18 @@ searched for what would run code: only layers of Keras itself are opened.
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
-from tlopt.errors import ArtifactError, MissingLibraryError
-from tlopt.graphs.cleaning import clean
-from tlopt.graphs.folding import fold
-from tlopt.graphs.pads import merge_pads
-from tlopt.graphs.shapes import fold_shapes
-from tlopt.graphs.transposes import cancel_transposes
+from tlopt.errors import ArtifactError
 from tlopt.imports.formats.comparison import Original
-from tlopt.process import children
+from tlopt.imports.formats.conversion import Library, converted
 from tlopt.reading import files
 from tlopt.reading.names import shown_name
 from tlopt.reading.schema import SchemaError, parse_json
-from tlopt.sessions import simplified
 
 SUFFIX = ".keras"
 _CONFIG = "config.json"
@@ -37,6 +25,10 @@ _LARGEST = 64 << 20  # bytes of a description
 _RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"})
 _OWN = ("keras", "builtins")
 _HINT = "Export it where its code is: model.export('model.onnx', format='onnx'). Then import the ONNX file."
+_KERAS = Library(
+    name="Keras", module="tlopt.imports.formats.keras_export", needs="A Keras file needs Keras 3.",
+    install="tlopt[keras]", hint=_HINT, environment={"KERAS_BACKEND": "torch", "KERAS_HOME": "{folder}"},
+)  # fmt: skip
 
 # How the name of a network of keras.applications begins -> the preset of its preprocessing.
 _FAMILIES = {
@@ -66,18 +58,7 @@ def read(file: Path, *, size: int | None = None, width: int | None = None) -> Or
         MissingLibraryError: Keras is not installed.
     """
     _expect_plain(description(file), file)
-    with tempfile.TemporaryDirectory() as folder:
-        exported, example = Path(folder) / "model.onnx", Path(folder) / "example.npz"
-        _export(file, exported, example, size, width)
-        graph = plain(exported)
-        with np.load(example, allow_pickle=False) as found:
-            answers = [found[f"answer_{place}"] for place in range(len(found) - 1)]
-            return Original(graph=graph, inputs=found["inputs"], answers=answers, runtime="Keras")
-
-
-def plain(file: Path) -> onnx.ModelProto:
-    """Return a graph of a framework that puts the channels last as one that puts them first, but for the input."""
-    return merge_pads(fold(cancel_transposes(fold_shapes(clean(simplified(file))))))
+    return converted(_KERAS, file, size=size, width=width)
 
 
 def description(file: Path) -> Mapping[str, Any]:
@@ -141,21 +122,3 @@ def _classes(config: object) -> Iterator[tuple[str, str]]:
     elif isinstance(config, list):
         for value in config:
             yield from _classes(value)
-
-
-def _export(file: Path, target: Path, example: Path, size: int | None, width: int | None) -> None:
-    *command, found = children.command("tlopt.imports.formats.keras_export")
-    given = (file.absolute(), target, example, size or 0, width or 0)
-    own = [*command, *map(str, given), found]  # the start takes the last argument for itself
-    environment = {**children.environment(), "KERAS_BACKEND": "torch", "KERAS_HOME": str(target.parent)}
-    done = subprocess.run(own, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode == 0 and target.exists() and example.exists():
-        return
-    said = done.stdout.strip().rpartition("\n")[2]
-    if said == "missing":
-        raise MissingLibraryError("A Keras file needs Keras 3.", hint="python -m pip install 'tlopt[keras]'")
-    try:
-        reason = str(json.loads(said)["error"])
-    except (ValueError, KeyError, TypeError):
-        reason = f"its process {children.ended(done.returncode)}"
-    raise ArtifactError(f"Keras cannot open and export {file}: {reason}", hint=_HINT)
