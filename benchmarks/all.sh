@@ -21,6 +21,7 @@ table() {
 harness 1 - harness.py --seconds 20
 footprint 5 - footprint.py
 bundle 2 - bundle.py
+keras 5 - from_keras.py
 scale 10 - scale.py
 labels 5 s labels.py --sets clothing10
 predict 5 s predict.py
