@@ -23,10 +23,11 @@ def main(target: Path, command: list[str]) -> int:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
     )
-    widest = max(map(len, done.stdout.splitlines()), default=0)
+    said = done.stdout.replace(f"{Path.cwd()}/", "~/")  # where it was run is of no interest
+    widest = max(map(len, said.splitlines()), default=0)
     console = Console(record=True, width=max(WIDTH, widest + 1), file=io.StringIO())
     console.print(Text(f"$ {' '.join(command)}", style="bold"))
-    console.print(Text.from_ansi(done.stdout.rstrip()))
+    console.print(Text.from_ansi(said.rstrip()))
     # No title and no fonts from elsewhere: the picture loads nothing.
     svg = console.export_svg(title=" ")
     target.write_text(without_fonts(svg), encoding="utf-8")

@@ -87,6 +87,8 @@ def write_images(folder):
     (folder / "cells").mkdir()
     for new, old in (("sound", "blue"), ("defective", "green")):
         shutil.copytree(folder / "images" / old, folder / "cells" / new)
+    first = min((folder / "cells" / "defective").iterdir())
+    first.rename(first.with_name("cell0001.png"))
     (folder / "classes.txt").write_text("blue\ngreen\nred\n", encoding="utf-8")
 
 
