@@ -17,6 +17,7 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.cli import root, terminal
 from tlopt.cli.options import setting_options
+from tlopt.verbs import TABLE
 
 
 def test_help_does_not_import_heavy_libraries():
@@ -264,3 +265,13 @@ def test_an_empty_text_is_not_the_current_folder(capsys, arguments, named):
     assert code == 2
     assert named in err
     assert "empty text" in err or "got ''" in err
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, verb in TABLE.items() if any(one.required and one.default is None for one in verb.takes)]
+)
+def test_an_argument_that_is_missing_is_a_usage_error(capsys, name):
+    outs = ["-o", "out"] if TABLE[name].gives in ("path", "study") else []
+    code, _, err = called(capsys, *name.split(), *outs)
+    assert code == 2
+    assert "Missing argument" in err

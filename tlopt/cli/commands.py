@@ -50,7 +50,8 @@ def _argument(argument: Argument) -> click.Argument:
         required=argument.required,
         nargs=-1 if argument.many else 1,
         type=click.Choice(argument.choices) if argument.choices else None,
-        default=argument.default,
+        # click 8.3 takes None for a value that was given.
+        **({} if argument.default is None else {"default": argument.default}),
     )
 
 
