@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_SHOWN = 30  # names in a hint: more fill the screen
+
 
 class TloptError(Exception):
     """Base of all errors a user can fix.
@@ -80,12 +82,13 @@ class CheckError(TloptError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown name: its closest match, or the known names."""
-    choices = sorted(known)
+    choices = sorted(set(known))
     if close := difflib.get_close_matches(name, choices, n=1):
         return f"Did you mean {close[0]!r}?"
     if not choices:
         return "None is available."
-    return f"Known: {', '.join(choices)}."
+    more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
+    return f"Known: {', '.join(choices[:_SHOWN])}{more}."
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def test_a_network_of_any_size_needs_one(tmp_path):
 def test_another_size_than_the_declared_one_is_tried(tmp_path):
     artifact = brought(any_nets.segmenter(), tmp_path, image_size=32)
     assert artifact.card.outputs[0].shape == (1, 32, 32)
-    with pytest.raises(ArtifactError, match="cannot be run on 1 images of 32 px in nchw"):
+    with pytest.raises(ArtifactError, match="cannot be run on images of 32 px in nchw, 1 at once"):
         brought(any_nets.detector(), tmp_path, "other", image_size=32)
 
 

@@ -43,7 +43,7 @@ def test_names_that_begin_with_numbers_are_names(tmp_path, names):
                                   '{"0": {"x": 1}, "1": "b"}', "[]", "{}"])  # fmt: skip
 def test_json_of_another_form_is_an_error_in_words(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(SettingError, match=r"JSON|names 0 classes|cannot be read"):
+    with pytest.raises(SettingError, match=r"JSON|names too few classes: 0|cannot be read"):
         read_classes(tmp_path / "x.json")
 
 
@@ -53,3 +53,10 @@ def test_names_that_differ_by_case_alone_are_told(tmp_path, caplog):
         read_classes(tmp_path / "x.txt")
     assert "'Glass' and 'glass'" in caplog.text
     assert "'metal can' and 'metal_can'" in caplog.text
+
+
+def test_a_file_that_is_not_there_is_named_in_words(tmp_path):
+    with pytest.raises(SettingError, match="cannot be read: No such file or directory"):
+        read_classes(tmp_path / "none")
+    with pytest.raises(SettingError, match="cannot be read: it is a folder, no regular file"):
+        read_classes(tmp_path)

@@ -137,15 +137,17 @@ def test_a_backend_that_runs_nothing_is_an_error(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "error", "match"),
     [
-        ({"image_sizes": 8}, SettingError, "image_sizes must be at least 16"),
+        ({"image_sizes": 8}, SettingError, "image_sizes must be between 16 and 4096"),
         ({"image_sizes": "big"}, SettingError, "image_sizes must be a whole number"),
         ({"backend": "onnxruntim"}, PluginError, "onnxruntime"),
+        ({"backend": "torch:cuda"}, StageError, "torch:cuda cannot run here: It has gone."),
         ({"models": "cnn"}, PluginError, "no artifact lies at cnn"),
         ({"val": 0.6, "test": 0.5}, SettingError, "nothing is left for training"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_measured(photos, tmp_path, monkeypatch, given, error, match):
     monkeypatch.setattr(module, "time_untrained", None)
+    monkeypatch.setattr("tlopt.backends.torch.problem", lambda _: "It has gone.")
     with pytest.raises(error, match=match):
         tlopt.rank(photos, **{**QUICK, **given}, cache_dir=tmp_path)
 

@@ -168,7 +168,7 @@ def _tried(run: Run, places: list[int], preprocess: Preprocess, name: str) -> li
         found: list[np.ndarray] = run(places)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
         reason = str(error).strip().partition("\n")[0]
-        return f"{name} cannot be run on {len(places)} images of {in_words(preprocess)}: {reason}"
+        return f"{name} cannot be run on images of {in_words(preprocess)}, {len(places)} at once: {reason}"
     return found
 
 

@@ -42,11 +42,14 @@ def read_classes(file: Path) -> tuple[str, ...]:
         names = _of_json(parse_json(text)) if text.lstrip()[:1] in ("[", "{") else _of_lines(text)
     except (OSError, ValueError) as error:
         hint = _FORMS if isinstance(error, SchemaError) else ""
-        raise SettingError(f"The class names in {file} cannot be read: {error}", hint=hint) from error
+        why = str(error).rstrip(".")
+        if isinstance(error, OSError):
+            why = f"it {error.reason}" if isinstance(error, files.IrregularFileError) else str(error.strerror)
+        raise SettingError(f"The class names in {file} cannot be read: {why}.", hint=hint) from error
     check_classes(names, file)
     twice = {name for name, count in Counter(names).items() if count > 1}
     if twice or len(names) < 2:
-        problem = f"names {sorted(twice)[0]!r} twice" if twice else f"names {len(names)} classes"
+        problem = f"names {sorted(twice)[0]!r} twice" if twice else f"names too few classes: {len(names)}"
         raise SettingError(f"{file} {problem}.", hint="Write one class name a line, in the order of the logits.")
     for one, other in alike(names):
         log.warning("%s names two classes that differ by case or spacing alone: %r and %r.", file, one, other)

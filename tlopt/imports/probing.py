@@ -138,7 +138,7 @@ def _first(model: onnx.ModelProto, inputs: np.ndarray, batch: int, preprocess: P
                     return found
         reason = str(error).strip().partition("\n")[0]
         raise ArtifactError(
-            f"{name} cannot be run on {batch} images of {in_words(preprocess)}: {reason}",
+            f"{name} cannot be run on images of {in_words(preprocess)}, {batch} at once: {reason}",
             hint="Check --image-size and --layout.",
         ) from error
     return found

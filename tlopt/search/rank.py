@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from tlopt.backends import expect_here
 from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError
 from tlopt.images import ImageFolder, scan
@@ -141,7 +142,10 @@ def rank(
         PluginError: A network or a backend is unknown, or no network can be had here.
         ArtifactError: An artifact is no torch artifact, or weights do not fit.
         MissingLibraryError: A library is not installed.
+        StageError: A backend cannot run here.
     """
+    for spelled in backend:
+        expect_here(spelled)
     folder = scan(source)
     space, left_out = chosen_space(
         models=models, weights=weights, image_sizes=image_sizes, precisions=_NUMBERS, backend=backend, threads=threads
