@@ -18,6 +18,7 @@ import tlopt
 from tlopt import backends, progress
 from tlopt.artifact import Artifact
 from tlopt.errors import (
+    ArtifactError,
     ImagesError,
     OutputError,
     OutputExistsError,
@@ -321,3 +322,10 @@ def test_a_search_does_not_become_a_class_of_its_images(images, tmp_path):
     with pytest.raises(OutputError, match="lies among the images"):
         tlopt.optimize(images, images / "search", latency_ms=5.0, **FAST)
     assert not (images / "search").exists()
+
+
+def test_an_artifact_that_cannot_be_trained_on_the_images_is_refused_before_the_work(images, exported, tuned, tmp_path):
+    for artifact, message in ((tuned, "was trained on other images"), (exported, "is of kind onnx; this needs torch")):
+        with pytest.raises(ArtifactError, match=message):
+            tlopt.optimize(images, tmp_path / "out", latency_ms=5.0, **{**FAST, "models": (str(artifact.path),)})
+    assert list(tmp_path.iterdir()) == []

@@ -134,6 +134,7 @@ def optimize(
         force: Start anew, and replace an older search at `out`.
 
     Raises:
+        ArtifactError: An artifact among the networks is damaged, or cannot be trained on these images.
         SettingError: The budget says nothing or contradicts itself, or other settings do not fit.
         ImagesError: The images cannot be used, or have no labels.
         PluginError: No network can be had here, or a backend is unknown.
@@ -206,6 +207,7 @@ def _asked(
     Raises:
         ImagesError: The images cannot be used.
         SettingError: Settings do not fit the source.
+        ArtifactError: An artifact among the networks cannot be trained on these images.
     """
     from tlopt.images.of_artifact import drawn
     from tlopt.images.scanning import scan
@@ -246,6 +248,10 @@ def _asked(
         own=own,
         left_out=left_out,
     )  # fmt: skip
+    if artifact is None:
+        for one in space.networks:
+            if (named := one.opened_artifact()) is not None:
+                asked.expect_trainable(named)
     return asked, whole, parts
 
 

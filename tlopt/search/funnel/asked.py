@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tlopt.artifact import Artifact
 from tlopt.cards.card import plain
 from tlopt.environment import versions
+from tlopt.errors import ArtifactError
 from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
 from tlopt.search.once import digest_of
@@ -96,6 +98,22 @@ class Asked:
             "images": digest_of(self.images.digest, plain(self.shares), self.seed),
             "training": digest_of(self.kind, self.epochs),
         }
+
+    def expect_trainable(self, artifact: Artifact) -> None:
+        """Refuse an artifact that cannot be trained further here.
+
+        Raises:
+            ArtifactError: It is no torch artifact, or was trained on other images or with another split: test images
+                may have been trained on.
+        """
+        ref = artifact.expect("torch").card.images
+        wanted = (self.images.digest, self.shares.val, self.shares.test, self.seed)
+        if ref is None or (ref.digest, ref.val, ref.test, ref.seed) != wanted:
+            raise ArtifactError(
+                f"{artifact.path} was trained on other images, or with another split: its test images may be "
+                "training images here.",
+                hint="To search from it alone, give it in the place of the images.",
+            )
 
     @functools.cached_property
     def _points(self) -> dict[tuple[str, float], list[Point]]:

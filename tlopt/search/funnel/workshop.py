@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tlopt.artifact import Artifact
 from tlopt.environment import versions
-from tlopt.errors import ArtifactError
 from tlopt.images import ImageFolder, Split, division
 from tlopt.images.cache import Cache
-from tlopt.images.of_artifact import trained_on
 from tlopt.search.funnel.asked import Asked, Contender
 from tlopt.search.funnel.results import Made, Trained
 from tlopt.search.funnel.variants import Variant
@@ -119,12 +117,7 @@ class Workshop:
 
         artifact = one.network.opened_artifact()
         if artifact is not None:
-            ref, _ = trained_on(artifact)
-            if (ref.digest, ref.val, ref.test, ref.seed) != self._images():
-                raise ArtifactError(
-                    f"{artifact.path} was trained on other images, or with another split: its test images may be "
-                    "training images here."
-                )
+            self.asked.expect_trainable(artifact)
             return finetune(artifact, to, force=True, **settings)
         shares = self.asked.shares
         return finetune(
