@@ -219,6 +219,16 @@ def test_a_confidence_is_not_judged_where_it_was_chosen(part, tiny):
         evaluate(tiny, min_precision=0.9, split=part)
 
 
+def test_a_folder_without_parts_leaves_nothing_to_choose_a_confidence_on(tiny, swatches, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(swatches, other)
+    next(other.glob("*/*")).unlink()
+    with pytest.raises(ImagesError, match=r"all \d+ images would be judged") as caught:
+        evaluate(tiny, images=other, min_precision=0.9)
+    assert f"tlopt data split {other}" in caught.value.hint
+    assert " all images" not in evaluate(tiny, images=other).to_report().title
+
+
 def test_the_surest_answers_are_shown(tiny):
     result = evaluate(tiny)
     (table,) = [one for one in result.to_report().more if "surest" in one.title]

@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_onnx import RIGHT, write_onnx
 
-from tlopt.errors import SettingError, StageError
+from tlopt.errors import OutputError, OutputExistsError, SettingError, StageError
 from tlopt.measure.bench import bench
 from tlopt.measure.loadgen import loadgen
 from tlopt.measure.speed import mlperf
@@ -71,6 +72,18 @@ def test_a_runner_that_fails_under_loadgen_is_one_clear_error(tiny, tmp_path, mo
     monkeypatch.setattr(Runner, "__call__", breaking)
     with pytest.raises(StageError, match=r"onnxruntime:cpu failed while running .*tiny: the device is gone"):
         loadgen([tiny], backend=("onnxruntime",), seconds=0.1, scenario="single-stream", logs=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "images/logs"])
+def test_logs_that_cannot_be_written_are_refused_before_the_run(tiny, tmp_path, monkeypatch, place):
+    monkeypatch.setattr("tlopt.measure.loadgen._measured", None)
+    (tmp_path / "file").touch()
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "1.png")
+    with pytest.raises((OutputError, OutputExistsError), match="lies"):
+        loadgen([tiny], images=tmp_path / "images", logs=tmp_path / place)
+    assert not (tmp_path / "images" / "logs").exists()
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(tiny, tmp_path):

@@ -9,7 +9,7 @@ from tiny_onnx import RIGHT, write_onnx
 
 from tlopt.artifact import Artifact
 from tlopt.cards.details import Pruned, Rival, TorchDetails
-from tlopt.errors import ImagesError, OutputExistsError
+from tlopt.errors import ImagesError, OutputExistsError, StageError
 from tlopt.measure.report import _findings, _rivals
 from tlopt.measure.report import report as make_report
 from tlopt.reports import Report
@@ -72,6 +72,14 @@ def test_what_cannot_run_gets_a_row_that_says_so(tiny, tmp_path):
     report = make_report([tiny], tmp_path, backend=("onnxruntime", "openvino:npu"), batch=(1,), seconds=0.02)
     assert "finds no NPU here" in report.rows[1]["skipped"]
     assert "Did not run here" in (tmp_path / "report.html").read_text()
+
+
+def test_where_nothing_runs_an_older_report_stays(tiny, tmp_path):
+    make_report([tiny], tmp_path / "report", batch=(1,), seconds=0.02)
+    before = (tmp_path / "report" / "report.json").read_bytes()
+    with pytest.raises(StageError, match="finds no NPU here"):
+        make_report([tiny], tmp_path / "report", backend=("openvino:npu",), batch=(1,), seconds=0.02, force=True)
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
 
 
 def test_int8_that_is_slower_than_fp32_is_called_out():

@@ -78,7 +78,9 @@ def evaluate(
         StageError: The backend cannot run it here.
     """
     artifact = Artifact.load(artifact).expect_classifier("evaluate")
-    other = None if reference is None else same_classes(artifact, Artifact.load(reference))
+    other = (
+        None if reference is None else same_classes(artifact, Artifact.load(reference).expect_classifier("evaluate"))
+    )
     keep = opened is not None or reference is not None
     if opened is None:
         opened = open_part(artifact, images, split)
@@ -109,9 +111,12 @@ def _validation(artifact: Artifact, images: Path | None, opened: ImagePart) -> I
         ImagesError: There are none, or they are the ones that the artifact is judged on.
     """
     if opened.part in ("val", "all"):
+        hint = "Leave --split out."
+        if images is not None:
+            hint = f"Use a folder with parts for --images: tlopt data split {images} makes one. {hint}"
+        which = "the validation images" if opened.part == "val" else f"all {len(opened)} images"
         raise ImagesError(
-            f"A confidence is chosen on the validation images and judged on others, not on part {opened.part}.",
-            hint="Leave --split out.",
+            f"A confidence is chosen on validation images and judged on others, but {which} would be judged.", hint=hint
         )
     found = open_part(artifact, images, "val")
     found.expect(artifact)

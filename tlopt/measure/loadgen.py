@@ -14,12 +14,14 @@ from tlopt.backends import Runner
 from tlopt.backends._logits import check_logits
 from tlopt.candidates import Candidate, candidates, labels, opened, running
 from tlopt.environment import cores, processor, versions
+from tlopt.images import intrusion
 from tlopt.measure.speed import mlperf
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.mlperf import SAMPLES, Scenario
 from tlopt.measure.speed.process import parts
 from tlopt.measure.speed.rows import counted, identity, not_run
 from tlopt.progress import track
+from tlopt.publishing import check_place
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 from tlopt.timing import warm
@@ -67,6 +69,7 @@ def loadgen(
         MissingLibraryError: LoadGen, or the library of a named backend, is not installed.
         PluginError: A backend is unknown.
         StageError: A runtime failed while running.
+        OutputError: The logs would lie among the images, or cannot be written.
     """
     library = registry.require("mlperf_loadgen")
     loaded = [Artifact.load(artifact).expect_classifier("loadgen") for artifact in artifacts]
@@ -74,6 +77,8 @@ def loadgen(
     inputs = Inputs(images, noise=noise, largest=batch)
     tried = [(named[one.artifact.path], one) for one in candidates(loaded, backend)]
     logs = logs / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    check_place(logs)
+    intrusion.refuse(logs, [images] if images else [one.card.images.path for one in loaded if one.card.images])
     told = _Told(scenario=scenario, seconds=seconds, target_qps=target_qps, target_latency=target_latency)
     rows: list[dict[str, Scalar]] = []
     skipped: list[dict[str, Scalar]] = []

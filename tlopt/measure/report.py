@@ -58,6 +58,8 @@ def report(
         ImagesError: The images cannot be used, or their classes are not the artifacts'.
         PluginError: A backend is unknown.
         OutputExistsError: `out` exists and `force` is not set, or it is no report.
+        OutputError: It lies among the images, or cannot be made.
+        StageError: Nothing could run.
     """
     given = [one.path if isinstance(one, Artifact) else one for one in artifacts]
     check_place(out, force=force, reads=[*given, *([images] if images else [])], makes="report")
@@ -70,6 +72,8 @@ def report(
         made, text = _measured(
             loaded, named, opened, backend=backend, batch=batch, seconds=seconds, threads=threads, title=title
         )
+        if all(row.get("skipped") for row in made.rows):
+            made.check()  # an older report is not replaced by one that says nothing
         write_whole(folder / "report.json", made.to_json())
         write_whole(folder / "report.html", text, errors="replace")
     return made

@@ -131,8 +131,9 @@ class Evaluation:
                 0,
                 f"Images left out because they cannot be read ({len(self.unreadable)}): {', '.join(self.unreadable)}.",
             )
+        part = "" if self.conditions["split"] == "all" else f" {self.conditions['split']}"
         return Report(
-            title=f"{self.artifact}: {self.top1:.1%} right on {self.images} {self.conditions['split']} images, "
+            title=f"{self.artifact}: {self.top1:.1%} right on {self.images}{part} images, "
             f"95 % interval {self.interval[0]:.1%} to {self.interval[1]:.1%}",
             rows=(row,),
             notes=tuple(notes),
