@@ -275,3 +275,15 @@ def test_an_argument_that_is_missing_is_a_usage_error(capsys, name):
     code, _, err = called(capsys, *name.split(), *outs)
     assert code == 2
     assert "Missing argument" in err
+
+
+@pytest.mark.parametrize("text", ["", "Unable to allocate 27.9 TiB"])
+def test_too_little_memory_is_no_bug(capsys, monkeypatch, text):
+    def fail(*_args, **_options):
+        raise MemoryError(text)
+
+    monkeypatch.setattr("tlopt.cli.running.run", fail)
+    code, _, err = called(capsys, "show", "x")
+    assert code == 1
+    assert err.startswith("Error: There is not enough memory")
+    assert "smaller --batch" in err

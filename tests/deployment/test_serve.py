@@ -39,6 +39,13 @@ def a_server(monkeypatch):
 
 
 @pytest.mark.usefixtures("a_server")
+def test_an_address_of_another_machine_is_not_a_taken_port(exported, capsys):
+    code, _, err = called(capsys, "serve", exported.path, "--host", "192.0.2.1")  # RFC 5737: of no machine
+    assert code == 2
+    assert "This machine does not have the address 192.0.2.1." in err
+
+
+@pytest.mark.usefixtures("a_server")
 @pytest.mark.parametrize(("offset", "what"), [(0, "HTTP"), (1, "gRPC"), (2, "metrics")])
 def test_a_taken_port_is_one_error(exported, capsys, offset, what):
     with socket.socket() as taken:

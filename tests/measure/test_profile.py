@@ -4,7 +4,7 @@ import pytest
 from tiny_engine import write_engine
 
 from tlopt.engine.gpu import gpu
-from tlopt.errors import PluginError, StageError
+from tlopt.errors import PluginError, SettingError, StageError
 from tlopt.measure.profile import profile
 
 
@@ -52,3 +52,8 @@ def test_a_tensorrt_engine_is_profiled_only_where_there_is_a_gpu(tmp_path):
     engine = write_engine(tmp_path / "engine")
     with pytest.raises(StageError, match="tensorrt cannot run here: There is no NVIDIA driver"):
         profile(engine)
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_at_once(tiny):
+    with pytest.raises(SettingError, match="A batch of 999999999 images takes"):
+        profile(tiny, batch=999_999_999)

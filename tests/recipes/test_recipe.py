@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tlopt
 from tlopt.artifact import Artifact
-from tlopt.errors import CheckError, OutputExistsError, SettingError, StageError
+from tlopt.errors import CheckError, OutputError, OutputExistsError, SettingError, StageError
 from tlopt.recipes import ledger
 from tlopt.recipes.recipe import _key, _sources, run
 from tlopt.recipes.tables import Recipe
@@ -205,6 +205,10 @@ def names(folder):
     ("text", "message"),
     [
         ("", "needs a folder for its results"),
+        ('out = ""', "needs a folder for its results"),
+        ('out = "x"\n[a]\nfinetune = ""', "step a: finetune needs to know what it works on"),
+        ('out = "x"\n[a]\nfinetune = []', "step a: finetune needs to know what it works on"),
+        ('out = "x"\n[a]\noptimize = ""\nlatency_ms = 5', "step a: optimize needs to know what it works on"),
         ("out = 3", "needs a folder for its results"),
         ('out = "x"', "has no step"),
         ("out = ", "is not valid TOML"),
@@ -224,6 +228,15 @@ def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(text, messa
     with pytest.raises(SettingError, match=message):
         run(file)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+
+
+def test_a_recipe_among_the_images_is_refused_and_leaves_nothing_there(photos, tmp_path):
+    copied = Path(shutil.copytree(photos, tmp_path / "photos"))
+    file = tmp_path / "recipe.toml"
+    file.write_text(GOOD.format(out=copied / "runs", photos=copied))
+    with pytest.raises(OutputError, match="lies among the images"):
+        run(file)
+    assert names(copied) == names(photos)
 
 
 def test_a_wrong_verb_and_a_wrong_setting_get_their_close_match(photos, tmp_path):

@@ -326,3 +326,9 @@ def test_two_processes_of_torchrun_make_the_artifact_of_one(colors, settings, tm
     subprocess.run(command(pair, "three", "--resume"), check=True, timeout=600, env=environment, capture_output=True)
     assert payload(Artifact.load(tmp_path / "three")) == payload(two)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "one", "three", "two"]
+
+
+def test_a_stage_without_a_source_says_what_it_needs(tmp_path):
+    with pytest.raises(SettingError, match="finetune needs a source: images or torch"):
+        finetune(None, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

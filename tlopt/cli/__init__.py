@@ -17,6 +17,7 @@ from tlopt.process import interrupts
 from tlopt.reading.names import shown
 from tlopt.verbs import GROUPS, TABLE, WORDS, Verb
 
+_LESS = "Try a smaller --batch or --image-size."
 _CODES = "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted."
 
 
@@ -114,6 +115,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             1,
             arguments,
         )
+    except MemoryError as error:
+        code = _fail(f"There is not enough memory: {error}".rstrip(": "), _LESS, 1, arguments)
     except Exception as error:  # noqa: BLE001 - the last boundary: a bug of ours, told without a traceback
         message = f"{type(error).__name__}: {error}"
         code = _fail(f"Unexpected failure: {message}", "Run again with --debug and report the traceback.", 1, arguments)

@@ -94,7 +94,13 @@ def _ports(host: str, port: int) -> Ports:
             f"--host takes an IP address, got {host!r}.", hint="127.0.0.1 is this machine alone."
         ) from error
     for number, what in enumerate(("HTTP", "gRPC", "metrics")):
-        if programs.is_taken(host, port + number):
+        try:
+            taken = programs.is_taken(host, port + number)
+        except OSError as error:
+            raise SettingError(
+                f"This machine does not have the address {host}.", hint="0.0.0.0 stands for all that it has."
+            ) from error
+        if taken:
             raise SettingError(
                 f"Port {port + number} of {host} is taken, and {what} would need it.", hint="Choose another --port."
             )

@@ -42,9 +42,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
         names = _of_json(parse_json(text)) if text.lstrip()[:1] in ("[", "{") else _of_lines(text)
     except (OSError, ValueError) as error:
         hint = _FORMS if isinstance(error, SchemaError) else ""
-        why = str(error).rstrip(".")
-        if isinstance(error, OSError):
-            why = f"it {error.reason}" if isinstance(error, files.IrregularFileError) else str(error.strerror)
+        why = str(error.strerror) if isinstance(error, OSError) else str(error).rstrip(".")
         raise SettingError(f"The class names in {file} cannot be read: {why}.", hint=hint) from error
     check_classes(names, file)
     twice = {name for name, count in Counter(names).items() if count > 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -51,12 +52,18 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 def is_taken(host: str, port: int) -> bool:
-    """Return whether a port cannot be listened on."""
+    """Return whether a port cannot be listened on.
+
+    Raises:
+        OSError: This machine does not have the address.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not taken by connections that have just ended
         try:
             tried.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise
             return True
     return False

@@ -34,7 +34,7 @@ class IrregularFileError(TloptError, OSError):
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path} {reason}.")
         self.reason = reason
-        self.strerror, self.filename = reason, str(path)
+        self.strerror, self.filename = f"it {reason}", str(path)
 
 
 def real_path(path: str | Path) -> Path:

@@ -20,6 +20,7 @@ from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
+from tlopt.images import intrusion
 from tlopt.publishing import check_place, claim, draft, tidy, write_whole
 from tlopt.recipes import ledger
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
@@ -124,6 +125,7 @@ def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
     measures = VERBS[step.verb].group == "Measure"
     searches = VERBS[step.verb].gives == "study"
     makes: Literal["artifact", "report", "search"] = "search" if searches else "report" if measures else "artifact"
+    intrusion.refuse(place, reads)
     if ours or _is_made(recipe, step, place):
         check_place(place, force=True, reads=reads, makes=makes)
         return

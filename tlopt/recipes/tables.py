@@ -77,7 +77,7 @@ class Recipe:
         except schema.SchemaError as error:
             raise SettingError(f"The recipe {path} cannot be used: {error}.") from error
         out = raw.pop("out", None)
-        if not isinstance(out, str):
+        if not isinstance(out, str) or not out:
             raise SettingError(
                 f"The recipe {path} needs a folder for its results.", hint='Begin with out = "runs/NAME".'
             )
@@ -115,6 +115,9 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
     if not all(isinstance(source, str) for source in sources) or (len(sources) > 1 and not VERBS[verb].several):
         works_on = "steps" if VERBS[verb].several else "one source"
         raise SettingError(f"{where}: {verb} works on {works_on}, got {value!r}.")
+    optional = VERBS[verb].gives == "path" and not any(one.required for one in VERBS[verb].takes)
+    if not all(sources) or not (sources or optional):
+        raise SettingError(f"{where}: {verb} needs to know what it works on.", hint=f'{verb} = "FOLDER_OR_STEP"')
     if verb == "compare" and len(sources) != 2:
         raise SettingError(f"{where}: compare takes the reference and the candidate, got {len(sources)} sources.")
     for source in sources:

@@ -17,7 +17,7 @@ from tlopt.artifact import Artifact, seal, sha256
 from tlopt.cards.card import CARD_NAME, Card, Step, plain
 from tlopt.cards.details import EngineDetails
 from tlopt.environment import computed_on, versions
-from tlopt.errors import ArtifactError, ImagesError, wrapping
+from tlopt.errors import ArtifactError, ImagesError, SettingError, wrapping
 from tlopt.images import ImageFolder, intrusion, scan
 from tlopt.process.waiting import sharing
 from tlopt.publishing import check_place, draft
@@ -127,6 +127,8 @@ class Stage:
         return found if last.versions.get("tlopt") == versions().get("tlopt") else None
 
     def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
+        if source is None and "nothing" not in self.reads:
+            raise SettingError(f"{self.name} needs a source: {' or '.join(self.reads)}.")
         if source is None or isinstance(source, ImageFolder):
             return source
         kinds = [kind for kind in self.reads if kind not in ("images", "file", "saved model", "nothing")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.errors import ImagesError
+from tlopt.errors import ImagesError, SettingError
 from tlopt.images import batches
 from tlopt.images.scanning import every_image, scan_any
 from tlopt.preprocess import Preprocess
+from tlopt.process.memory import physical_bytes
 from tlopt.reading.image_files import read_image
 
 _POOL = 32  # distinct images at least that the runs go through
@@ -27,23 +29,38 @@ class Inputs:
     """
 
     def __init__(self, images: Path | None, *, noise: bool, largest: int) -> None:
-        self._images, self._noise = images, noise
+        self._images, self._noise, self._largest = images, noise, largest
         self._count = -(-_POOL // largest) * largest
         self._pools: dict[tuple[Preprocess, str], np.ndarray] = {}
         self._files: dict[tuple[Preprocess, str], list[Path]] = {}
         self.what = ""
 
     def of(self, artifact: Artifact) -> np.ndarray:
-        """Return a pool of inputs: images if there are any, otherwise noise; never zeros."""
+        """Return a pool of inputs: images if there are any, otherwise noise; never zeros.
+
+        Raises:
+            SettingError: Memory does not hold a batch.
+        """
         preprocess, folder = artifact.card.preprocess, self._folder(artifact)
         key = (preprocess, str(folder))
         if key not in self._pools:
+            self._expect_room(preprocess)
             pool = None if self._noise or folder is None else self._decoded(folder, artifact)
             if pool is None:
                 pool = _noise(preprocess, self._count)
                 self.what = self.what or "noise of the inputs' mean and spread"
             self._pools[key] = pool
         return self._pools[key]
+
+    def _expect_room(self, preprocess: Preprocess) -> None:
+        """Refuse more images than memory holds: the system would end the process, or slow down all others."""
+        held = physical_bytes()
+        needed = self._count * math.prod(preprocess.input_shape) * (1 if preprocess.folded else 4)
+        if held and needed > held / 2:
+            raise SettingError(
+                f"A batch of {self._largest} images takes {needed / 1e9:.3g} GB; the machine has {held / 1e9:.3g} GB.",
+                hint="Try a smaller --batch.",
+            )
 
     def from_disk(self, artifact: Artifact, batch: int, workers: Executor) -> Callable[[], np.ndarray]:
         """Return a call that reads, decodes and preprocesses the next images, round and round.
