@@ -5,9 +5,10 @@
 EfficientNet-Lite0 is fine-tuned with the defaults on a few hundred training images and cut once by
 ``tlopt prune --speedup`` with its defaults. From that cut it recovers for five epochs and, as the default now is, for
 as many epochs as 200 steps take. The rival is the same network, fine-tuned with the defaults at the image size that
-prune names: the largest at which it is as fast. Accuracy is that on the test part, time that of all of them in
+prune names: the largest at which it is as fast. With --ratio the cut is by multiply-adds, and that size is found by
+the clock afterwards. Accuracy is that on the test part, time that of all of them in
 turns in ONNX Runtime. The estimate is what prune says of the rival without training it, on the validation part. Sets
-are those of accuracy.py: a number after the name is the training images of each class. Finished runs are kept.
+are those of accuracy.py: a number after the name is the images of each class. What is there already is not made anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,16 @@ import torch
 from accuracy import opened, processor_seconds
 from torch import nn
 
-from tlopt.artifact import Artifact
+from tlopt.artifact import Artifact, seal
+from tlopt.cards.details import TorchDetails
 from tlopt.environment import cores, processor, versions
 from tlopt.images import reopen
 from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
 from tlopt.preprocess import Preprocess
 from tlopt.pruning import latency, rival
-from tlopt.publishing import write_whole
-from tlopt.sources import open_model
+from tlopt.publishing import draft, write_whole
+from tlopt.sources import keep, open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.finetune import finetune
 from tlopt.training.estimate import estimate
@@ -42,6 +45,8 @@ from tlopt.training.loop import train
 RESULTS = Path(__file__).parent / "results"
 MODEL = "pip:efficientnet_lite0"
 BATCHES = (1, 32)
+RECOVERIES = {"recovered-5-epochs": 0, "recovered": 200}  # steps, at least; both for five epochs at least
+STEPS = ("whole", "cut", "rival", *RECOVERIES, "measure")
 
 
 def pixels(artifact: Artifact, preprocess: Preprocess) -> dict[str, Pixels]:
@@ -57,67 +62,85 @@ def accuracy(network: nn.Module, images: Pixels) -> float:
     return round(float((logits.argmax(1) == labels).mean()), 4)
 
 
-def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each network."""
+def made(name: str, seed: int, options: argparse.Namespace, steps: tuple[str, ...]) -> Path:
+    """Make what the steps name and what is not there yet, and return the folder of a set and seed."""
+    work: Path = options.work / f"{name}-{options.size}-{seed}"
     images = opened(name, options.work / "images")
-    work = options.work / f"{name}-{options.size}-{seed}"
-    whole = work / "whole"
-    if not whole.exists():
-        finetune(images, whole, model=MODEL, image_size=options.size, seed=seed)
-    source = Artifact.load(whole)
-    cut = work / "cut"
-    if not cut.exists():
-        stage.prune(source, cut, speedup=options.speedup, epochs=0, seed=seed)
-    details = Artifact.load(cut).card.torch
-    assert details.pruned is not None
-    assert details.pruned.rival is not None, "no image size is as fast"
-    smaller = details.pruned.rival.image_size
-    other = work / f"rival-{smaller}"
-    started = processor_seconds()
-    if not other.exists():
-        finetune(images, other, model=MODEL, image_size=smaller, seed=seed)
-    spent = {"rival": processor_seconds() - started}
+
+    def once(step: str, make: Callable[[Path], object]) -> None:
+        if step in steps and not (work / step).exists():
+            started = processor_seconds()
+            make(work / step)
+            seconds = {"seconds": round(processor_seconds() - started, 1)}
+            write_whole(work / f"{step}.json", json.dumps(seconds) + "\n")
+
+    def smaller() -> int:
+        details = Artifact.load(work / "cut").card.torch
+        assert details.rival is not None, "at no image size is the unpruned network as cheap"
+        return details.rival.image_size if options.ratio is None else as_fast(work, details)
+
+    once("whole", lambda to: finetune(images, to, model=MODEL, image_size=options.size, seed=seed))
+    asked = {"speedup": options.speedup} if options.ratio is None else {"ratio": options.ratio}
+    once("cut", lambda to: stage.prune(work / "whole", to, epochs=0, seed=seed, **asked))
+    once("rival", lambda to: finetune(images, to, model=MODEL, image_size=smaller(), seed=seed))
+    for step in RECOVERIES:
+        once(step, lambda to, step=step: recover(work, to, RECOVERIES[step], seed))  # type: ignore[misc]
+    return work
+
+
+def as_fast(work: Path, details: TorchDetails) -> int:
+    """Return the image size at which the unpruned network is as fast as one that was cut by its multiply-adds."""
+    source, cut = Artifact.load(work / "whole"), open_model(Artifact.load(work / "cut"))
+    assert details.macs is not None
+    found = rival.of_time(
+        lambda size: _at(source, size), cut, source.card.preprocess.size,
+        speedup=details.macs.before / details.macs.after, batches=BATCHES,
+    )  # fmt: skip
+    assert found is not None, "at no image size is the unpruned network as fast"
+    return found.size
+
+
+def recover(work: Path, out: Path, steps: int, seed: int) -> None:
+    """Train a cut network as prune does: for so many steps, but for five epochs at least."""
+    source, cut = Artifact.load(work / "whole"), Artifact.load(work / "cut")
     own = pixels(source, source.card.preprocess)
-    small = pixels(source, replace(source.card.preprocess, size=smaller))
-    networks = {"unpruned": open_model(source)}
-    steps = max(1, len(own["train"].folder) // 32)
-    for label, epochs in {"pruned, 5 epochs": 5, "pruned, 200 steps": max(5, -(-200 // steps))}.items():
-        networks[label] = open_model(Artifact.load(cut))
-        started = processor_seconds()
-        settings = replace(stage._RECOVERY, epochs=epochs, seed=seed, precision="fp32")
-        train(networks[label], own["train"], own["val"], settings, teacher=open_model(source))
-        spent[label] = processor_seconds() - started
-    networks["rival"] = open_model(Artifact.load(other))
-    sizes = [smaller if label == "rival" else options.size for label in networks]
-    times = latency.compare(list(networks.values()), sizes, BATCHES, threads=1, seconds=3)
-    frozen = rival.Smaller(size=smaller, network=_at(source, smaller), macs=0)
-    found = estimate(
-        frozen.network,
-        (small["train"], small["val"]),
-        networks["pruned, 200 steps"],
-        (own["train"], own["val"]),
-        seed=seed,
-    )
+    epochs = max(5, -(-steps // max(1, len(own["train"].folder) // stage._RECOVERY.batch)))
+    network = open_model(cut)
+    settings = replace(stage._RECOVERY, epochs=epochs, seed=seed, precision="fp32")
+    train(network, own["train"], own["val"], settings, teacher=open_model(source))
+    with draft(out) as folder:
+        seal(folder, keep(network, folder, cut.card))
+
+
+def measure(name: str, seed: int, work: Path) -> list[dict[str, Any]]:
+    """Return a row for each network."""
+    found = {label: Artifact.load(work / label) for label in ("whole", *RECOVERIES, "rival")}
+    networks = {label: open_model(artifact) for label, artifact in found.items()}
+    sizes = [artifact.card.preprocess.size for artifact in found.values()]
+    times = latency.compare(list(networks.values()), sizes, BATCHES, threads=1, seconds=2)
     rows = []
-    for (label, network), size, ms in zip(networks.items(), sizes, times, strict=True):
-        parts = small if label == "rival" else own
+    for (label, artifact), ms in zip(found.items(), times, strict=True):
+        parts, size = pixels(artifact, artifact.card.preprocess), artifact.card.preprocess.size
+        file = work / f"{label}.json"
+        spent = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         rows.append({
             "set": name, "seed": seed, "network": label, "size": size,
-            "macs_m": round(rival.multiply_adds(network, size) / 1e6, 1),
-            "test_accuracy": accuracy(network, parts["test"]), "val_accuracy": accuracy(network, parts["val"]),
-            "train_images": len(parts["train"].folder), "test_images": len(parts["test"].folder),
-            "val_images": len(parts["val"].folder), "seconds": round(spent.get(label, 0.0), 1),
+            "macs_m": round(rival.multiply_adds(networks[label], size) / 1e6, 1),
+            "test_accuracy": accuracy(networks[label], parts["test"]),
+            "val_accuracy": accuracy(networks[label], parts["val"]),
+            **{f"{part}_images": len(parts[part].folder) for part in ("train", "val", "test")}, **spent,
             **{f"batch_{batch}_ms": round(ms[batch], 3) for batch in BATCHES},
             **{f"batch_{batch}_speedup": round(times[0][batch] / ms[batch], 3) for batch in BATCHES},
         })  # fmt: skip
-    rows[-1] |= {
-        "estimated_val_accuracy": round(found.accuracy, 4),
-        "estimated_test_accuracy": round(
-            estimate(frozen.network, (small["train"], small["test"]), networks["unpruned"], (own["train"], own["test"]),
-                     seed=seed).accuracy, 4,
-        ),
-        "prune_says_better": bool(found.accuracy >= found.beside),
-    }  # fmt: skip
+    own, small = (pixels(found["whole"], found[label].card.preprocess) for label in ("whole", "rival"))
+    frozen = _at(found["whole"], found["rival"].card.preprocess.size)
+    for part in ("val", "test"):
+        both = estimate(
+            frozen, (small["train"], small[part]), networks["recovered"], (own["train"], own[part]), seed=seed
+        )
+        rows[-1] |= {f"estimated_{part}_accuracy": round(both.accuracy, 4)}
+        if part == "val":
+            rows[-1] |= {"prune_says_better": both.accuracy >= both.beside}
     return rows
 
 
@@ -132,14 +155,18 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--speedup", type=float, default=1.5)
+    parser.add_argument("--ratio", type=float, help="cut this share of the multiply-adds, which is quicker found")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-rival"))
+    parser.add_argument("--steps", default=",".join(STEPS), help="what to do now; the rest in another call")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-rival.json")
     options = parser.parse_args()
     (options.work / "images").mkdir(parents=True, exist_ok=True)
+    steps = tuple(options.steps.split(","))
     for seed in map(int, options.seeds.split(",")):
         for name in options.sets.split(","):
-            write(options, name, seed, measure(name, seed, options))
-    print(options.out.with_suffix(".md").read_text(encoding="utf-8"))
+            work = made(name, seed, options, steps)
+            if "measure" in steps:
+                write(options, name, seed, measure(name, seed, work))
 
 
 def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str, Any]]) -> None:
@@ -148,9 +175,9 @@ def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str
     kept = [row for row in old if (row["set"], row["seed"]) != (name, seed)]
     record = {
         "command": f"python benchmarks/prune_rival.py --sets ... --seeds ... --size {options.size} "
-        f"--speedup {options.speedup:g}",
+        + (f"--speedup {options.speedup:g}" if options.ratio is None else f"--ratio {options.ratio:g}"),
         "model": MODEL, "device": processor(), "cores": cores(), "versions": versions(), "precision": "fp32",
-        "timing": "median of turns, 3 s per network and batch size, one thread, after warm-up",
+        "timing": "median of turns, 2 s per network and batch size, one thread, after warm-up",
         "written": time.strftime("%Y-%m-%d"), "rows": kept + rows,
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +200,8 @@ def markdown(record: dict[str, Any]) -> str:
         speed = [f"{row[f'batch_{b}_ms']:.2f} ms ({row[f'batch_{b}_speedup']:.2f} x)" for b in BATCHES]
         cells = (
             f"{row['set']}, {row['train_images']}", row["seed"], row["network"], row["size"], row["macs_m"],
-            f"{row['test_accuracy']:.3f} ({row['test_images']})", f"{row['val_accuracy']:.3f}", *speed, row["seconds"],
+            f"{row['test_accuracy']:.3f} ({row['test_images']})", f"{row['val_accuracy']:.3f}", *speed,
+            row.get("seconds", ""),
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "| set | seed | rival, estimated on validation | it is | estimated on test | it is |",

@@ -64,7 +64,7 @@ class Rival:
         return self.accuracy >= self.pruned_accuracy
 
     def told(self) -> str:
-        """Return what was found, in sentences."""
+        """Return what was found, in sentences; the command, if it is worth running, stands on a line of its own."""
         if self.speed:
             speed = " and ".join(f"{ratio:.2f} x (batch {batch})" for batch, ratio in self.speed.items())
             cost = f"runs {speed} as fast as the pruned one"
@@ -74,7 +74,9 @@ class Rival:
             f"The unpruned network at {self.image_size} px {cost}. Its accuracy is estimated at {self.accuracy:.1%} of "
             f"{self.images} validation images, without training it. The pruned network has {self.pruned_accuracy:.1%}."
         )
-        return f"{found} It looks like the better choice. To train it: {self.command}" if self.better else found
+        if not self.better:
+            return found
+        return f"{found} The first looks like the better choice. Train it with:\n{self.command}"
 
 
 @dataclass(frozen=True, kw_only=True)

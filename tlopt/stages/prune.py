@@ -163,7 +163,7 @@ def prune(
     )
     if rival and data is not None and macs.after < macs.before:
         beside = copy.deepcopy(model).eval()
-        judged = partial(_judged, data, cache, beside, seed)
+        judged = partial(_judged, data, beside, seed)
         path = str(data[0].folder.source)
         pruned = replace(pruned, rival=look(source, beside, macs, speedup, images=path, judged=judged))
     # Trained scales are those of the whole network.
@@ -214,19 +214,16 @@ def _enough(images: int, batch: int) -> int:
 
 
 def _judged(
-    data: tuple[Pixels, Pixels], cache: Cache, pruned: nn.Module, seed: int, whole: nn.Module, size: int
+    data: tuple[Pixels, Pixels], pruned: nn.Module, seed: int, whole: nn.Module, size: int
 ) -> tuple[float, float, int]:
     """Return the estimated accuracy of the unpruned network at a size, that of the pruned one, and on how many."""
     from tlopt.training.estimate import estimate
 
     preprocess = replace(data[0].preprocess, size=size)
     with contextlib.ExitStack() as stack:
-        smaller = [
-            stack.enter_context(
-                contextlib.closing(open_pixels(p.folder, preprocess, cache=cache.folder, cache_gb=cache.cache_gb))
-            )
-            for p in data
-        ]
+        # Not through the cache: of a large set only a part is decoded, for which others would have to go.
+        opened = (open_pixels(part.folder, preprocess, cache_gb=0) for part in data)
+        smaller = [stack.enter_context(contextlib.closing(pixels)) for pixels in opened]
         found = estimate(whole, (smaller[0], smaller[1]), pruned, data, seed=seed)
     return found.accuracy, found.beside, found.images
 
