@@ -22,6 +22,8 @@ from tlopt.training.loop import Teacher, train
 from tlopt.training.outcome.history import History, score
 from tlopt.training.outcome.temperature import calibrated_loss
 
+Weights = Mapping[str, torch.Tensor]
+
 
 def train_several(
     model: nn.Module,
@@ -75,10 +77,32 @@ def train_several(
     }
 
 
+def greedy(states: Sequence[Weights], score: Callable[[Weights], float]) -> tuple[list[int], list[float], Weights]:
+    """Return the mean of weights that each in its turn joins, if the mean does not get worse (recipe "greedy soup").
+
+    Args:
+        states: Weights of one architecture, the best first.
+        score: How good weights are: more is better.
+
+    Returns:
+        The numbers of those in the mean, the score of each mean that was tried, and the mean.
+    """
+    used: list[int] = []
+    scores: list[float] = []
+    best: Weights = {}
+    most = float("-inf")
+    for number in range(len(states)):
+        mixed = _mean([states[n] for n in (*used, number)])
+        scores.append(score(mixed))
+        if scores[-1] >= most:
+            used, most, best = [*used, number], scores[-1], mixed
+    return used, scores, best
+
+
 def _mix(
     model: nn.Module, done: Sequence[State], histories: Sequence[History], images: Pixels | None
 ) -> tuple[list[int], list[float]]:
-    """Give a network the mean of weights, from the best training on, each added if the loss does not rise.
+    """Give a network the mean of weights, from the best training on.
 
     Returns:
         Which went into it, the best first, and the loss of each mean that was tried.
@@ -86,20 +110,18 @@ def _mix(
     if images is None:
         weights.load(model, _mean([outcome.tensors for outcome in done]))
         return list(range(len(done))), []
+
+    def score_of(mixed: Weights) -> float:
+        weights.load(model, mixed)
+        return -calibrated_loss(*predict(model.to(distributed.device()), images, device=distributed.device()))
+
     best_first = sorted(range(len(done)), key=lambda n: score(histories[n].epochs[histories[n].best]), reverse=True)
-    used: list[int] = []
-    losses: list[float] = []
-    least = float("inf")
-    for number in best_first:
-        weights.load(model, _mean([done[n].tensors for n in (*used, number)]))
-        losses.append(calibrated_loss(*predict(model.to(distributed.device()), images, device=distributed.device())))
-        if losses[-1] <= least:
-            used, least = [*used, number], losses[-1]
-    weights.load(model, _mean([done[n].tensors for n in used]))
-    return used, losses
+    used, scores, mixed = greedy([done[n].tensors for n in best_first], score_of)
+    weights.load(model, mixed)
+    return [best_first[n] for n in used], [-value for value in scores]
 
 
-def _mean(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _mean(states: Sequence[Weights]) -> Weights:
     """Return the mean of weights; what is counted is taken from the first."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point() else first

@@ -15,9 +15,7 @@ from tlopt.settings import Setting
 from tlopt.stages import stage
 
 if TYPE_CHECKING:
-    import torch
-
-    State = dict[str, torch.Tensor]
+    from tlopt.training.soup import Weights
 
 
 @stage(reads="torch", writes="torch")
@@ -30,7 +28,7 @@ def soup(
 ) -> Card:
     """Mix the weights of trainings of one network, as long as that does better on validation.
 
-    One after the other joins the mean, and stays in it if the mean is right more often (arXiv 2203.05482, recipe
+    One after the other joins the mean, and stays in it if the mean is right as often (arXiv 2203.05482, recipe
     "greedy soup"). All are judged with the input size of the first.
 
     Raises:
@@ -43,6 +41,7 @@ def soup(
     from tlopt.training import distributed
     from tlopt.training.inputs import predict
     from tlopt.training.outcome.metrics import summary
+    from tlopt.training.soup import greedy
 
     model = open_model(source)
     _, parts = trained_on(source)
@@ -50,33 +49,23 @@ def soup(
     try:
         device = distributed.device()
 
-        def accuracy(state: State) -> float:
+        def accuracy(state: Weights) -> float:
             weights.load(model, state)
             logits, labels = predict(model.to(device), pixels, device=device)
             return float((logits.argmax(1) == labels).mean())
 
-        best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        inside, most, joined = 1, accuracy(best), [source.name]
-        for other in map(Artifact.load, others):
-            state = weights.read(other.payload(".safetensors"))
-            if {name: tensor.shape for name, tensor in state.items()} != {n: t.shape for n, t in best.items()}:
-                continue
-            mixed = _joined(best, state, inside)
-            if (found := accuracy(mixed)) > most:
-                best, most, inside = mixed, found, inside + 1
-                joined.append(other.name)
+        first = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        opened = [(other.name, weights.read(other.payload(".safetensors"))) for other in map(Artifact.load, others)]
+        joining = [(source.name, first), *((name, state) for name, state in opened if _fits(state, first))]
+        used, _, best = greedy([state for _, state in joining], accuracy)
         weights.load(model, best)
         logits, labels = predict(model.to(device), pixels, device=device)
     finally:
         pixels.close()
-    metrics = {"validation": summary(logits, labels, source.card.classes), "mean_of": joined}
+    metrics = {"validation": summary(logits, labels, source.card.classes), "mean_of": [joining[n][0] for n in used]}
     details = replace(TorchDetails(), metrics=plain(metrics))
     return keep(model.to("cpu").eval(), out.folder, replace(source.card, details=details, files={}))
 
 
-def _joined(mean: State, state: State, inside: int) -> State:
-    """Return the mean of `inside` networks with one more in it; what is no float stays as it is."""
-    return {
-        name: tensor.lerp(state[name].to(tensor.dtype), 1 / (inside + 1)) if tensor.is_floating_point() else tensor
-        for name, tensor in mean.items()
-    }
+def _fits(state: Weights, first: Weights) -> bool:
+    return {name: tensor.shape for name, tensor in state.items()} == {n: t.shape for n, t in first.items()}
