@@ -1,7 +1,7 @@
 """Test accuracy of the fine-tuning methods beside timm and fastai, and what each regularizer brings, over seeds.
 
     python benchmarks/accuracy.py [--sets clothing10,elpv,signdigits6] [--models lite0,resnet18,mobilenetv2]
-        [--arms methods,peers,regularizers,distillation] [--seeds 0,1,2] [--size 128] [--python PYTHON]
+        [--arms methods,peers,precisions,regularizers,distillation] [--seeds 0,1,2] [--size 128] [--python PYTHON]
         [--weights DIR] [--teacher DIR]
 
 Each run is a process of its own, tied to one core with one thread; as many run at once as there are cores. What a
@@ -67,6 +67,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "methods": {method: {"method": method} for method in ("lp-ft", "head", "full", "gradual")},
     "peers": {"fastai": {}, "timm": {}},
+    "precisions": {"fp32": {"precision": "fp32"}, "bf16": {"precision": "bf16"}},
     "regularizers": {
         "smoothing 0.1": {"smoothing": 0.1},
         "l2-sp 0.01": {"l2_sp": 0.01},

@@ -26,11 +26,14 @@ scale 10 - scale.py
 labels 5 s labels.py --sets clothing10
 predict 5 s predict.py
 finetune 15 s finetune.py ${PEER:+--python $PEER}
+precisions 5 s finetune.py --precisions
 accuracy 120 s accuracy.py --arms methods,peers ${PEER:+--python $PEER}
 contention 40 s contention.py --images $shared/data/clothing10/train ${PEER:+--python $PEER}
 prune-resnet18 30 s prune.py --models resnet18 --seeds 0,1,2 --epochs 4
 prune-resnet50 40 s prune.py --models resnet50 --seeds 0 --epochs 8
 prune-mobile 60 s prune.py --models efficientnet_lite0,mobilenetv2 --seeds 0,1,2 --epochs 8
+prune-rival 90 s prune_rival.py --seeds 0,1,2
+accuracy-precisions 120 s accuracy.py --arms precisions --models mobilenetv2,resnet18 --weights runs/benchmark-prune --name finetune-precision
 quantize-lite0 20 s quantize.py --model tf_efficientnet_lite0 --images $shared/data/clothing10
 quantize-mobilenetv2 20 s quantize.py --model mobilenetv2_100 --images $shared/data/clothing10
 quantize-resnet50 40 s quantize.py --model resnet50 --images $shared/data/clothing10

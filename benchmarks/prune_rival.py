@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ RESULTS = Path(__file__).parent / "results"
 MODEL = "pip:efficientnet_lite0"
 BATCHES = (1, 32)
 RECOVERIES = {"recovered-5-epochs": 0, "recovered": 200}  # steps, at least; both for five epochs at least
+TIMED = ("whole", "cut", "rival")
 STEPS = ("whole", "cut", "rival", *RECOVERIES, "measure")
 
 
@@ -113,34 +115,60 @@ def recover(work: Path, out: Path, steps: int, seed: int) -> None:
 
 
 def measure(name: str, seed: int, work: Path) -> list[dict[str, Any]]:
-    """Return a row for each network."""
-    found = {label: Artifact.load(work / label) for label in ("whole", *RECOVERIES, "rival")}
-    networks = {label: open_model(artifact) for label, artifact in found.items()}
-    sizes = [artifact.card.preprocess.size for artifact in found.values()]
-    times = latency.compare(list(networks.values()), sizes, BATCHES, threads=1, seconds=2)
+    """Return a row for each network; what was measured of it before is not measured anew."""
+
+    def noted(label: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        file = work / f"{label}-measured.json"
+        if not file.exists():
+            write_whole(file, json.dumps(make()) + "\n")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def at(label: str) -> tuple[Artifact, nn.Module, int]:
+        artifact = Artifact.load(work / label)
+        return artifact, open_model(artifact), artifact.card.preprocess.size
+
+    def times() -> dict[str, Any]:
+        _, networks, sizes = zip(*map(at, TIMED), strict=True)
+        found = latency.compare(networks, sizes, BATCHES, threads=1, seconds=2)
+        return {label: {str(batch): ms for batch, ms in own.items()} for label, own in zip(TIMED, found, strict=True)}
+
+    def judged(label: str) -> dict[str, Any]:
+        artifact, network, size = at(label)
+        parts = pixels(artifact, artifact.card.preprocess)
+        return {
+            "size": size, "macs_m": round(rival.multiply_adds(network, size) / 1e6, 1),
+            "test_accuracy": accuracy(network, parts["test"]), "val_accuracy": accuracy(network, parts["val"]),
+            **{f"{part}_images": len(parts[part].folder) for part in ("train", "val", "test")},
+        }  # fmt: skip
+
+    def estimated() -> dict[str, Any]:
+        source, whole, _ = at("whole")
+        smaller = at("rival")[2]
+        own = pixels(source, source.card.preprocess)
+        small = pixels(source, replace(source.card.preprocess, size=smaller))
+        frozen = _at(source, smaller)
+        both = {
+            part: estimate(frozen, (small["train"], small[part]), whole, (own["train"], own[part]), seed=seed)
+            for part in ("val", "test")
+        }
+        return {f"estimated_{part}_accuracy": round(found.accuracy, 4) for part, found in both.items()}
+
+    ms = noted("times", times)
     rows = []
-    for (label, artifact), ms in zip(found.items(), times, strict=True):
-        parts, size = pixels(artifact, artifact.card.preprocess), artifact.card.preprocess.size
+    for label in ("whole", "rival", *RECOVERIES):
+        if not (work / label).exists():
+            continue
+        own = ms["cut" if label in RECOVERIES else label]  # training changes no time
         file = work / f"{label}.json"
-        spent = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         rows.append({
-            "set": name, "seed": seed, "network": label, "size": size,
-            "macs_m": round(rival.multiply_adds(networks[label], size) / 1e6, 1),
-            "test_accuracy": accuracy(networks[label], parts["test"]),
-            "val_accuracy": accuracy(networks[label], parts["val"]),
-            **{f"{part}_images": len(parts[part].folder) for part in ("train", "val", "test")}, **spent,
-            **{f"batch_{batch}_ms": round(ms[batch], 3) for batch in BATCHES},
-            **{f"batch_{batch}_speedup": round(times[0][batch] / ms[batch], 3) for batch in BATCHES},
+            "set": name, "seed": seed, "network": label, **noted(label, partial(judged, label)),
+            **(json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}),
+            **{f"batch_{batch}_ms": round(own[str(batch)], 3) for batch in BATCHES},
+            **{f"batch_{batch}_speedup": round(ms["whole"][str(batch)] / own[str(batch)], 3) for batch in BATCHES},
         })  # fmt: skip
-    own, small = (pixels(found["whole"], found[label].card.preprocess) for label in ("whole", "rival"))
-    frozen = _at(found["whole"], found["rival"].card.preprocess.size)
-    for part in ("val", "test"):
-        both = estimate(
-            frozen, (small["train"], small[part]), networks["recovered"], (own["train"], own[part]), seed=seed
-        )
-        rows[-1] |= {f"estimated_{part}_accuracy": round(both.accuracy, 4)}
-        if part == "val":
-            rows[-1] |= {"prune_says_better": both.accuracy >= both.beside}
+        if label == "rival":
+            rows[-1] |= noted("estimated", estimated)
     return rows
 
 
