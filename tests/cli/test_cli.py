@@ -1,3 +1,4 @@
+import errno
 import functools
 import json
 import os
@@ -15,7 +16,7 @@ from calling import called
 
 import tlopt
 from tlopt.artifact import Artifact
-from tlopt.cli import root, terminal
+from tlopt.cli import main, root, terminal
 from tlopt.cli.options import setting_options
 from tlopt.verbs import TABLE
 
@@ -148,6 +149,18 @@ def test_a_closed_pipe_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "onnxruntime\n"
     assert done.stderr == ""
+
+
+def test_a_pipe_that_closes_in_the_middle_of_a_command_is_no_error(monkeypatch, capsys):
+    def gone(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "write", gone)
+        with pytest.raises(SystemExit) as caught:
+            main(["list", "backends"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

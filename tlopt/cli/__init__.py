@@ -66,6 +66,13 @@ class Group(click.Group):
         formatter.write_paragraph()
         formatter.write(f"{_CODES}\n")
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click itself would take a reader of the output that has gone for an error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -75,6 +82,10 @@ class Group(click.Group):
                 f"There is no command {args[0]!r}. {suggestion(args[0], self.list_commands(ctx))}", ctx
             )
         return super().resolve_command(ctx, args)
+
+
+class _ReaderGoneError(Exception):
+    """Whoever read the output has gone, in the middle of a command."""
 
 
 def root() -> click.Group:
@@ -103,7 +114,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = _interrupted()
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGoneError):
         # The reader of our output has gone (`tlopt list models | head`): no error of ours.
         code = 0
     except TloptError as error:
