@@ -10,7 +10,7 @@ from tlopt.search.budget import Budget
 from tlopt.search.features import Score
 from tlopt.search.funnel.asked import WIDTHS, Asked, Images
 from tlopt.search.funnel.results import read
-from tlopt.search.funnel.tasks import Situation
+from tlopt.search.funnel.situation import Situation
 from tlopt.search.space import Network, Space
 from tlopt.search.study.storage import Entry
 from tlopt.search.untrained import Timed

@@ -54,6 +54,40 @@ def test_the_steps_follow_one_another_to_the_answer():
     assert tasks.decision(known.now()).chosen is not None
 
 
+def test_an_early_answer_over_the_budget_is_followed_by_one_with_more_room():
+    known = Known(asked(names=("a", "b", "c")))
+    for name, latency_ms, accuracy in (("a", 9.6, 0.9), ("b", 4.0, 0.7), ("c", 8.0, 0.8)):
+        known.time(name, latency_ms).rank(name, accuracy)
+    keys = [contender(known.search, name).key for name in "acb"]
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    done = [step(known, latency_ms=5.2) for _ in range(3)]
+    assert [task.kind for task in done] == ["first", "make", "measure"]
+    assert done[0].contender.network.name == "timm:a"
+    done = [step(known, latency_ms=2.1) for _ in range(3)]
+    assert [task.kind for task in done] == ["first", "make", "measure"]
+    assert done[0].contender.network.name == "timm:b"  # the fastest
+    assert kinds(known)[0] == "train"
+
+
+def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
+    known = Known(asked())
+    known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9)
+    known.time("b", 4.0).rank("b", 0.7)
+    keys = [contender(known.search, name).key for name in "ab"]
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    assert [step(known).kind for _ in range(4)] == ["first", "first", "make", "measure"]
+    assert tasks.decision(known.now()).chosen.variant.base.contender.network.name == "timm:b"
+
+
+def test_time_for_pruning_is_kept_where_the_leader_needs_it():
+    known = Known(asked(), left_s=1000.0, total_s=1000.0)
+    known.time("a", 2000.0).time("a", 3.0, width=0.35).rank("a", 0.9).time("b", 4.0).rank("b", 0.7)
+    keys = [contender(known.search, name).key for name in "ab"]
+    spare = known.now().compression_s
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    assert known.now().compression_s > spare
+
+
 def test_nothing_is_trained_if_nothing_can_keep_to_the_budget():
     known = Known(asked(names=("a",)))
     known.time("a", 100.0).time("a", 90.0, width=0.35)

@@ -17,7 +17,7 @@ from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.decision import Decision, Finalist, unmet
 from tlopt.search.funnel.field import Standing
-from tlopt.search.funnel.tasks import Situation
+from tlopt.search.funnel.situation import Situation
 from tlopt.search.outcome import COSTS
 from tlopt.search.study.folder import BEST, PAGE, REPORT
 from tlopt.statistics import wilson

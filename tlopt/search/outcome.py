@@ -21,7 +21,7 @@ from tlopt.search.pareto import front
 from tlopt.search.study.folder import BEST, REPORT
 
 if TYPE_CHECKING:
-    from tlopt.search.funnel.tasks import Situation
+    from tlopt.search.funnel.situation import Situation
 
 COSTS = "What it cost"
 _PATIENCE_S = 60.0  # for another worker that copies an artifact

@@ -18,7 +18,7 @@ from tlopt.search.funnel import tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.proposing import LARGE, ROUND
-from tlopt.search.funnel.tasks import Situation
+from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.worker import Role, Worker
 from tlopt.search.funnel.workshop import Workshop
 from tlopt.search.machine import fingerprint

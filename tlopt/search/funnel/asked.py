@@ -152,3 +152,8 @@ class Asked:
 def standard_error(accuracy: float, images: int) -> float:
     """Return how far an accuracy may be off by chance."""
     return math.sqrt(accuracy * (1 - accuracy) / images) if images else 1.0
+
+
+def recovery_epochs(asked: Asked) -> int:
+    """Return for how many epochs a network is trained after channels were cut."""
+    return max(2, asked.epochs // 2)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tlopt import backends
 from tlopt.search.funnel import field, halving, proposing
-from tlopt.search.funnel.asked import Asked, Contender
+from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.decision import Decision, Finalist, decide
 from tlopt.search.funnel.field import Standing
-from tlopt.search.funnel.results import Results
+from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.variants import Base, Variant, bases, of_base, widths_to_time
 from tlopt.search.space import Point
 
@@ -20,7 +21,7 @@ Place = Literal["measure", "train"]
 MEASURING = ("time", "measure", "given", "again", "judge")  # kinds of steps that are done one at a time
 
 _TIMING, _RANKING = 0.65, 0.5  # of the time must be left to go on with timing and with ranking
-_LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
+_EARLY = 3  # contenders whose classifier alone is trained, until an answer stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,48 +52,6 @@ class Task:
     def kind(self) -> str:
         """What kind of step it is."""
         return self.key.partition("/")[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Situation:
-    """What is known, and how much time is left.
-
-    Args:
-        asked: The search.
-        results: Of the steps that are done.
-        left_s: Seconds until the answer has to be made.
-        total_s: Seconds of the whole search.
-    """
-
-    asked: Asked
-    results: Results
-    left_s: float
-    total_s: float
-
-    @property
-    def share_left(self) -> float:
-        """Share of the time that is left."""
-        return self.left_s / self.total_s
-
-    @property
-    def contenders(self) -> dict[str, Contender]:
-        """The contenders by key."""
-        return {one.key: one for one in self.asked.contenders}
-
-    @property
-    def compression_s(self) -> float:
-        """About how long it takes to compress and to measure what is trained."""
-        seconds, results = self.results.seconds, self.results
-        each = [
-            seconds.get(kind, 0.0) / len(done)
-            for kind, done in (("make", results.made), ("measure", results.measured))
-            if done
-        ]
-        return min(_MOST_COMPRESSION * self.total_s, max(_LEAST_COMPRESSION * self.total_s, 2.5 * sum(each)))
-
-    def trains_on(self) -> bool:
-        """Return whether there is time to go on with training."""
-        return self.left_s > self.compression_s
 
 
 def ready(now: Situation) -> list[Task]:
@@ -158,13 +117,17 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
             yield Task(key="plan", label="Planning", place="train")
         return
     contenders, plan = now.contenders, results.plan
-    best = contenders[plan.contenders[0]]
-    if not results.done(f"first/{best.key}"):
-        yield Task(
-            key=f"first/{best.key}", label=f"Training the classifier of {best.label}", place="train", contender=best
-        )
-        return
-    yield from _first_answer(now, survivors, best)
+    for early in _early(now, survivors, contenders[plan.contenders[0]]):
+        if not results.done(f"first/{early.key}"):
+            yield Task(
+                key=f"first/{early.key}", label=f"Training the classifier of {early.label}", place="train",
+                contender=early,
+            )  # fmt: skip
+            return
+        answer = list(_first_answer(now, survivors, early))
+        yield from answer
+        if answer or _answered(now):
+            break
     if now.trains_on():
         for work in halving.next_work(plan, results):
             one = contenders[work.contender]
@@ -177,6 +140,25 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
         one = contenders[halving.leader(plan, results)]
         if not results.done(f"train/{one.key}/0"):
             yield Task(key=f"train/{one.key}/0", label=f"Finishing {one.label}", place="train", contender=one)
+
+
+def _early(now: Situation, survivors: list[Standing], best: Contender) -> list[Contender]:
+    """Return whose classifier alone is trained for an early answer, each if the ones before it make none.
+
+    The first is the best by what is known. The others are those with the most room in the budget, which need no
+    pruning: a contender near the budget may turn out to be over it.
+    """
+
+    def room(standing: Standing) -> float:
+        return now.asked.budget.excess(standing.best) if standing.best else math.inf
+
+    safe = [one.contender for one in sorted(survivors, key=room) if one.width == 1 and one.contender.key != best.key]
+    return [best, *safe][:_EARLY]
+
+
+def _answered(now: Situation) -> bool:
+    """Return whether something was measured that keeps to the budget."""
+    return any(not now.asked.budget.unmet(one.timed) for one in now.results.measured.values())
 
 
 def _first_answer(now: Situation, survivors: list[Standing], best: Contender) -> Iterator[Task]:

@@ -23,7 +23,8 @@ from tlopt.search.funnel import field, halving, proposing, results, tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock, TimeIsUpError
 from tlopt.search.funnel.results import Judged, Measured
-from tlopt.search.funnel.tasks import Situation, Task
+from tlopt.search.funnel.situation import Situation
+from tlopt.search.funnel.tasks import Task
 from tlopt.search.funnel.variants import Variant
 from tlopt.search.study.leases import Leases
 from tlopt.search.untrained import Timed, time_artifact, time_untrained

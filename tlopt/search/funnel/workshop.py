@@ -12,7 +12,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import versions
 from tlopt.images import ImageFolder, Split, division
 from tlopt.images.cache import Cache
-from tlopt.search.funnel.asked import Asked, Contender
+from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
 from tlopt.search.funnel.results import Made, Trained
 from tlopt.search.funnel.variants import Variant
 from tlopt.search.once import digest_of, once
@@ -168,7 +168,7 @@ class Workshop:
     def _pruned(self, source: Artifact, width: float) -> Artifact:
         from tlopt.stages.prune import prune
 
-        epochs = max(2, self.asked.epochs // 2)
+        epochs = recovery_epochs(self.asked)
         return once(
             self.place("prune", source.digest, width, epochs, self.asked.seed),
             lambda to: prune(

@@ -1,0 +1,67 @@
+"""What is known of a search at a moment, and how much of its time is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlopt.search.funnel import field, halving
+from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
+from tlopt.search.funnel.results import Results
+
+_LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
+_RECOVERY_COST = 1.5  # of an epoch of training: the unpruned network answers, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What is known, and how much time is left.
+
+    Args:
+        asked: The search.
+        results: Of the steps that are done.
+        left_s: Seconds until the answer has to be made.
+        total_s: Seconds of the whole search.
+    """
+
+    asked: Asked
+    results: Results
+    left_s: float
+    total_s: float
+
+    @property
+    def share_left(self) -> float:
+        """Share of the time that is left."""
+        return self.left_s / self.total_s
+
+    @property
+    def contenders(self) -> dict[str, Contender]:
+        """The contenders by key."""
+        return {one.key: one for one in self.asked.contenders}
+
+    @property
+    def compression_s(self) -> float:
+        """About how long it takes to compress and to measure what is trained."""
+        seconds, results = self.results.seconds, self.results
+        each = [
+            seconds.get(kind, 0.0) / len(done)
+            for kind, done in (("make", results.made), ("measure", results.measured))
+            if done
+        ]
+        known = 2.5 * sum(each) + self._pruning_s
+        return min(_MOST_COMPRESSION * self.total_s, max(_LEAST_COMPRESSION * self.total_s, known))
+
+    @property
+    def _pruning_s(self) -> float:
+        """About how long the recovery of the leader takes, if it has to be pruned."""
+        if self.results.plan is None:
+            return 0.0
+        leader = halving.leader(self.results.plan, self.results)
+        standings = field.standings(self.asked, self.results)
+        found = next((one for one in standings if one.contender.key == leader and one.width < 1), None)
+        if found is None:
+            return 0.0
+        return _RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found)
+
+    def trains_on(self) -> bool:
+        """Return whether there is time to go on with training."""
+        return self.left_s > self.compression_s
