@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,16 @@ settings.register_profile("tlopt", deadline=None, derandomize=True, database=Non
 settings.load_profile("tlopt")
 
 
-def _set_aside():
+_modules = 0  # that were loaded when what they left was last set aside
+
+
+def pytest_runtest_setup():
     """Set aside what imports left: each timing collects garbage before it, and would look through all of this."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_collection_finish():
-    _set_aside()
+    global _modules
+    if len(sys.modules) > _modules + 30:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,7 +70,6 @@ def _parsed_once():
 
             parsed = functools.cache(TracedOnnxFunction.function_ir.fget)
             patch.setattr(TracedOnnxFunction, "function_ir", property(parsed))
-            _set_aside()
 
         def exported(*arguments, **options):
             keep_parsed()
