@@ -19,6 +19,7 @@ from tlopt.verbs import TABLE
 
 served = importlib.import_module("tlopt.deployment.serve")
 roofline = importlib.import_module("tlopt.measure.roofline")
+pruning = importlib.import_module("tlopt.stages.prune")
 
 # A clock is not what is tested: measured times are cut short. The tiny network has no class names of its own.
 MORE = {
@@ -61,8 +62,9 @@ def _loaded(model):
 
 
 @pytest.fixture(autouse=True)
-def _short_peaks(monkeypatch):
-    """Cut short what no option cuts short: a machine's peaks."""
+def _short(monkeypatch):
+    """Cut short what is the same for longer: a machine's peaks, and the training after a cut."""
+    monkeypatch.setattr(pruning, "_STEPS", 10)
     monkeypatch.setitem(roofline._fastest.__kwdefaults__, "seconds", 0.02)
 
 

@@ -5,6 +5,7 @@ A block that begins with `# needs …`, or after the comment `parsed only`, is p
 """
 
 import ast
+import importlib
 import importlib.util
 import itertools
 import json
@@ -111,6 +112,7 @@ def chain(tmp_path_factory):
 def workplace(tmp_path, monkeypatch):
     """A folder with what the pages start from; pretrained weights are those of a tiny network."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.import_module("tlopt.stages.prune"), "_STEPS", 10)  # of training after a cut
     write_images(tmp_path)
     tiny_weights(monkeypatch)
 
