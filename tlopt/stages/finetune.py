@@ -42,7 +42,7 @@ def finetune(
         Effort,
         Setting(
             "How long to train. It sets other settings, unless you give them. quick trains the classifier alone. "
-            "best takes about five times as long as default.",
+            "best takes three to five times as long as default.",
             group="Training",
             common=True,
             sets=EFFORTS,

@@ -151,8 +151,8 @@ class Hyperparameters:
     folds: Annotated[
         int,
         Setting(
-            "Number of parts that are left out in turn to choose and judge; then all of them are trained on. 0 keeps a "
-            "val part for that.",
+            "Number of parts that are left out in turn to choose and judge. Then all images are trained on. "
+            "0 keeps a val part for that.",
             minimum=0,
             maximum=20,
             group="Data",
