@@ -1,6 +1,6 @@
 """What `finetune --effort quick|default|best` and `--folds 5` bring and cost where there are few images.
 
-    python benchmarks/effort.py [--sets …] [--arms …] [--seeds 0,1] [--size 64] [--out …] [--data ../shared/data]
+    python benchmarks/effort.py [--sets A,B] [--arms 'A; B'] [--seeds 0,1] [--size 64] [--out …] [--data ../shared/data]
 
 "clothing10-20" has 20 images of each class of clothing10 to train and choose on, drawn by the seed, without a val part.
 All other images, at most 400, are the test part, by which each run is judged once. Seconds are processor time of one
@@ -30,7 +30,8 @@ from tlopt.training.inputs import predict
 
 MODEL = "pip:efficientnet_lite0"
 Run = dict[str, Any]
-ARMS: dict[str, Run] = {**{e: {"effort": e} for e in ("quick", "default", "best")}, "folds": {"folds": 5}}
+ARMS: dict[str, Run] = {e: {"effort": e} for e in ("quick", "default", "best")}
+ARMS |= {f"{e}, 5 folds": {"effort": e, "folds": 5} for e in ("quick", "default")}
 SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
 
@@ -97,7 +98,7 @@ def main() -> None:
     """Do the runs that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
-    for option, value in {"sets": SETS, "arms": ",".join(ARMS), "seeds": "0,1"}.items():
+    for option, value in {"sets": SETS, "arms": "; ".join(ARMS), "seeds": "0,1"}.items():
         parser.add_argument(f"--{option}", default=value)
     parser.add_argument("--size", type=int, default=64)
     for option, path in {"out": here / "results/effort.json", "data": here.parents[1] / "shared/data"}.items():
@@ -108,7 +109,7 @@ def main() -> None:
     result |= {"command": "python benchmarks/effort.py", "device": processor(), "versions": versions()}
     for seed in map(int, given.seeds.split(",")):
         for name in given.sets.split(","):
-            for arm in given.arms.split(","):
+            for arm in given.arms.split("; "):
                 key = {"set": name, "size": given.size, "arm": arm, "seed": seed}
                 if all(run["key"] != key for run in result["runs"]):
                     result["runs"].append(one(key, given.data))
