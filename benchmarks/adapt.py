@@ -26,14 +26,14 @@ from tlopt.artifact import Artifact
 from tlopt.environment import processor, versions
 from tlopt.images.of_artifact import parts_of
 from tlopt.measure.corruptions import CORRUPTIONS
-from tlopt.preprocess import to_rgb, upright
+from tlopt.reading.pictures import to_rgb, upright
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing10"
 
 
 def copies(artifact: Artifact, images: Path, name: str, strength: int, work: Path) -> dict[str, Path]:
     """Write the validation and test images as a corruption leaves them, and return their folders."""
-    parts = parts_of(artifact, images).divided
+    parts = parts_of(artifact, images, labels="all").divided
     found = {}
     for part in ("val", "test"):
         folder = parts[part]
