@@ -57,3 +57,28 @@ def test_a_training_that_fails_does_not_hold_up_the_others():
     plan = Plan(contenders=tuple(keys.values()), epochs=8, rungs=(4, 8))
     known.done(f"train/{keys['a']}/4", {"problem": "the loss exploded"}).train("b", 4, 0.6)
     assert [one.contender for one in halving.next_work(plan, known.now().results)] == [keys["b"]]
+
+
+def test_one_that_needs_no_pruning_stays_in_the_race():
+    known = Known(asked(names=tuple("abcd")))
+    keys = {name: contender(known.search, name).key for name in "abcd"}
+    for name, accuracy in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6)):
+        known.train(name, 4, accuracy)
+    results = known.now().results
+    every = list(keys.values())
+    assert halving.survivors_of(every, 4, results) == [keys["a"], keys["b"]]
+    assert halving.survivors_of(every, 4, results, [keys["b"]]) == [keys["a"], keys["b"]]
+    assert halving.survivors_of(every, 4, results, [keys["d"], keys["c"]]) == [keys["a"], keys["c"]]
+
+
+def test_a_plan_has_one_that_needs_no_pruning_if_there_is_one():
+    known = Known(asked(names=tuple("abcd")))
+    for name, accuracy in (("a", 0.9), ("b", 0.8), ("c", 0.7)):
+        known.time(name, 12.0).time(name, 3.0, width=0.35).rank(name, accuracy)
+    known.time("d", 4.0).rank("d", 0.5)
+    now = known.now()
+    survivors = field.standings(known.search, now.results)
+    found = halving.plan(known.search, survivors, now.results, 1e6)
+    names = {one.key: one.network.name for one in known.search.contenders}
+    assert [names[key] for key in found.contenders] == ["timm:a", "timm:d", "timm:b", "timm:c"]
+    assert [names[key] for key in found.whole] == ["timm:d"]

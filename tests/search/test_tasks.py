@@ -69,6 +69,12 @@ def test_an_early_answer_over_the_budget_is_followed_by_one_with_more_room():
     assert kinds(known)[0] == "train"
 
 
+def test_an_early_answer_just_within_the_budget_is_followed_by_one_with_more_room():
+    known = trained_field()
+    assert [step(known, latency_ms=4.85).kind for _ in range(3)] == ["first", "make", "measure"]
+    assert kinds(known)[0] == "first"
+
+
 def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
     known = Known(asked())
     known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9)

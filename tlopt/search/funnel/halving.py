@@ -53,7 +53,7 @@ def epoch_s(asked: Asked, standing: Standing) -> float:
 
 def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan:
     """Return the plan that the time allows: rather more contenders than longer trainings, but three epochs at least."""
-    best = ordered(survivors, results)
+    best = _with_a_whole_one(ordered(survivors, results))
     costs = [epoch_s(asked, one) for one in best]
     allowed = _SHARE * max(0.0, left_s)
     for count in range(min(MOST, len(best)), 0, -1):
@@ -63,9 +63,24 @@ def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: 
     return _made(best, 1, max(1, min(asked.epochs, int(allowed / costs[0]) if costs[0] else asked.epochs)))
 
 
+def _with_a_whole_one(best: Sequence[Standing]) -> list[Standing]:
+    """Return contenders with one among the first two that needs no pruning, if there is one.
+
+    What pruning costs in accuracy is not known yet: a network that is good before it may be the worse one after it.
+    """
+    first = next((one for one in best if one.width == 1), None)
+    if first is None or first in best[:2]:
+        return list(best)
+    others = [one for one in best if one is not first]
+    return [*others[:1], first, *others[1:]]
+
+
 def _made(best: Sequence[Standing], count: int, epochs: int) -> Plan:
-    keys = tuple(one.contender.key for one in best[:count])
-    return Plan(contenders=keys, epochs=epochs, rungs=rungs(epochs, count))
+    chosen = best[:count]
+    return Plan(
+        contenders=tuple(one.contender.key for one in chosen), epochs=epochs, rungs=rungs(epochs, count),
+        whole=tuple(one.contender.key for one in chosen if one.width == 1),
+    )  # fmt: skip
 
 
 def rungs(epochs: int, count: int) -> tuple[int, ...]:
@@ -98,15 +113,19 @@ def next_work(plan: Plan, results: Results) -> list[Work]:
         open_ = [key for key in running if not results.done(f"train/{key}/{stop}")]
         if open_:
             return [Work(contender=key, epochs=stop, last=last) for key in open_]
-        running = survivors_of(running, stop, results)
+        running = survivors_of(running, stop, results, plan.whole)
     return []
 
 
-def survivors_of(running: Sequence[str], stop: int, results: Results) -> list[str]:
-    """Return which contenders go on after a rung, the better first."""
+def survivors_of(running: Sequence[str], stop: int, results: Results, whole: Sequence[str] = ()) -> list[str]:
+    """Return which contenders go on after a rung, the better first; one that needs no pruning stays among them."""
     reached = [(key, trained) for key in running if (trained := results.trained.get(key, {}).get(stop)) is not None]
     best = sorted(reached, key=lambda pair: rank(pair[1]))
-    return [key for key, _ in best[: kept(len(running))]]
+    keys = [key for key, _ in best]
+    going_on, others = keys[: kept(len(running))], keys[kept(len(running)) :]
+    if len(going_on) > 1 and not set(going_on) & set(whole):
+        going_on = going_on[:-1] + ([key for key in others if key in whole][:1] or going_on[-1:])
+    return going_on
 
 
 def rank(trained: Trained) -> tuple[float, float]:

@@ -24,11 +24,13 @@ class Plan:
         contenders: Their keys, the most promising first.
         epochs: Of a whole training.
         rungs: Epochs after which the weaker half stops; the last one is `epochs`.
+        whole: Those of them that may keep to the budget without pruning.
     """
 
     contenders: tuple[str, ...]
     epochs: int
     rungs: tuple[int, ...]
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ Place = Literal["measure", "train"]
 MEASURING = ("time", "measure", "given", "again", "judge")  # kinds of steps that are done one at a time
 
 _TIMING, _RANKING = 0.65, 0.5  # of the time must be left to go on with timing and with ranking
+_ROOM = 0.95  # of the budget, at most, for an early answer that will stand when it is timed again
 _EARLY = 3  # contenders whose classifier alone is trained, until an answer stands
 
 
@@ -157,8 +158,10 @@ def _early(now: Situation, survivors: list[Standing], best: Contender) -> list[C
 
 
 def _answered(now: Situation) -> bool:
-    """Return whether something was measured that keeps to the budget."""
-    return any(not now.asked.budget.unmet(one.timed) for one in now.results.measured.values())
+    """Return whether something was measured that keeps to the budget, with room: it is timed once more in the end."""
+    budget = now.asked.budget
+    measured = [one.timed for one in now.results.measured.values()]
+    return any(not budget.unmet(one) and budget.excess(one) <= _ROOM for one in measured)
 
 
 def _first_answer(now: Situation, survivors: list[Standing], best: Contender) -> Iterator[Task]:
