@@ -32,6 +32,9 @@ def found_places(graph, runtime, inputs):
 def tiny(name, size):
     torch.manual_seed(0)
     model = sources.build(name, classes=5, size=size).eval()
+    for i, stage in enumerate(getattr(model, "blocks", ())):
+        # The first block of each stage, and one that is added to its input: more of the same would only take longer.
+        model.blocks[i] = stage[: 2 if i == 2 else 1]
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             # Norms as after training: none of them does nothing.
@@ -96,7 +99,7 @@ def test_the_trained_network_computes_what_its_integers_compute(runtime):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_network_computes_what_its_integers_compute(name):
-    # Fifty layers of random weights multiply the ties that fall to the other side: ONNX Runtime's integer kernels
+    # Layer after layer, random weights multiply the ties that fall to the other side: ONNX Runtime's integer kernels
     # and the same file without its optimizations differ by as much. What counts is which network it is nearer to.
     rounded, found = agrees_with_its_graph(name, 64, "onnxruntime", margin_db=0)
     assert (rounded.argmax(1) == found.argmax(1)).mean() >= 7 / 8
