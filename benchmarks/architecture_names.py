@@ -6,6 +6,7 @@ from __future__ import annotations
 SIZES = {
     "timm:levit_128s": 224,
     "timm:efficientformerv2_s0": 224,
+    "timm:efficientformer_l1": 224,
     "timm:inception_v4": 96,
     "timm:inception_v3": 96,
     "torchvision:inception_v3": 96,
