@@ -85,6 +85,17 @@ def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
     assert tasks.decision(known.now()).chosen.variant.base.contender.network.name == "timm:b"
 
 
+def test_time_that_is_enough_for_one_more_variant_is_trained_in():
+    known = trained_field()
+    for _ in range(3):
+        step(known)
+    known.entries[-2] = replace(known.entries[-2], result={**known.entries[-2].result, "step_seconds": 130.0})  # make
+    known.left_s = 350.0
+    assert known.now().trains_on()
+    known.left_s = 190.0
+    assert not known.now().trains_on()
+
+
 def test_time_for_pruning_is_kept_where_the_leader_needs_it():
     known = Known(asked(), left_s=1000.0, total_s=1000.0)
     known.time("a", 2000.0).time("a", 3.0, width=0.35).rank("a", 0.9).time("b", 4.0).rank("b", 0.7)

@@ -9,6 +9,8 @@ from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
 from tlopt.search.funnel.results import Results
 
 _LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
+# Times what one variant took: one is made for sure, and the first of all took longer than others will.
+_VARIANTS = 1.5
 _RECOVERY_COST = 1.5  # of an epoch of training: the unpruned network answers, too
 
 
@@ -47,7 +49,7 @@ class Situation:
             for kind, done in (("make", results.made), ("measure", results.measured))
             if done
         ]
-        known = 2.5 * sum(each) + self._pruning_s
+        known = _VARIANTS * sum(each) + self._pruning_s
         return min(_MOST_COMPRESSION * self.total_s, max(_LEAST_COMPRESSION * self.total_s, known))
 
     @property
