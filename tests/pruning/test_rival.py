@@ -9,6 +9,7 @@ from torch import nn
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card, Step
 from tlopt.cards.details import Macs, Pruned, Rival, Speedup, TorchDetails
+from tlopt.errors import PluginError
 from tlopt.preprocess import Preprocess
 from tlopt.pruning import analysis, latency, rival
 
@@ -101,12 +102,12 @@ def artifact(tmp_path, **more):
     return Artifact(path=tmp_path, card=card)
 
 
-def looked(source, monkeypatch, accuracy=0.9, open_model=lambda _: Small().eval(), speedup=None):
+def looked(source, monkeypatch, accuracy=0.9, open_model=lambda _: Small().eval(), speedup=None, judged=None):
     monkeypatch.setattr(rival, "open_model", open_model)
     before = rival.multiply_adds(Small().eval(), 64)
     return rival.look(
         source, Small().eval(), Macs(before=before, after=int(0.6 * before)), speedup, images="my images",
-        judged=lambda network, size: (accuracy, 0.8, 40),  # noqa: ARG005 - part of the protocol
+        judged=judged or (lambda network, size: (accuracy, 0.8, 40)),  # noqa: ARG005 - part of the protocol
     )  # fmt: skip
 
 
@@ -148,6 +149,18 @@ def test_a_network_of_one_input_size_has_no_rival(tmp_path, monkeypatch, caplog)
     with caplog.at_level(logging.INFO, "tlopt"):
         assert looked(artifact(tmp_path), monkeypatch, open_model=lambda _: Fixed().eval()) is None
     assert "no other size than 64 px: the size must be 64" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [PluginError("no classifier"), RuntimeError("no classifier"), IndexError("no classifier")]
+)
+def test_a_rival_that_cannot_be_judged_ends_no_pruning(tmp_path, monkeypatch, caplog, error):
+    def judged(*_):
+        raise error
+
+    with caplog.at_level(logging.INFO, "tlopt"):
+        assert looked(artifact(tmp_path), monkeypatch, judged=judged) is None
+    assert "the rival at 48 px was not judged: none" in caplog.text
 
 
 def test_a_network_pruned_before_has_no_rival(tmp_path, monkeypatch):

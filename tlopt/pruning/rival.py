@@ -25,6 +25,9 @@ _SMALLEST = 32  # pixels: most networks halve their input five times
 _TRIES = 3  # of sizes, by the clock
 _AS_FAST = 0.98  # of the pruned network's speed: timings differ by as much
 
+# What a network's own code may run into at a size that it was not made for.
+_OF_NETWORKS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError)
+
 # Opens the whole network for square images of a size in pixels.
 Opener = Callable[[int], nn.Module]
 Judge = Callable[[nn.Module, int], tuple[float, float, int]]
@@ -78,12 +81,16 @@ def look(
         else:
             batches = [int(batch) for batch in speedup.measured]
             found = of_time(opened, pruned, fed.size, speedup=min(speedup.measured.values()), batches=batches)
-    except (TloptError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (TloptError, *_OF_NETWORKS) as error:
         log.info("no other size than %d px: %s", fed.size, str(error).strip().partition("\n")[0])
         return None
     if found is None:
         return None
-    accuracy, beside, count = judged(found.network, found.size)
+    try:
+        accuracy, beside, count = judged(found.network, found.size)
+    except (TloptError, *_OF_NETWORKS) as error:  # it is a remark beside the work, which is done
+        log.info("the rival at %d px was not judged: %s", found.size, str(error).strip().partition("\n")[0])
+        return None
     rival = Rival(
         image_size=found.size,
         macs=found.macs,
