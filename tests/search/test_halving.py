@@ -59,7 +59,7 @@ def test_a_training_that_fails_does_not_hold_up_the_others():
     assert [one.contender for one in halving.next_work(plan, known.now().results)] == [keys["b"]]
 
 
-def test_one_that_needs_no_pruning_stays_in_the_race():
+def test_one_that_is_sure_to_keep_to_the_budget_stays_in_the_race():
     known = Known(asked(names=tuple("abcd")))
     keys = {name: contender(known.search, name).key for name in "abcd"}
     for name, accuracy in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6)):
@@ -71,14 +71,15 @@ def test_one_that_needs_no_pruning_stays_in_the_race():
     assert halving.survivors_of(every, 4, results, [keys["d"], keys["c"]]) == [keys["a"], keys["c"]]
 
 
-def test_a_plan_has_one_that_needs_no_pruning_if_there_is_one():
+@pytest.mark.parametrize("latency_ms", [9.6, 12.0])
+def test_a_plan_has_one_that_is_sure_to_keep_to_the_budget_if_there_is_one(latency_ms):
     known = Known(asked(names=tuple("abcd")))
     for name, accuracy in (("a", 0.9), ("b", 0.8), ("c", 0.7)):
-        known.time(name, 12.0).time(name, 3.0, width=0.35).rank(name, accuracy)
+        known.time(name, latency_ms).time(name, 3.0, width=0.35).rank(name, accuracy)
     known.time("d", 4.0).rank("d", 0.5)
     now = known.now()
     survivors = field.standings(known.search, now.results)
     found = halving.plan(known.search, survivors, now.results, 1e6)
     names = {one.key: one.network.name for one in known.search.contenders}
     assert [names[key] for key in found.contenders] == ["timm:a", "timm:d", "timm:b", "timm:c"]
-    assert [names[key] for key in found.whole] == ["timm:d"]
+    assert [names[key] for key in found.safe] == ["timm:d"]

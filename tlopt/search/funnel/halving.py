@@ -17,6 +17,7 @@ from tlopt.search.funnel.results import Plan, Results, Trained
 MOST = 6  # contenders that are trained: the order by frozen features is good enough for the others to be worse
 _FINAL = 2  # of them that are trained to the end, if there are so many
 _STEP_COST = 6.0  # times an fp32 run of one image on the runtime: a training step's share of it, forward and backward
+_SAFE = 0.9  # of the budget, at most, for a contender that was timed untrained to count as sure to keep to it
 _SHARE = 0.65  # of the time that is left, to be spent on training
 
 
@@ -53,33 +54,37 @@ def epoch_s(asked: Asked, standing: Standing) -> float:
 
 def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan:
     """Return the plan that the time allows: rather more contenders than longer trainings, but three epochs at least."""
-    best = _with_a_whole_one(ordered(survivors, results))
+    best = _with_a_safe_one(asked, ordered(survivors, results))
     costs = [epoch_s(asked, one) for one in best]
     allowed = _SHARE * max(0.0, left_s)
     for count in range(min(MOST, len(best)), 0, -1):
         for epochs in range(asked.epochs, min(3, asked.epochs) - 1, -1):
             if _cost(costs[:count], rungs(epochs, count)) <= allowed:
-                return _made(best, count, epochs)
-    return _made(best, 1, max(1, min(asked.epochs, int(allowed / costs[0]) if costs[0] else asked.epochs)))
+                return _made(asked, best[:count], epochs)
+    return _made(asked, best[:1], max(1, min(asked.epochs, int(allowed / costs[0]) if costs[0] else asked.epochs)))
 
 
-def _with_a_whole_one(best: Sequence[Standing]) -> list[Standing]:
-    """Return contenders with one among the first two that needs no pruning, if there is one.
+def _is_safe(asked: Asked, standing: Standing) -> bool:
+    return standing.width == 1 and standing.best is not None and asked.budget.excess(standing.best) <= _SAFE
+
+
+def _with_a_safe_one(asked: Asked, best: Sequence[Standing]) -> list[Standing]:
+    """Return contenders with one among the first two that is sure to keep to the budget whole, if there is one.
 
     What pruning costs in accuracy is not known yet: a network that is good before it may be the worse one after it.
+    One near the budget may be over it when it is trained: its values are others then, and so is the machine's state.
     """
-    first = next((one for one in best if one.width == 1), None)
+    first = next((one for one in best if _is_safe(asked, one)), None)
     if first is None or first in best[:2]:
         return list(best)
     others = [one for one in best if one is not first]
     return [*others[:1], first, *others[1:]]
 
 
-def _made(best: Sequence[Standing], count: int, epochs: int) -> Plan:
-    chosen = best[:count]
+def _made(asked: Asked, chosen: Sequence[Standing], epochs: int) -> Plan:
     return Plan(
-        contenders=tuple(one.contender.key for one in chosen), epochs=epochs, rungs=rungs(epochs, count),
-        whole=tuple(one.contender.key for one in chosen if one.width == 1),
+        contenders=tuple(one.contender.key for one in chosen), epochs=epochs, rungs=rungs(epochs, len(chosen)),
+        safe=tuple(one.contender.key for one in chosen if _is_safe(asked, one)),
     )  # fmt: skip
 
 
@@ -113,18 +118,18 @@ def next_work(plan: Plan, results: Results) -> list[Work]:
         open_ = [key for key in running if not results.done(f"train/{key}/{stop}")]
         if open_:
             return [Work(contender=key, epochs=stop, last=last) for key in open_]
-        running = survivors_of(running, stop, results, plan.whole)
+        running = survivors_of(running, stop, results, plan.safe)
     return []
 
 
-def survivors_of(running: Sequence[str], stop: int, results: Results, whole: Sequence[str] = ()) -> list[str]:
-    """Return which contenders go on after a rung, the better first; one that needs no pruning stays among them."""
+def survivors_of(running: Sequence[str], stop: int, results: Results, safe: Sequence[str] = ()) -> list[str]:
+    """Return which contenders go on after a rung, the better first; one of the safe stays among them."""
     reached = [(key, trained) for key in running if (trained := results.trained.get(key, {}).get(stop)) is not None]
     best = sorted(reached, key=lambda pair: rank(pair[1]))
     keys = [key for key, _ in best]
     going_on, others = keys[: kept(len(running))], keys[kept(len(running)) :]
-    if len(going_on) > 1 and not set(going_on) & set(whole):
-        going_on = going_on[:-1] + ([key for key in others if key in whole][:1] or going_on[-1:])
+    if len(going_on) > 1 and not set(going_on) & set(safe):
+        going_on = going_on[:-1] + ([key for key in others if key in safe][:1] or going_on[-1:])
     return going_on
 
 

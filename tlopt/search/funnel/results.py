@@ -24,13 +24,13 @@ class Plan:
         contenders: Their keys, the most promising first.
         epochs: Of a whole training.
         rungs: Epochs after which the weaker half stops; the last one is `epochs`.
-        whole: Those of them that may keep to the budget without pruning.
+        safe: Those of them that keep to the budget without pruning, with room.
     """
 
     contenders: tuple[str, ...]
     epochs: int
     rungs: tuple[int, ...]
-    whole: tuple[str, ...] = ()
+    safe: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
