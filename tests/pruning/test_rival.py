@@ -160,7 +160,7 @@ def test_a_rival_that_cannot_be_judged_ends_no_pruning(tmp_path, monkeypatch, ca
 
     with caplog.at_level(logging.INFO, "tlopt"):
         assert looked(artifact(tmp_path), monkeypatch, judged=judged) is None
-    assert "the rival at 48 px was not judged: none" in caplog.text
+    assert "the rival at 48 px was not judged: no classifier" in caplog.text
 
 
 def test_a_network_pruned_before_has_no_rival(tmp_path, monkeypatch):

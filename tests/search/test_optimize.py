@@ -110,7 +110,7 @@ def test_status_tells_what_was_found(found, capsys):
 
 @pytest.mark.slow
 def test_the_folder_of_another_search_is_refused_and_replaced_only_by_force(found, images, tmp_path):
-    with pytest.raises(OutputExistsError, match="its budget differ") as caught:
+    with pytest.raises(OutputExistsError, match="What differs: budget") as caught:
         tlopt.optimize(images, found.path, latency_ms=500.0, **FAST)
     assert "--force" in caught.value.hint
     (found.path / "mine.txt").write_text("kept")

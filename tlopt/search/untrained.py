@@ -110,7 +110,7 @@ def _resized(point: Point, classes: int, work: Path) -> Artifact | None:
             work / "graphs" / address,
             lambda place: resized_graph(base, place, force=True, image_size=point.image_size),
         )
-    except StageError as error:
+    except (StageError, PluginError) as error:
         log.info("%s is exported at its own size: %s", point.label, error.message)
         return None
 
