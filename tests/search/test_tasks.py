@@ -96,6 +96,17 @@ def test_time_that_is_enough_for_one_more_variant_is_trained_in():
     assert not known.now().trains_on()
 
 
+def test_an_epoch_has_to_fit_into_the_time_before_compression():
+    known = trained_field()
+    for _ in range(3):
+        step(known)
+    known.left_s = known.now().compression_s + 20.0
+    assert known.now().trains_on()
+    known.train("a", 2, 0.9)
+    known.entries[-1] = replace(known.entries[-1], result={**known.entries[-1].result, "step_seconds": 60.0})
+    assert not known.now().trains_on()
+
+
 def test_time_for_pruning_is_kept_where_the_leader_needs_it():
     known = Known(asked(), left_s=1000.0, total_s=1000.0)
     known.time("a", 2000.0).time("a", 3.0, width=0.35).rank("a", 0.9).time("b", 4.0).rank("b", 0.7)

@@ -64,6 +64,12 @@ class Situation:
             return 0.0
         return _RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found)
 
+    @property
+    def _epoch_s(self) -> float:
+        """About how long an epoch of training takes, by those that are done; 0 before the first."""
+        done = sum(max(stops) for stops in self.results.trained.values())
+        return self.results.seconds.get("train", 0.0) / done if done else 0.0
+
     def trains_on(self) -> bool:
-        """Return whether there is time to go on with training."""
-        return self.left_s > self.compression_s
+        """Return whether there is time for another epoch, and then for compression."""
+        return self.left_s > self.compression_s + self._epoch_s
