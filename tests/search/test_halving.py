@@ -83,3 +83,10 @@ def test_a_plan_has_one_that_is_sure_to_keep_to_the_budget_if_there_is_one(laten
     names = {one.key: one.network.name for one in known.search.contenders}
     assert [names[key] for key in found.contenders] == ["timm:a", "timm:d", "timm:b", "timm:c"]
     assert [names[key] for key in found.safe] == ["timm:d"]
+
+
+def test_what_is_sure_to_keep_to_the_budget_is_trained_to_the_end_first():
+    known = Known(asked(names=tuple("ab")))
+    keys = {name: contender(known.search, name).key for name in "ab"}
+    plan = Plan(contenders=tuple(keys.values()), epochs=8, rungs=(8,), safe=(keys["b"],))
+    assert [one.contender for one in halving.next_work(plan, known.now().results)] == [keys["b"], keys["a"]]

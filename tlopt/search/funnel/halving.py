@@ -117,7 +117,9 @@ def next_work(plan: Plan, results: Results) -> list[Work]:
         last = stop == plan.rungs[-1]
         open_ = [key for key in running if not results.done(f"train/{key}/{stop}")]
         if open_:
-            return [Work(contender=key, epochs=stop, last=last) for key in open_]
+            # If time runs out, what is sure to keep to the budget is worth more than what may turn out to be over it.
+            first = sorted(open_, key=lambda key: key not in plan.safe) if last else open_
+            return [Work(contender=key, epochs=stop, last=last) for key in first]
         running = survivors_of(running, stop, results, plan.safe)
     return []
 
