@@ -69,7 +69,7 @@ def tlopt_full(root: Path, size: int, *, frozen_norm: bool = True) -> float:
 def tlopt_head(root: Path, size: int) -> float:
     """Return seconds of tlopt's whole head method: decoding, features and regression."""
     from tlopt.images.opening import open_pixels
-    from tlopt.training import probe
+    from tlopt.training.methods import probe
 
     folder = scan(root)
     network, preprocess = sources.load(MODEL, classes=len(folder.classes), size=size)

@@ -39,9 +39,9 @@ from tlopt.publishing import draft, write_whole
 from tlopt.sources import keep, open_model
 from tlopt.stages import prune as stage
 from tlopt.stages.finetune import finetune
-from tlopt.training.estimate import estimate
 from tlopt.training.inputs import predict
 from tlopt.training.loop import train
+from tlopt.training.methods.estimate import estimate
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "pip:efficientnet_lite0"

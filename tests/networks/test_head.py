@@ -9,7 +9,8 @@ from tlopt import sources
 from tlopt.errors import PluginError
 from tlopt.networks import head
 from tlopt.sources import module as own
-from tlopt.training import freezing, probe
+from tlopt.training import freezing
+from tlopt.training.methods import probe
 
 CLASSES, WIDTH = 5, 8
 

@@ -14,7 +14,7 @@ from tlopt.images import scan
 from tlopt.images.parts import Shares
 from tlopt.search.features import frozen_accuracy, seen
 from tlopt.search.space import Network, network
-from tlopt.training.out_of_fold import out_of_fold
+from tlopt.training.methods.out_of_fold import out_of_fold
 
 TINY = Network(name="tiny_models:cnn")
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from tlopt.errors import ArtifactError, SettingError, StageError
-from tlopt.training import checkpoint
-from tlopt.training.checkpoint import FILE, State
+from tlopt.training.resumption import checkpoint
+from tlopt.training.resumption.checkpoint import FILE, State
 
 
 @pytest.mark.parametrize("record", ["[1]", "[" * 5000, '{"a": 1, "a": 2}', "{"])

@@ -9,11 +9,11 @@ from tlopt.errors import ImagesError
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
 from tlopt.preprocess import Preprocess
-from tlopt.training import cross_validation
-from tlopt.training.checkpoint import Checkpoint
-from tlopt.training.cross_validation import cross_validate
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
+from tlopt.training.methods import cross_validation
+from tlopt.training.methods.cross_validation import cross_validate
+from tlopt.training.resumption.checkpoint import Checkpoint
 
 SETTINGS = Hyperparameters(epochs=1, batch=8, lr=0.02, precision="fp32", folds=3)
 

@@ -14,10 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from tlopt import progress
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images.opening import open_pixels
-from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Run, train
+from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.teacher import Teacher
 
 # Not the precision that is fastest here: processors differ in that, and so would the weights.
@@ -139,7 +139,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from safetensors.torch import save_file
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
-from tlopt.training.checkpoint import Checkpoint
+from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import Run, train
 from tlopt.preprocess import Preprocess
@@ -231,7 +231,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(net, parts, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tlopt.training.checkpoint.save_file", full)
+        patch.setattr("tlopt.training.resumption.checkpoint.save_file", full)
         with pytest.raises(StageError, match=r"No space left.*The checkpoint before it stands"):
             trained(net, parts, checkpoints=Checkpoint(folder=tmp_path, resume=True))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["checkpoint.safetensors"]
@@ -309,7 +309,7 @@ from safetensors.torch import save_file
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
 from tlopt.training import distributed
-from tlopt.training.checkpoint import Checkpoint
+from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import Run, train
 from tlopt.preprocess import Preprocess

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tlopt.training import distributed, pace
-from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import Run, train
 from tlopt.training.optimization import precision
 from tlopt.training.outcome import records
 from tlopt.training.outcome.history import History
-from tlopt.training.pausing import PausedError, asking
+from tlopt.training.resumption.checkpoint import Checkpoint
+from tlopt.training.resumption.pausing import PausedError, asking
 
 # 36 images: 4 steps an epoch, 20 in all, which is long enough for a trial.
 AUTO = Hyperparameters(epochs=5, batch=8, lr=0.02, backbone_lr=0.5, frozen_norm=False, ema=0.9, moves="gradual")

@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
-from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import train
-from tlopt.training.pausing import PausedError, asking
+from tlopt.training.resumption.checkpoint import Checkpoint
+from tlopt.training.resumption.pausing import PausedError, asking
 
 SETTINGS = Hyperparameters(epochs=3, batch=8, lr=0.02, backbone_lr=0.5, frozen_norm=False, precision="fp32")
 

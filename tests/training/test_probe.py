@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from tlopt.networks import head
-from tlopt.training import probe
 from tlopt.training.inputs import predict
+from tlopt.training.methods import probe
 
 CPU = torch.device("cpu")
 

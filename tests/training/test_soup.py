@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tlopt.errors import SettingError
-from tlopt.training import soup
-from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
 from tlopt.training.loop import train
+from tlopt.training.methods import soup
+from tlopt.training.methods.soup import train_several
 from tlopt.training.outcome.temperature import calibrated_loss
-from tlopt.training.soup import train_several
+from tlopt.training.resumption.checkpoint import Checkpoint
 
 SETTINGS = Hyperparameters(epochs=2, batch=8, lr=0.02, backbone_lr=0.5, precision="fp32", soup=3)
 

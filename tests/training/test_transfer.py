@@ -9,9 +9,9 @@ from PIL import Image
 from tlopt.images import scan
 from tlopt.images.opening import open_pixels
 from tlopt.preprocess import Preprocess
-from tlopt.training import soup, transfer
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
+from tlopt.training.methods import soup, transfer
 
 SETTINGS = Hyperparameters(epochs=1, batch=8, lr=0.02)
 

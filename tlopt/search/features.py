@@ -89,8 +89,9 @@ def frozen_accuracy(
     started = time.perf_counter()
     with wrapping(f"looking at {network.label}"):
         from tlopt.networks import head
-        from tlopt.training import distributed, probe
-        from tlopt.training.out_of_fold import out_of_fold
+        from tlopt.training import distributed
+        from tlopt.training.methods import probe
+        from tlopt.training.methods.out_of_fold import out_of_fold
 
         module, preprocess = _opened(network, size, len(folder.classes))
         cache = Cache(cache_dir=cache_dir, cache_gb=cache_gb)

@@ -90,7 +90,7 @@ def finetune(
         ref, parts = drawn(source, shares, training.seed, folds=training.folds)
     classes = parts["train"].classes
     from tlopt.training import job
-    from tlopt.training.checkpoint import Checkpoint
+    from tlopt.training.resumption.checkpoint import Checkpoint
 
     if isinstance(source, Artifact):
         network, pruning = of_artifact(source, start), job.of_pruning(source)

@@ -217,7 +217,7 @@ def _judged(
     data: tuple[Pixels, Pixels], pruned: nn.Module, seed: int, whole: nn.Module, size: int
 ) -> tuple[float, float, int]:
     """Return the estimated accuracy of the unpruned network at a size, that of the pruned one, and on how many."""
-    from tlopt.training.estimate import estimate
+    from tlopt.training.methods.estimate import estimate
 
     preprocess = replace(data[0].preprocess, size=size)
     with contextlib.ExitStack() as stack:

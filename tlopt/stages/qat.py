@@ -81,7 +81,7 @@ def qat(
     reduced = reduced_range(for_, reduce_range)
     ref, parts = trained_on(source, images)
     from tlopt.training import job
-    from tlopt.training.checkpoint import Checkpoint
+    from tlopt.training.resumption.checkpoint import Checkpoint
 
     network, pruning = of_artifact(source), job.of_pruning(source)
     scales: dict[str, tuple[float, int]] = {}

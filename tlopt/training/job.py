@@ -18,13 +18,13 @@ from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
 from tlopt.sources import keep
 from tlopt.training import distributed
-from tlopt.training.checkpoint import Checkpoint
-from tlopt.training.cross_validation import cross_validate
 from tlopt.training.hyperparameters import Hyperparameters, Method
+from tlopt.training.methods.cross_validation import cross_validate
+from tlopt.training.methods.transfer import Transfer, transfer
 from tlopt.training.network import Network
 from tlopt.training.outcome import records
+from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.teacher import Answers, Teacher, open_teacher
-from tlopt.training.transfer import Transfer, transfer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,16 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
-from tlopt.training import distributed, freezing, memory, pace, pausing, resuming
+from tlopt.training import distributed, freezing, memory, pace
 from tlopt.training.augmentation import mixing
-from tlopt.training.checkpoint import Checkpoint
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import batch_size, judged, to_inputs, training_batches
 from tlopt.training.optimization import losses, optimizers, regularizers
 from tlopt.training.optimization.averaging import Average
 from tlopt.training.optimization.precision import arithmetic
 from tlopt.training.outcome.history import History, score
+from tlopt.training.resumption import pausing, resuming
+from tlopt.training.resumption.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from tlopt.settings import Setting
 from tlopt.stages import stage
 
 if TYPE_CHECKING:
-    from tlopt.training.soup import Weights
+    from tlopt.training.methods.soup import Weights
 
 
 @stage(reads="torch", writes="torch")
@@ -40,8 +40,8 @@ def soup(
     from tlopt.sources import keep, open_model
     from tlopt.training import distributed
     from tlopt.training.inputs import predict
+    from tlopt.training.methods.soup import greedy
     from tlopt.training.outcome.metrics import summary
-    from tlopt.training.soup import greedy
 
     model = open_model(source)
     _, parts = trained_on(source)

@@ -31,7 +31,7 @@ from tlopt.search.untrained import Timed, time_artifact, time_untrained
 
 if TYPE_CHECKING:
     from tlopt.search.funnel.workshop import Workshop
-    from tlopt.training.pausing import Epochs, Word
+    from tlopt.training.resumption.pausing import Epochs, Word
 
 log = logging.getLogger(__name__)
 

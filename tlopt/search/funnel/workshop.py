@@ -18,7 +18,7 @@ from tlopt.search.funnel.variants import Variant
 from tlopt.search.once import digest_of, once
 from tlopt.search.outcome import copy_artifact
 from tlopt.search.untrained import runtime_of
-from tlopt.training.pausing import Epochs, PausedError, Word, asking
+from tlopt.training.resumption.pausing import Epochs, PausedError, Word, asking
 
 if TYPE_CHECKING:
     from tlopt.measure.answers.images import ImagePart

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tlopt import judging, registry
+from tlopt.training.methods.transfer import Transfer
 from tlopt.training.outcome import pictures
 from tlopt.training.outcome.metrics import summary
-from tlopt.training.transfer import Transfer
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,15 @@ from torch import nn
 
 from tlopt.images.pixels import LARGE, Pixels
 from tlopt.networks import head, layout, sparsity
-from tlopt.training import distributed, memory, probe, selection
-from tlopt.training.checkpoint import Checkpoint
+from tlopt.training import distributed, memory
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
+from tlopt.training.methods import probe, selection
+from tlopt.training.methods.soup import train_several
 from tlopt.training.optimization import optimizers
 from tlopt.training.outcome.history import History
-from tlopt.training.soup import train_several
+from tlopt.training.resumption.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 

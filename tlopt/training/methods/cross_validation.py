@@ -16,16 +16,18 @@ from torch import nn
 from tlopt.errors import ImagesError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import head, layout, weights
-from tlopt.training import checkpoint, distributed, memory, probe, selection
-from tlopt.training.checkpoint import Checkpoint, State
+from tlopt.training import distributed, memory
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
+from tlopt.training.methods import probe, selection
+from tlopt.training.methods.out_of_fold import dealt
+from tlopt.training.methods.soup import train_several
+from tlopt.training.methods.transfer import Transfer, soften
 from tlopt.training.optimization import optimizers
-from tlopt.training.out_of_fold import dealt
 from tlopt.training.outcome.history import History
-from tlopt.training.soup import train_several
-from tlopt.training.transfer import Transfer, soften
+from tlopt.training.resumption import checkpoint
+from tlopt.training.resumption.checkpoint import Checkpoint, State
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tlopt.errors import SettingError
 from tlopt.networks.weights import load
-from tlopt.training import checkpoint
-from tlopt.training.checkpoint import State
 from tlopt.training.optimization.precision import arithmetic
+from tlopt.training.resumption import checkpoint
+from tlopt.training.resumption.checkpoint import State
 
 if TYPE_CHECKING:
     from tlopt.training.loop import Run

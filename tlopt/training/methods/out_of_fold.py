@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from tlopt.progress import track
-from tlopt.training.probe import FOLDS, PENALTIES, folds, solve
+from tlopt.training.methods.probe import FOLDS, PENALTIES, folds, solve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from torch import nn
 
 from tlopt.images.pixels import Pixels
 from tlopt.networks import head
-from tlopt.training import distributed, probe
+from tlopt.training import distributed
+from tlopt.training.methods import probe
 
 _FITTED, _JUDGED = 1000, 1000  # images, at most: an estimate takes seconds
 

@@ -14,13 +14,14 @@ from torch import nn
 
 from tlopt.images.pixels import Pixels
 from tlopt.networks import weights
-from tlopt.training import checkpoint, distributed
-from tlopt.training.checkpoint import Checkpoint, State
+from tlopt.training import distributed
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher, train
 from tlopt.training.outcome.history import History, score
 from tlopt.training.outcome.temperature import calibrated_loss
+from tlopt.training.resumption import checkpoint
+from tlopt.training.resumption.checkpoint import Checkpoint, State
 
 Weights = Mapping[str, torch.Tensor]
 
