@@ -127,7 +127,7 @@ def _no_artifact(path: Path, cause: Exception) -> ArtifactError:
     if made is not None and made.group in _INSTEAD:
         return ArtifactError(f"{path} is {made.what}, not an artifact.", hint=_INSTEAD[made.group].format(path))
     why = f", which {cause.reason}" if isinstance(cause, files.IrregularFileError) else ""
-    importable = path.suffix in (".onnx", ".keras") and path.is_file()
+    importable = path.suffix in (".onnx", ".keras", ".pt2") and path.is_file()
     return ArtifactError(
         f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.",
         hint="tlopt import makes an artifact of it."

@@ -250,8 +250,8 @@ def amx(monkeypatch):
 
 
 def test_a_graph_in_which_openvino_crashes_is_refused_in_words(quantized, amx, monkeypatch):
-    crashes = [sys.executable, "-c", "import os; os.abort()", ""]
-    monkeypatch.setattr(_trial.children, "command", lambda _: crashes)
+    crashes = [sys.executable, "-c", "import os; os.abort()"]
+    monkeypatch.setattr(_trial.children, "command", lambda *_: crashes)
     _trial._tried.cache_clear()
     with pytest.raises(StageError, match=r"OpenVINO crashes in this graph: .* was ended by signal 6 \(aborted\)"):
         open_runner(quantized, "openvino")

@@ -42,8 +42,7 @@ def check(payload: Path, threads: int) -> None:
 
 @functools.cache
 def _tried(payload: str, changed_ns: int, threads: int) -> int:  # noqa: ARG001 - a file that changed is another one
-    *start, found = children.command("tlopt.backends._trial")
-    command = [*start, payload, str(threads), found]  # the start takes the last argument for itself
+    command = children.command("tlopt.backends._trial", payload, threads)
     done = subprocess.run(command, env=children.environment(), capture_output=True, timeout=_SECONDS, check=False)
     return done.returncode
 

@@ -28,14 +28,15 @@ runpy.run_module(found["module"], run_name="__main__", alter_sys=True)
 """
 
 
-def command(module: str) -> list[str]:
+def command(module: str, *arguments: object) -> list[str]:
     """Return the command line that runs a module of tlopt in a process of its own.
 
     Args:
         module: Its full name.
+        arguments: What the module finds in `sys.argv`.
     """
     found = {"path": search_path(), "tlopt": str(Path(__file__).resolve().parents[1] / "__init__.py"), "module": module}
-    return [sys.executable, "-P", "-c", _START, json.dumps(found)]
+    return [sys.executable, "-P", "-c", _START, *map(str, arguments), json.dumps(found)]
 
 
 def environment() -> Mapping[str, str]:

@@ -22,12 +22,11 @@ def read(file: Path, *, size: int | None = None, width: int | None = None) -> on
         CheckError: The graph answers otherwise than the network.
         MissingLibraryError: What opens it is not installed.
     """
-    suffix = file.suffix.lower()
     if file.is_dir():
         original = saved_model.read(file, size=size, width=width)
-    elif suffix == ".keras":
+    elif keras.is_keras(file):
         original = keras.read(file, size=size, width=width)
-    elif suffix == ".pt2":
+    elif file.suffix.lower() == ".pt2":
         from tlopt.imports.formats import pt2
 
         original = pt2.read(file, size=size, width=width)

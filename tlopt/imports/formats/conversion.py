@@ -62,9 +62,7 @@ def converted(library: Library, source: Path, *, size: int | None, width: int | 
     """
     with tempfile.TemporaryDirectory() as folder:
         target, example = Path(folder) / "model.onnx", Path(folder) / "example.npz"
-        *command, found = children.command(library.module)
-        given = (source.absolute(), target, example, size or 0, width or 0)
-        own = [*command, *map(str, given), found]  # the start takes the last argument for itself
+        own = children.command(library.module, source.absolute(), target, example, size or 0, width or 0)
         variables = {name: value.format(folder=folder) for name, value in library.environment.items()}
         environment = {**children.environment(), **variables}
         done = subprocess.run(own, env=environment, capture_output=True, text=True, errors="replace", check=False)
