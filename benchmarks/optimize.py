@@ -25,7 +25,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -300,7 +300,7 @@ def rows(bench: Bench, name: str, budget: float, tried: Sequence[Tried]) -> Iter
 def _row(one: Shipped) -> dict[str, Any]:
     return {
         "what": one.what, "test": one.test, "latency_ms": one.latency_ms, "low_ms": one.low_ms,
-        "high_ms": one.high_ms, "mb": one.size_mb, "seconds": one.seconds, "path": one.path,
+        "high_ms": one.high_ms, "mb": one.size_mb, "seconds": one.seconds,
     }  # fmt: skip
 
 
@@ -326,25 +326,37 @@ def main() -> None:
     state = dict(machine_state())
     found: list[dict[str, Any]] = []
     shipped: list[tuple[float, Shipped]] = []
+
+    def write(kept: Sequence[bool] = ()) -> str:
+        result = _result(options, state, found, kept)
+        write_whole(options.out, json.dumps(result, indent=1) + "\n")
+        write_whole(options.out.with_suffix(".md"), table(result))
+        return table(result)
+
     for name in options.sets.split(","):
         tried = bench.exhaustive(name)
         for budget in map(float, options.budgets.split(",")):
-            found += rows(bench, name, budget, tried)
+            for row in rows(bench, name, budget, tried):
+                found.append(row)
+                write()
             for seed in map(int, options.seeds.split(",")):
                 if (one := bench.searched(name, budget, seed).shipped) is not None:
                     shipped.append((budget, one))
-    kept = bench.kept_again(shipped)
-    result = {
+    print(write(bench.kept_again(shipped)))
+
+
+def _result(
+    options: argparse.Namespace, state: Mapping[str, Any], found: Sequence[Mapping[str, Any]], kept: Sequence[bool]
+) -> dict[str, Any]:
+    return {
         "command": f"python benchmarks/optimize.py {' '.join(sys.argv[1:])}",
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
-        "candidates": len(bench.names) * len(bench.sizes) * len(bench.widths),
+        "candidates": len(options.networks.split(",")) * len(options.image_sizes.split(","))
+        * len(options.widths.split(",")),
         "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "budget_kept_when_timed_again": [sum(kept), len(kept)],
-        "rows": found,
+        "rows": list(found),
     }  # fmt: skip
-    write_whole(options.out, json.dumps(result, indent=1) + "\n")
-    write_whole(options.out.with_suffix(".md"), table(result))
-    print(table(result))
 
 
 def table(result: dict[str, Any]) -> str:

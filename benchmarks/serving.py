@@ -486,8 +486,7 @@ def main() -> None:
     command = " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]])
     said = (
         f"{processor()}, {cores()} cores; server: {packages}; tlopt {versions()['tlopt']}. `{command}`. "
-        f"Load of the machine before and after: {before:.1f} and {os.getloadavg()[0]:.1f}; "
-        "above the cores, other work ran beside this."
+        f"Load of the machine before: {before:.1f}{' (other work ran beside this)' if before > cores() / 2 else ''}."
     )
     found["conditions"] = {**found.get("conditions", {}), **dict.fromkeys(parts, said)}
     given.out.parent.mkdir(exist_ok=True)
