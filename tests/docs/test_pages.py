@@ -1,7 +1,8 @@
 """The pages that people follow: their commands run, on tiny images and a tiny network, and their sentences are short.
 
 A block that begins with `# needs …`, or after the comment `parsed only`, is parsed and not run. One after the comment
-`exit 0 or 3` may fail a check, whose verdict on a tiny network says nothing.
+`exit 0 or 3` may fail a check, whose verdict on a tiny network says nothing. The commands on a page of a topic are no
+sequence: each runs by itself, on the artifacts of the tutorial.
 """
 
 import ast
@@ -34,12 +35,20 @@ FOLLOWED = [
     "docs/tutorial.md",
     *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/howto/*.md")),
 ]
+TOPICS = [f"docs/{name}.md" for name in ("data", "finetune", "measuring", "prune", "quantize")]
 _BLOCK = re.compile(
     r'(?:^<!-- (parsed only|exit)[^\n]*-->\n)?^```(bash|python|toml)(?: title="([^"]+)")?\n(.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
 # What is measured on a tiny network says nothing, so it need not take its time.
-_SHORT = {"bench": ["--seconds", "0.02", "--no-memory"], "report": ["--seconds", "0.02"], "audit": ["--no-labels"]}
+_SHORT = {
+    "bench": ["--seconds", "0.02", "--no-memory"],
+    "report": ["--seconds", "0.02"],
+    "audit": ["--no-labels"],
+    "loadgen": ["--seconds", "0.02"],
+}
+# Nor need a training on a tiny network.
+_ONE_EPOCH = {"finetune": ["--epochs", "1"], "prune": ["--epochs", "1"], "qat": ["--epochs", "1"]}
 
 
 def blocks(page):
@@ -174,6 +183,20 @@ def test_the_blocks_of_a_page_run(page, request, workplace, capsys):
                 parse(arguments)
                 if said not in ("needs", "parsed only"):
                     run_command(arguments, target, (0, 3) if said == "exit" else (0,), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TOPICS)
+def test_each_command_of_a_topic_runs(page, chain, workplace, capsys):
+    shutil.copytree(chain, "runs")
+    shutil.copytree(chain / "tuned", "runs/imported")
+    shutil.rmtree("images")
+    shutil.copytree("cells", "images")  # whose classes the artifacts know
+    for language, _, text, said in blocks(page):
+        for arguments, _ in commands(text) if language == "bash" and said not in ("needs", "parsed only") else ():
+            if "-o" in arguments:
+                shutil.rmtree(arguments[arguments.index("-o") + 1], ignore_errors=True)
+            run_command([*arguments, *_ONE_EPOCH.get(arguments[0], [])], None, (0,), capsys)
 
 
 def test_the_commands_on_every_page_are_known():
