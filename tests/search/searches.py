@@ -56,6 +56,7 @@ class Known:
 
     def __init__(self, search, left_s=1000.0, total_s=1000.0):
         self.search, self.left_s, self.total_s, self.entries = search, left_s, total_s, []
+        self.reserve_s = 0.0
 
     def done(self, key, result):
         result = result if isinstance(result, dict) else plain(result)
@@ -73,11 +74,12 @@ class Known:
             self.done(f"time/{found.digest}", timed(latency_ms * share, point=found.digest, **given))
         return self
 
-    def rank(self, name, accuracy, size=32):
+    def rank(self, name, accuracy, size=32, seconds=0.0):
         """Write down what a network's frozen features are worth."""
         score = Score(
-            accuracy=accuracy, interval=(accuracy, accuracy), loss=1 - accuracy, images=100, folds=5, penalty=0.1
-        )
+            accuracy=accuracy, interval=(accuracy, accuracy), loss=1 - accuracy, images=100, folds=5, penalty=0.1,
+            seconds=seconds,
+        )  # fmt: skip
         return self.done(f"rank/{contender(self.search, name, size).key}", score)
 
     def train(self, name, epochs, accuracy, artifact="", size=32):
@@ -87,4 +89,7 @@ class Known:
 
     def now(self):
         """Return what is known."""
-        return Situation(asked=self.search, results=read(self.entries), left_s=self.left_s, total_s=self.total_s)
+        return Situation(
+            asked=self.search, results=read(self.entries), left_s=self.left_s, total_s=self.total_s,
+            reserve_s=self.reserve_s,
+        )  # fmt: skip

@@ -5,7 +5,7 @@ from searches import Known, asked, timed
 
 from tlopt.cards.card import plain
 from tlopt.search.answer import report_of
-from tlopt.search.funnel import field, tasks
+from tlopt.search.funnel import deciding, field
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.variants import bases, of_base
 
@@ -26,11 +26,11 @@ def measured():
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_is_too_slow_the_second_time_is_shown_as_too_slow(fails):
     known, keys = measured()
-    assert tasks.decision(known.now()).chosen.variant.key == keys["fp32"]
+    assert deciding.decision(known.now()).chosen.variant.key == keys["fp32"]
     again = {"problem": "it does not run any more"} if fails else plain(timed(9.0))
     known.done(f"again/{keys['fp32']}", again)
     now = known.now()
-    assert tasks.decision(now).chosen.variant.key == keys["int8"]
+    assert deciding.decision(now).chosen.variant.key == keys["int8"]
     clock = Clock(minutes=1.0)
     outcomes = {row["precision"]: row["outcome"] for row in report_of(now, clock, "s", {}).rows if "accuracy" in row}
     assert outcomes["int8"] == "the answer"
@@ -49,6 +49,6 @@ def test_where_nothing_was_timed_nothing_is_said_of_the_budget():
 def test_steps_that_failed_are_not_a_matter_of_time():
     search = asked(names=("a",), latency_ms=5.0)
     known = Known(search).time("a", 3.0)
-    assert tasks.decision(known.now()).words == ("Nothing was ready to be measured: the time was over.",)
+    assert deciding.decision(known.now()).words == ("Nothing was ready to be measured: the time was over.",)
     known.done("first/a", {"problem": "The images have gone."})
-    assert tasks.decision(known.now()).words == ("Nothing was ready to be measured: steps failed.",)
+    assert deciding.decision(known.now()).words == ("Nothing was ready to be measured: steps failed.",)

@@ -22,10 +22,21 @@ def test_the_plan_takes_the_most_promising_and_fits_the_time():
     plan = planned(known, 1e6)
     assert plan.contenders == tuple(contender(known.search, name).key for name in "bcad")
     assert (plan.epochs, plan.rungs) == (8, (4, 8))
-    epoch_s = halving.epoch_s(known.search, field.standings(known.search, known.now().results)[0])
+    results = known.now().results
+    epoch_s = halving.epoch_s(known.search, field.standings(known.search, results)[0], results)
     short = planned(known, 9 * epoch_s)
     assert (len(short.contenders), short.epochs) == (1, 5)
     assert planned(known, 0.0).epochs == 1
+
+
+def test_what_ranking_took_says_how_long_a_training_takes():
+    known = Known(asked(names=("a", "b")))
+    known.time("a", 4.0).rank("a", 0.9, seconds=50.0).time("b", 4.0).rank("b", 0.8)
+    results = known.now().results
+    slow, unknown = field.standings(known.search, results)
+    assert halving.epoch_s(known.search, slow, results) > 10 * halving.epoch_s(known.search, unknown, results)
+    assert len(planned(known, 1e6).contenders) == 2
+    assert planned(known, 1000.0).contenders == (contender(known.search, "a").key,)
 
 
 @pytest.mark.parametrize(("epochs", "count", "stops"), [(8, 6, (2, 4, 8)), (8, 2, (8,)), (1, 6, (1,)), (3, 6, (1, 3))])

@@ -6,7 +6,7 @@ import pytest
 from searches import Known, asked, contender, point, timed
 
 from tlopt.cards.card import plain
-from tlopt.search.funnel import proposing, tasks
+from tlopt.search.funnel import deciding, proposing, tasks
 
 
 def kinds(known):
@@ -51,7 +51,7 @@ def test_the_steps_follow_one_another_to_the_answer():
     assert done[:3] == ["first", "make", "measure"]
     assert done.count("train") == 2
     assert done[-2:] == ["again", "judge"]
-    assert tasks.decision(known.now()).chosen is not None
+    assert deciding.decision(known.now()).chosen is not None
 
 
 def test_an_early_answer_over_the_budget_is_followed_by_one_with_more_room():
@@ -65,7 +65,7 @@ def test_an_early_answer_over_the_budget_is_followed_by_one_with_more_room():
     assert done[0].contender.network.name == "timm:a"
     done = [step(known, latency_ms=2.1) for _ in range(3)]
     assert [task.kind for task in done] == ["first", "make", "measure"]
-    assert done[0].contender.network.name == "timm:b"  # the fastest
+    assert done[0].contender.network.name == "timm:c"  # the most promising of those with room
     assert kinds(known)[0] == "train"
 
 
@@ -75,14 +75,36 @@ def test_an_early_answer_just_within_the_budget_is_followed_by_one_with_more_roo
     assert kinds(known)[0] == "first"
 
 
+def test_the_early_answer_is_the_most_promising_of_those_with_room():
+    known = Known(asked(names=("a", "b", "c", "d")))
+    for name, latency_ms, accuracy in (("a", 9.6, 0.9), ("b", 2.0, 0.6), ("c", 8.0, 0.8), ("d", 9.4, 0.85)):
+        known.time(name, latency_ms).rank(name, accuracy)
+    keys = [contender(known.search, name).key for name in "adcb"]
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    done = [step(known, latency_ms=5.2).contender for _ in range(9)]
+    assert [one.network.name for one in done if one is not None] == ["timm:a", "timm:c", "timm:b"]
+
+
+def test_what_was_made_when_the_time_ended_is_measured_in_the_time_kept_for_the_answer():
+    known = trained_field()
+    while not (known.entries[-1].key.startswith("make") and any(e.key.startswith("train") for e in known.entries)):
+        step(known)
+    known.left_s, known.reserve_s = -1.0, 30.0
+    assert kinds(known) == ["measure"]
+    known.left_s = -14.5  # what is left may not do for it and the answer
+    assert kinds(known) == ["again"]
+    known.left_s, known.reserve_s = -1.0, 1.0
+    assert kinds(known) == ["again"]
+
+
 def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
     known = Known(asked())
     known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9)
     known.time("b", 4.0).rank("b", 0.7)
     keys = [contender(known.search, name).key for name in "ab"]
     known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
-    assert [step(known).kind for _ in range(4)] == ["first", "first", "make", "measure"]
-    assert tasks.decision(known.now()).chosen.variant.base.contender.network.name == "timm:b"
+    assert [step(known).kind for _ in range(3)] == ["first", "make", "measure"]
+    assert deciding.decision(known.now()).chosen.variant.base.contender.network.name == "timm:b"
 
 
 def test_time_that_is_enough_for_one_more_variant_is_trained_in():
@@ -120,7 +142,7 @@ def test_nothing_is_trained_if_nothing_can_keep_to_the_budget():
     known = Known(asked(names=("a",)))
     known.time("a", 100.0).time("a", 90.0, width=0.35)
     assert tasks.ready(known.now()) == []
-    decision = tasks.decision(known.now())
+    decision = deciding.decision(known.now())
     assert decision.chosen is None
     assert decision.words == ("Nothing keeps to the budget of 5 ms a run.",)
 
@@ -154,7 +176,7 @@ def test_what_turns_out_too_slow_is_pruned_if_that_can_help():
             widths.append(task.variant.point.width)
     assert 0.7 in widths
     assert 0.5 not in widths
-    assert tasks.decision(known.now()).chosen.variant.point.width == 0.7
+    assert deciding.decision(known.now()).chosen.variant.point.width == 0.7
 
 
 def test_when_the_time_is_up_only_the_answer_is_left_to_be_made():
@@ -184,7 +206,7 @@ def test_an_answer_that_is_too_slow_when_it_is_timed_again_gives_way_to_the_next
     known = trained_field()
     while (task := tasks.ready(known.now())[0]).kind != "again":
         step(known)
-    first = tasks.decision(known.now()).chosen.variant.key
+    first = deciding.decision(known.now()).chosen.variant.key
     known.done(task.key, timed(7.0, point=task.variant.point.digest))
     second = tasks.ready(known.now())[0]
     assert second.kind == "again"
@@ -243,7 +265,7 @@ def test_a_drop_is_counted_from_the_artifact_if_it_could_be_judged(problem, expe
     known.time("a", 4.0)
     key = tasks.ready(known.now())[0].key
     known.done(key, {"problem": "It does not open."} if problem else {"hits": 90, "images": 100})
-    assert tasks.reference(known.now()) == expected
+    assert deciding.reference(known.now()) == expected
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -12,7 +12,7 @@ from tlopt import progress
 from tlopt.errors import ImagesError, StageError
 from tlopt.progress import bar
 from tlopt.search.features import Score
-from tlopt.search.funnel import tasks, worker
+from tlopt.search.funnel import deciding, worker
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.results import Made, Trained
 from tlopt.search.funnel.worker import Worker
@@ -130,7 +130,7 @@ def hired(now, search, minutes, **given):
 
 def test_a_search_with_time_enough_tries_everything_and_judges_once(now):
     one = hired(now, asked(names=tuple("abcd"), sizes=(32, 64)), 60.0)
-    found = tasks.decision(one.run())
+    found = deciding.decision(one.run())
     assert found.chosen is not None
     assert one.workshop.judged.count("test") == 1
     trained = [len(records) for records in one.workshop.epochs.values()]
@@ -142,7 +142,7 @@ def test_a_search_with_time_enough_tries_everything_and_judges_once(now):
 @pytest.mark.parametrize("minutes", [1.0, 2.0, 3.0, 5.0, 10.0])
 def test_the_time_is_kept_and_there_is_an_answer(now, minutes):
     one = hired(now, asked(names=tuple("abcd"), sizes=(32, 64)), minutes)
-    found = tasks.decision(one.run())
+    found = deciding.decision(one.run())
     assert now[0] <= 1.1 * 60 * minutes
     assert found.chosen is not None
     assert one.workshop.judged[-1] == "test"
@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_written_down_and_the_search_goes_on(now, monkeyp
     one = hired(now, search, 60.0)
     one.workshop.train = lambda *_: (_ for _ in ()).throw(StageError("The loss became nan."))
     situation = one.run()
-    assert tasks.decision(situation).chosen.variant.base.what == "first"
+    assert deciding.decision(situation).chosen.variant.base.what == "first"
     assert sorted(key.partition("/")[0] for key in situation.results.problems) == ["rank", "train", "train"]
 
 

@@ -12,7 +12,7 @@ from tlopt.cards.card import CARD_NAME, plain
 from tlopt.environment import cores, processor, versions, waiting
 from tlopt.publishing import write_whole
 from tlopt.reports import Point, Report, Scalar, page
-from tlopt.search.funnel import field, halving, tasks
+from tlopt.search.funnel import deciding, field, halving
 from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.decision import Decision, Finalist, unmet
@@ -47,8 +47,8 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
         so_far: The search goes on.
     """
     asked, results = now.asked, now.results
-    decision = tasks.decision(now)
-    finalists = tasks.finalists(now)
+    decision = deciding.decision(now)
+    finalists = deciding.finalists(now)
     standings = field.standings(asked, results)
     rows = [*_measured_rows(now, finalists, decision), *_other_rows(now, standings, finalists)]
     costs = _costs(now, clock)
@@ -89,10 +89,10 @@ def _title(decision: Decision, *, so_far: bool) -> str:
 
 
 def _measured_rows(now: Situation, finalists: Sequence[Finalist], decision: Decision) -> list[dict[str, Scalar]]:
-    reference = tasks.reference(now)
+    reference = deciding.reference(now)
     found: list[dict[str, Scalar]] = []
     for one in finalists:
-        why = tasks.failed_again(now, one) or unmet(now.asked, one, reference)
+        why = deciding.failed_again(now, one) or unmet(now.asked, one, reference)
         is_chosen = decision.chosen is not None and one.variant.key == decision.chosen.variant.key
         outcome = "the answer" if is_chosen else f"over: {why}" if why else "keeps to the budget"
         low, high = wilson(one.measured.hits, one.measured.images)
@@ -212,7 +212,7 @@ def write(out: Path, report: Report, now: Situation) -> None:
 def _points(now: Situation) -> list[Point]:
     """Return what the picture shows: measured variants, and every network that went no further, set aside."""
     found = []
-    for key, variant in tasks.variants(now).items():
+    for key, variant in deciding.variants(now).items():
         measured = now.results.measured[key]
         low, high = wilson(measured.hits, measured.images)
         found.append(

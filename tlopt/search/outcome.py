@@ -126,9 +126,9 @@ def keep_front(out: Path, now: Situation) -> None:
         out: The folder of the search.
         now: What is known.
     """
-    from tlopt.search.funnel import tasks
+    from tlopt.search.funnel import deciding
 
-    found = tasks.variants(now)
+    found = deciding.variants(now)
     rows = [(now.results.measured[key].timed.latency_ms, -now.results.measured[key].accuracy) for key in found]
     for (key, variant), is_best in zip(found.items(), front(rows), strict=True):
         if is_best:

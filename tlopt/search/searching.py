@@ -14,7 +14,7 @@ from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
 from tlopt.reports import Report, Scalar
 from tlopt.search import answer, outcome
-from tlopt.search.funnel import tasks
+from tlopt.search.funnel import deciding, tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.proposing import LARGE, ROUND
@@ -158,14 +158,14 @@ def _machine(storage: Storage, role: Role) -> dict[str, Any]:
 
 def _stand(place: Path, workshop: Workshop, now: Situation, *, final: bool = False) -> None:
     """Let the best answer so far stand, whatever becomes of the search."""
-    chosen = tasks.decision(now).chosen
+    chosen = deciding.decision(now).chosen
     if chosen is not None:
         made = workshop.opened(now.results.made[chosen.variant.made_key].artifact)
         outcome.publish_best(place, made, final=final)
 
 
 def _answer(place: Path, workshop: Workshop, now: Situation, report: Report, storage: Storage, keep: str) -> None:
-    decision = tasks.decision(now)
+    decision = deciding.decision(now)
     if decision.chosen is not None:
         _stand(place, workshop, now, final=True)
     else:
@@ -178,7 +178,7 @@ def _answer(place: Path, workshop: Workshop, now: Situation, report: Report, sto
 
 def _show(storage: Storage, now: Situation) -> None:
     """Write everything that was timed down for Optuna's own tools."""
-    found = tasks.variants(now)
+    found = deciding.variants(now)
     limit = now.asked.budget.limit_ms
     for key, variant in found.items():
         measured = now.results.measured[key]

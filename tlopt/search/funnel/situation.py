@@ -23,12 +23,14 @@ class Situation:
         results: Of the steps that are done.
         left_s: Seconds until the answer has to be made.
         total_s: Seconds of the whole search.
+        reserve_s: Seconds that are kept for the answer when the others are over.
     """
 
     asked: Asked
     results: Results
     left_s: float
     total_s: float
+    reserve_s: float = 0.0
 
     @property
     def share_left(self) -> float:
@@ -62,7 +64,7 @@ class Situation:
         found = next((one for one in standings if one.contender.key == leader and one.width < 1), None)
         if found is None:
             return 0.0
-        return _RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found)
+        return _RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found, self.results)
 
     @property
     def _epoch_s(self) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from tlopt import backends
-from tlopt.search.funnel import field, halving, proposing
+from tlopt.search.funnel import deciding, field, halving, proposing
 from tlopt.search.funnel.asked import Contender
-from tlopt.search.funnel.decision import Decision, Finalist, decide
 from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.variants import Base, Variant, bases, of_base, widths_to_time
@@ -146,15 +145,18 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
 def _early(now: Situation, survivors: list[Standing], best: Contender) -> list[Contender]:
     """Return whose classifier alone is trained for an early answer, each if the ones before it make none.
 
-    The first is the best by what is known. The others are those with the most room in the budget, which need no
-    pruning: a contender near the budget may turn out to be over it.
+    They need no pruning. The first is the best by what is known, then come those that are sure to keep to the budget,
+    the most promising before the others, then those with the most room in it.
     """
 
     def room(standing: Standing) -> float:
         return now.asked.budget.excess(standing.best) if standing.best else math.inf
 
-    safe = [one.contender for one in sorted(survivors, key=room) if one.width == 1 and one.contender.key != best.key]
-    return [best, *safe][:_EARLY]
+    whole = [one for one in survivors if one.width == 1]
+    first = [one for one in whole if one.contender.key == best.key]
+    safe = halving.ordered([one for one in whole if halving.is_safe(now.asked, one)], now.results)
+    each = dict.fromkeys(one.contender for one in [*first, *safe, *sorted(whole, key=room)])
+    return list(each)[:_EARLY]
 
 
 def _answered(now: Situation) -> bool:
@@ -213,71 +215,30 @@ def _variant(now: Situation, variant: Variant) -> Iterator[Task]:
         yield Task(key=measure, label=f"Measuring {variant.label}", place="measure", variant=variant)
 
 
+def _made_in_time(now: Situation) -> Task | None:
+    """Return the task to measure what had been made when the time ended; None if that may take too long."""
+    results = now.results
+    already = len(results.measured)
+    each = results.seconds.get("measure", 0.0) / already if already else math.inf
+    if each > now.reserve_s / 2 + now.left_s:
+        return None
+    survivors = {one.contender.key: one for one in field.standings(now.asked, results) if one.survives}
+    open_ = [task for task in _compressing(now, survivors) if task.kind == "measure"]
+    return open_[0] if open_ else None
+
+
 def _making_place(variant: Variant) -> Place:
     """Return where a variant is made: an engine is one of the GPU that it is built on."""
     reads = backends.load(*variant.point.backend.partition(":")[::2]).READS
     return "measure" if "tensorrt" in reads else "train"
 
 
-def variants(now: Situation) -> dict[str, Variant]:
-    """Return key -> variant of all that was measured."""
-    survivors = {one.contender.key: one for one in field.standings(now.asked, now.results) if one.survives}
-    found: dict[str, Variant] = {}
-    for base in bases(now.asked, now.results, now.contenders):
-        if (standing := survivors.get(base.contender.key)) is not None:
-            for variant in of_base(now.asked, now.results, standing, base):
-                if variant.key in now.results.measured:
-                    found[variant.key] = variant
-    return found
-
-
-def finalists(now: Situation) -> list[Finalist]:
-    """Return all that was measured; the shipped file's second timing counts instead of the first."""
-    found = []
-    for key, variant in variants(now).items():
-        measured = now.results.measured[key]
-        timed = now.results.again.get(key, measured.timed)
-        found.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
-    return found
-
-
-def failed_again(now: Situation, one: Finalist) -> str:
-    """Return why what ran once does not run any more; empty if it does."""
-    return now.results.problems.get(f"again/{one.variant.key}", "")
-
-
-def decision(now: Situation) -> Decision:
-    """Return the decision on what is known."""
-    able = [one for one in finalists(now) if not failed_again(now, one)]
-    if not able and (why := _undecided(now)):
-        return Decision(chosen=None, words=(why,), undecided=True)
-    return decide(now.asked, able, reference(now))
-
-
-def _undecided(now: Situation) -> str:
-    """Return why nothing can be said of the budget if nothing was measured; empty if something can."""
-    standings = field.standings(now.asked, now.results, settled=True)
-    if any(one.survives for one in standings):
-        failed = any(not key.startswith("time/") for key in now.results.problems)
-        return f"Nothing was ready to be measured: {'steps failed' if failed else 'the time was over'}."
-    if not now.results.timed and any(one.pending for one in standings):
-        return "No network was timed before the time was over."
-    return ""
-
-
-def reference(now: Situation) -> float | None:
-    """Return the accuracy on validation that a drop is counted from: that of the best network, or of the artifact.
-
-    It is None if the artifact could not be judged.
-    """
-    if now.asked.kind != "images" and not any(one.images for one in now.results.given.values()):
-        return None
-    return max((base.accuracy for base in bases(now.asked, now.results, now.contenders)), default=0.0)
-
-
 def last(now: Situation) -> list[Task]:
     """Return what is left to do for the answer: the file is timed once more, and judged on the test part once."""
-    results, chosen = now.results, decision(now).chosen
+    results = now.results
+    if (waiting := _made_in_time(now)) is not None:
+        return [waiting]
+    chosen = deciding.decision(now).chosen
     if chosen is None:
         return []
     variant = chosen.variant

@@ -75,6 +75,7 @@ class Worker:
             results=results.read(self.leases.storage.entries()),
             left_s=self.clock.left_s,
             total_s=self.clock.minutes * 60,
+            reserve_s=self.clock.reserve_s,
         )
 
     def run(self) -> Situation:
@@ -140,7 +141,7 @@ class Worker:
 
     def _result(self, now: Situation, task: Task) -> dict[str, Any]:
         """Do a task; return its result as JSON types."""
-        if task.kind in ("again", "judge"):  # time is kept back for these
+        if now.left_s <= 0:  # time is kept back for what is left to do
             return self._known(task, self._steps()[task.kind](now, task))
         with self.clock.ending():
             return self._known(task, self._steps()[task.kind](now, task))
