@@ -54,8 +54,13 @@ class Scale:
         """Return the values as the grid shows them."""
         if self.grid.float8:
             return float8.decode(float8.encode(values / self.scale)) * self.scale
-        levels = np.clip(np.round(values / self.scale) + self.zero, self.grid.low, self.grid.high)
-        return (levels - self.zero) * self.scale
+        levels = np.asarray(values / self.scale)  # the only copy: this runs on every value of the calibration
+        np.round(levels, out=levels)
+        levels += self.zero
+        np.clip(levels, self.grid.low, self.grid.high, out=levels)
+        levels -= self.zero
+        levels *= self.scale
+        return levels
 
 
 def _float32(scale: float) -> float:

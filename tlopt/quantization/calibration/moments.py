@@ -141,16 +141,17 @@ def _patches(view: View, node: onnx.NodeProto, values: np.ndarray, random: np.ra
     strides = attribute(node, "strides", [1, 1])
     dilations = attribute(node, "dilations", [1, 1])
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
-    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    n, channels, rows, columns = values.shape
     reach = [(kernel[i] - 1) * dilations[i] + 1 for i in (0, 1)]
-    height, width = ((padded.shape[2 + i] - reach[i]) // strides[i] + 1 for i in (0, 1))
+    height = (rows + top + bottom - reach[0]) // strides[0] + 1
+    width = (columns + left + right - reach[1]) // strides[1] + 1
     places = random.permutation(height * width)[: max(POSITIONS, VALUES // (groups * length))]
-    y, x = (places // width) * strides[0], (places % width) * strides[1]
-    taken = [
-        padded[:, :, y + i * dilations[0], x + j * dilations[1]] for i in range(kernel[0]) for j in range(kernel[1])
-    ]
+    # Of each place and each element of the kernel. Nothing is padded: the images are large, and the places few.
+    y = np.add.outer(places // width * strides[0] - top, np.repeat(np.arange(kernel[0]), kernel[1]) * dilations[0])
+    x = np.add.outer(places % width * strides[1] - left, np.tile(np.arange(kernel[1]), kernel[0]) * dilations[1])
+    inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+    patches = values.reshape(n, channels, -1).take(np.where(inside, y * columns + x, 0), axis=2)
+    patches[:, :, ~inside] = 0
     # (n, c, places, kernel) -> (groups, n * places, c / groups * kernel), the order of the weight's axes.
-    patches = np.stack(taken, axis=-1)
-    n, channels = patches.shape[:2]
-    patches = patches.reshape(n, groups, channels // groups, len(places), len(taken)).transpose(1, 0, 3, 2, 4)
+    patches = patches.reshape(n, groups, channels // groups, *inside.shape).transpose(1, 0, 3, 2, 4)
     return np.ascontiguousarray(patches).reshape(groups, n * len(places), length)
