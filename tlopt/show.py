@@ -72,9 +72,15 @@ def _answers(card: Card) -> list[str]:
 
 
 def _accuracy(card: Card) -> list[str]:
-    """Return what the training of a torch network said of its accuracy, and what that is of."""
+    """Return what the training of a torch network said of its accuracy or agreement, and what that is of."""
     metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
     try:
+        if found := metrics.get("agreement"):
+            (low, high), images, before = found["agreement_interval"], found["images"], metrics["candidates"][-1]
+            return [
+                f"Agreement with the network before: {found['agreement']:.1%} ({low:.1%} to {high:.1%}), on {images} "
+                f"held-out images without labels; rounded and not trained {before['agreement']:.1%}"
+            ]
         told, crossed = metrics["validation"], metrics.get("folds")
         (low, high), images = told["accuracy_interval"], told["images"]
         what = f"on {images} images for validation"

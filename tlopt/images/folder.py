@@ -99,6 +99,13 @@ class ImageFolder:
             selected.__dict__["hashes"] = tuple(self.hashes[i] for i in chosen)
         return selected
 
+    def labelled(self, labels: np.ndarray, classes: tuple[str, ...]) -> ImageFolder:
+        """Return the same images with other labels, int64 (n,), indices into `classes`."""
+        changed = replace(self, labels=labels, classes=classes)
+        if "hashes" in self.__dict__:
+            changed.__dict__["hashes"] = self.hashes
+        return changed
+
     def split(self, *, val: float, test: float, seed: int, whole: bool = False) -> dict[Split, ImageFolder]:
         """Return the train, val and test parts.
 

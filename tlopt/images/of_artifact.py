@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -196,10 +196,7 @@ def _fitting(folder: ImageFolder, artifact: Artifact, labels: Labels) -> ImageFo
     if folder.classes == classes:
         return folder
     order = np.array([classes.index(name) for name in folder.classes], dtype=np.int64)
-    fitting = replace(folder, classes=classes, labels=order[folder.labels])
-    if "hashes" in folder.__dict__:
-        fitting.__dict__["hashes"] = folder.hashes
-    return fitting
+    return folder.labelled(order[folder.labels], classes)
 
 
 def _other_classes(folder: ImageFolder, artifact: Artifact, missing: list[str], extra: list[str]) -> ImagesError:

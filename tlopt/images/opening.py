@@ -12,8 +12,8 @@ import numpy as np
 from tlopt.images.cache import default_cache
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
-from tlopt.images.pixels import Pixels, key_of
-from tlopt.images.store import COLUMNS, UNKNOWN, UNREADABLE, claim, make_room, open_set, space
+from tlopt.images.pixels import Pixels
+from tlopt.images.store import COLUMNS, UNKNOWN, UNREADABLE, claim, key_of, make_room, open_set, space
 from tlopt.preprocess import Preprocess
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from tlopt.images.store import (
     UNKNOWN,
     UNREADABLE,
     checksum,
+    key_of,
     space,
     write_index,
 )
@@ -33,7 +33,6 @@ from tlopt.reading.image_files import read_image
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # of the file format and of what `Preprocess.resized` does
 _LONGEST = 4  # ratio of the sides that is kept; random crops never reach the ends of a longer strip
 _CHUNK = 4  # images that a thread decodes at a time
 
@@ -52,11 +51,14 @@ class Pixels:
         folder: The images.
         preprocess: How a file becomes an input.
         unreadable: The images left out.
+        answers: What a network says of each image of the folder, probabilities, float32 (n, classes), where images
+            have no labels; None where they have.
     """
 
     folder: ImageFolder
     preprocess: Preprocess
     unreadable: Unreadable
+    answers: np.ndarray | None = field(default=None, repr=False)
     _file: int
     _places: np.ndarray  # int64 (n, `COLUMNS`): offset in bytes, height, width, checksum
     _stored: Path | None = None  # the cache that the file was opened from
@@ -91,6 +93,11 @@ class Pixels:
         """Labels of the images in `kept`, int64 (n,)."""
         labels: np.ndarray = self.folder.labels[self.kept]
         return labels
+
+    @property
+    def answered(self) -> np.ndarray | None:
+        """The answers of the images in `kept`."""
+        return None if self.answers is None else self.answers[self.kept]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -195,6 +202,7 @@ class Pixels:
             folder=self.folder.select(positions),
             preprocess=self.preprocess,
             unreadable=Unreadable(len(positions)),
+            answers=None if self.answers is None else self.answers[positions],
             _file=os.dup(self._file),
             _places=self._places[positions],
             _stored=self._stored,
@@ -290,9 +298,3 @@ def _shortened(image: np.ndarray) -> np.ndarray:
     # An even number on each side keeps the rounding of the crop's position as it was.
     top, left = max(0, height - most) // 4 * 2, max(0, width - most) // 4 * 2
     return image[top : height - top, left : width - left]
-
-
-def key_of(folder: ImageFolder, preprocess: Preprocess) -> str:
-    """Return the identity of a folder's decoded pixels."""
-    geometry = f"{_VERSION} {preprocess.size} {preprocess.crop_ratio!r} {preprocess.interpolation}"
-    return hashlib.sha256(f"{folder.digest}\0{geometry}".encode()).hexdigest()[:32]

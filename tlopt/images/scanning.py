@@ -101,6 +101,15 @@ def scan_any(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
     return _unlabelled(root)
 
 
+def is_flat(root: str | Path) -> bool:
+    """Return whether a path is a folder that cannot hold class folders: it has one folder at most."""
+    root = Path(root)
+    try:
+        return root.is_dir() and len(class_folders(root)) <= 1
+    except OSError:  # told when it is scanned
+        return False
+
+
 def every_image(root: str | Path) -> ImageFolder:
     """Find images without labels, for a network without classes: all below a folder, or those of a manifest.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from tlopt.errors import StageError
+from tlopt.images.folder import ImageFolder
+from tlopt.preprocess import Preprocess
 from tlopt.publishing import write_whole
 from tlopt.reading.files import open_regular
 
@@ -22,9 +25,16 @@ log = logging.getLogger(__name__)
 
 NOT_KEPT = -1  # in place of an offset: the image did not fit in
 UNKNOWN, UNREADABLE = -1, 0  # in place of a height: not decoded yet, cannot be read
+_VERSION = 2  # of the file format and of what `Preprocess.resized` does
 COLUMNS = 4  # of an index: offset in bytes, height, width, checksum of the pixels
 
 _SCRATCH = re.compile(r"\..+\.part-[0-9a-f]{8}|.+\.json\.\d+|[0-9a-f]{32}\.\d+")  # the last two: of tlopt 0.1
+
+
+def key_of(folder: ImageFolder, preprocess: Preprocess) -> str:
+    """Return the identity of a folder's decoded pixels."""
+    geometry = f"{_VERSION} {preprocess.size} {preprocess.crop_ratio!r} {preprocess.interpolation}"
+    return hashlib.sha256(f"{folder.digest}\0{geometry}".encode()).hexdigest()[:32]
 
 
 def checksum(data: bytes | memoryview) -> int:

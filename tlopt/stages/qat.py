@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,11 +14,13 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner, reduced_range
-from tlopt.cards.card import Card
+from tlopt.cards.card import Card, ImagesRef
 from tlopt.cards.details import Runtime, TrainedScales
-from tlopt.images import batches
+from tlopt.errors import ImagesError, SettingError
+from tlopt.images import ImageFolder, Split, batches
 from tlopt.images.cache import Cache
-from tlopt.images.of_artifact import trained_on
+from tlopt.images.of_artifact import OTHERS, trained_on
+from tlopt.images.scanning import every_image, is_flat
 from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting, Without
@@ -28,10 +31,13 @@ from tlopt.training.network import Network, of_artifact
 if TYPE_CHECKING:
     from tlopt.images.pixels import Pixels
 
+log = logging.getLogger(__name__)
+
 _CALIBRATED = 256  # training images from which scales to be trained begin
 _OPSET = 18  # of the graph that shows where to round; any that export knows has the same tensors
 # All layers train in fp32, as the exported graph computes them, so these are no settings of this stage.
 _TRAINING = Hyperparameters(precision="fp32")
+_ABOUT_LABELS = ("loss", "smoothing", "focal_gamma", "teacher_weight")  # of no use without them
 _LEFT_OUT = ("precision", "compile", "teacher_features", "soup", "folds")
 
 
@@ -55,7 +61,13 @@ def qat(
         Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
     ] = None,
     images: Annotated[
-        Path | None, Setting("Folder of the artifact's training images, if they were moved.", group="Data")
+        Path | None,
+        Setting(
+            "Folder of the artifact's training images, if they were moved. Or any folder of images without class "
+            "folders, to train without labels.",
+            group="Data",
+            common=True,
+        ),
     ] = None,
     cache: Cache,
     resume: Annotated[bool, Setting("Continue an interrupted run from its checkpoint.", common=True)] = False,
@@ -66,8 +78,11 @@ def qat(
     The network computes with the rounding that quantize will do, and learns the scales of that rounding.
     export and quantize take the scales over. The metrics are those of the rounded network.
 
+    If --images has no class folders, its images need no labels. The rounded network then learns the answers that
+    the network gave before. A fifth of the images is held out and judges how often the two agree.
+
     Raises:
-        SettingError: A setting does not fit.
+        SettingError: A setting does not fit, or is about labels where there are none.
         ImagesError: The training images are gone or have changed.
         MissingLibraryError: ONNX Runtime is not installed.
         StageError: The network cannot be rounded, the loss explodes, or the disk is full.
@@ -79,7 +94,14 @@ def qat(
         sources.check_artifact(teacher)  # a wrong one is told before images are decoded
     require("onnxruntime")
     reduced = reduced_range(for_, reduce_range)
-    ref, parts = trained_on(source, images)
+    unlabelled = images is not None and is_flat(images)
+    ref: ImagesRef | None
+    if images is not None and unlabelled:
+        _expect_no_labels(images, training, teacher)
+        ref, parts = source.card.images, _divided(images, source, training.seed)
+        training, teacher = replace(training, teacher_weight=1.0), source.path
+    else:
+        ref, parts = trained_on(source, images)
     from tlopt.training import job
     from tlopt.training.resumption.checkpoint import Checkpoint
 
@@ -94,11 +116,54 @@ def qat(
         sparse=pruning.sparse,
         teacher=teacher,
         runner=open_runner,
+        without_labels=unlabelled,
         rounding=partial(_rounded, network, for_, reduced, training.seed, scales),
     )
     trained = run.run(Checkpoint(folder=out.checkpoints, resume=resume))
+    if unlabelled:
+        parts_read = {"train": len(parts["train"]), "held_out": len(parts["val"]), "digest": parts["train"].digest}
+        trained[0].details["without_labels"] = parts_read
     details = replace(pruning, qat=TrainedScales(runtime=for_, reduce_range=reduced, scales=scales))
     return run.card(out.folder, trained, ref, details=details, tensorboard=tensorboard)
+
+
+def _expect_no_labels(images: Path, training: Hyperparameters, teacher: Path | None) -> None:
+    """Refuse settings that are about labels.
+
+    Raises:
+        SettingError: One is given.
+    """
+    given = [name for name in _ABOUT_LABELS if getattr(training, name) != getattr(_TRAINING, name)]
+    if teacher is not None:
+        given.insert(0, "teacher")
+    if given:
+        raise SettingError(
+            f"{images} has no class folders, so the network learns its own answers alone. "
+            f"{given[0]} does not go with that.",
+            hint=f"Leave out --{given[0].replace('_', '-')}, or leave out --images to train with labels.",
+        )
+
+
+def _divided(images: Path, source: Artifact, seed: int) -> dict[Split, ImageFolder]:
+    """Return the images of a folder without labels, most to train on and the others to judge by.
+
+    Raises:
+        ImagesError: There are none, or all have one content.
+    """
+    folder = every_image(images)
+    folder = folder.labelled(folder.labels, source.card.classes)
+    try:
+        parts = folder.split(val=OTHERS.val, test=OTHERS.test, seed=seed)
+    except SettingError as error:
+        raise ImagesError(
+            f"{images} has one image, copies aside. Without labels, one to train on and one to judge by are needed.",
+            hint="Some hundreds are usual.",
+        ) from error
+    log.warning(
+        "%s has no class folders: the network learns its own answers to %d images, and %d others judge it.",
+        images, len(parts["train"]), len(parts["val"]),
+    )  # fmt: skip
+    return parts
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from tlopt.progress import track
 from tlopt.training import distributed, memory
 from tlopt.training.augmentation import crops
 from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.optimization.losses import divergence
 
 _WORKERS = 8  # more threads than this only fill the memory with batches
 
@@ -123,12 +124,34 @@ def predict(
     return np.concatenate(logits), np.concatenate(labels)
 
 
+def answer(model: nn.Module, pixels: Pixels, *, device: torch.device, label: str = "") -> None:
+    """Give images without labels a network's own answers; the likeliest class stands for the label.
+
+    Args:
+        model: The network.
+        pixels: The images, changed in place.
+        device: Where the network is.
+        label: Name of the progress bar.
+    """
+    logits, _ = predict(model, pixels, device=device, label=label)
+    found = np.zeros((len(pixels.folder), logits.shape[1]), np.float32)
+    found[pixels.kept] = functional.softmax(torch.from_numpy(logits), dim=1).numpy()
+    pixels.folder = pixels.folder.labelled(found.argmax(1).astype(np.int64), pixels.folder.classes)
+    pixels.answers = found
+
+
 def judged(model: nn.Module, pixels: Pixels | None, *, device: torch.device) -> dict[str, float]:
-    """Return a network's loss and accuracy on validation images for the record of an epoch; nothing without images."""
+    """Return a network's loss and accuracy on validation images for the record of an epoch; nothing without images.
+
+    Of images without labels they are the divergence from their answers, and the agreement with them.
+    """
     if pixels is None:
         return {}
     logits, labels = predict(model, pixels, device=device)
-    loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    if (answers := pixels.answered) is None:
+        loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    else:
+        loss = divergence(logits, answers)
     # Processes with batch-norm statistics of their own see other numbers, and must stop together.
     loss, accuracy = distributed.first(loss, float((logits.argmax(1) == labels).mean()))
     return {"val_loss": loss, "val_accuracy": accuracy}

@@ -19,6 +19,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.sources import keep
 from tlopt.training import distributed
 from tlopt.training.hyperparameters import Hyperparameters, Method
+from tlopt.training.inputs import answer
 from tlopt.training.methods.cross_validation import cross_validate
 from tlopt.training.methods.transfer import Transfer, transfer
 from tlopt.training.network import Network
@@ -41,6 +42,7 @@ class Job:
         teacher: Artifact whose answers the network learns from, too; None for none.
         runner: Opens a teacher that is no torch artifact.
         crossed: Choose by cross-validation on the training images, with the folds of the settings.
+        without_labels: No image has a label: held-out ones are judged by the network's answers before the training.
         rounding: Rounds the network for the length of the training, given the training images; None for not.
     """
 
@@ -53,6 +55,7 @@ class Job:
     teacher: Path | None = None
     runner: Callable[[Artifact], AbstractContextManager[Answers]]
     crossed: bool = False
+    without_labels: bool = False
     rounding: Callable[[Pixels], AbstractContextManager[object]] | None = None
 
     def run(self, checkpoints: Checkpoint) -> tuple[Transfer, dict[str, str]]:
@@ -77,6 +80,10 @@ class Job:
 
     def _train(self, checkpoints: Checkpoint) -> tuple[Transfer, dict[str, str]]:
         with self._pixels() as (train, val), contextlib.ExitStack() as stack:
+            if self.without_labels:
+                device = distributed.device()
+                answer(self.network.module.to(device), val, device=device, label="Answers to reach")
+                self.network.module.to("cpu")
             if self.rounding is not None:
                 stack.enter_context(self.rounding(train))
             teacher = self._teacher(stack)
@@ -141,7 +148,7 @@ class Job:
         self,
         out: Path,
         trained: tuple[Transfer, dict[str, str]],
-        images: ImagesRef,
+        images: ImagesRef | None,
         *,
         details: TorchDetails,
         tensorboard: bool,
@@ -151,7 +158,7 @@ class Job:
         Args:
             out: The folder to write into.
             trained: What `run` returned.
-            images: The reference to the images.
+            images: The reference to the labelled images, if there are any.
             details: What the card says besides.
             tensorboard: Write TensorBoard events, too.
         """

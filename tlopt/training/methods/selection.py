@@ -13,6 +13,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import weights
 from tlopt.progress import track
 from tlopt.training.inputs import predict
+from tlopt.training.optimization.losses import divergence
 from tlopt.training.outcome import temperature
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the fine-tuned weights
@@ -24,8 +25,8 @@ class Candidate:
 
     Args:
         share: Of the fine-tuned weights in the mean with the probe's; 0 is the probe alone.
-        accuracy: On validation, 0..1.
-        loss: Cross-entropy on validation, at the best temperature.
+        accuracy: On validation, 0..1; of images without labels, the agreement with the answers to reach.
+        loss: Cross-entropy on validation, at the best temperature; of images without labels, the divergence.
     """
 
     share: float
@@ -53,7 +54,8 @@ def select(
     tried = []
     for share in track(SHARES, label="Comparing weights", total=len(SHARES)):
         weights.load(model, mean(start, tuned, share))
-        tried.append(candidate(share, *predict(model.to(device), images, device=device)))
+        logits, labels = predict(model.to(device), images, device=device)
+        tried.append(candidate(share, logits, labels, answers=images.answered))
     best = best_of(tried, len(images))
     weights.load(model, mean(start, tuned, best.share))
     return best, tried
@@ -69,10 +71,11 @@ def best_of(tried: list[Candidate], images: int) -> Candidate:
     return min((c for c in tried if c.accuracy >= most - chance), key=lambda c: c.loss)
 
 
-def candidate(share: float, logits: np.ndarray, labels: np.ndarray) -> Candidate:
-    """Return a candidate from its answers on validation."""
+def candidate(share: float, logits: np.ndarray, labels: np.ndarray, *, answers: np.ndarray | None = None) -> Candidate:
+    """Return a candidate from its answers on validation; images without labels come with the `answers` to reach."""
     accuracy = float((logits.argmax(1) == labels).mean())
-    return Candidate(share=share, accuracy=accuracy, loss=temperature.calibrated_loss(logits, labels))
+    loss = temperature.calibrated_loss(logits, labels) if answers is None else divergence(logits, answers)
+    return Candidate(share=share, accuracy=accuracy, loss=loss)
 
 
 def mean(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:

@@ -43,10 +43,12 @@ class Transfer:
         labels: int64 (n,), of the validation images.
         history: Of the fine-tuning; without epochs if there was none.
         details: What was tried and chosen, as JSON types.
+        answers: float32 (n, classes), the answers to reach where validation images have no labels; else None.
     """
 
     logits: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    answers: np.ndarray | None = field(default=None, repr=False)
     history: History
     details: dict[str, Any]
 
@@ -125,7 +127,7 @@ def transfer(
             log.info("kept %s of %s", chosen, tried)
     logits, labels = predict(model.to(device), val_images, device=device)
     layout.release(model).eval()
-    return Transfer(logits=logits, labels=labels, history=history, details=details)
+    return Transfer(logits=logits, labels=labels, history=history, details=details, answers=val_images.answered)
 
 
 def soften(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -76,3 +77,14 @@ def distillation(logits: torch.Tensor, teacher: torch.Tensor, *, temperature: fl
     own = functional.log_softmax(logits / temperature, dim=1)
     target = functional.log_softmax(teacher / temperature, dim=1)
     return functional.kl_div(own, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+def divergence(logits: np.ndarray, answers: np.ndarray) -> float:
+    """Return the mean divergence of a network's answers from others (Kullback-Leibler), in nats.
+
+    Args:
+        logits: float32 (n, classes).
+        answers: Probabilities, float32 (n, classes).
+    """
+    own = functional.log_softmax(torch.from_numpy(logits).double(), dim=1)
+    return float(functional.kl_div(own, torch.from_numpy(answers).double(), reduction="batchmean"))

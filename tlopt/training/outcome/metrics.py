@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tlopt import judging
+from tlopt.training.optimization.losses import divergence
 from tlopt.training.outcome import temperature
 
 _RESAMPLES = 1000
@@ -60,6 +61,23 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
         "temperature": fitted,
         "calibration_error": judging.calibration_error(judging.softmax(logits).max(1), correct),
         "calibration_error_at_temperature": judging.calibration_error(judging.softmax(logits / fitted).max(1), correct),
+    }
+
+
+def agreement(logits: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
+    """Return how near answers are to those of another network, as JSON types, with a 95 % interval as in `summary`.
+
+    Args:
+        logits: float32 (n, classes).
+        answers: Probabilities of the other network, float32 (n, classes).
+    """
+    same = logits.argmax(1) == answers.argmax(1)
+    draws = np.random.default_rng(0).integers(len(same), size=(_RESAMPLES, len(same)))
+    return {
+        "images": len(same),
+        "agreement": float(same.mean()),
+        "agreement_interval": _interval(same[draws].mean(1)),
+        "divergence": divergence(logits, answers),
     }
 
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 _NAMED = 30  # classes above which the matrix's axes are not labelled
 
 
-def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | None, file: Path) -> None:
-    """Draw loss and validation accuracy by epoch into an SVG file."""
+def learning_curves(
+    epochs: Sequence[dict[str, float]], probe_accuracy: float | None, file: Path, *, what: str = "accuracy"
+) -> None:
+    """Draw loss and validation accuracy, or whatever stands for it, by epoch into an SVG file."""
     with style(_SAME):
         from matplotlib.figure import Figure
 
@@ -40,7 +42,7 @@ def learning_curves(epochs: Sequence[dict[str, float]], probe_accuracy: float | 
         if probe_accuracy is not None:
             right.axhline(probe_accuracy, color="0.5", linestyle="--", label="probe")
             right.legend()
-        right.set(xlabel="epoch", ylabel="validation accuracy")
+        right.set(xlabel="epoch", ylabel=f"validation {what}")
         write_whole(file, _svg(figure), special=True)
 
 
