@@ -16,9 +16,12 @@ STAMP := $(VENV)/.installed
 SERVE := $(VENV)/serve
 # The server runs Python models in 3.8 to 3.13.
 SERVE_PYTHON ?= $(PYTHON)
-# A worker that has nothing left takes tests from the end of another's list: what a file shares stays together.
-PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+# Workers take tests from the front of one list, in ever smaller parts: none is left alone with a long one at the end.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist load
 EXTRAS := cpu,rtx,demo,audit,optimize,keras,parquet,loadgen,docs,dev
+
+# Without compiled files each process of the tests compiles all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup serve-env cpp-headers demo test test-fast coverage check docs docs-site clean robustness resolve
 

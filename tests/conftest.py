@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
-import sys
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -19,16 +20,10 @@ settings.register_profile("tlopt", deadline=None, derandomize=True, database=Non
 settings.load_profile("tlopt")
 
 
-_modules = 0  # that were loaded when what they left was last set aside
-
-
-def pytest_runtest_setup():
-    """Set aside what imports left: each timing collects garbage before it, and would look through all of this."""
-    global _modules
-    if len(sys.modules) > _modules + 30:
-        gc.collect()
-        gc.freeze()
-        _modules = len(sys.modules)
+def pytest_collection_modifyitems(items):
+    """Run files with slow tests first: at the end of a parallel run only short tests are left to share out."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,9 +45,21 @@ def _alone(tmp_path_factory):
 def _few_runs():
     """Time whatever is timed by few runs: how fast it is here is nothing that a test looks at."""
     turn, warm = timing.Alone.turn, timing.warm
+    collector = SimpleNamespace(
+        collect=lambda: 0, isenabled=gc.isenabled, disable=gc.disable, enable=gc.enable
+    )  # looking through all that the tests have loaded takes longer than what is timed
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "gc", collector)
         patch.setattr(timing.Alone, "turn", lambda self, runs: turn(self, min(runs, 3)))
         patch.setattr(timing, "warm", lambda call, *, seconds=1.0, **_: warm(call, seconds=min(seconds, 0.02)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks():
+    """Let the system write files when it likes: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
