@@ -29,6 +29,25 @@ def test_the_plan_takes_the_most_promising_and_fits_the_time():
     assert planned(known, 0.0).epochs == 1
 
 
+def test_where_the_time_does_for_one_training_it_is_one_that_needs_no_pruning():
+    known = Known(asked(names=("a", "b", "c")))
+    known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9, seconds=20.0)
+    known.time("b", 9.8).rank("b", 0.85, seconds=20.0)  # may turn out to be over the budget
+    known.time("c", 4.0).rank("c", 0.8, seconds=20.0)
+    names = {one.key: one.network.name[-1] for one in known.search.contenders}
+    assert "".join(names[key] for key in planned(known, 1e6).contenders) == "acb"
+    assert "".join(names[key] for key in planned(known, 700.0).contenders) == "c"
+
+
+def test_the_time_to_recover_from_pruning_is_planned_for():
+    known = Known(asked(names=("a", "b")))
+    known.time("a", 4.0).rank("a", 0.9, seconds=20.0).time("b", 4.0).rank("b", 0.8, seconds=20.0)
+    slow = Known(asked(names=("a", "b")))
+    slow.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9, seconds=20.0)
+    slow.time("b", 4.0).rank("b", 0.8, seconds=20.0)
+    assert planned(known, 3000.0).epochs > planned(slow, 3000.0).epochs
+
+
 def test_what_ranking_took_says_how_long_a_training_takes():
     known = Known(asked(names=("a", "b")))
     known.time("a", 4.0).rank("a", 0.9, seconds=50.0).time("b", 4.0).rank("b", 0.8)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tlopt.search.funnel.asked import Asked
+from tlopt.search.funnel.asked import Asked, recovery_epochs
 from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.results import Plan, Results, Trained
 
@@ -20,6 +20,7 @@ _STEP_COST = 6.0  # times an fp32 run of one image on the runtime: a training st
 # Times what the features of an image took, when networks were ranked: a training step's share of it, and what each
 # training begins with. Measured on EfficientNet-Lite0 and MobileNetV2 at 96 to 192 px.
 _RANKED_STEP_COST, _RANKED_START_COST = 4.0, 1.3
+RECOVERY_COST = 1.5  # times an epoch of training: the unpruned network answers, too
 _SAFE = 0.9  # of the budget, at most, for a contender that was timed untrained to count as sure to keep to it
 _SHARE = 0.65  # of the time that is left, to be spent on training
 
@@ -73,17 +74,26 @@ def _start_s(asked: Asked, standing: Standing, results: Results) -> float:
 
 
 def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan:
-    """Return the plan that the time allows: rather more contenders than longer trainings, but three epochs at least."""
+    """Return the plan that the time allows: rather more contenders than longer trainings, but three epochs at least.
+
+    Where the time is enough for a single one, that is one that needs no pruning, if there is any.
+    """
     best = _with_a_safe_one(asked, ordered(survivors, results))
-    costs = [epoch_s(asked, one, results) for one in best]
-    starts = [_start_s(asked, one, results) for one in best]
     allowed = _SHARE * max(0.0, left_s)
-    for count in range(min(MOST, len(best)), 0, -1):
+    for count in range(min(MOST, len(best)), 1, -1):
         for epochs in range(asked.epochs, min(3, asked.epochs) - 1, -1):
-            if sum(starts[:count]) + _cost(costs[:count], rungs(epochs, count)) <= allowed:
+            if _cost(asked, best[:count], results, rungs(epochs, count)) <= allowed:
                 return _made(asked, best[:count], epochs)
-    alone = allowed - starts[0]
-    return _made(asked, best[:1], max(1, min(asked.epochs, int(alone / costs[0]) if costs[0] else asked.epochs)))
+    alone = _surest(asked, best)
+    epochs = next((n for n in range(asked.epochs, 1, -1) if _cost(asked, [alone], results, (n,)) <= allowed), 1)
+    return _made(asked, [alone], epochs)
+
+
+def _surest(asked: Asked, best: Sequence[Standing]) -> Standing:
+    """Return the first of some contenders that is sure to keep to the budget, or else that may do so whole, or any."""
+    safe = (one for one in best if is_safe(asked, one))
+    whole = (one for one in best if one.width == 1)
+    return next(safe, None) or next(whole, best[0])
 
 
 def is_safe(asked: Asked, standing: Standing) -> bool:
@@ -125,12 +135,16 @@ def kept(count: int) -> int:
     return min(count, max(_FINAL, math.ceil(count / 2)))
 
 
-def _cost(costs: Sequence[float], stops: Sequence[int]) -> float:
-    total, before, count = 0.0, 0, len(costs)
+def _cost(asked: Asked, chosen: Sequence[Standing], results: Results, stops: Sequence[int]) -> float:
+    """Return about how long it takes to train some contenders, and to train those again that have to be pruned."""
+    epochs = [epoch_s(asked, one, results) for one in chosen]
+    total = sum(_start_s(asked, one, results) for one in chosen)
+    before, count = 0, len(chosen)
     for stop in stops:
-        total += sum(costs[:count]) * (stop - before)
-        before, count = stop, kept(count)
-    return total
+        total += sum(epochs[:count]) * (stop - before)
+        before, last, count = stop, count, kept(count)
+    pruned = [cost for one, cost in zip(chosen[:last], epochs[:last], strict=True) if one.width < 1]
+    return total + RECOVERY_COST * recovery_epochs(asked) * sum(pruned)
 
 
 def next_work(plan: Plan, results: Results) -> list[Work]:

@@ -11,7 +11,6 @@ from tlopt.search.funnel.results import Results
 _LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
 # Times what one variant took: one is made for sure, and the first of all took longer than others will.
 _VARIANTS = 1.5
-_RECOVERY_COST = 1.5  # of an epoch of training: the unpruned network answers, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Situation:
         found = next((one for one in standings if one.contender.key == leader and one.width < 1), None)
         if found is None:
             return 0.0
-        return _RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found, self.results)
+        return halving.RECOVERY_COST * recovery_epochs(self.asked) * halving.epoch_s(self.asked, found, self.results)
 
     @property
     def _epoch_s(self) -> float:
