@@ -16,9 +16,9 @@ from tlopt.search.funnel.results import Plan, Results, Trained
 
 MOST = 6  # contenders that are trained: the order by frozen features is good enough for the others to be worse
 _FINAL = 2  # of them that are trained to the end, if there are so many
-_STEP_COST = 6.0  # times an fp32 run of one image on the runtime: a training step's share of it, forward and backward
-# Times what the features of an image took, when networks were ranked: a training step's share of it, and what each
-# training begins with. Measured on EfficientNet-Lite0 and MobileNetV2 at 96 to 192 px.
+# What a training step takes for an image, and what comes before the first: times an fp32 run of one on the runtime,
+# and times what its features took in the ranking. Measured on EfficientNet-Lite0 and MobileNetV2 at 96 to 192 px.
+_STEP_COST, _START_COST = 14.0, 4.5
 _RANKED_STEP_COST, _RANKED_START_COST = 4.0, 1.3
 RECOVERY_COST = 1.5  # times an epoch of training: the unpruned network answers, too
 _SAFE = 0.9  # of the budget, at most, for a contender that was timed untrained to count as sure to keep to it
@@ -56,21 +56,24 @@ def epoch_s(asked: Asked, standing: Standing, results: Results) -> float:
     The ranking ran the network in torch. Features that were read from the cache took no time: then, and where nothing
     was ranked, the runtime's latency is all that is known.
     """
-    latency_ms = standing.whole_ms / asked.budget.batch
-    step_s = max(_STEP_COST * latency_ms / 1e3, _RANKED_STEP_COST * _features_s(standing, results))
-    return step_s * (asked.images.train + asked.images.val / 3)
+    each_s = max(_STEP_COST * _run_s(asked, standing), _RANKED_STEP_COST * _features_s(standing, results))
+    return each_s * (asked.images.train + asked.images.val / 3)
+
+
+def _start_s(asked: Asked, standing: Standing, results: Results) -> float:
+    """Return about how long a training takes before its first epoch, seconds: its classifier is trained alone."""
+    each_s = max(_START_COST * _run_s(asked, standing), _RANKED_START_COST * _features_s(standing, results))
+    return each_s * (asked.images.train + asked.images.val)
+
+
+def _run_s(asked: Asked, standing: Standing) -> float:
+    return standing.whole_ms / asked.budget.batch / 1e3
 
 
 def _features_s(standing: Standing, results: Results) -> float:
     """Return how long the features of an image took, seconds; 0 if nothing was ranked."""
     score = results.scores.get(standing.contender.key)
     return score.seconds / score.images if score and score.images else 0.0
-
-
-def _start_s(asked: Asked, standing: Standing, results: Results) -> float:
-    """Return about how long a training takes before its first epoch, seconds: its classifier is trained alone."""
-    images = asked.images.train + asked.images.val
-    return _RANKED_START_COST * _features_s(standing, results) * images
 
 
 def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan:
