@@ -120,3 +120,23 @@ def test_what_is_sure_to_keep_to_the_budget_is_trained_to_the_end_first():
     keys = {name: contender(known.search, name).key for name in "ab"}
     plan = Plan(contenders=tuple(keys.values()), epochs=8, rungs=(8,), safe=(keys["b"],))
     assert [one.contender for one in halving.next_work(plan, known.now().results)] == [keys["b"], keys["a"]]
+
+
+def test_time_that_is_left_goes_to_contenders_that_may_win():
+    known = known_field()
+
+    def extended(left_s):
+        results = known.now().results
+        survivors = field.standings(known.search, results)
+        return halving.extension(known.search, survivors, results, left_s)
+
+    def plan(name):
+        keys = [contender(known.search, name).key]
+        known.done(f"plan/{name}", {"contenders": keys, "epochs": 8, "rungs": [8]})
+
+    plan("c")
+    names = {one.key: one.network.name[-1] for one in known.search.contenders}
+    assert [names[key] for key in extended(1e6).contenders] == ["b"]  # a and d looked worse than c
+    assert extended(1.0) is None
+    plan("b")
+    assert extended(1e6) is None  # whatever became of its training

@@ -97,6 +97,22 @@ def test_what_was_made_when_the_time_ended_is_measured_in_the_time_kept_for_the_
     assert kinds(known) == ["again"]
 
 
+def test_time_that_is_left_when_a_plan_is_done_goes_to_another_contender():
+    known = trained_field()
+    keys = {name: contender(known.search, name).key for name in "ab"}
+    known.entries[-1] = replace(known.entries[-1], result={"contenders": [keys["b"]], "epochs": 2, "rungs": [2]})
+    while (task := step(known)).kind != "plan":
+        assert task.kind not in ("again", "judge")
+    assert task.key == "plan/1"
+    known.done("plan/1", {"contenders": [keys["a"]], "epochs": 2, "rungs": [2]})
+    done = []
+    while tasks.ready(known.now()):
+        done.append(step(known).key)
+    assert f"train/{keys['a']}/2" in done
+    assert not any(key.startswith("first") for key in done)
+    assert deciding.decision(known.now()).chosen is not None
+
+
 def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
     known = Known(asked())
     known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9)

@@ -15,6 +15,7 @@ from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.results import Plan, Results, Trained
 
 MOST = 6  # contenders that are trained: the order by frozen features is good enough for the others to be worse
+_FEWEST = 3  # epochs of a training, if a search allows so many
 _FINAL = 2  # of them that are trained to the end, if there are so many
 # What a training step takes for an image, and what comes before the first: times an fp32 run of one on the runtime,
 # and times what its features took in the ranking. Measured on EfficientNet-Lite0 and MobileNetV2 at 96 to 192 px.
@@ -82,13 +83,44 @@ def plan(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: 
     Where the time is enough for a single one, that is one that needs no pruning, if there is any.
     """
     best = _with_a_safe_one(asked, ordered(survivors, results))
-    allowed = _SHARE * max(0.0, left_s)
-    for count in range(min(MOST, len(best)), 1, -1):
-        for epochs in range(asked.epochs, min(3, asked.epochs) - 1, -1):
-            if _cost(asked, best[:count], results, rungs(epochs, count)) <= allowed:
+    return _planned(asked, best[:MOST], results, _SHARE * max(0.0, left_s))
+
+
+def extension(asked: Asked, survivors: Sequence[Standing], results: Results, left_s: float) -> Plan | None:
+    """Return a plan for contenders that were left out for want of time; None if none may win, or it would take longer.
+
+    Args:
+        asked: The search.
+        survivors: Contenders that may keep to the budget.
+        results: What is known.
+        left_s: Seconds that may be spent on training.
+    """
+    planned = {key for one in results.plans for key in one.contenders}
+    most = max((one.accuracy for key, one in results.scores.items() if key in planned), default=0.0)
+    rest = [
+        one for one in ordered(survivors, results)
+        if one.contender.key not in planned and _promises(one, results) >= most
+    ]  # fmt: skip
+    count = min(len(rest), MOST - len(planned))
+    if count < 1 or left_s <= 0:
+        return None
+    found = _planned(asked, rest[:count], results, left_s)
+    return found if found.epochs >= min(_FEWEST, asked.epochs) else None
+
+
+def _promises(standing: Standing, results: Results) -> float:
+    """Return the accuracy on frozen features that a contender may have, but for chance."""
+    score = results.scores.get(standing.contender.key)
+    return score.interval[1] if score else 0.0
+
+
+def _planned(asked: Asked, best: Sequence[Standing], results: Results, allowed_s: float) -> Plan:
+    for count in range(len(best), 1, -1):
+        for epochs in range(asked.epochs, min(_FEWEST, asked.epochs) - 1, -1):
+            if _cost(asked, best[:count], results, rungs(epochs, count)) <= allowed_s:
                 return _made(asked, best[:count], epochs)
     alone = _surest(asked, best)
-    epochs = next((n for n in range(asked.epochs, 1, -1) if _cost(asked, [alone], results, (n,)) <= allowed), 1)
+    epochs = next((n for n in range(asked.epochs, 1, -1) if _cost(asked, [alone], results, (n,)) <= allowed_s), 1)
     return _made(asked, [alone], epochs)
 
 

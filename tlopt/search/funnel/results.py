@@ -103,7 +103,8 @@ class Results:
     Args:
         timed: Point -> how fast it is.
         scores: Contender -> accuracy of a regression on its frozen features.
-        plan: Which contenders are trained; None while that is open.
+        plan: Which contenders are trained; None while that is open. A later plan takes the place of one that is done.
+        plans: All plans there were.
         proposals: Which contenders of a large space are looked at, in the order of their proposal.
         trained: Contender and epochs -> how far its training came.
         first: Contender -> the network whose classifier alone was trained.
@@ -120,6 +121,7 @@ class Results:
     timed: dict[str, Timed] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     plan: Plan | None = None
+    plans: list[Plan] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     trained: dict[str, dict[int, Trained]] = field(default_factory=dict)
     first: dict[str, Trained] = field(default_factory=dict)
@@ -191,6 +193,7 @@ def _take(found: Results, entry: Entry) -> None:
         found.problems[entry.key] = str(result["problem"])
     elif kind == "plan":
         found.plan = _convert(result, Plan)
+        found.plans.append(found.plan)
     elif kind == "propose":
         found.proposals.append(_convert(result, Proposal))
     elif kind == "train":

@@ -58,7 +58,7 @@ def ready(now: Situation) -> list[Task]:
     """Return what can be done, the most urgent first; nothing if all is done, or waits for other workers."""
     if now.left_s <= 0:
         return last(now)
-    return list(_open(now)) or last(now)
+    return list(_open(now)) or list(_further(now)) or last(now)
 
 
 def _open(now: Situation) -> Iterator[Task]:
@@ -117,7 +117,7 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
             yield Task(key="plan", label="Planning", place="train")
         return
     contenders, plan = now.contenders, results.plan
-    for early in _early(now, survivors, contenders[plan.contenders[0]]):
+    for early in () if halving.finished(results) else _early(now, survivors, contenders[plan.contenders[0]]):
         if not results.done(f"first/{early.key}"):
             yield Task(
                 key=f"first/{early.key}", label=f"Training the classifier of {early.label}", place="train",
@@ -140,6 +140,16 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
         one = contenders[halving.leader(plan, results)]
         if not results.done(f"train/{one.key}/0"):
             yield Task(key=f"train/{one.key}/0", label=f"Finishing {one.label}", place="train", contender=one)
+
+
+def _further(now: Situation) -> Iterator[Task]:
+    """Yield another planning, where all that was planned is done and the time does for more."""
+    results = now.results
+    if results.plan is None:
+        return
+    survivors = [one for one in field.standings(now.asked, results) if one.survives]
+    if halving.extension(now.asked, survivors, results, now.left_s - now.compression_s) is not None:
+        yield Task(key=f"plan/{len(results.plans)}", label="Planning further trainings", place="train")
 
 
 def _early(now: Situation, survivors: list[Standing], best: Contender) -> list[Contender]:

@@ -188,7 +188,10 @@ class Worker:
 
     def _plan(self, now: Situation, task: Task) -> results.Plan:  # noqa: ARG002 - of every step
         survivors = [one for one in field.standings(now.asked, now.results, settled=True) if one.survives]
-        return halving.plan(now.asked, survivors, now.results, now.left_s)
+        if now.results.plan is None:
+            return halving.plan(now.asked, survivors, now.results, now.left_s)
+        found = halving.extension(now.asked, survivors, now.results, now.left_s - now.compression_s)
+        return found or now.results.plan
 
     def _train(self, now: Situation, task: Task) -> results.Trained:
         plan = _given(now.results.plan)
