@@ -27,14 +27,30 @@ import functools
 import gzip
 import json
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
+from int8_judge import (
+    BATCHES,
+    FINAL_TURNS,
+    RESULTS,
+    RUNTIMES,
+    WHOLE,
+    Call,
+    Made,
+    answers,
+    difference,
+    interval,
+    kept,
+    latencies,
+    linked,
+    margin_error,
+    ort,
+    peers,
+    side_by_side,
+)
 
 import tlopt
 from tlopt.artifact import Artifact
@@ -43,10 +59,7 @@ from tlopt.cards.card import plain
 from tlopt.environment import cores, processor, versions
 from tlopt.images import batches, scan
 from tlopt.publishing import write_whole
-from tlopt.sessions import open_session
-from tlopt.statistics import wilson
 
-RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("../shared/weights")
 MODELS = {
     "tf_efficientnet_lite0": ("pip:efficientnet_lite0", ""),
@@ -54,18 +67,7 @@ MODELS = {
     "resnet50": ("timm:resnet50", "resnet50.pqf"),
     "resnet18": ("timm:resnet18", "resnet18.ktb"),
 }
-BATCHES = (1, 32)
 CHOOSING = 512  # photos that --max-drop chooses by, where the network was not trained on any
-Call = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A quantized network, the seconds that it took, and what --max-drop said of its blocks."""
-
-    path: Path
-    seconds: float = 0.0
-    sensitivity: dict[str, Any] = field(default_factory=dict)
 
 
 def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
@@ -88,91 +90,8 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
     return tlopt.export(tlopt.import_model(None, folder / "torch", **options), folder / "fp32")
 
 
-def ort(path: Path, *, integers: bool = True) -> Call:
-    session = open_session(path, entries={} if integers else {"session.disable_quant_qdq": "1"})
-    entry = session.get_inputs()[0].name
-    return lambda inputs: session.run(None, {entry: inputs})[0]
-
-
-def ov(path: Path) -> Call:
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores(), "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", hints)
-    return lambda inputs: compiled(inputs)[0]
-
-
-RUNTIMES = {"onnxruntime": ort, "openvino": ov, "exact": functools.partial(ort, integers=False)}
-WHOLE = ", whole range"
 DEFAULTS = ("tlopt --for onnxruntime", "tlopt --for openvino")
 FIRST = ", first block float"
-WARM, FINAL_TURNS = 3, 21
-
-
-def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, Path]:
-    """Quantize with the other tools at the settings that do them justice."""
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(calibration)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            found = next(self.left, None)
-            return None if found is None else {"images": found}
-
-    made = {}
-    if not (folder / "prepared.onnx").exists():
-        quant_pre_process(str(fp32), str(folder / "prepared.onnx"))
-    saturates = reduced_range("onnxruntime", "auto")
-    settings = [("u8s8", method, saturates) for method in ("MinMax", "Percentile", "Entropy")]
-    if saturates:
-        settings += [("u8s8", method, False) for method in ("MinMax", "Percentile")]
-    else:
-        settings.append(("s8s8", "MinMax", False))
-    for kind, method, reduced in settings:
-        name = f"ORT quantize_static {kind} {method}{WHOLE * (saturates and not reduced)}"
-        made[name] = folder / f"ort-{kind}-{method}-{reduced}.onnx"
-        if made[name].exists():
-            continue
-        print(name, flush=True)
-        extra: dict[str, Any] = {"ActivationSymmetric": kind == "s8s8"}
-        if method == "Percentile":
-            extra["CalibPercentile"] = 99.99
-        quantize_static(
-            str(folder / "prepared.onnx"), str(made[name]), Reader(), per_channel=True, reduce_range=reduced,
-            activation_type=QuantType.QUInt8 if kind == "u8s8" else QuantType.QInt8, weight_type=QuantType.QInt8,
-            calibrate_method=getattr(CalibrationMethod, method), extra_options=extra,
-        )  # fmt: skip
-    import nncf
-
-    saturates = reduced_range("openvino", "auto")
-    fix = nncf.quantization.advanced_parameters.OverflowFix
-    for preset, fast, reduced in (
-        ("PERFORMANCE", True, saturates), ("MIXED", True, saturates), ("MIXED", False, saturates),
-        *([("MIXED", True, False)] if saturates else []),
-    ):  # fmt: skip
-        name = f"NNCF {preset.lower()}{'' if fast else ', accurate bias correction'}{WHOLE * (saturates - reduced)}"
-        made[name] = folder / f"nncf-{preset}-{fast}-{reduced}.xml"
-        if made[name].exists():
-            continue
-        print(name, flush=True)
-        model = nncf.quantize(
-            openvino.Core().read_model(fp32),
-            nncf.Dataset([i for b in calibration for i in np.split(b, len(b))]),
-            preset=getattr(nncf.QuantizationPreset, preset),
-            subset_size=sum(map(len, calibration)),
-            fast_bias_correction=fast,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=fix.ENABLE if reduced else fix.DISABLE
-            ),
-        )
-        openvino.save_model(model, str(made[name]), compress_to_fp16=False)
-    return made
-
-
-def kept(path: Path) -> Artifact | None:
-    """Return what an earlier run with the same --work made."""
-    return Artifact.load(path) if path.exists() else None
 
 
 def ours(
@@ -220,53 +139,6 @@ def ours(
     return made
 
 
-def margins(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return by how much the reference's first class is ahead of its second, float32 (n,)."""
-    order = np.argsort(reference, axis=1)
-    rows = np.arange(len(logits))
-    difference: np.ndarray = logits[rows, order[:, -1]] - logits[rows, order[:, -2]]
-    return difference
-
-
-def difference(logits: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Return the share of labels that differ, its 95 % interval, and how far the logits are apart, dB."""
-    changed = int((logits.argmax(1) != reference.argmax(1)).sum())
-    error = max(np.square(logits - reference).sum(), 1e-9)
-    return {
-        "flips": round(changed / len(logits), 4),
-        "flips_95": [round(bound, 4) for bound in wilson(changed, len(logits))],
-        "sqnr_db": round(float(10 * np.log10(np.square(reference).sum() / error)), 2),
-    }
-
-
-def turn(opened: Callable[[], Call], inputs: np.ndarray) -> float:
-    """Open a network anew and return its median time, milliseconds.
-
-    Where a session's memory comes to lie makes it faster or slower by a tenth and more for as long as it lives.
-    """
-    call = opened()
-    times = []
-    for _ in range(WARM + (20 if len(inputs) == 1 else 3)):
-        started = time.perf_counter()
-        call(inputs)
-        times.append(1e3 * (time.perf_counter() - started))
-    return float(np.median(times[WARM:]))
-
-
-def latencies(
-    openers: dict[tuple[str, str], Callable[[], Call]], images: np.ndarray, turns: int
-) -> dict[tuple[str, str], dict[int, float]]:
-    """Time all in turn, in another order each turn."""
-    random = np.random.default_rng(0)
-    found: dict[tuple[str, str], dict[int, list[float]]] = {key: {size: [] for size in BATCHES} for key in openers}
-    for _ in range(turns):
-        for i in random.permutation(len(openers)):
-            key, opened = list(openers.items())[i]
-            for size in BATCHES:
-                found[key][size].append(turn(opened, np.resize(images, (size, *images.shape[1:]))))
-    return {key: {size: float(np.median(times)) for size, times in sizes.items()} for key, sizes in found.items()}
-
-
 def finals(
     openers: dict[tuple[str, str], Callable[[], Call]], images: np.ndarray, rows: list[dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
@@ -284,7 +156,6 @@ def finals(
         "first": [row for row in rows if row["name"] in [f"{name}{FIRST}" for name in DEFAULTS]],
         "peer": [row for row in rows if row["name"].startswith(("ORT", "NNCF")) and WHOLE not in row["name"]],
     }
-    random = np.random.default_rng(0)
     found = {}
     for size in BATCHES:
         best = {
@@ -292,19 +163,11 @@ def finals(
             for side, them in sides.items()
         }
         inputs = np.resize(images, (size, *images.shape[1:]))
-        times: list[dict[str, float]] = []
-        for _ in range(FINAL_TURNS):
-            times.append({side: turn(openers[best[side]], inputs) for side in random.permutation(list(best))})
-        edge = round(FINAL_TURNS / 2 - 0.98 * FINAL_TURNS**0.5)
-        found[str(size)] = []
-        for side in ("default", "first"):
-            shares = sorted(taken[side] / taken["peer"] for taken in times)
-            found[str(size)].append({
-                "tlopt": ", ".join(best[side]),
-                "peer": ", ".join(best["peer"]),
-                "share": round(float(np.median(shares)), 3),
-                "share_95": [round(shares[edge - 1], 3), round(shares[-edge], 3)],
-            })  # fmt: skip
+        shares = side_by_side({side: openers[key] for side, key in best.items()}, inputs)
+        found[str(size)] = [
+            {"tlopt": ", ".join(best[side]), "peer": ", ".join(best["peer"]), **shares[side]}
+            for side in ("default", "first")
+        ]
     return found
 
 
@@ -337,8 +200,7 @@ def main() -> None:
         others = others.select(np.flatnonzero(~np.isin(others.files, known.files)))
         judged = list(batches(others, preprocess, batch=64))
         test, labels = np.concatenate([b.inputs for b in judged]), np.concatenate([b.labels for b in judged])
-        reference_call = ort(fp32.payload(".onnx"))
-        reference = np.concatenate([reference_call(test[i : i + 32]) for i in range(0, len(test), 32)])
+        reference = answers(ort(fp32.payload(".onnx")), test)
         files = {"fp32": Made(fp32.payload(".onnx"))}
         if not given.without_peers:
             files |= {name: Made(path) for name, path in peers(fp32.payload(".onnx"), calibration, folder).items()}
@@ -359,13 +221,11 @@ def main() -> None:
                 call = opened(path)
                 if runtime != "exact":
                     openers[name, runtime] = functools.partial(opened, path)
-                logits = np.concatenate([call(test[i : i + 32]) for i in range(0, len(test), 32)])
-                moved = margins(logits, reference) - margins(reference, reference)
-                typical = np.median(margins(reference, reference))
+                logits = answers(call, test)
                 rows.append({
                     "name": name, "runtime": runtime, "seconds": round(made.seconds, 1),
                     **difference(logits, reference),
-                    "margin_error": round(float(np.sqrt(np.square(moved).mean()) / typical), 4),
+                    "margin_error": margin_error(logits, reference),
                     **({"accuracy": round(float((logits.argmax(1) == labels).mean()), 4)} if given.tuned else {}),
                     **({"sensitivity": made.sensitivity} if made.sensitivity else {}),
                 })  # fmt: skip
@@ -396,17 +256,6 @@ def main() -> None:
     name = f"quantize-{given.model}{'-' * bool(given.label)}{given.label}"
     write_whole(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
     write_whole(RESULTS / f"{name}.md", markdown(result))
-
-
-def linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) -> Path:
-    """Make a folder of links to some images, as its train part, and to the val part."""
-    for part, files in (("train", train), ("val", val)):
-        for file in files:
-            link = out / file if Path(file).parts[0] == part else out / part / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.exists():
-                link.symlink_to((root / file).resolve())
-    return out
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -468,11 +317,6 @@ def _trade_off(row: dict[str, Any]) -> list[str]:
             f"| {trial['snr_db']:.1f} | {times} |"
         )
     return lines
-
-
-def interval(row: dict[str, Any]) -> str:
-    low, high = (100 * bound for bound in row["flips_95"])
-    return f"({low:.1f} to {high:.1f}) "
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantize import RESULTS, source
+from int8_judge import RESULTS
+from quantize import source
 
 from tlopt.environment import cores, processor, versions
 from tlopt.publishing import write_whole

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from quantize import MODELS, RESULTS, Call, difference, interval, linked, ort, source
+from int8_judge import RESULTS, Call, difference, interval, linked, ort
+from quantize import MODELS, source
 
 import tlopt
 from tlopt.artifact import Artifact

@@ -43,3 +43,19 @@ def test_mse_finds_the_range_that_a_search_over_the_values_finds():
 
     best = min(error(share * largest) for share in np.linspace(0.1, 1, 200))
     assert error(max(-found[0], found[1])) < 1.02 * best
+
+
+def test_mse_spends_no_levels_on_what_the_activation_makes_alike():
+    """SiLU of -20 is 0, as that of -10: the range ends where its answers do."""
+    values = np.random.default_rng(2).normal(-4, 6, 20_000)
+    plain, silu = histogram(values), histogram(values)
+    silu.function = lambda x: x / (1 + np.exp(-x))
+    low, high = mse.choose(silu, UINT8)
+    assert mse.choose(plain, UINT8)[0] < -15
+    assert -9 < low < -3
+
+    def error(bounds: tuple[float, float]) -> float:
+        rounded = UINT8.fit(*bounds).rounded(values)
+        return float(np.square(silu.seen(values) - silu.seen(rounded)).mean())
+
+    assert error((low, high)) < 0.6 * error(mse.choose(plain, UINT8))

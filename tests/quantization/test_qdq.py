@@ -11,6 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tlopt.backends import reduced_range
+from tlopt.graphs.activations import with_gelu
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Scheme, calibrate
@@ -69,6 +70,31 @@ def test_onnx_runtime_computes_all_of_a_mobile_network_in_integers(build, photos
     assert kinds == {
         "QuantizeLinear": 1, "QLinearConv": 4, "QLinearAdd": 1, "QLinearGlobalAveragePool": 1, "Reshape": 1, "QGemm": 1,
     }  # fmt: skip
+
+
+def test_onnx_runtime_computes_gelu_in_one_step(builder, photos_like, tmp_path):
+    """A product inside, rounded for itself, would keep ONNX Runtime from it, and cost accuracy."""
+    b = builder
+    x = b.conv("images", 3, 8)
+    half = b.node("Erf", b.node("Div", x, b.constant(np.float32(np.sqrt(2)))))
+    half = b.node("Mul", b.constant(np.float32(0.5)), b.node("Add", half, b.constant(np.float32(1))))
+    view = with_gelu(View(clean(b.model(b.head(b.conv(b.node("Mul", x, half), 8, 16), 16)))))
+    kinds = optimized(quantized(view.model, "onnxruntime", photos_like), tmp_path)
+    assert kinds["Gelu"] == 1
+    assert kinds["QLinearConv"] == 2
+    assert not kinds["QLinearMul"]
+
+
+def test_an_activation_with_no_integer_kernel_inside_is_not_rounded_inside(builder):
+    """The product of Mish, x tanh(softplus(x)), is followed by one rounding, not preceded by two."""
+    b = builder
+    x = b.conv("images", 3, 8)
+    inner = b.node("Tanh", b.node("Softplus", x))
+    whole = b.node("Mul", x, inner)
+    view = View(clean(b.model(b.head(b.conv(whole, 8, 16), 16))))
+    placement = place(view, "onnxruntime")
+    assert {x, whole} <= placement.edges.keys()
+    assert inner not in placement.edges
 
 
 @pytest.mark.parametrize("ending", ["pool", "softmax", "sum"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlopt.artifact import Artifact
+from tlopt.graphs.activations import with_gelu
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.folding import fold
 from tlopt.graphs.lengths import settle
@@ -12,13 +13,14 @@ from tlopt.graphs.view import View
 from tlopt.quantization.options import refuse_quantized
 
 
-def float_graph(source: Artifact, *, folded: bool) -> View:
+def float_graph(source: Artifact, *, folded: bool, gelu: bool = False) -> View:
     """Return an artifact's graph in plain form.
 
     Args:
         source: An ONNX artifact.
         folded: Make constant arithmetic part of the weights beside it. A network that was trained with its
             scales was rounded as the exporter wrote it, and stays so.
+        gelu: Make each GELU one node, as ONNX Runtime computes it fastest.
 
     Raises:
         ArtifactError: It is quantized already, or cannot be quantized.
@@ -28,4 +30,5 @@ def float_graph(source: Artifact, *, folded: bool) -> View:
     graph = clean(graph)
     if source.card.task == "any":
         graph = settle(graph)
-    return View(fold(graph) if folded else graph)
+    view = View(fold(graph) if folded else graph)
+    return with_gelu(view) if gelu else view

@@ -8,6 +8,7 @@ from typing import Literal
 
 import onnx
 
+from tlopt.graphs.activations import activation
 from tlopt.graphs.view import MOVES, WEIGHTED, View, fused_activation
 from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
 from tlopt.quantization.weight_grids import LIMIT, REDUCED
@@ -113,12 +114,14 @@ def _around(view: View, floats: Collection[str]) -> Placement:
     ONNX Runtime fuses DequantizeLinear, operator and QuantizeLinear into one integer operator.
     A tensor that is quantized is read in its quantized form by all: a second, float reader would
     keep the producer from fusing. An activation function fuses into what lies before it, so only its
-    output is quantized. Logits stay float.
+    output is quantized. One of several nodes is computed in float as a whole if it has no integer kernel in the
+    middle, as GELU's Erf: a product inside would be rounded for nothing. Logits stay float.
     """
     placement = Placement("onnxruntime")
+    inside = _in_float(view)
     wanted: set[str] = set()
     for node in view.nodes:
-        if node.name in floats:
+        if node.name in floats or node.name in inside:
             continue
         if view.weight(node):
             if not _has_kernel(node, "onnxruntime"):
@@ -143,6 +146,19 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         if readers := {node.name for node in view.readers(tensor)}:
             placement.edges[tensor] = readers
     return placement
+
+
+def _in_float(view: View) -> set[str]:
+    """Return the nodes of activation functions of several nodes, some of which have no integer kernel."""
+    found: set[str] = set()
+    for node in view.nodes:
+        tensor = str(node.output[0])
+        if node.name in found or fused_activation(view, tensor) != tensor:
+            continue
+        function = activation(view, tensor)
+        if function and any(item.op_type not in _INTEGER for item in function.nodes):
+            found |= {item.name for item in function.nodes}
+    return found
 
 
 def _has_kernel(node: onnx.NodeProto, runtime: Runtime) -> bool:

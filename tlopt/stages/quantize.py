@@ -92,7 +92,8 @@ def quantize(
     from tlopt.quantization.float_graph import float_graph
     from tlopt.quantization.search.float_blocks import named
 
-    view = float_graph(source, folded=trained is None)
+    own = trained is None  # a network that was trained with its scales stays as it was trained
+    view = float_graph(source, folded=own, gelu=own and precision == "int8" and for_ == "onnxruntime")
     asked = named(view, how.float_blocks, tail=not classifier)
     floats = [node for block in asked for node in block.nodes]
     fixed = fixed_batch(source)

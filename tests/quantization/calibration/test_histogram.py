@@ -57,3 +57,12 @@ def test_large_tensors_are_sampled_but_their_extremes_are_not_missed():
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         Histogram().add(np.array([1, np.nan], np.float32))
+
+
+def test_tensors_that_share_a_scale_are_seen_as_they_are():
+    """What one is read by need not read the other."""
+    one, other = Histogram(function=np.abs), Histogram()
+    one.add(np.array([1.0, -2.0], np.float32))
+    other.add(np.array([3.0], np.float32))
+    one.merge(other)
+    assert one.seen(np.array([-1.0])) == -1

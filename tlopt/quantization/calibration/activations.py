@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
 
 from tlopt.errors import StageError
+from tlopt.graphs.activations import activation, function
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.sessions import open_session
@@ -38,7 +39,7 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
         StageError: A tensor takes values that are not finite.
     """
     source = view.inputs[0]
-    histograms = {name: Histogram() for name in tensors}
+    histograms = {name: Histogram(function=_function(view, name)) for name in tensors}
     computed = [name for name in histograms if name != source]
     # An arena would keep what the largest batch took until the session ends.
     runner = open_session(tapped(view.model, computed or view.outputs[:1]), arena=False)
@@ -52,3 +53,9 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
                 raise StageError(f"The tensor {name} takes values that are not finite on these images.") from error
         found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return histograms
+
+
+def _function(view: View, tensor: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the activation function that alone reads a tensor, None if there is none."""
+    found = activation(view, tensor)
+    return None if found is None else function(view, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ class Histogram:
         zeros: Values that are exactly zero; they are in no bin.
         low: Smallest value met, at most 0.
         high: Largest value met, at least 0.
+        function: What all readers of the tensor make of a value first, such as SiLU; None for the value itself.
     """
 
     exponent: int = -64
@@ -31,6 +33,7 @@ class Histogram:
     zeros: int = 0
     low: float = 0.0
     high: float = 0.0
+    function: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def width(self) -> float:
@@ -41,6 +44,10 @@ class Histogram:
     def centers(self) -> np.ndarray:
         """Middle of each bin, float64 (2 * HALF,)."""
         return (np.arange(-HALF, HALF) + 0.5) * self.width
+
+    def seen(self, values: np.ndarray) -> np.ndarray:
+        """Return what the readers of the tensor see of values, float (n,)."""
+        return values if self.function is None else self.function(values)
 
     def add(self, values: np.ndarray) -> None:
         """Count a batch of values of any shape.
@@ -75,6 +82,7 @@ class Histogram:
         self.counts = self.counts + folded.counts
         self.zeros += other.zeros
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.function = None  # that of the other may be another one
 
     def _reach(self, magnitude: float) -> None:
         if magnitude > 0:

@@ -1,0 +1,255 @@
+"""Quantize networks that are known to be hard in int8, with tlopt and with other tools, for three runtimes.
+
+    python benchmarks/hard_int8.py --images ../shared/data/clothing10 --work runs/benchmark-hard
+
+Needs `python -m pip install nncf`. The networks are trained from random weights (`hard_networks.py`), and kept in
+--work. All tools calibrate on the same 128 training images. What is counted is how often the label of an image that
+training did not see differs from fp32's. The 95 % interval (Wilson) stands beside it, and how far int8 moves the margin
+between fp32's first and second class (root mean square, relative to the median margin), which every image tells.
+
+Graphs for ONNX Runtime and OpenVINO are judged as the runtime computes. Those of ONNX Runtime are also judged in exact
+arithmetic: in float between the Q/DQ pairs. Graphs for TensorRT are judged in exact arithmetic alone: there is no GPU.
+Their peer is ONNX Runtime's tool with the settings that TensorRT asks for. Results are written after each network, and
+a run goes on where the last one ended. --again takes the rows of some networks anew; their trained weights stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hard_networks import NETWORKS, SIZE, trained
+from int8_judge import (
+    BATCHES,
+    FINAL_TURNS,
+    RESULTS,
+    RUNTIMES,
+    WHOLE,
+    Call,
+    Made,
+    answers,
+    difference,
+    interval,
+    kept,
+    latencies,
+    linked,
+    margin_error,
+    ort,
+    peers,
+    peers_for_tensorrt,
+    side_by_side,
+)
+
+import tlopt
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.images import ImageFolder, batches, scan
+from tlopt.publishing import write_whole
+
+SAMPLES, TURNS = 128, 5
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
+JUDGES = {"onnxruntime": ("onnxruntime", "exact"), "openvino": ("openvino",), "tensorrt": ("exact",)}
+
+
+def main() -> None:
+    """Measure the networks and write JSON and Markdown after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of images with train, val and test parts")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps what is trained and made")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help=f"some of {', '.join(NETWORKS)}")
+    parser.add_argument("--again", default="", help="networks whose rows are taken anew")
+    given = parser.parse_args()
+    names, again = given.networks.split(","), [name for name in given.again.split(",") if name]
+    if unknown := [name for name in (*names, *again) if name not in NETWORKS]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    file = RESULTS / "hard-int8.json"
+    done = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    for name in names:
+        if name in done["networks"] and name not in again:
+            continue
+        done["networks"][name] = measured(name, given.images, given.work)
+        order = [known for known in NETWORKS if known in done["networks"]]
+        result = {
+            "command": f"python benchmarks/hard_int8.py --images {given.images} --work WORK",
+            "images": str(given.images), "size": SIZE, "calibrated": SAMPLES,
+            "processor": processor(), "threads": cores(), "versions": versions_of_all(),
+            "timing": "median over the turns of each turn's median; opened anew each turn, after 3 calls of warm-up",
+            "rounds": TURNS, "networks": {known: done["networks"][known] for known in order},
+        }  # fmt: skip
+        write_whole(file, json.dumps(result, indent=1) + "\n")
+        write_whole(file.with_suffix(".md"), markdown(result))
+
+
+def versions_of_all() -> dict[str, str]:
+    """Return the versions of tlopt's libraries and of the peers."""
+    import nncf
+
+    return {**versions(), "nncf": nncf.__version__}
+
+
+def measured(name: str, images: Path, work: Path) -> dict[str, Any]:
+    """Train a network if it is not, quantize it, and return its rows."""
+    network, folder = trained(name, images, work), work / name
+    fp32 = kept(folder / "fp32") or tlopt.export(network, folder / "fp32")
+    parts = scan(images).split(val=0.1, test=0.1, seed=0)
+    shuffled = np.random.default_rng(0).permutation(len(parts["train"]))
+    chosen = parts["train"].select(np.sort(shuffled[:SAMPLES]))
+    calibration = [found.inputs for found in batches(chosen, fp32.card.preprocess, batch=8)]
+    own = linked(images, chosen.files, parts["val"].files, folder / "images")
+    made = {
+        "onnxruntime": ours("onnxruntime", fp32, own, folder), "openvino": ours("openvino", fp32, own, folder),
+        "tensorrt": ours("tensorrt", fp32, own, folder),
+    }  # fmt: skip
+    others = peers(fp32.payload(".onnx"), calibration, folder)
+    made["onnxruntime"] |= {key: Made(path) for key, path in others.items() if path.suffix == ".onnx"}
+    made["openvino"] |= {key: Made(path) for key, path in others.items()}
+    trt = peers_for_tensorrt(fp32.payload(".onnx"), calibration, folder)
+    made["tensorrt"] |= {key: Made(path) for key, path in trt.items()}
+    test, labels = inputs_of(fp32, parts["val"]), inputs_of(fp32, parts["test"])
+    inputs, truth = (np.concatenate(both) for both in zip(test, labels, strict=True))
+    rows, finals = judged(fp32, made, inputs, truth)
+    return {
+        "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": NETWORKS[name].epochs,
+        "training_s": round(network.card.lineage[-1].seconds), "judged": len(inputs), "rows": rows, "finals": finals,
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }  # fmt: skip
+
+
+def inputs_of(fp32: Artifact, images: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Return images as the network takes them, and their labels."""
+    found = list(batches(images, fp32.card.preprocess, batch=64))
+    return np.concatenate([part.inputs for part in found]), np.concatenate([part.labels for part in found])
+
+
+def ours(runtime: str, fp32: Artifact, images: Path, folder: Path) -> dict[str, Made]:
+    """Quantize with tlopt's defaults for a runtime."""
+    out = folder / f"tlopt-{runtime}"
+    found = kept(out) or tlopt.quantize(fp32, out, images=images, samples=SAMPLES, for_=runtime)
+    return {f"tlopt --for {runtime}": Made(found.payload(".onnx"), found.card.lineage[-1].seconds)}
+
+
+def judged(
+    fp32: Artifact, made: dict[str, dict[str, Made]], inputs: np.ndarray, truth: np.ndarray
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return a row for each graph and what runs it, and the fastest of each runtime side by side.
+
+    Args:
+        fp32: The float network.
+        made: Runtime -> name -> a graph for it.
+        inputs: Images that judge.
+        truth: Their labels.
+    """
+    reference = answers(ort(fp32.payload(".onnx")), inputs)
+    made = {runtime: {"fp32": Made(fp32.payload(".onnx")), **graphs} for runtime, graphs in made.items()}
+    rows: list[dict[str, Any]] = []
+    openers: dict[tuple[str, str], Callable[[], Call]] = {}
+    for target, graphs in made.items():
+        for name, graph in graphs.items():
+            for judge in JUDGES[target]:
+                opened = functools.partial(RUNTIMES[judge], graph.path)
+                if name == "fp32" and judge == "exact":
+                    continue
+                if judge != "exact":
+                    openers[name, judge] = opened
+                logits = answers(opened(), inputs)
+                rows.append({
+                    "target": target, "name": name, "judge": judge, "seconds": round(graph.seconds, 1),
+                    **difference(logits, reference), "margin_error": margin_error(logits, reference),
+                    "accuracy": round(float((logits.argmax(1) == truth).mean()), 4),
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+    timed = latencies(openers, inputs, TURNS)
+    for row in rows:
+        if row["judge"] != "exact":
+            row["latency_ms"] = {str(size): round(ms, 2) for size, ms in timed[row["name"], row["judge"]].items()}
+    return rows, {target: fastest(target, rows, openers, inputs) for target in ("onnxruntime", "openvino")}
+
+
+def fastest(
+    target: str, rows: list[dict[str, Any]], openers: dict[tuple[str, str], Callable[[], Call]], inputs: np.ndarray
+) -> dict[str, Any]:
+    """Time tlopt's graph for a runtime and the fastest peer's anew, side by side, at each batch."""
+    timed = [row for row in rows if row["target"] == target and "latency_ms" in row]
+    found = {}
+    for size in BATCHES:
+        mine = next(row["name"] for row in timed if row["name"] == f"tlopt --for {target}")
+        peer = min((row for row in timed if is_peer(row)), key=lambda row: row["latency_ms"][str(size)])["name"]
+        sides = {"tlopt": openers[mine, target], "peer": openers[peer, target]}
+        batch = np.resize(inputs, (size, *inputs.shape[1:]))
+        found[str(size)] = {"peer": peer, **side_by_side(sides, batch)["tlopt"]}
+        print(target, size, found[str(size)], flush=True)
+    return found
+
+
+def is_peer(row: dict[str, Any]) -> bool:
+    """Whether a row is another tool's, and its integers do not saturate here."""
+    return row["name"].startswith(("ORT", "NNCF")) and WHOLE not in row["name"]
+
+
+def summary(name: str, network: dict[str, Any], target: str) -> dict[str, Any]:
+    """Return tlopt's row for a runtime, the best peer's, and the share of its labels."""
+    judge = JUDGES[target][0]
+    rows = [row for row in network["rows"] if row["target"] == target and row["judge"] == judge]
+    mine = next(row for row in rows if row["name"] == f"tlopt --for {target}")
+    peer = min(filter(is_peer, rows), key=lambda row: (row["flips"], row["margin_error"]))
+    ratio = mine["flips"] / peer["flips"] if peer["flips"] else float("nan")
+    return {"network": name, "target": target, "tlopt": mine, "peer": peer, "ratio": ratio}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return a table of all networks, one of each, and the conditions."""
+    lines = [
+        "# int8 of networks that are hard to quantize", "", f"`{result['command']}`", "",
+        f"{result['processor']}, {result['threads']} thread(s); {result['size']} px; {result['calibrated']} images to "
+        f"calibrate; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", "",
+        f"Time: {result['timing']}; {result['rounds']} turns. Side by side: {FINAL_TURNS} turns.", "",
+        "| network | for | tlopt | best peer | ratio | its name | margin error: tlopt | peer "
+        "| time of the fastest peer, batch 1 | batch 32 |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for name, network in result["networks"].items():
+        for target in TARGETS:
+            found = summary(name, network, target)
+            mine, peer = found["tlopt"], found["peer"]
+            times = [
+                "{share:.2f} ({0:.2f} to {1:.2f})".format(*last["share_95"], share=last["share"])
+                for last in network["finals"].get(target, {}).values()
+            ] or ["", ""]
+            lines.append(
+                f"| {name} | {target} | {100 * mine['flips']:.1f} % {interval(mine)}| {100 * peer['flips']:.1f} % "
+                f"{interval(peer)}| {found['ratio']:.2f} | {peer['name']} | {100 * mine['margin_error']:.0f} % "
+                f"| {100 * peer['margin_error']:.0f} % | {times[0]} | {times[1]} |"
+            )
+    for name, network in result["networks"].items():
+        lines += ["", *_rows(name, network)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(name: str, network: dict[str, Any]) -> list[str]:
+    """Return all rows of a network."""
+    load = ", ".join(map(str, network["load"]))
+    lines = [
+        f"## {name}", "",
+        f"{network['model']} ({network['hard']}), trained for {network['epochs']} epochs; {network['judged']} images "
+        f"judge. The machine's load after the timing, over 1, 5 and 15 minutes: {load}.", "",
+        "| for | quantized by | run by | labels changed | margin error | SQNR dB | accuracy | "
+        + " | ".join(f"ms, batch {b}" for b in BATCHES) + " |",
+        "|---|---|---|--:|--:|--:|--:|" + "--:|" * len(BATCHES),
+    ]  # fmt: skip
+    for row in network["rows"]:
+        times = " | ".join(f"{row['latency_ms'][str(b)]:.2f}" if "latency_ms" in row else "" for b in BATCHES)
+        lines.append(
+            f"| {row['target']} | {row['name']} | {row['judge']} | {100 * row['flips']:.1f} % {interval(row)}"
+            f"| {100 * row['margin_error']:.0f} % | {row['sqnr_db']:.1f} | {row['accuracy']:.3f} | {times} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
