@@ -28,10 +28,10 @@ class Network:
 
 NETWORKS = {
     "efficientnet_b0": Network(model="timm:efficientnet_b0", hard="SiLU, squeeze-excitation", epochs=8),
-    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation", epochs=8),
-    "convnext_atto": Network(model="timm:convnext_atto", hard="LayerNorm, GELU", epochs=8),
-    "regnety_002": Network(model="timm:regnety_002", hard="group convolution, squeeze-excitation", epochs=8),
-    "repvgg_a0": Network(model="timm:repvgg_a0", hard="branches merged to one convolution", epochs=7),
+    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation", epochs=7),
+    "convnext_atto": Network(model="timm:convnext_atto", hard="LayerNorm, GELU", epochs=6),
+    "regnety_002": Network(model="timm:regnety_002", hard="group convolution, squeeze-excitation", epochs=6),
+    "repvgg_a0": Network(model="timm:repvgg_a0", hard="branches merged to one convolution", epochs=5),
 }  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def trained(name: str, images: Path, work: Path) -> Artifact:
         backbone_lr=1.0,
         layer_decay=1.0,
         frozen_norm=False,
+        precision="fp32",
         resume=True,
         seed=0,
     )
