@@ -41,6 +41,7 @@ quantize-tuned-resnet18 15 s quantize.py --model resnet18-clothing10 --tuned run
 quantize-tuned-mobilenetv2 15 s quantize.py --model mobilenetv2-clothing10 --tuned runs/benchmark-prune/mobilenetv2-0/whole --images $shared/data/clothing10
 quantize-noise 15 s quantize_noise.py --images $shared/data/clothing10
 quantize-memory 10 s quantize_memory.py --images $shared/data/clothing10 --samples 512
+hard-int8 90 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard
 optimize 120 s optimize.py
 serving 20 - serving.py
 cpp 5 s cpp.py

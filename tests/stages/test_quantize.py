@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tiny_graphs import Builder
 
 import tlopt
 import tlopt.stages.quantize
@@ -115,6 +116,25 @@ def test_batch_norms_are_part_of_the_convolutions_before_they_are_rounded(with_n
     if precision == "int8":
         expected = logits(with_norms, held_out)
         np.testing.assert_allclose(logits(made, held_out), expected, atol=0.04 * np.ptp(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_gelu_is_one_node_for_onnx_runtime_alone(photos, tmp_path, runtime):
+    """OpenVINO and TensorRT find it themselves."""
+    b = Builder()
+    x = b.conv("images", 3, 8)
+    half = b.node("Erf", b.node("Div", x, b.constant(np.float32(np.sqrt(2)))))
+    x = b.node("Mul", x, b.node("Mul", b.constant(np.float32(0.5)), b.node("Add", half, b.constant(np.float32(1)))))
+    onnx.save(b.model(b.head(b.conv(x, 8, 16), 16), size=32), tmp_path / "gelu.onnx")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    source = tlopt.import_model(
+        tmp_path / "gelu.onnx", tmp_path / "fp32", image_size=32, classes=tmp_path / "classes.txt"
+    )
+    made = tlopt.quantize(source, tmp_path / "int8", for_=runtime, images=photos, samples=8)
+    kinds = [node.op_type for node in onnx.load(made.payload(".onnx")).graph.node]
+    assert kinds.count("Gelu") == (runtime == "onnxruntime")
+    assert kinds.count("Erf") == (runtime != "onnxruntime")
 
 
 def test_half_the_range_is_for_int8(exported, tmp_path):
