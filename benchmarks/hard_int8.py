@@ -116,7 +116,8 @@ def measured(name: str, images: Path, work: Path) -> dict[str, Any]:
     rows, finals = judged(fp32, made, inputs, truth)
     return {
         "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": NETWORKS[name].epochs,
-        "training_s": round(network.card.lineage[-1].seconds), "judged": len(inputs), "rows": rows, "finals": finals,
+        "training_s": round(network.card.lineage[-1].seconds), "judged": len(inputs),
+        "summaries": [summary(target, rows) for target in TARGETS], "rows": rows, "finals": finals,
         "load": [round(load, 1) for load in os.getloadavg()],
     }  # fmt: skip
 
@@ -192,14 +193,18 @@ def is_peer(row: dict[str, Any]) -> bool:
     return row["name"].startswith(("ORT", "NNCF")) and WHOLE not in row["name"]
 
 
-def summary(name: str, network: dict[str, Any], target: str) -> dict[str, Any]:
-    """Return tlopt's row for a runtime, the best peer's, and the share of its labels."""
-    judge = JUDGES[target][0]
-    rows = [row for row in network["rows"] if row["target"] == target and row["judge"] == judge]
+def summary(target: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the share of labels that tlopt's graph for a runtime changes, and the best peer's, as the runtime runs."""
+    rows = [row for row in rows if (row["target"], row["judge"]) == (target, JUDGES[target][0])]
     mine = next(row for row in rows if row["name"] == f"tlopt --for {target}")
     peer = min(filter(is_peer, rows), key=lambda row: (row["flips"], row["margin_error"]))
-    ratio = mine["flips"] / peer["flips"] if peer["flips"] else float("nan")
-    return {"network": name, "target": target, "tlopt": mine, "peer": peer, "ratio": ratio}
+    shown = ("name", "flips", "flips_95", "margin_error", "accuracy")
+    return {
+        "target": target,
+        "tlopt": {key: mine[key] for key in shown},
+        "peer": {key: peer[key] for key in shown},
+        "ratio": round(mine["flips"] / peer["flips"], 2) if peer["flips"] else None,
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -214,16 +219,16 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|--:|--:|--:|---|--:|--:|--:|--:|",
     ]  # fmt: skip
     for name, network in result["networks"].items():
-        for target in TARGETS:
-            found = summary(name, network, target)
-            mine, peer = found["tlopt"], found["peer"]
+        for found in network["summaries"]:
+            target, mine, peer = found["target"], found["tlopt"], found["peer"]
             times = [
                 "{share:.2f} ({0:.2f} to {1:.2f})".format(*last["share_95"], share=last["share"])
                 for last in network["finals"].get(target, {}).values()
             ] or ["", ""]
+            ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}"
             lines.append(
                 f"| {name} | {target} | {100 * mine['flips']:.1f} % {interval(mine)}| {100 * peer['flips']:.1f} % "
-                f"{interval(peer)}| {found['ratio']:.2f} | {peer['name']} | {100 * mine['margin_error']:.0f} % "
+                f"{interval(peer)}| {ratio} | {peer['name']} | {100 * mine['margin_error']:.0f} % "
                 f"| {100 * peer['margin_error']:.0f} % | {times[0]} | {times[1]} |"
             )
     for name, network in result["networks"].items():

@@ -27,8 +27,8 @@ class Network:
 
 
 NETWORKS = {
-    "efficientnet_b0": Network(model="timm:efficientnet_b0", hard="SiLU, squeeze-excitation", epochs=8),
-    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation", epochs=7),
+    "efficientnet_b0": Network(model="timm:efficientnet_b0", hard="SiLU, squeeze-excitation", epochs=6),
+    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation", epochs=6),
     "convnext_atto": Network(model="timm:convnext_atto", hard="LayerNorm, GELU", epochs=6),
     "regnety_002": Network(model="timm:regnety_002", hard="group convolution, squeeze-excitation", epochs=6),
     "repvgg_a0": Network(model="timm:repvgg_a0", hard="branches merged to one convolution", epochs=5),
