@@ -21,13 +21,12 @@ def choose(histogram: Histogram, grid: Grid) -> tuple[float, float]:
     used = np.flatnonzero(histogram.counts)
     values, counts = histogram.centers[used], histogram.counts[used].astype(np.float64)
 
-    seen = histogram.seen
-    if not np.isfinite(seen(values)).all():  # a power of a huge value, for one
-        seen = np.asarray
-    exact = seen(values)
+    exact = histogram.seen(values)
+    whole = bool(np.isfinite(exact).all())  # else a power of a huge value, for one: the values themselves count
 
     def error(low: float, high: float) -> float:
-        return float(counts @ np.square(exact - seen(grid.fit(low, high).rounded(values))))
+        rounded = grid.fit(low, high).rounded(values)
+        return float(counts @ np.square(exact - histogram.seen(rounded) if whole else values - rounded))
 
     low, high = histogram.low, histogram.high
     if not used.size:
