@@ -73,3 +73,12 @@ def test_a_wrong_merge_is_not_taken(caplog):
         found = merging.merged(net, SIZE)
     assert found is net
     assert "The branches of Net stay as they are: merged, they answer otherwise." in caplog.text
+
+
+def test_no_activation_of_the_copy_overwrites_and_those_of_the_network_do():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU6(inplace=True), nn.Flatten(), nn.Linear(144, 2)
+    ).eval()
+    copy = merging.merged(model, 8)
+    assert [module.inplace for module in copy.modules() if hasattr(module, "inplace")] == [False]
+    assert [module.inplace for module in model.modules() if hasattr(module, "inplace")] == [True]
