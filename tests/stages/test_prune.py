@@ -73,7 +73,7 @@ def cache(tmp_path_factory):
 
 
 def macs(artifact):
-    return analysis.analyze(sources.open_model(artifact), SIZE).macs()
+    return analysis.multiply_adds(sources.open_model(artifact), SIZE)
 
 
 def test_a_pruned_artifact_needs_the_share_of_multiply_adds_that_was_asked_for(artifact, cache, tmp_path):
@@ -177,7 +177,7 @@ def test_a_speed_up_is_measured_and_reported_with_what_was_asked(artifact, cache
     # Times are the multiply-adds: real ones of so small a network would not be the same twice. The table's are
     # off by a power, as a table of layers timed one by one is, so the first widths chosen by it are wrong.
     def times(models, size, batches, **_):
-        return [dict.fromkeys(batches, analysis.analyze(model, size).macs() / 1e6) for model in models]
+        return [dict.fromkeys(batches, analysis.multiply_adds(model, size) / 1e6) for model in models]
 
     class Table:
         def cost(self, layer, removed):

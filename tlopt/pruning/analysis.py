@@ -48,6 +48,16 @@ def analyze(model: nn.Module, size: int) -> Network:
     return Network(groups=sound, layers=tuple(_connect(layer, sound) for layer in layers), whole={**whole, **broken})
 
 
+def multiply_adds(model: nn.Module, size: int) -> int:
+    """Return the multiply-adds per image of convolutions and linear layers, whatever can be removed.
+
+    Args:
+        model: A classifier of float32 (n, 3, size, size).
+        size: Side of the square input, pixels.
+    """
+    return sum(layer.macs({}) for layer in _layers(model, size))
+
+
 def _classifier(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
     try:
         return head.find(model).names

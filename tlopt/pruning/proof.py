@@ -8,7 +8,8 @@ as the network does with the same channels set to zero.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -122,7 +123,8 @@ class _Trials:
             return BROKEN
         if any(_spans(group) for group in groups):
             return None  # a mean over the channels is another one without them
-        zeros = self._run(_zeroed(self._model, groups, kept))
+        with _zeroed(self._model, groups, kept):
+            zeros = self._run(self._model)
         allowed = _OFF * (zeros - self._whole).abs().max() + _ROUNDING * self._whole.abs().max()
         return None if float((found - zeros).abs().max()) <= float(allowed) else OTHER
 
@@ -165,16 +167,21 @@ def _spans(group: ChannelGroup) -> bool:
     )
 
 
-def _zeroed(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a copy whose layers multiply what would go by zero where they take it in."""
-    copied = copy.deepcopy(model)
-    modules = dict(copied.named_modules())
-    with torch.no_grad():
+@contextmanager
+def _zeroed(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Inside the block, layers multiply what would go by zero where they take it in."""
+    modules = dict(model.named_modules())
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
         for group in groups:
             for member in group.members:
                 weight = getattr(modules.get(member.name), "weight", None)
                 if member.role == "in" and isinstance(weight, torch.Tensor):
                     places = member.positions[~kept[group.name]].flatten().to(weight.device)
+                    before.append((weight.data, weight.detach().clone()))
                     # Of a grouped convolution the weights hold only the first group's inputs along axis 1.
-                    weight.index_fill_(1, places[places < weight.shape[1]], 0)
-    return copied
+                    weight.data.index_fill_(1, places[places < weight.shape[1]], 0)
+        yield
+    finally:
+        for weight, values in reversed(before):  # a weight that took in several groups had them all at first
+            weight.copy_(values)

@@ -85,7 +85,8 @@ def replace_head(model: nn.Module, classes: int) -> None:
 
 
 def _create(name: str, **options: Any) -> nn.Module:
-    if name.partition(".")[0] not in timm.list_models():
+    architecture = name.partition(".")[0]
+    if architecture not in timm.list_models(architecture):  # all of them would be sorted
         raise PluginError(f"timm has no model {name!r}.", hint=suggestion(name, timm.list_models()))
     model: nn.Module = timm.create_model(name, **options)
     return model

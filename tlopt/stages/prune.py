@@ -132,7 +132,8 @@ def prune(
     aim = _Aim(cut=cut, whole=whole, macs=before, size=size, limits=limits)
     recovery = History()
     for step in range(1, cut.steps + 1):
-        network, scores = ranked(model, size, ranking, shown, seed=seed)
+        network = analysis.analyze(model, size) if step > 1 else network
+        scores = ranked(model, network.groups, ranking, shown, seed=seed)
         try:
             kept = aim.kept(model, network, scores, step / cut.steps)
         except StageError as error:
@@ -151,7 +152,7 @@ def prune(
             recovery.epochs += found.epochs
             if not recovery.trial:  # one trial for all steps: the network hardly changes
                 recovery.trial, training = found.trial, replace(training, precision=found.precision)
-    macs = Macs(before=before, after=analysis.analyze(model, size).macs())
+    macs = Macs(before=before, after=analysis.multiply_adds(model, size))
     _report(before, macs.after, cut)
     speedup = None if cut.speedup is None else verified(whole, model, cut.speedup, cut.speedup_batch, size)
     pruned = Pruned(

@@ -23,6 +23,15 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def seed(number: int) -> None:
+    """Seed what torch draws at random where the network trains."""
+    if device().type == "cpu":
+        # torch.manual_seed writes down who asks it, for each kind of accelerator that is not in use.
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
+
+
 def device() -> torch.device:
     """Return where this process computes: its own GPU if there is one."""
     if not torch.cuda.is_available():

@@ -199,7 +199,7 @@ class Run:
     ) -> float:
         """Run one batch forward and back, move the weights if their turn has come, return the loss."""
         settings = self.settings
-        torch.manual_seed(settings.seed * 1_000_003 + self.done)
+        distributed.seed(settings.seed * 1_000_003 + self.done)
         optimizers.set_rate(self.optimizer, lr)
         inputs = to_inputs(crops, self.train_images.preprocess, self.device)
         targets = functional.one_hot(torch.from_numpy(labels).to(self.device), len(self.counts)).float()

@@ -115,7 +115,7 @@ def multiply_adds(artifact: Artifact) -> int | None:
         from tlopt.pruning import analysis
         from tlopt.sources import open_model
 
-        return analysis.analyze(open_model(artifact), artifact.card.preprocess.size).macs()
+        return analysis.multiply_adds(open_model(artifact), artifact.card.preprocess.size)
     return None
 
 
