@@ -135,6 +135,7 @@ KILLED = """
 import itertools, os, random, signal, sys, threading
 from pathlib import Path
 import torch
+import torch._dynamo  # the first step of an optimizer imports it, which takes a second in each child
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from safetensors.torch import save_file
 from tlopt.images import scan
@@ -304,6 +305,7 @@ def test_a_students_features_turn_towards_its_teachers(net, parts):
 
 PAIR = """
 import sys, torch
+import torch._dynamo  # the first step of an optimizer imports it, which takes a second in each child
 from pathlib import Path
 from safetensors.torch import save_file
 from tlopt.images import scan
