@@ -40,21 +40,29 @@ def one_thread():
 
 @pytest.fixture
 def net():
+    return fresh_net()
+
+
+def fresh_net():
     torch.manual_seed(0)
     return TinyNet()
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three classes of 16 noisy images of one color each, not quite square."""
+    return write_colors(tmp_path / "photos")
+
+
+def write_colors(root):
+    """Write three classes of 16 noisy images of one color each, not quite square."""
     chance = np.random.default_rng(0)
     for name, color in COLORS.items():
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True)
         for i in range(16):
             noise = chance.normal(0, 60, (48, 40, 3))
             pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:02}.png")
-    return tmp_path / "photos"
+            Image.fromarray(pixels).save(root / name / f"{i:02}.png")
+    return root
 
 
 @pytest.fixture

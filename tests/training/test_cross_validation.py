@@ -1,9 +1,11 @@
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tiny_nets import fresh_net, write_colors
 
 from tlopt.errors import ImagesError
 from tlopt.images import scan
@@ -20,6 +22,10 @@ SETTINGS = Hyperparameters(epochs=1, batch=8, lr=0.02, precision="fp32", folds=3
 
 @pytest.fixture
 def pixels(photos):
+    return opened(photos)
+
+
+def opened(photos):
     return open_pixels(scan(photos), Preprocess(size=32), cache_gb=0)
 
 
@@ -31,7 +37,10 @@ def same(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_each_image_is_answered_by_a_network_that_did_not_see_it(net, pixels, monkeypatch):
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """One cross-validation: its outcome and network, all images, and what was trained on and asked when."""
+    net, pixels = fresh_net(), opened(write_colors(tmp_path_factory.mktemp("judged") / "photos"))
     trained, asked = [], []
 
     def note_train(model, images, val, *arguments, **more):
@@ -44,24 +53,29 @@ def test_each_image_is_answered_by_a_network_that_did_not_see_it(net, pixels, mo
         return predict(model, images, **more)
 
     train = cross_validation.train_several
-    monkeypatch.setattr(cross_validation, "train_several", note_train)
-    monkeypatch.setattr(cross_validation, "predict", note_asked)
-    outcome = cross_validate(net, pixels, SETTINGS, method="lp-ft")
-    everything = set(pixels.files)
-    assert len(trained) == 4
-    assert trained[-1] == everything
-    assert all(not seen & files for seen, files in asked)
-    assert set().union(*(files for _, files in asked)) == everything
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_validation, "train_several", note_train)
+        patch.setattr(cross_validation, "predict", note_asked)
+        outcome = cross_validate(net, pixels, SETTINGS, method="lp-ft")
+    return SimpleNamespace(outcome=outcome, net=net, pixels=pixels, trained=trained, asked=asked)
+
+
+def test_each_image_is_answered_by_a_network_that_did_not_see_it(judged):
+    outcome, everything = judged.outcome, set(judged.pixels.files)
+    assert len(judged.trained) == 4
+    assert judged.trained[-1] == everything
+    assert all(not seen & files for seen, files in judged.asked)
+    assert set().union(*(files for _, files in judged.asked)) == everything
     assert len(outcome.logits) == len(outcome.labels) == 48
     assert outcome.details["folds"] == {"folds": 3, "images": 48}
     assert len(outcome.details["candidates"]) == 5
 
 
-def test_the_answers_told_are_those_of_the_share_that_was_kept(net, pixels):
-    outcome = cross_validate(net, pixels, SETTINGS, method="lp-ft")
+def test_the_answers_told_are_those_of_the_share_that_was_kept(judged):
+    outcome = judged.outcome
     kept = [c for c in outcome.details["candidates"] if c["share"] == outcome.details["fine_tuned_share"]]
     assert (outcome.logits.argmax(1) == outcome.labels).mean() == kept[0]["accuracy"]
-    logits, labels = predict(net, pixels, device=torch.device("cpu"))
+    logits, labels = predict(judged.net, judged.pixels, device=torch.device("cpu"))
     assert (logits.argmax(1) == labels).mean() > 0.8
 
 
@@ -73,6 +87,7 @@ def test_a_method_with_one_candidate_is_judged_out_of_fold(net, pixels, method):
     assert bool(outcome.history.epochs) == (method != "head")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("soup", "stopped_after"), [(1, 2), (2, 7)])
 def test_an_interrupted_cross_validation_goes_on_where_it_was(net, pixels, tmp_path, soup, stopped_after):
     settings = dataclasses.replace(SETTINGS, soup=soup)
