@@ -42,7 +42,7 @@ def show(
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
         *_answers(card),
     ]
-    notes += _accuracy(card)
+    notes += [*_accuracy(card), *_unlabelled(card)]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
     if card.kind == "torch" and card.torch.rival is not None:
@@ -90,6 +90,20 @@ def _accuracy(card: Card) -> list[str]:
             )
         return [f"Accuracy: {told['accuracy']:.1%} ({low:.1%} to {high:.1%}), {what}"]
     except (KeyError, TypeError, ValueError):  # there is none, or it is of another version
+        return []
+
+
+def _unlabelled(card: Card) -> list[str]:
+    """Return how many images without labels took part in the training of a torch network."""
+    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    try:
+        found = metrics["unlabelled"]
+        counts = ", ".join(f"{name} {count}" for name, count in found["kept_per_class"].items())
+        return [
+            f"Without labels: {found['kept']} of {found['images']} images took part, answered by the "
+            f"{found['answers']} with a confidence of {found['confidence']:g} or more: {counts}"
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):  # there are none, or it is of another version
         return []
 
 

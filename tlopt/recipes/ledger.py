@@ -11,6 +11,7 @@ from tlopt.cards.card import CARD_NAME
 from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
+from tlopt.images.scanning import every_image
 from tlopt.publishing import write_whole
 from tlopt.reading import files
 from tlopt.reading.schema import convert, parse_json
@@ -62,7 +63,8 @@ def identity(path: Path) -> str:
         try:
             return scan(path).digest
         except ImagesError:
-            results = sorted(path.glob("*.json"))
-            return hashlib.sha256("".join(map(sha256, results)).encode()).hexdigest() if results else ""
+            if results := sorted(path.glob("*.json")):
+                return hashlib.sha256("".join(map(sha256, results)).encode()).hexdigest()
+            return every_image(path).digest  # without class folders
     except (ArtifactError, ImagesError, OSError):
         return ""

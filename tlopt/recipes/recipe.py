@@ -29,7 +29,7 @@ from tlopt.settings import Setting, checked
 log = logging.getLogger(__name__)
 
 _LOCK = ".steps.lock"
-_READ = frozenset({"images", "teacher", "weights", "classes"})  # settings that name what a step reads
+_READ = frozenset({"images", "teacher", "unlabelled", "weights", "classes"})  # settings that name what a step reads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,10 @@ from tlopt.images.parts import Shares
 from tlopt.publishing import Draft
 from tlopt.settings import Setting
 from tlopt.stages import stage
+from tlopt.training import unlabelled
 from tlopt.training.hyperparameters import EFFORTS, Effort, Hyperparameters, Method
 from tlopt.training.network import Pretrained, of_artifact, pretrained
+from tlopt.training.unlabelled import Guidance
 
 _QAT = "tlopt qat ARTIFACT -o OUT trains a fine-tuned artifact for int8."
 
@@ -49,9 +51,7 @@ def finetune(
         ),
     ] = "default",
     training: Hyperparameters,
-    teacher: Annotated[
-        Path | None, Setting("Artifact from whose answers the network also learns.", group="Distillation")
-    ] = None,
+    guidance: Guidance,
     images: Annotated[
         Path | None, Setting("Folder of the artifact's training images, if they were moved.", group="Data")
     ] = None,
@@ -75,8 +75,9 @@ def finetune(
 
     if tensorboard:
         registry.require("tensorboard")  # told before the training rather than after it
-    if teacher is not None:
-        sources.check_artifact(teacher)  # a wrong one is told before images are decoded
+    if guidance.teacher is not None:
+        sources.check_artifact(guidance.teacher)  # a wrong one is told before images are decoded
+    unlabelled.check(guidance, method, fresh=not isinstance(source, Artifact))
     if training.folds == 1:
         raise SettingError("folds must be 0 or at least 2, got 1.", hint="Five are usual: --folds 5.")
     if isinstance(source, Artifact):
@@ -88,6 +89,7 @@ def finetune(
         ref, parts = trained_on(source, images)
     else:
         ref, parts = drawn(source, shares, training.seed, folds=training.folds)
+    others = unlabelled.find(guidance, parts, training.seed)
     classes = parts["train"].classes
     from tlopt.training import job
     from tlopt.training.resumption.checkpoint import Checkpoint
@@ -103,7 +105,8 @@ def finetune(
         method=method,
         cache=cache,
         sparse=pruning.sparse,
-        teacher=teacher,
+        teacher=guidance.teacher,
+        unlabelled=others,
         runner=open_runner,
         crossed=ref.folds > 0,
     )

@@ -160,7 +160,7 @@ def _divided(images: Path, source: Artifact, seed: int) -> dict[Split, ImageFold
             hint="Some hundreds are usual.",
         ) from error
     log.warning(
-        "%s has no class folders: the network learns its own answers to %d images, and %d others judge it.",
+        "%s has no class folders: the network learns its own answers to its images (%d to train on, %d to judge by).",
         images, len(parts["train"]), len(parts["val"]),
     )  # fmt: skip
     return parts

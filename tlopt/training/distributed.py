@@ -81,6 +81,15 @@ def first(*values: float) -> tuple[float, ...]:
     return tuple(shared.tolist())
 
 
+def shared(value: torch.Tensor) -> torch.Tensor:
+    """Return process 0's tensor in every process; it has the same shape in all."""
+    if not (distributed.is_initialized() and distributed.get_world_size() > 1):
+        return value
+    moved = value.to(device())
+    distributed.broadcast(moved, 0)
+    return moved.to(value.device)
+
+
 def mean(value: torch.Tensor) -> torch.Tensor:
     """Return the mean of a tensor over the processes."""
     if distributed.is_initialized() and distributed.get_world_size() > 1:

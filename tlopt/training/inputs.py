@@ -16,7 +16,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import folding
 from tlopt.preprocess import Preprocess
 from tlopt.progress import track
-from tlopt.training import distributed, memory
+from tlopt.training import distributed, joining, memory
 from tlopt.training.augmentation import crops
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.optimization.losses import divergence
@@ -55,6 +55,7 @@ def training_batches(
     first: int = 0,
     rank: int = 0,
     world: int = 1,
+    beside: Pixels | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield an epoch's random crops, made by threads ahead of need.
 
@@ -69,25 +70,35 @@ def training_batches(
         first: Steps to pass over.
         rank: This process's number; it gets its own part of each batch.
         world: Number of processes.
+        beside: Images with answers in place of labels, all readable, which are mixed in as `joining.joined` says.
 
     Yields:
-        Crops, uint8 (batch / world, size, size, 3), and labels, int64 (batch / world,).
+        Crops, uint8 (batch / world, size, size, 3), and what to answer, float32 (batch / world, classes).
     """
-    images = len(pixels.folder)
+    count, classes = len(pixels.folder), len(pixels.folder.classes)
+    images = joining.length(pixels.folder.labels, beside)
     batch = batch_size(images, settings, world)
     steps = images // batch
     chance = np.random.default_rng([settings.seed, epoch])
-    order = chance.permutation(images)[: steps * batch].reshape(steps, batch)
+    order = chance.permutation(images)
+    if beside is not None:
+        order = joining.joined(pixels.folder.labels, beside, chance)[order]
+    order = order[: steps * batch].reshape(steps, batch)
     seeds = chance.integers(2**63, size=order.shape)
     own = slice(rank * batch // world, (rank + 1) * batch // world)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        views, labels = [], []
-        for wanted, seed in zip(order[step, own].tolist(), seeds[step, own].tolist(), strict=True):
-            image, position = pixels.readable(wanted)
+        views, targets = [], np.zeros((own.stop - own.start, classes), np.float32)
+        for row, wanted, seed in zip(targets, order[step, own].tolist(), seeds[step, own].tolist(), strict=True):
+            if beside is not None and wanted >= count:
+                image, position = beside.readable(wanted - count)
+                assert beside.answers is not None
+                row[:] = beside.answers[position]
+            else:
+                image, position = pixels.readable(wanted)
+                row[pixels.folder.labels[position]] = 1
             views.append(crops.view(image, pixels.preprocess, settings, seed))
-            labels.append(pixels.folder.labels[position])
-        return np.stack(views), np.array(labels, np.int64)
+        return np.stack(views), targets
 
     return ordered(make, range(first, steps), workers=min(cores(), _WORKERS))
 

@@ -21,11 +21,13 @@ from tlopt.training import distributed
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import answer
 from tlopt.training.methods.cross_validation import cross_validate
+from tlopt.training.methods.pseudo import Pool
 from tlopt.training.methods.transfer import Transfer, transfer
 from tlopt.training.network import Network
 from tlopt.training.outcome import records
 from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.teacher import Answers, Teacher, open_teacher
+from tlopt.training.unlabelled import Unlabelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Job:
         teacher: Artifact whose answers the network learns from, too; None for none.
         runner: Opens a teacher that is no torch artifact.
         crossed: Choose by cross-validation on the training images, with the folds of the settings.
+        unlabelled: Images without labels that may take part.
         without_labels: No image has a label: held-out ones are judged by the network's answers before the training.
         rounding: Rounds the network for the length of the training, given the training images; None for not.
     """
@@ -55,6 +58,7 @@ class Job:
     teacher: Path | None = None
     runner: Callable[[Artifact], AbstractContextManager[Answers]]
     crossed: bool = False
+    unlabelled: Unlabelled | None = None
     without_labels: bool = False
     rounding: Callable[[Pixels], AbstractContextManager[object]] | None = None
 
@@ -87,6 +91,7 @@ class Job:
             if self.rounding is not None:
                 stack.enter_context(self.rounding(train))
             teacher = self._teacher(stack)
+            pool = self._pool(stack, teacher)
             if self.crossed:
                 outcome = cross_validate(
                     self.network.module,
@@ -94,6 +99,7 @@ class Job:
                     self.settings,
                     method=self.method,
                     teacher=teacher,
+                    pool=pool,
                     checkpoints=checkpoints,
                     cache=self.cache.features,
                 )
@@ -107,12 +113,26 @@ class Job:
                     fresh=self.network.fresh,
                     sparse=self.sparse,
                     teacher=teacher,
+                    pool=pool,
                     checkpoints=checkpoints,
                     cache=self.cache.features,
                 )
             # Threads find them in any order.
             unreadable = dict(sorted({**train.unreadable.reasons, **val.unreadable.reasons}.items()))
             return outcome, unreadable
+
+    def _pool(self, stack: contextlib.ExitStack, teacher: Teacher | None) -> Pool | None:
+        if self.unlabelled is None:
+            return None
+        with distributed.leader_first():
+            pixels = self._opened(self.unlabelled.folder)
+            stack.enter_context(contextlib.closing(pixels))
+            if distributed.world() > 1:
+                pixels.filled(label="Decoding unlabelled images")
+        return Pool(pixels=pixels, about=self.unlabelled, teacher=teacher)
+
+    def _opened(self, folder: ImageFolder) -> Pixels:
+        return open_pixels(folder, self.network.preprocess, cache=self.cache.folder, cache_gb=self.cache.cache_gb)
 
     def _teacher(self, stack: contextlib.ExitStack) -> Teacher | None:
         if self.teacher is None:
@@ -129,15 +149,11 @@ class Job:
     @contextlib.contextmanager
     def _pixels(self) -> Iterator[tuple[Pixels, Pixels]]:
         """Open the decoded training and validation images."""
-
-        def opened(part: Split) -> Pixels:
-            return open_pixels(
-                self.parts[part], self.network.preprocess, cache=self.cache.folder, cache_gb=self.cache.cache_gb
-            )
-
         with contextlib.ExitStack() as stack:
             with distributed.leader_first():
-                train, val = (stack.enter_context(contextlib.closing(opened(part))) for part in ("train", "val"))
+                train, val = (
+                    stack.enter_context(contextlib.closing(self._opened(self.parts[part]))) for part in ("train", "val")
+                )
                 if distributed.world() > 1:
                     # What the leader decoded, the others on its machine find in the cache.
                     train.filled(label="Decoding images")

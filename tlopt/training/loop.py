@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
-from tlopt.training import distributed, freezing, memory, pace
+from tlopt.training import distributed, freezing, joining, memory, pace
 from tlopt.training.augmentation import mixing
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import batch_size, judged, to_inputs, training_batches
@@ -49,6 +48,7 @@ def train(
     checkpoints: Checkpoint | None = None,
     label: str = "Training",
     note: Callable[[dict[str, float]], None] | None = None,
+    beside: Pixels | None = None,
 ) -> History:
     """Train a network in place; at the end it has the weights of its best epoch.
 
@@ -65,6 +65,7 @@ def train(
         checkpoints: Where the state is kept; None for nowhere.
         label: Name of the progress bar.
         note: Called with each epoch's record.
+        beside: Images with answers in place of labels, which are trained on, too; see `joining.joined`.
 
     Returns:
         The history. The network is left in evaluation mode, all of it trainable, on the CPU.
@@ -74,7 +75,7 @@ def train(
         StageError: The loss is no number or explodes, or a checkpoint cannot be written.
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), distributed.threads_kept(), memory.kept():
-        run = Run(model, train_images, val_images, settings, teacher, checkpoints)
+        run = Run(model, train_images, val_images, settings, teacher, checkpoints, beside)
         resuming.restore(run)
         with run.folded(), bar(label, run.steps * settings.epochs) as shown:
             shown.advance(run.done)
@@ -100,6 +101,7 @@ class Run:
         settings: Hyperparameters,
         teacher: Teacher | None,
         checkpoints: Checkpoint | None,
+        beside: Pixels | None = None,
     ) -> None:
         self.world, self.rank = distributed.world(), distributed.rank()
         if settings.batch % self.world:
@@ -110,6 +112,7 @@ class Run:
         self.device = distributed.device()
         self.model = layout.place(model, self.device)
         self.train_images, self.val_images, self.settings = train_images, val_images, settings
+        self.beside = beside
         self.compiled = settings.compile and not (self.device.type == "cpu" and layout.has_exceptions(model))
         if settings.compile and not self.compiled:
             log.warning("not compiled: torch.compile crashes on processors if a network has a strided 1 x 1 layer")
@@ -117,9 +120,10 @@ class Run:
         if isinstance(teacher, nn.Module):
             layout.place(teacher, self.device).eval()
         folder = train_images.folder
-        self.batch = batch_size(len(folder), settings, self.world)
+        images = joining.length(folder.labels, beside)  # of an epoch
+        self.batch = batch_size(images, settings, self.world)
         self.own_batch = max(1, self.batch // self.world)  # images of this process
-        self.steps = len(folder) // self.batch
+        self.steps = images // self.batch
         self.counts = np.bincount(folder.labels, minlength=len(folder.classes)).tolist()
         self.loss = losses.make(settings, self.counts, self.device)
         self.optimizer = optimizers.make(self.model, settings)
@@ -146,10 +150,10 @@ class Run:
         first = self.done % self.steps
         started = time.monotonic()
         batches = training_batches(
-            self.train_images, settings, epoch=epoch, first=first, rank=self.rank, world=self.world
+            self.train_images, settings, epoch=epoch, first=first, rank=self.rank, world=self.world, beside=self.beside
         )
-        for step, (crops, labels) in enumerate(batches, start=first):
-            value = self.step(forward, crops, labels, optimizers.rate(self.settings, self.done, whole))
+        for step, (crops, wanted) in enumerate(batches, start=first):
+            value = self.step(forward, crops, wanted, optimizers.rate(self.settings, self.done, whole))
             self._check(value, epoch, step)
             self.total += value
             self.done += 1
@@ -195,14 +199,21 @@ class Run:
         return called
 
     def step(
-        self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, labels: np.ndarray, lr: float
+        self, forward: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray, wanted: np.ndarray, lr: float
     ) -> float:
-        """Run one batch forward and back, move the weights if their turn has come, return the loss."""
+        """Run one batch forward and back, move the weights if their turn has come, return the loss.
+
+        Args:
+            forward: The network.
+            crops: uint8 (n, size, size, 3).
+            wanted: The answers to reach, float32 (n, classes).
+            lr: Learning rate.
+        """
         settings = self.settings
         distributed.seed(settings.seed * 1_000_003 + self.done)
         optimizers.set_rate(self.optimizer, lr)
         inputs = to_inputs(crops, self.train_images.preprocess, self.device)
-        targets = functional.one_hot(torch.from_numpy(labels).to(self.device), len(self.counts)).float()
+        targets = torch.from_numpy(wanted).to(self.device)
         inputs, targets = mixing.mix(inputs, targets, settings, np.random.default_rng([settings.seed, 1, self.done]))
         loss = self.gradients(forward, inputs, targets)
         if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:

@@ -55,8 +55,8 @@ def range_test(
     mean = 0.0
     with bar("Learning-rate range test", steps) as shown:
         while run.done < steps:
-            for crops, labels in training_batches(images, settings, epoch=run.done // run.steps):
-                value = run.step(run.forward(), crops, labels, float(rates[run.done]))
+            for crops, wanted in training_batches(images, settings, epoch=run.done // run.steps):
+                value = run.step(run.forward(), crops, wanted, float(rates[run.done]))
                 mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
                 losses.append(mean / (1 - _SMOOTHING ** (run.done + 1)))
                 run.done += 1

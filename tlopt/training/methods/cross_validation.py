@@ -22,6 +22,7 @@ from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
 from tlopt.training.methods import probe, selection
 from tlopt.training.methods.out_of_fold import dealt
+from tlopt.training.methods.pseudo import Pool
 from tlopt.training.methods.soup import train_several
 from tlopt.training.methods.transfer import Transfer, soften
 from tlopt.training.optimization import optimizers
@@ -43,6 +44,7 @@ def cross_validate(
     *,
     method: Method,
     teacher: Teacher | None = None,
+    pool: Pool | None = None,
     checkpoints: Checkpoint | None = None,
     cache: Path | None = None,
     note: Callable[[dict[str, float]], None] | None = None,
@@ -60,6 +62,7 @@ def cross_validate(
         settings: How to train.
         method: See `transfer`.
         teacher: Its answers join the loss.
+        pool: Images without labels. For each part those answer for them that have not seen the part.
         checkpoints: Where the state of the training is kept.
         cache: Folder in which features are kept for later runs.
         note: Called with each epoch's record.
@@ -81,7 +84,9 @@ def cross_validate(
             f"A class of {folder.source} has one image for training and validation, copies aside.",
             hint="Add images to it, or leave out --folds.",
         )
-    each = _Each(model=model, whole=whole, method=method, teacher=teacher, note=note, begun=_state(model))
+    each = _Each(model=model, whole=whole, method=method, teacher=teacher, pool=pool, note=note, begun=_state(model))
+    if pool is not None:
+        pool.look(model, cache=cache)
     if method != "full":
         with distributed.leader_first():
             each.features = probe.features(
@@ -115,6 +120,8 @@ def cross_validate(
     if method != "full":
         alone = tried[-1]
         details["probe"] = {"images": len(folder), "accuracy": alone.accuracy, "loss": alone.loss}
+    if pool is not None:
+        details["unlabelled"] = each.unlabelled
     if history.epochs:
         details |= {"best_epoch": int(history.epochs[history.best]["epoch"]), "precision": history.precision}
     return Transfer(logits=logits[best.share], labels=folder.labels, history=history, details=details)
@@ -129,6 +136,7 @@ class _Each:
         whole: All images, decoded and readable.
         method: See `transfer`.
         teacher: Its answers join the loss.
+        pool: Images without labels that were looked at.
         note: Called with each epoch's record.
         begun: The pretrained weights.
         features: Of the frozen network, float32 (n, features); empty for "full", which needs none.
@@ -138,9 +146,11 @@ class _Each:
     whole: Pixels
     method: Method
     teacher: Teacher | None
+    pool: Pool | None
     note: Callable[[dict[str, float]], None] | None
     begun: Weights = field(repr=False)
     features: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+    unlabelled: dict[str, Any] = field(default_factory=dict)  # what the card says of the last training
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -182,15 +192,21 @@ class _Each:
             )
             probe.fold(self.model, fitted)
         start, history = _state(self.model), History()
+        beside = None
+        if self.pool is not None:
+            beside = self.pool.sure(self.model)
+            self.unlabelled = self.pool.record(beside, part.folder.labels)
         if self.method != "head":
             if self.method == "lp-ft":
                 soften(self.model)
             moves: Literal["gradual", "full"] = "gradual" if self.method == "gradual" else "full"
             history, _ = train_several(
                 self.model, part, None, replace(settings, moves=moves), teacher=self.teacher, checkpoints=checkpoints,
-                note=self.note,
+                note=self.note, beside=beside,
             )  # fmt: skip
         part.close()
+        if beside is not None:
+            beside.close()
         return start, _state(self.model), history
 
 

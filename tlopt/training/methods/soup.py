@@ -35,6 +35,7 @@ def train_several(
     teacher: Teacher | None = None,
     checkpoints: Checkpoint | None = None,
     note: Callable[[dict[str, float]], None] | None = None,
+    beside: Pixels | None = None,
 ) -> tuple[History, dict[str, Any]]:
     """Train a network in place as often as `settings.soup` says, and give it the mean of what does best together.
 
@@ -46,7 +47,8 @@ def train_several(
     """
     if settings.soup == 1:
         history = train(
-            model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note
+            model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note,
+            beside=beside,
         )  # fmt: skip
         return history, {}
     start = _state(model)
@@ -67,6 +69,7 @@ def train_several(
             checkpoints=dataclasses.replace(checkpoints, earlier=(*before, *done)) if checkpoints else None,
             label=f"Training {number + 1} of {settings.soup}",
             note=note,
+            beside=beside,
         )
         done.append(State(tensors=_state(model), record=dataclasses.asdict(history)))
         if checkpoints is not None:  # the next training begins anew

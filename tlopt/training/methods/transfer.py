@@ -21,6 +21,7 @@ from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
 from tlopt.training.methods import probe, selection
+from tlopt.training.methods.pseudo import Pool
 from tlopt.training.methods.soup import train_several
 from tlopt.training.optimization import optimizers
 from tlopt.training.outcome.history import History
@@ -64,6 +65,7 @@ def transfer(
     fresh: bool = True,
     sparse: bool = False,
     teacher: Teacher | None = None,
+    pool: Pool | None = None,
     checkpoints: Checkpoint | None = None,
     cache: Path | None = None,
     note: Callable[[dict[str, float]], None] | None = None,
@@ -88,6 +90,7 @@ def transfer(
         fresh: The classifier is untrained; otherwise "full" goes on from it, and it competes with the probe.
         sparse: Keep the zeros of weights that are 2:4 sparse.
         teacher: Its answers join the loss.
+        pool: Images without labels, which the probe, the network's own classifier or a teacher answers for.
         checkpoints: Where the state of the training is kept.
         cache: Folder in which features are kept for later runs.
         note: Called with each epoch's record.
@@ -96,6 +99,8 @@ def transfer(
     device = distributed.device()
     details: dict[str, Any] = {"method": method}
     large = len(train_images.folder) > LARGE
+    if pool is not None:
+        pool.look(model, cache=cache)  # first, as it tells of images that cannot be read
     if method == "full":
         if not large:
             train_images.filled(label="Decoding images")
@@ -105,6 +110,10 @@ def transfer(
         details["probe"] = _probe(
             model, train_images, val_images, settings, device, cache, part=part, keep_better=not fresh, sparse=sparse
         )
+    beside = None
+    if pool is not None:
+        beside = pool.sure(model)
+        details["unlabelled"] = pool.record(beside, train_images.folder.labels)
     history = History()
     if method != "head":
         start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -114,8 +123,9 @@ def transfer(
         settings = dataclasses.replace(settings, moves=moves)
         with sparsity.held(model) if sparse else contextlib.nullcontext():
             history, mixed = train_several(
-                model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note
-            )
+                model, train_images, val_images, settings, teacher=teacher, checkpoints=checkpoints, note=note,
+                beside=beside,
+            )  # fmt: skip
         best = int(history.epochs[history.best]["epoch"])
         details |= {"best_epoch": best, "precision": history.precision, **mixed}
         if method != "full" or not fresh:
@@ -125,6 +135,8 @@ def transfer(
                 "candidates": [dataclasses.asdict(candidate) for candidate in tried],
             }
             log.info("kept %s of %s", chosen, tried)
+    if beside is not None:
+        beside.close()
     logits, labels = predict(model.to(device), val_images, device=device)
     layout.release(model).eval()
     return Transfer(logits=logits, labels=labels, history=history, details=details, answers=val_images.answered)

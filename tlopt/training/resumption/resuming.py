@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,11 @@ def restore(run: Run) -> None:
 
 def _identity(run: Run) -> dict[str, Any]:
     """Return what must be the same for a run to go on."""
-    return {
-        "settings": dataclasses.asdict(run.settings),
-        "images": [run.train_images.folder.digest, run.val_images.folder.digest if run.val_images is not None else ""],
-        "world": run.world,
-    }
+    images = [run.train_images.folder.digest, run.val_images.folder.digest if run.val_images is not None else ""]
+    if run.beside is not None:
+        # Answers that differ in their last bits change no run that goes on; other labels or images do.
+        images.append(f"{run.beside.folder.digest} {hashlib.sha256(run.beside.folder.labels.tobytes()).hexdigest()}")
+    return {"settings": dataclasses.asdict(run.settings), "images": images, "world": run.world}
 
 
 def _check(run: Run, state: State) -> None:
