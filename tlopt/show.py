@@ -45,8 +45,7 @@ def show(
     notes += [*_accuracy(card), *_unlabelled(card)]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
-    if card.kind == "torch" and card.torch.rival is not None:
-        notes.append(f"Rival: {card.torch.rival.told()}")
+    notes += _pruned(card.details) if isinstance(card.details, TorchDetails) else []
     notes += _engine(card.details) if isinstance(card.details, EngineDetails) else []
     notes += [*_worth(card.quantized), *_floats(card.quantized)] if card.quantized else []
     notes.append("Digest: " + artifact.digest[:12])
@@ -105,6 +104,16 @@ def _unlabelled(card: Card) -> list[str]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError):  # there are none, or it is of another version
         return []
+
+
+def _pruned(details: TorchDetails) -> list[str]:
+    """Return which blocks were removed, what else was tried, and the rival of a pruned network."""
+    lines = [f"Removed blocks: {', '.join(details.removed_blocks)}"] if details.removed_blocks else []
+    for split in details.pruned.splits if details.pruned is not None else ():
+        loss = "channels cannot make up the rest" if split.loss is None else f"loss {split.loss:.4g}"
+        what = f"without {', '.join(split.blocks)}" if split.blocks else "with all blocks"
+        lines.append(f"Tried {what}: {loss} after a short training")
+    return [*lines, f"Rival: {details.rival.told()}"] if details.rival is not None else lines
 
 
 def _worth(quantized: Quantized) -> list[str]:

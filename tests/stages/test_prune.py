@@ -9,14 +9,16 @@ from tlopt.cards.card import Card, ImagesRef
 from tlopt.cards.details import Macs, TorchDetails
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images import scan
-from tlopt.networks import sparsity, weights
+from tlopt.networks import removal, sparsity, weights
 from tlopt.preprocess import Preprocess
 from tlopt.pruning import analysis, latency
 from tlopt.publishing import draft
 from tlopt.settings import parameters
 from tlopt.show import show
+from tlopt.stages.finetune import finetune
 from tlopt.stages.prune import prune
 from tlopt.training import loop
+from tlopt.training.methods import brief
 from tlopt.training.outcome.history import History
 
 MODEL = "timm:test_efficientnet"
@@ -247,3 +249,45 @@ def test_few_images_recover_for_as_many_steps_as_it_takes(artifact, cache, tmp_p
     monkeypatch.setattr(loop, "train", train)
     prune(artifact, tmp_path / "a", ratio=0.4, samples=16, multiple=4, cache_dir=cache, **settings)
     assert asked == [epochs]
+
+
+BLOCKS = "timm:test_convnext"  # seven of its nine residual blocks are one of several in a stage
+
+
+@pytest.fixture(scope="module")
+def with_blocks(photos, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("artifacts") / "blocks", photos=photos, model=BLOCKS)
+
+
+def judged_by(monkeypatch, losses):
+    """Let short trainings find these losses, by the number of removed blocks."""
+    monkeypatch.setattr(brief, "loss_after", lambda model, *_, **__: losses.get(len(removal.removed(model)), 9.0))
+
+
+def test_as_many_blocks_go_as_do_best_after_a_short_training(with_blocks, cache, tmp_path, monkeypatch):
+    judged_by(monkeypatch, {0: 1.0, 1: 1.1, 2: 0.8})
+    options = {"ratio": 0.5, "blocks": "auto", "epochs": 1, "samples": 16, "multiple": 4, "cache_dir": cache}
+    pruned = prune(with_blocks, tmp_path / "a", **options)
+    gone, splits = pruned.card.torch.removed_blocks, pruned.card.torch.pruned.splits
+    assert len(gone) == 2
+    assert [split.loss for split in splits] == [1.0, 1.1, 0.8, 9.0, 9.0]
+    assert [len(split.blocks) for split in splits] == [0, 1, 2, 3, 4]
+    assert set(splits[2].blocks) == set(gone)
+    assert macs(pruned) <= 0.5 * macs(with_blocks)
+    opened = sources.open_model(Artifact.load(tmp_path / "a"))
+    assert removal.removed(opened) == gone
+    assert not any(name.startswith(gone) for name in opened.state_dict())
+    [note] = [note for note in show(pruned).notes if note.startswith("Removed blocks")]
+    assert ", ".join(gone) in note
+
+
+def test_what_follows_a_removal_keeps_it(with_blocks, cache, tmp_path, monkeypatch):
+    judged_by(monkeypatch, {1: 0.5})
+    options = {"blocks": "auto", "samples": 16, "multiple": 4, "cache_dir": cache}
+    first = prune(with_blocks, tmp_path / "first", ratio=0.2, epochs=0, **options)
+    again = finetune(first, tmp_path / "again", epochs=1, cache_dir=cache)
+    assert again.card.torch.removed_blocks == first.card.torch.removed_blocks
+    judged_by(monkeypatch, {2: 0.5})
+    second = prune(again, tmp_path / "second", ratio=0.2, epochs=0, **options)
+    assert len(second.card.torch.removed_blocks) == 2
+    assert set(first.card.torch.removed_blocks) < set(second.card.torch.removed_blocks)

@@ -32,6 +32,7 @@ from tlopt.cards.torch_details import (
     Pruned,
     Rival,
     Speedup,
+    Split,
     TorchDetails,
     TrainedScales,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Runtime",
     "Sensitivity",
     "Speedup",
+    "Split",
     "Task",
     "TimingCache",
     "TorchDetails",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tlopt.cards.words import AnswerKind, Runtime
-from tlopt.reading.schema import Count, Positive, Share
+from tlopt.reading.schema import Count, Positive, Share, Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,19 @@ class Rival:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """A number of removed blocks, with channels for the rest of what was asked, as a short training judged it.
+
+    Args:
+        blocks: The removed blocks.
+        loss: On validation images after the short training, nats; None if channels could not make up the rest.
+    """
+
+    blocks: tuple[Text, ...]
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a network was pruned.
 
@@ -89,6 +102,7 @@ class Pruned:
         recovery: The training's record of each epoch after pruning.
         precision_trial: How the precision of that training was chosen; empty if there was none.
         speedup: What was measured if a speed-up was asked for.
+        splits: What was tried of removed blocks, for each cut in turn; empty if blocks were kept.
         rival: The unpruned network on smaller images; None if it was not looked at or there is none.
     """
 
@@ -97,6 +111,7 @@ class Pruned:
     recovery: tuple[Mapping[str, Any], ...] = ()
     precision_trial: Mapping[str, Any] = field(default_factory=dict)
     speedup: Speedup | None = None
+    splits: tuple[Split, ...] = ()
     rival: Rival | None = None
 
 
@@ -121,6 +136,7 @@ class TorchDetails:
 
     Args:
         groups: Convolution -> its groups, of all grouped convolutions.
+        removed_blocks: The blocks of the architecture that the network lacks: each answers with what it is given.
         answers: What the numbers of its output mean.
         macs: Multiply-adds before and after pruning, None if the network was not pruned.
         pruned: How it was pruned, None if it was not.
@@ -130,6 +146,7 @@ class TorchDetails:
     """
 
     groups: Mapping[str, Positive] = field(default_factory=dict)
+    removed_blocks: tuple[Text, ...] = ()
     answers: AnswerKind = "logits"
     macs: Macs | None = None
     pruned: Pruned | None = None

@@ -1,4 +1,4 @@
-"""How much of a network is cut: the settings, and the widths that follow from them."""
+"""How much of a network is cut: the settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tlopt.errors import StageError
 from tlopt.settings import Setting
 
 if TYPE_CHECKING:
     import torch
 
     from tlopt.pruning.channels import Network
+    from tlopt.pruning.widths import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,14 @@ class Cut:
     criterion: Annotated[
         str, Setting("Criterion that ranks the channels.", plugins="criteria", group="Cut", common=True)
     ] = "logits"
+    blocks: Annotated[
+        Literal["keep", "auto"],
+        Setting(
+            "auto also removes whole residual blocks, as many as short trainings show to be worth it.",
+            group="Cut",
+            common=True,
+        ),
+    ] = "keep"
     multiple: Annotated[int, Setting("Channel counts stay multiples of this number.", minimum=1, group="Cut")] = 8
     sparsity: Annotated[
         Literal["none", "2:4"],
@@ -52,30 +60,27 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the widths must be: multiples, all groups cut alike or not, and the units of each that stay."""
+    """What the widths must be.
+
+    Args:
+        multiple: Channels of each group stay a multiple of this.
+        even: All groups are cut alike.
+        least: Group name -> units that always stay (`tlopt.pruning.widths.floors`).
+    """
 
     multiple: int
     even: bool
     least: Mapping[str, int]
 
+    def choose(
+        self, network: Network, scores: Mapping[str, torch.Tensor], cost: Cost, budget: float
+    ) -> dict[str, torch.Tensor]:
+        """Return for each group which of its units stay, so that the cost falls to the budget.
 
-def fewer(
-    network: Network, scores: Mapping[str, torch.Tensor], budget: float, limits: Limits
-) -> dict[str, torch.Tensor]:
-    """Return which units stay, so that the multiply-adds fall to the budget.
+        See `tlopt.pruning.widths.choose`.
+        """
+        from tlopt.pruning import widths
 
-    Raises:
-        StageError: Nothing can be removed.
-    """
-    from tlopt.pruning import widths
-
-    kept = widths.choose(
-        network, scores, lambda layer, removed: layer.macs(removed), budget,
-        multiple=limits.multiple, even=limits.even, least=limits.least,
-    )  # fmt: skip
-    if not kept and network.macs() > budget:
-        raise StageError(
-            f"No group of channels is wide enough to be cut to a smaller multiple of {limits.multiple}.",
-            hint="Try a smaller --multiple.",
-        )
-    return kept
+        # Without a block, channels may go that were tied to others before.
+        least = {**widths.floors(network), **self.least}
+        return widths.choose(network, scores, cost, budget, multiple=self.multiple, even=self.even, least=least)

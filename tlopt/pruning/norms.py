@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +77,23 @@ def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             norm.eval()
             found = _variance(norm)
             found.copy_(torch.where(found < _STILL * old, old, found))
+
+
+@contextmanager
+def of_each_batch(model: nn.Module) -> Iterator[None]:
+    """Let batch norms take the statistics of each batch for the length of the block, and note none of them."""
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
+    modes, momenta = [norm.training for norm in norms], [norm.momentum for norm in norms]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, mode, momentum, count in zip(norms, modes, momenta, counts, strict=True):
+            norm.train(mode).momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def _variance(norm: BatchNorm) -> torch.Tensor:

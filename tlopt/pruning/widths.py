@@ -62,8 +62,16 @@ def choose(
 
 
 def floors(network: Network) -> dict[str, int]:
-    """Return how many units of each group always stay."""
-    return {group.name: max(1, round(LEAST * group.units)) for group in network.groups}
+    """Return how many units of each group always stay.
+
+    The layers that a group passes through stand for it, too: without the block that makes its channels first, a group
+    is named after the next layer that makes them.
+    """
+    least = {group.name: max(1, round(LEAST * group.units)) for group in network.groups}
+    through = {
+        member.name: least[group.name] for group in network.groups for member in group.members if member.role == "out"
+    }
+    return {**through, **least}
 
 
 class _Search:

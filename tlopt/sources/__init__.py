@@ -32,7 +32,7 @@ from torch import nn
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
-from tlopt.networks import ending, padding, prefixes, weights
+from tlopt.networks import ending, padding, prefixes, removal, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
 from tlopt.sources._naming import Model, parse
@@ -156,6 +156,7 @@ def open_model(artifact: Artifact) -> nn.Module:
     """
     card = artifact.expect("torch").card
     model = build(card.model, classes=len(card.classes), size=card.preprocess.size, named_by=str(artifact.path))
+    removal.repeat(model, card.torch.removed_blocks, where=str(artifact.path))
     file = artifact.payload(".safetensors")
     state = weights.read(file)
     return weights.restore(model, state, groups=card.torch.groups, where=str(file)).eval()
@@ -177,7 +178,8 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
     size = card.preprocess.size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     groups, answers = weights.save(model, folder), ending.kind_of(model, images)
-    card = replace(card, files={weights.FILE: ""}, details=replace(card.torch, groups=groups, answers=answers))
+    details = replace(card.torch, groups=groups, removed_blocks=removal.removed(model), answers=answers)
+    card = replace(card, files={weights.FILE: ""}, details=details)
     artifact = Artifact(path=folder, card=card)
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():

@@ -6,21 +6,21 @@ import contextlib
 import copy
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
-from tlopt.cards.details import Macs, Pruned
+from tlopt.cards.details import Macs, Pruned, Split
 from tlopt.errors import StageError
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import parts_of
 from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
-from tlopt.pruning.cuts import Cut, Limits, fewer
+from tlopt.pruning.cuts import Cut, Limits
 from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tlopt.pruning.channels import Network
+    from tlopt.pruning.ranking import Batches
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ _RECOVERY = Hyperparameters(
 )
 
 _STEPS = 200  # of training after a cut, at least
-_FURTHER = 0.05  # of the multiply-adds: more than this beyond the aim is said
-_NAMED = 3  # layers
 
 
 @stage(reads="torch", writes="torch")
@@ -102,14 +101,16 @@ def prune(
         StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
             as much faster as asked.
     """
-    from tlopt.networks import sparsity
-    from tlopt.pruning import analysis, channels, criteria, norms, widths
+    from tlopt.networks import removal, sparsity
+    from tlopt.pruning import analysis, criteria, splits, telling, widths
     from tlopt.pruning.ranking import ranked
     from tlopt.pruning.rival import look
     from tlopt.pruning.speedup import verified
+    from tlopt.pruning.ways import Aim
     from tlopt.sources import keep, open_model
     from tlopt.training.inputs import central_batches
     from tlopt.training.loop import train
+    from tlopt.training.methods import brief
     from tlopt.training.outcome.history import History
 
     if epochs != 0:
@@ -120,40 +121,48 @@ def prune(
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
-    data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS))
+    data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS) or cut.blocks == "auto")
     shown = partial(central_batches, data[0], samples, seed) if data else None
     if epochs is None:
         epochs = _enough(len(data[0].folder), batch) if data else 0
     training = replace(_RECOVERY, epochs=epochs, lr=lr, batch=batch, teacher_weight=teacher_weight, seed=seed)
     network = analysis.analyze(model, size)
     before = network.macs()
-    _tell_whole(network)
+    telling.layers_kept(network)
     limits = Limits(multiple=cut.multiple, even=not ranking.COMPARABLE, least=widths.floors(network))
-    aim = _Aim(cut=cut, whole=whole, macs=before, size=size, limits=limits)
-    recovery = History()
+    aim = Aim(cut=cut, whole=whole, macs=before, size=size, limits=limits)
+    finish = partial(_cut, shown, sparse=cut.sparsity == "2:4")
+    recovery, tried = History(), list[Split]()
     for step in range(1, cut.steps + 1):
         network = analysis.analyze(model, size) if step > 1 else network
         scores = ranked(model, network.groups, ranking, shown, seed=seed)
+        way = aim.way(model, network, step / cut.steps)
+        if cut.blocks == "auto" and data is not None and shown is not None:
+            with brief.few(data, training) as parts:
+                judged = partial(_loss, finish, parts, training, whole, epochs > 0)
+                task = splits.Task(size=size, criterion=ranking, shown=shown, seed=seed, whole=whole, judged=judged)
+                gone, found = splits.best(model, network, scores, way, task)
+            tried += found
+            if gone:
+                removal.remove(model, gone)
+                network = analysis.analyze(model, size)
+                scores = ranked(model, network.groups, ranking, shown, seed=seed)
         try:
-            kept = aim.kept(model, network, scores, step / cut.steps)
+            kept = way.kept(model, network, scores)
         except StageError as error:
             if step == 1:
                 raise
             log.warning("Only %d of the %d steps could be done. %s", step - 1, cut.steps, error.message)
             break
-        channels.cut(network.groups, kept, model)
-        if cut.sparsity == "2:4":
-            sparsity.apply(model)
-        if shown is not None:
-            norms.recalibrate(model, (inputs for inputs, _ in shown("Measuring")))
+        finish(model, network, kept)
         if epochs and data is not None:
             with sparsity.held(model):
-                found = train(model, *data, training, teacher=whole, label="Recovery")
-            recovery.epochs += found.epochs
+                trained = train(model, *data, training, teacher=whole, label="Recovery")
+            recovery.epochs += trained.epochs
             if not recovery.trial:  # one trial for all steps: the network hardly changes
-                recovery.trial, training = found.trial, replace(training, precision=found.precision)
+                recovery.trial, training = trained.trial, replace(training, precision=trained.precision)
     macs = Macs(before=before, after=analysis.multiply_adds(model, size))
-    _report(before, macs.after, cut)
+    telling.multiply_adds(before, macs.after, cut)
     speedup = None if cut.speedup is None else verified(whole, model, cut.speedup, cut.speedup_batch, size)
     pruned = Pruned(
         criterion=cut.criterion,
@@ -161,51 +170,55 @@ def prune(
         recovery=tuple(recovery.epochs),
         precision_trial=recovery.trial,
         speedup=speedup,
+        splits=tuple(tried),
     )
     if rival and data is not None and macs.after < macs.before:
         beside = copy.deepcopy(model).eval()
-        judged = partial(_judged, data, beside, seed)
         path = str(data[0].folder.source)
-        pruned = replace(pruned, rival=look(source, beside, macs, speedup, images=path, judged=judged))
+        pruned = replace(
+            pruned, rival=look(source, beside, macs, speedup, images=path, judged=partial(_judged, data, beside, seed))
+        )
     # Trained scales are those of the whole network.
     details = replace(source.card.torch, macs=macs, pruned=pruned, qat=None)
     return keep(model, out.folder, replace(source.card, details=details))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Aim:
-    """Where the cuts lead to.
+def _cut(
+    shown: Callable[[str], Batches] | None,
+    model: nn.Module,
+    network: Network,
+    kept: Mapping[str, torch.Tensor],
+    *,
+    sparse: bool,
+) -> None:
+    """Remove channels, in place, with what goes with it: zeros among the weights, and new statistics of the norms."""
+    from tlopt.networks import sparsity
+    from tlopt.pruning import channels, norms
 
-    Args:
-        cut: What was asked for.
-        whole: The unpruned network.
-        macs: Its multiply-adds.
-        size: Side of its input.
-        limits: Of the widths.
-    """
+    channels.cut(network.groups, kept, model)
+    if sparse:
+        sparsity.apply(model)
+    if shown is not None:
+        norms.recalibrate(model, (inputs for inputs, _ in shown("Measuring")))
 
-    cut: Cut
-    whole: nn.Module
-    macs: float
-    size: int
-    limits: Limits
 
-    def kept(
-        self, model: nn.Module, network: Network, scores: Mapping[str, torch.Tensor], share: float
-    ) -> dict[str, torch.Tensor]:
-        """Return which units stay after a share of the way, as an exponent: each cut takes the same factor.
+def _loss(
+    finish: Callable[[nn.Module, Network, Mapping[str, torch.Tensor]], None],
+    parts: tuple[Pixels, Pixels],
+    settings: Hyperparameters,
+    whole: nn.Module,
+    trained: bool,
+    model: nn.Module,
+    network: Network,
+    kept: Mapping[str, torch.Tensor],
+) -> float:
+    """Return the loss of a network after a cut and a short training, on validation images."""
+    from tlopt.networks import sparsity
+    from tlopt.training.methods import brief
 
-        Raises:
-            StageError: Nothing can be removed, or even the narrowest network is not as fast.
-        """
-        if self.cut.speedup is None:
-            return fewer(network, scores, self.macs * (1 - self.cut.ratio) ** share, self.limits)
-        from tlopt.pruning.speedup import Goal, faster
-
-        goal = Goal(
-            speedup=self.cut.speedup**share, batches=self.cut.speedup_batch, size=self.size, limits=self.limits
-        )  # fmt: skip
-        return faster(model, self.whole, network, scores, goal)
+    finish(model, network, kept)
+    with sparsity.held(model):
+        return brief.loss_after(model, parts, settings, whole, trained=trained)
 
 
 def _enough(images: int, batch: int) -> int:
@@ -227,47 +240,6 @@ def _judged(
         smaller = [stack.enter_context(contextlib.closing(pixels)) for pixels in opened]
         found = estimate(whole, (smaller[0], smaller[1]), pruned, data, seed=seed)
     return found.accuracy, found.beside, found.images
-
-
-def _report(before: float, after: float, cut: Cut) -> None:
-    """Say how many multiply-adds are left."""
-    log.info("multiply-adds: %.1f M of %.1f M left", after / 1e6, before / 1e6)
-    if cut.speedup is None and after > (1 - cut.ratio) * before:
-        log.warning(
-            "Only %.0f %% of the multiply-adds could be removed, not %.0f %%. "
-            "A tenth of each group of channels stays, and widths are multiples of %d.",
-            100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
-        )  # fmt: skip
-    if cut.speedup is None and after < (1 - cut.ratio - _FURTHER) * before:
-        log.warning(
-            "%.0f %% of the multiply-adds went, not %.0f %%: the narrowest step is that wide, because widths are "
-            "multiples of %d. Try a smaller --multiple.", 100 * (1 - after / before), 100 * cut.ratio, cut.multiple,
-        )  # fmt: skip
-
-
-def _tell_whole(network: Network) -> None:
-    """Say in one line which layers keep their channels, and why.
-
-    Raises:
-        StageError: All do.
-    """
-    reasons: dict[str, list[str]] = {}
-    for layer, reason in network.whole.items():
-        reasons.setdefault(reason, []).append(layer)
-    told = "; ".join(f"{_listed(layers)}, because {reason}" for reason, layers in reasons.items())
-    if told and network.groups:
-        log.warning("These layers keep their channels: %s.", told)
-    if not network.groups:
-        raise StageError(
-            f"No channels of this network can be removed. These layers keep theirs: {told}."
-            if told
-            else "No channels of this network can be removed: all of them are its input or its answers.",
-            hint="Quantize the network instead, or use another one.",
-        )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _open(
