@@ -74,7 +74,7 @@ def report_of(now: Situation, clock: Clock, where: str, machine: Mapping[str, An
             "overhead": clock.overhead_s / max(clock.run_s, 1e-9),
             "decision": list(decision.words),
             "timed": _timed_rows(now),
-            "plan": plain(results.plan) if results.plan else {},
+            "plans": [plain(one) for one in results.plans],
             "left_out": dict(asked.left_out),
             "failed": dict(results.problems),
         },
@@ -137,8 +137,9 @@ def _how_far(now: Situation, standing: Standing) -> str:
     if problem := next((why for step, why in results.problems.items() if key in step), ""):
         return f"failed: {problem}"
     trained = halving.reached(key, results)
-    if trained is not None and results.plan is not None:
-        return f"trained to epoch {trained.epochs} of {results.plan.epochs}: {trained.accuracy:.1%} right"
+    plan = next((one for one in results.plans if key in one.contenders), None)
+    if trained is not None and plan is not None:
+        return f"trained to epoch {trained.epochs} of {plan.epochs}: {trained.accuracy:.1%} right"
     if (score := results.scores.get(key)) is not None:
         return f"ranked: {score.accuracy:.1%} right, not trained"
     return "timed, and not ranked"
