@@ -214,6 +214,43 @@ def others() -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def served() -> Iterator[Claim]:
+    """Yield how many images a server classifies, beside the peer with the same model on the same cores."""
+    result = read("serving")
+    rows = [row for row in result["load"] if row["input"] == "image" and row.get("loop") == "closed"]
+    ours, theirs = (
+        max((row for row in rows if row["server"].startswith(name)), key=lambda row: row["per_s"])
+        for name in ("tritonserver", "LitServe")
+    )
+    said = result["conditions"]["load"]
+    about = {"processor": said.partition(",")[0], "command": said.partition("`")[2].partition("`")[0]}
+    yield Claim(
+        what="images/s served from image files, EfficientNet-Lite0 in fp32", ours=f"{ours['per_s']:.0f}",
+        peer=f"{theirs['per_s']:.0f} ({theirs['server']})", ratio=_over(ours["per_s"], theirs["per_s"]),
+        file="serving", result=about,
+    )  # fmt: skip
+
+
+def searched() -> Iterator[Claim]:
+    """Yield the accuracy that a search finds within a budget, beside trying everything, and beside what is usual."""
+    if not (RESULTS / "optimize.json").exists():
+        return
+    result = read("optimize")
+    for images, budget in dict.fromkeys((row["images"], row["budget_ms"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["images"], row["budget_ms"]) == (images, budget)]
+        of = {way: [row for row in rows if row["way"] == way and "test" in row] for way in ("optimize", "usual")}
+        every = next((row for row in rows if row["way"] == "exhaustive, best on test"), None)
+        if not of["optimize"] or every is None:
+            continue
+        ours = statistics.mean(row["test"] for row in of["optimize"])
+        spent = statistics.mean(row["seconds"] for row in of["optimize"])
+        yield Claim(
+            what=f"% right on {images} within {budget:g} ms, in {spent:.0f} s of search", ours=f"{100 * ours:.1f}",
+            peer=f"{100 * every['test']:.1f} (all {result['candidates']} candidates, {every['seconds']:.0f} s)",
+            interval=_seeds([100 * row["test"] for row in of["optimize"]]), file="optimize", result=result,
+        )  # fmt: skip
+
+
 def _seeds(values: Sequence[float]) -> str:
     if len(values) == 1:
         return "one seed"
@@ -256,7 +293,7 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 
 def text() -> str:
     """Return the page."""
-    claims: Iterable[Claim] = (*quantized(), *pruned(), *tuned(), *predicted(), *others())
+    claims: Iterable[Claim] = (*quantized(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched())
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
 
