@@ -194,7 +194,7 @@ def timm_run(images: Path, model: str, weights: Path | None, size: int, seed: in
     part = scan(images).split(val=0.15, test=0.15, seed=seed)["train"]
     torch.manual_seed(seed)
     network, preprocess = sources.load(model, classes=len(part.classes), size=size, weights_file=weights)
-    network.to(memory_format=torch.channels_last)  # as train.py --channels-last
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as train.py --channels-last
     with tempfile.TemporaryDirectory() as folder:
         loader = create_loader(
             create_dataset("", root=str(linked(part, Path(folder)))), input_size=(3, size, size), batch_size=batch,

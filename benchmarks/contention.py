@@ -38,7 +38,7 @@ BATCH, LR = 32, 1e-3
 DEFAULT = "300000"  # spins of libgomp, if nobody says otherwise (GCC's manual of libgomp, GOMP_SPINCOUNT)
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_BLOCKTIME")
 SPINS = ("0", "100", "1000", "3000", "10000", "30000", DEFAULT)
-SETTINGS = (
+SETTINGS: dict[str, dict[str, str]] = (
     {"tlopt's": {}}
     | {f"{spins} spins": {"GOMP_SPINCOUNT": spins} for spins in SPINS}
     | {"passive": {"OMP_WAIT_POLICY": "PASSIVE"}}

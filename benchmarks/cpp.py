@@ -35,9 +35,9 @@ from tlopt.backends import open_runner
 from tlopt.deployment.cpp import building
 from tlopt.deployment.cpp.program import numbers, pictures, run
 from tlopt.environment import processor, versions
-from tlopt.preprocess import to_rgb, upright
 from tlopt.publishing import write_whole
 from tlopt.reading.image_files import read_image
+from tlopt.reading.pictures import to_rgb, upright
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing10"
 MODEL = "pip:efficientnet_lite0"
@@ -51,7 +51,7 @@ def answers(program: Path, model: Path, images: Sequence[Path]) -> np.ndarray:
 
 def compare(program: Path, model: Path, artifact: Artifact, runtime: str, images: Sequence[Path]) -> dict[str, Any]:
     """Return on how many odd images pixels and answers are the same."""
-    preprocess, found = artifact.card.preprocess, {"images": len(images), "decoded_alike": 0, "resized_alike": 0}
+    preprocess, resized_alike = artifact.card.preprocess, 0
     decoded_alike, wanted, largest_step = [], [], 0
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
@@ -59,12 +59,11 @@ def compare(program: Path, model: Path, artifact: Artifact, runtime: str, images
         resized = pictures(run(program, ["--model", model, "--pixels", *chunk]))
         for path, raw, pixels in zip(chunk, decoded, resized, strict=True):
             ours = np.asarray(to_rgb(upright(read_image(path))))
-            alike = np.array_equal(ours, raw)
-            if not alike:
+            decoded_alike.append(np.array_equal(ours, raw))
+            if not decoded_alike[-1]:
                 largest_step = max(largest_step, int(np.abs(ours.astype(int) - raw).max()))
                 print(f"decoded otherwise: {path.name}", flush=True)
-            decoded_alike.append(alike)
-            found["resized_alike"] += np.array_equal(preprocess.pixels(Image.fromarray(raw)), pixels)
+            resized_alike += np.array_equal(preprocess.pixels(Image.fromarray(raw)), pixels)
             wanted.append(preprocess.pixels(Image.fromarray(ours)))
     with open_runner(artifact, runtime, threads=1) as runner:
         logits = np.concatenate([runner(preprocess.normalize(pixels[None])) for pixels in wanted])
@@ -72,8 +71,9 @@ def compare(program: Path, model: Path, artifact: Artifact, runtime: str, images
     difference = np.abs(said - logits).max(axis=1)
     alike = np.array(decoded_alike)
     return {
-        **found,
+        "images": len(images),
         "decoded_alike": int(alike.sum()),
+        "resized_alike": resized_alike,
         "largest_step_of_other_pixels": largest_step,
         "largest_difference_of_logits": float(difference[alike].max()),
         "largest_difference_of_logits_of_all": float(difference.max()),
@@ -101,7 +101,7 @@ def ours(artifact: Artifact, runtime: str, images: Sequence[Path]) -> dict[str, 
 
 def theirs(program: Path, model: Path, images: Sequence[Path]) -> dict[str, float]:
     """Return the program's mean milliseconds of each part."""
-    command = [program, "--model", model, "--threads", "1", "--timing", "--top", "1", *images]
+    command = [str(program), "--model", str(model), "--threads", "1", "--timing", "--top", "1", *map(str, images)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+) ms", said)}
 
@@ -128,11 +128,23 @@ def make(folder: Path, given: Path | None) -> Artifact:
     return tlopt.export(tlopt.import_model(None, folder / "torch", model=MODEL), folder / "fp32")
 
 
-def speeds(folder: Path, program: Path, artifact: Artifact, runtime: str, images: Sequence[Path], rounds: int):
+def speeds(
+    folder: Path, program: Path, artifact: Artifact, runtime: str, images: Sequence[Path], rounds: int
+) -> dict[str, Any]:
     """Return the speed of both: medians over the rounds, in which they take turns."""
     model = folder / "cpp" / "model"
-    predict = [sys.executable, "-m", "tlopt", "predict", "--backend", runtime, "--threads", "1", artifact.path]
-    classify = [program, "--model", model, "--threads", "1"]
+    predict: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tlopt",
+        "predict",
+        "--backend",
+        runtime,
+        "--threads",
+        "1",
+        artifact.path,
+    ]
+    classify: list[str | Path] = [program, "--model", model, "--threads", "1"]
     taken: dict[str, list[dict[str, float]]] = {"python": [], "cpp": []}
     first: dict[str, list[tuple[float, float]]] = {"python": [], "cpp": []}
     processor_ms: dict[str, list[float]] = {"python": [], "cpp": []}

@@ -83,7 +83,7 @@ def tlopt_head(root: Path, size: int) -> float:
 def _loop(network: torch.nn.Module, loader: Any, *, channels_last: bool) -> float:
     """Return seconds of the second epoch of a plain training loop."""
     if channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
     loss = torch.nn.CrossEntropyLoss()
     network.train()

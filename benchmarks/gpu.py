@@ -18,14 +18,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from on_gpu import kinds, speed
 from on_gpu.session import Session
 
+if TYPE_CHECKING:
+    from tlopt.measure.speed.mlperf import Scenario
+
 HERE = Path(__file__).resolve().parent
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+LOADGEN: tuple[Scenario, ...] = ("offline", "server", "single-stream")
 STEPS: dict[str, Callable[[Session], Any]] = {
     "train-fp32": kinds.training(precision="fp32"),
     "train-bf16": kinds.training(precision="bf16"),
@@ -36,7 +40,7 @@ STEPS: dict[str, Callable[[Session], Any]] = {
     **{f"tensorrt-{name}": speed.engines(name) for name in PRECISIONS},
     "resident": speed.resident,
     "latency": speed.latency,
-    **{f"loadgen-{name}": speed.loadgen_scenario(name) for name in ("offline", "server", "single-stream")},
+    **{f"loadgen-{name}": speed.loadgen_scenario(name) for name in LOADGEN},
     "end-to-end": speed.end_to_end,
     "refit": kinds.refit,
     "strip": kinds.variant("strip", strip_weights=True),

@@ -49,7 +49,11 @@ def ov(path: Path) -> Call:
     return lambda inputs: compiled(inputs)[0]
 
 
-RUNTIMES = {"onnxruntime": ort, "openvino": ov, "exact": functools.partial(ort, integers=False)}
+RUNTIMES: dict[str, Callable[[Path], Call]] = {
+    "onnxruntime": ort,
+    "openvino": ov,
+    "exact": functools.partial(ort, integers=False),
+}
 WHOLE = ", whole range"
 
 
@@ -149,7 +153,7 @@ def _reader(calibration: list[np.ndarray]) -> Any:
     """Return the calibration images as ONNX Runtime's tool reads them."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = iter(calibration)
 

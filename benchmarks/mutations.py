@@ -127,7 +127,7 @@ def replaced(value: Any, at: Place, new: Any) -> Any:
     if not at:
         return new
     first, *rest = at
-    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
     copy[first] = replaced(copy[first], tuple(rest), new)
     return copy
 

@@ -111,7 +111,9 @@ class _Shared(_Net):
 class _StandardizedConv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Conv2d's own name
         spread, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
-        return self._conv_forward(input, (self.weight - mean) / (spread + 1e-5), self.bias)
+        weight: torch.Tensor = (self.weight - mean) / (spread + 1e-5)
+        answers: torch.Tensor = self._conv_forward(input, weight, self.bias)
+        return answers
 
 
 class _Standardized(_Net):

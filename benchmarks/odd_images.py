@@ -9,7 +9,7 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ _PNG_KINDS = (
     *((color, depth) for color in (RGB, GREY_ALPHA, RGBA) for depth in (8, 16)),
 )
 _SIDES = (1, 2, 3, 7, 31, 32, 33, 64, 100, 255, 640, 1023, 2048, 4000)
+
+
+# Width, height, orientation -> suffix, name, content.
+Maker = Callable[[int, int, int], tuple[str, str, bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ def odd_images(count: int, *, seed: int = 0, largest: int = 4000) -> Iterator[Od
     random = np.random.default_rng(seed)
     kinds = itertools.cycle([*_pngs(random), *_jpegs(random)])
     for number, make in zip(range(count), kinds, strict=False):
-        suffix, describe, content = make(*_size(random, number, largest), orientation=number % 8 + 1)
+        suffix, describe, content = make(*_size(random, number, largest), number % 8 + 1)
         yield Odd(name=f"{number:03}-{describe}.{suffix}", content=content, lossless=suffix == "png")
 
 
@@ -82,11 +86,11 @@ def _picture(random: np.random.Generator, width: int, height: int, channels: int
 # PNG
 
 
-def _pngs(random: np.random.Generator):
+def _pngs(random: np.random.Generator) -> list[Maker]:
     """Return makers of PNG files: each color type and depth, with and without transparency, some interlaced."""
 
-    def maker(color: int, depth: int, clear: bool, number: int):
-        def make(width: int, height: int, orientation: int):
+    def maker(color: int, depth: int, clear: bool, number: int) -> Maker:
+        def make(width: int, height: int, orientation: int) -> tuple[str, str, bytes]:
             interlaced = number % 3 == 1
             samples = np.round(_picture(random, width, height, _CHANNELS[color]) * (2**depth - 1)).astype(np.uint16)
             if color in (GREY_ALPHA, RGBA):  # wholly transparent and wholly opaque parts, too
@@ -113,7 +117,8 @@ def _pngs(random: np.random.Generator):
 def _transparent(random: np.random.Generator, color: int, depth: int, samples: np.ndarray) -> bytes:
     """Return the content of tRNS: a color that occurs, or an alpha for each color of the palette."""
     if color == INDEXED:
-        return random.integers(0, 256, 2**depth - 1, np.uint8).tobytes()
+        alphas: np.ndarray = random.integers(0, 256, 2**depth - 1, np.uint8)
+        return alphas.tobytes()
     height, width = samples.shape[:2]
     chosen = samples[random.integers(height), random.integers(width)]
     if color == GREY and depth in (2, 4):
@@ -216,7 +221,7 @@ def _xmp(orientation: int) -> bytes:
 # JPEG
 
 
-def _jpegs(random: np.random.Generator):
+def _jpegs(random: np.random.Generator) -> list[Maker]:
     """Return makers of JPEG files: grey, three kinds of RGB, CMYK and YCCK, each also progressive or with restarts."""
     variants: list[tuple[str, str, dict[str, object]]] = [
         ("grey", "L", {}),
@@ -239,8 +244,8 @@ def _jpegs(random: np.random.Generator):
         ("420 once more", "RGB", {"subsampling": "4:2:0", "quality": 60}),
     ]
 
-    def maker(number: int, name: str, mode: str, options: dict[str, object]):
-        def make(width: int, height: int, orientation: int):
+    def maker(number: int, name: str, mode: str, options: dict[str, object]) -> Maker:
+        def make(width: int, height: int, orientation: int) -> tuple[str, str, bytes]:
             channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
             pixels = np.round(_picture(random, width, height, channels) * 255).astype(np.uint8)
             image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels, mode)

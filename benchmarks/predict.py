@@ -122,7 +122,7 @@ def by_torchvision(root: Path, _: Path, *, channels_last: bool) -> Measured:
     network, preprocess = sources.load(MODEL, classes=0)
     network.eval()
     if channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     started = clock()
     side = int(preprocess.size / preprocess.crop_ratio)
     transform = transforms.Compose(

@@ -120,7 +120,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> list[dict[str,
             "accuracy": round(float(right.mean()), 4),
             "accuracy_lost": round(float(reference.mean() - right.mean()), 4),
             "accuracy_lost_95": [round(low, 4), round(high, 4)],
-            "macs_m": round(analysis.analyze(open_model(artifact), SIZE).macs() / 1e6, 1),
+            "macs_m": round(analysis.multiply_adds(open_model(artifact), SIZE) / 1e6, 1),
             "parameters_m": round(sum(p.numel() for p in open_model(artifact).parameters()) / 1e6, 2),
         }  # fmt: skip
         for batch in BATCHES:
@@ -188,10 +188,11 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
             candidate, torch.zeros(1, 3, SIZE, SIZE), torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=ratio, round_to=8, ignored_layers=[head],
         ).step()  # fmt: skip
-        found = analysis.analyze(candidate, SIZE).macs()
+        found = analysis.multiply_adds(candidate, SIZE)
         if abs(found - macs) < nearest:
             best, nearest = candidate, abs(found - macs)
         low, high = (low, ratio) if found <= macs else (ratio, high)
+    assert whole.card.images is not None
     parts = reopen(whole.card.images)
     pixels, val = (open_pixels(parts[part], whole.card.preprocess).filled() for part in ("train", "val"))
     # Like ours, it starts from batch-norm statistics measured after the cut.
@@ -203,8 +204,9 @@ def torch_pruning_s(whole: Artifact, out: Path, macs: float, seed: int, options:
         frozen_norm=True,
     )  # fmt: skip
     train(best, pixels, val, settings, teacher=original, label="Recovery")
-    with draft(out) as folder:
-        seal(folder, replace(whole.card, details=replace(whole.card.torch, groups=weights.save(best, folder))))
+    with draft(out) as made:
+        groups = weights.save(best, made.folder)
+        seal(made, replace(whole.card, details=replace(whole.card.torch, groups=groups)))
     return Artifact.load(out)
 
 

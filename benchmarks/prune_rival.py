@@ -111,8 +111,8 @@ def recover(work: Path, out: Path, steps: int, seed: int) -> None:
     network = open_model(cut)
     settings = replace(stage._RECOVERY, epochs=epochs, seed=seed, precision="fp32")
     train(network, own["train"], own["val"], settings, teacher=open_model(source))
-    with draft(out) as folder:
-        seal(folder, keep(network, folder, cut.card))
+    with draft(out) as made:
+        seal(made, keep(network, made.folder, cut.card))
 
 
 def measure(name: str, seed: int, work: Path) -> list[dict[str, Any]]:
@@ -162,6 +162,7 @@ def measure(name: str, seed: int, work: Path) -> list[dict[str, Any]]:
 
     ms = noted("times", times)
     rows = []
+    made: dict[str, Callable[[], dict[str, Any]]]
     made = {label: partial(judged, label) for label in ("whole", *RECOVERIES, "rival") if (work / label).exists()}
     for label, make in {**made, "unpruned, classifier refitted": refitted}.items():
         own = ms["cut" if label in RECOVERIES else "whole" if label == "whole" else "rival"]  # training changes none

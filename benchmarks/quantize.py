@@ -127,9 +127,11 @@ def ours(
     for i, (name, options) in enumerate(variants.items()):
         settings = {"images": images, "samples": samples, **options}
         found = kept(folder / f"tlopt-{i}") or tlopt.quantize(fp32, folder / f"tlopt-{i}", **settings)
-        sensitivity = plain(found.card.onnx.quantized.sensitivity) or {}
+        quantized = found.card.quantized
+        assert quantized is not None
+        sensitivity = plain(quantized.sensitivity) or {}
         made[name] = Made(found.payload(".onnx"), found.card.lineage[-1].seconds, sensitivity)
-        print(name, made[name].seconds, plain(found.card.onnx.quantized.measured), sensitivity, flush=True)
+        print(name, made[name].seconds, plain(quantized.measured), sensitivity, flush=True)
     if tuned:
         trained = kept(folder / "qat") or tlopt.qat(tuned, folder / "qat", epochs=2, lr=2e-4)
         exported = kept(folder / "qat-fp32") or tlopt.export(trained, folder / "qat-fp32")
@@ -210,7 +212,8 @@ def main() -> None:
             for some in (chosen, known)
         )
         files |= ours(fp32, own, None if given.tuned else wider, given.samples, folder, given.tuned)
-        rows, openers = [], {}
+        rows: list[dict[str, Any]] = []
+        openers: dict[tuple[str, str], Callable[[], Call]] = {}
         for name, made in files.items():
             path = made.path
             for runtime, opened in RUNTIMES.items():

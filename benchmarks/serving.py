@@ -41,7 +41,7 @@ from PIL import Image
 import tlopt
 from tlopt.artifact import Artifact
 from tlopt.deployment import reference, vendored
-from tlopt.deployment.job import Job
+from tlopt.deployment.job import Input, Job
 from tlopt.deployment.serving import environment
 from tlopt.deployment.serving.client import Endpoint, load
 from tlopt.deployment.serving.server import Ports, Server, serving
@@ -59,7 +59,7 @@ SOAK = 50_000
 BAD = 500
 
 
-def job_of(artifact: Artifact, kind: str, name: str = "network") -> Job:
+def job_of(artifact: Artifact, kind: Input, name: str = "network") -> Job:
     return Job(artifacts=(artifact,), target="triton", name=name, backend="onnxruntime", input=kind, max_batch=32)
 
 
@@ -97,7 +97,8 @@ def photos(count: int) -> dict[str, bytes]:
     """Return JPEG files like those of a camera, scaled down: 640 x 480."""
     random, found = np.random.default_rng(0), {}
     for number in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), dtype=np.uint8)).resize((640, 480), Image.BICUBIC)
+        coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+        coarse = coarse.resize((640, 480), Image.Resampling.BICUBIC)
         stream = io.BytesIO()
         coarse.save(stream, "JPEG", quality=85)
         found[f"{number:03}.jpg"] = stream.getvalue()
@@ -106,7 +107,7 @@ def photos(count: int) -> dict[str, bytes]:
 
 def measure_load(env: environment.Environment, artifact: Artifact, seconds: float) -> list[dict[str, Any]]:
     files, rows = photos(IMAGES), []
-    variants = [
+    variants: list[tuple[Input, Settings, bool, str]] = [
         ("pixels", settings_of(32), True, "dynamic batching"),
         ("pixels", settings_of(32), False, "no dynamic batching"),
         ("pixels", settings_of(32, instances=cores()), False, f"no dynamic batching, {cores()} instances"),
@@ -205,7 +206,7 @@ def measure_peer(python: Path, artifact: Artifact, seconds: float) -> list[dict[
         (folder / "peer.py").write_text(PEER)
         (folder / "decoding.py").write_text(vendored.decoding(job))
         shutil.copy(artifact.payload(".onnx"), folder / "model.onnx")
-        command = [
+        command: list[str | Path] = [
             python,
             "-P",
             folder / "peer.py",

@@ -104,7 +104,7 @@ class World:
 
     def start(self, words: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """Start ``tlopt`` with these words, as the leader of a process group of its own."""
-        return subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-P", "-m", "tlopt", *words],
             cwd=self.root,
             env={**os.environ, **self.environment},
@@ -114,6 +114,7 @@ class World:
             start_new_session=True,
             **options,  # type: ignore[call-overload]
         )
+        return process
 
     def copy(self, root: Path) -> World:
         """Return the same world in another folder."""

@@ -70,7 +70,8 @@ class Session:
 
     def made(self, name: str, make: Callable[[Path], Any]) -> Any:
         """Return an artifact of the work folder, made if it is not there."""
-        from tlopt.artifact import CARD_NAME, Artifact
+        from tlopt.artifact import Artifact
+        from tlopt.cards.card import CARD_NAME
 
         place = self.options.work / name
         return Artifact.load(place) if (place / CARD_NAME).exists() else make(place)

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from on_gpu.published import comparable, published
 from on_gpu.session import Session, inputs_of, open_runner
+
+if TYPE_CHECKING:
+    from tlopt.measure.speed.mlperf import Scenario
 
 _SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
 
@@ -95,7 +98,7 @@ def trtexec_figures(text: str) -> dict[str, dict[str, float]]:
     return {name: {"p50_ms": float(median), "p99_ms": float(high)} for name, median, high in found}
 
 
-def loadgen_scenario(scenario: str) -> Callable[[Session], Any]:
+def loadgen_scenario(scenario: Scenario) -> Callable[[Session], Any]:
     """Run one of MLPerf's scenarios. MLPerf's figures are of ResNet-50: give --model timm:resnet50.tv2_in1k."""
 
     def work(session: Session) -> Any:
