@@ -348,12 +348,14 @@ def main() -> None:
 def _result(
     options: argparse.Namespace, state: Mapping[str, Any], found: Sequence[Mapping[str, Any]], kept: Sequence[bool]
 ) -> dict[str, Any]:
+    settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
+    given = (f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     return {
-        "command": f"python benchmarks/optimize.py {' '.join(sys.argv[1:])}",
+        "command": f"python benchmarks/optimize.py {' '.join(given)}",
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
         "candidates": len(options.networks.split(",")) * len(options.image_sizes.split(","))
         * len(options.widths.split(",")),
-        "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
+        "settings": settings,
         "budget_kept_when_timed_again": [sum(kept), len(kept)],
         "rows": list(found),
     }  # fmt: skip
