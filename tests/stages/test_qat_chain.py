@@ -27,6 +27,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tuned, options, tmp_path_factory):
+    """Take two seconds: what needs this is slow."""
     return tlopt.qat(tuned, tmp_path_factory.mktemp("qat") / "trained", **options)
 
 
@@ -58,6 +59,7 @@ def test_the_trained_scales_are_those_of_the_int8_graph(trained, exported_traine
     assert made.card.quantized.measured.agreement >= 0.9
 
 
+@pytest.mark.slow
 def test_a_block_stays_float_where_asked_and_the_others_keep_their_scales(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8", float_blocks=("first",))
     found, scales = constants(made), trained.card.torch.qat.scales
@@ -67,6 +69,7 @@ def test_a_block_stays_float_where_asked_and_the_others_keep_their_scales(traine
     assert all(found[f"{tensor}_scale"] == np.float32(scales[tensor][0]) for tensor in kept)
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_of_the_rounded_network(trained, exported_trained, tmp_path):
     made = tlopt.quantize(exported_trained, tmp_path / "int8")
     rounded = trained.card.torch.metrics["validation"]["accuracy"]
@@ -82,6 +85,7 @@ def test_raw_bytes_in_front_take_the_scale_of_the_input(trained, tmp_path):
     assert constants(made)["preprocess.normalized_scale"] == np.float32(scale)
 
 
+@pytest.mark.slow
 def test_another_runtime_than_the_one_trained_for_is_refused(exported_trained, tmp_path):
     with pytest.raises(SettingError, match="was trained to be quantized for onnxruntime, not for openvino"):
         tlopt.quantize(exported_trained, tmp_path / "int8", for_="openvino")
@@ -102,6 +106,7 @@ def test_blocks_are_not_chosen_by_answers_that_saturate(tuned, options, tmp_path
         tlopt.quantize(exported, tmp_path / "int8", max_drop=0.01)
 
 
+@pytest.mark.slow
 def test_training_in_float_again_and_pruning_drop_the_scales(trained, options, tmp_path):
     again = tlopt.finetune(trained, tmp_path / "again", **{**options, "epochs": 1})
     pruned = tlopt.prune(trained, tmp_path / "pruned", ratio=0, epochs=0, criterion="magnitude")
@@ -130,6 +135,7 @@ def test_the_command_line_says_it_too(photos, tmp_path, words, capsys):
     assert "tlopt qat ARTIFACT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_lineage_has_flat_settings(trained):
     step = trained.card.lineage[-1]
     assert step.stage == "qat"
