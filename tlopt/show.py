@@ -110,9 +110,10 @@ def _pruned(details: TorchDetails) -> list[str]:
     """Return which blocks were removed, what else was tried, and the rival of a pruned network."""
     lines = [f"Removed blocks: {', '.join(details.removed_blocks)}"] if details.removed_blocks else []
     for split in details.pruned.splits if details.pruned is not None else ():
-        loss = "channels cannot make up the rest" if split.loss is None else f"loss {split.loss:.4g}"
+        failed = "channels could not make up the rest, or the training failed"
+        found = failed if split.loss is None else f"loss {split.loss:.4g} on the validation images"
         what = f"without {', '.join(split.blocks)}" if split.blocks else "with all blocks"
-        lines.append(f"Tried {what}: {loss} after a short training")
+        lines.append(f"Tried {what}: {found}")
     return [*lines, f"Rival: {details.rival.told()}"] if details.rival is not None else lines
 
 

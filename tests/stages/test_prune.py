@@ -281,6 +281,7 @@ def test_as_many_blocks_go_as_do_best_after_a_short_training(with_blocks, cache,
     assert ", ".join(gone) in note
 
 
+@pytest.mark.slow
 def test_what_follows_a_removal_keeps_it(with_blocks, cache, tmp_path, monkeypatch):
     judged_by(monkeypatch, {1: 0.5})
     options = {"blocks": "auto", "samples": 16, "multiple": 4, "cache_dir": cache}
@@ -291,3 +292,19 @@ def test_what_follows_a_removal_keeps_it(with_blocks, cache, tmp_path, monkeypat
     second = prune(again, tmp_path / "second", ratio=0.2, epochs=0, **options)
     assert len(second.card.torch.removed_blocks) == 2
     assert set(first.card.torch.removed_blocks) < set(second.card.torch.removed_blocks)
+
+
+def test_removing_blocks_takes_images(tmp_path):
+    imported = write(tmp_path / "imported")
+    with pytest.raises(ImagesError, match="knows no training images") as caught:
+        prune(imported, tmp_path / "pruned", criterion="magnitude", epochs=0, blocks="auto")
+    assert caught.value.hint.endswith("--blocks keep.")
+
+
+def test_a_network_without_removable_blocks_says_so_and_loses_channels(artifact, cache, tmp_path, caplog):
+    pruned = prune(
+        artifact, tmp_path / "a", ratio=0.3, blocks="auto", epochs=0, samples=16, multiple=4, cache_dir=cache
+    )
+    assert "No block of this network adds what it computes to what it is given" in caplog.text
+    assert pruned.card.torch.removed_blocks == pruned.card.torch.pruned.splits == ()
+    assert macs(pruned) <= 0.7 * macs(artifact)

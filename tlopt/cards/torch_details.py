@@ -85,7 +85,8 @@ class Split:
 
     Args:
         blocks: The removed blocks.
-        loss: On validation images after the short training, nats; None if channels could not make up the rest.
+        loss: On validation images after the short training, nats. None if channels could not make up the rest, or if
+            the training failed.
     """
 
     blocks: tuple[Text, ...]

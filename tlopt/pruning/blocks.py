@@ -141,11 +141,12 @@ def _adds(block: nn.Module, given: torch.Tensor) -> bool:
 
 def _spare(model: nn.Module, names: Sequence[str], images: torch.Tensor) -> bool:
     """Whether a network answers without blocks as it does with blocks that have no weights."""
-    silent = {name: _silenced(model.get_submodule(name)) for name in names}
+    inward = sorted(names, key=lambda name: name.count("."), reverse=True)
+    silent = {name: _silenced(model.get_submodule(name)) for name in inward}
     try:
         with placed(model, silent):
             wanted = model(images)
-        with placed(model, {name: Removed() for name in names}):
+        with placed(model, {name: Removed() for name in inward}):
             return _same(model(images), wanted)
     except Exception as error:  # noqa: BLE001 - as above
         log.debug("%s: %s", ", ".join(names), error)
@@ -176,17 +177,13 @@ def _within(block: Block, others: Iterable[Block]) -> frozenset[str]:
 
 @contextmanager
 def placed(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put other modules in the places of some for the length of the block: name -> module, an outer one first."""
+    """Put other modules in the places of some for the length of the block: name -> module, inner ones first."""
     before: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for name, module in modules.items():
             owner, _, key = name.rpartition(".")
-            holder = model
-            try:
-                holder = model.get_submodule(owner)
-                before.append((holder, key, getattr(holder, key)))
-            except AttributeError:  # it went with the block around it
-                continue
+            holder = model.get_submodule(owner)
+            before.append((holder, key, getattr(holder, key)))
             setattr(holder, key, module)
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 2  # splits in a row that are no better end the search
 
-# Cuts channels of a network, trains it shortly, and returns its loss on validation images; it may change the network.
+# Cuts channels of a network, trains it shortly, and returns its loss on validation images, or infinity if the training
+# failed; it may change the network.
 Judge = Callable[[nn.Module, Network, Mapping[str, torch.Tensor]], float]
 
 
@@ -81,7 +83,7 @@ def best(
         scores = ranked(trial, network.groups, task.criterion, task.shown, seed=task.seed)
         loss, enough = _judged(trial, network, scores, way, task)
         tried.append(Split(blocks=gone, loss=loss))
-        log.info("without %s: loss %s", ", ".join(gone), "out of reach" if loss is None else f"{loss:.4f}")
+        log.info("without %s: loss %s", ", ".join(gone), "none" if loss is None else f"{loss:.4f}")
     return min(tried, key=_loss).blocks, tuple(tried)
 
 
@@ -101,14 +103,15 @@ def _next(
 def _judged(
     model: nn.Module, network: Network, scores: Mapping[str, torch.Tensor], way: Way, task: Task
 ) -> tuple[float | None, bool]:
-    """Return a split's loss, None if channels cannot make up the rest; and whether its blocks alone were enough."""
+    """Return a split's loss, None if it cannot be had, and whether its blocks alone were enough."""
     allowed = way.allowed(model, network)
     budget = allowed * sum(way.cost(layer, {}) for layer in network.layers)
     kept = way.limits.choose(network, scores, way.cost, budget)
     removed = widths.removed(kept)
     if sum(way.cost(layer, removed) for layer in network.layers) > budget:
         return None, False
-    return task.judged(copy.deepcopy(model), network, kept), allowed >= 1
+    loss = task.judged(copy.deepcopy(model), network, kept)
+    return loss if math.isfinite(loss) else None, allowed >= 1
 
 
 def _improving(tried: Sequence[Split]) -> bool:

@@ -121,7 +121,7 @@ def prune(
     model = open_model(source)
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
-    data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS) or cut.blocks == "auto")
+    data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS), blocks=cut.blocks == "auto")
     shown = partial(central_batches, data[0], samples, seed) if data else None
     if epochs is None:
         epochs = _enough(len(data[0].folder), batch) if data else 0
@@ -212,13 +212,17 @@ def _loss(
     network: Network,
     kept: Mapping[str, torch.Tensor],
 ) -> float:
-    """Return the loss of a network after a cut and a short training, on validation images."""
+    """Return the loss of a network after a cut and a short training, on validation images; infinity if that failed."""
     from tlopt.networks import sparsity
     from tlopt.training.methods import brief
 
     finish(model, network, kept)
-    with sparsity.held(model):
-        return brief.loss_after(model, parts, settings, whole, trained=trained)
+    try:
+        with sparsity.held(model):
+            return brief.loss_after(model, parts, settings, whole, trained=trained)
+    except StageError as error:  # of this choice alone: others may train
+        log.info("a choice of blocks failed: %s", error.message)
+        return math.inf
 
 
 def _enough(images: int, batch: int) -> int:
@@ -243,16 +247,17 @@ def _judged(
 
 
 def _open(
-    source: Artifact, images: Path | None, cache: Cache, seed: int, *, needed: bool
+    source: Artifact, images: Path | None, cache: Cache, seed: int, *, needed: bool, blocks: bool
 ) -> tuple[Pixels, Pixels] | None:
     """Return the decoded training and validation images, or None if there are none and none are needed.
 
     Raises:
         ImagesError: They are needed and missing, or of other classes.
     """
-    if images is None and source.card.images is None and not needed:
+    if images is None and source.card.images is None and not (needed or blocks):
         return None
-    hint = "Name some with --images, or prune blindly with --criterion magnitude --epochs 0."
+    keep = " --blocks keep" * blocks
+    hint = f"Name some with --images, or prune blindly with --criterion magnitude --epochs 0{keep}."
     parts = parts_of(source, images, labels="all", draw=True, seed=seed, hint=hint)
     train, val = (
         open_pixels(part, source.card.preprocess, cache=cache.folder, cache_gb=cache.cache_gb).filled(
