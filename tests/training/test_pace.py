@@ -232,7 +232,7 @@ def test_the_card_has_the_trial_and_the_payload_has_no_times(tmp_path, monkeypat
     monkeypatch.setattr(records.pictures, "confusion_matrix", lambda *_: None)
     trial = {"chosen": "bf16", "reason": "because", "step_ms": {"fp32": 2.0, "bf16": 1.0}}
     outcome = SimpleNamespace(
-        logits=torch.eye(2).numpy(), labels=torch.arange(2).numpy(), details={"precision": "bf16"},
+        logits=torch.eye(2).numpy(), labels=torch.arange(2).numpy(), answers=None, details={"precision": "bf16"},
         history=History(precision="bf16", trial=trial),
     )  # fmt: skip
     assert records.write(tmp_path, outcome, ("a", "b"))["precision_trial"] == trial
