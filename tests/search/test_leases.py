@@ -110,18 +110,38 @@ def test_a_study_in_a_database_is_shared_too(tmp_path):
         Storage("postgresql+nodriver://me:secret@localhost/x", IDENTITY)
 
 
-def test_optunas_own_tools_see_what_was_tried(journal):
+@pytest.mark.parametrize("kind", ["journal", "database"])
+def test_optunas_own_tools_see_what_was_tried(kind, journal, tmp_path):
     import optuna
 
-    storage = Storage(journal, IDENTITY)
+    url = f"sqlite:///{tmp_path}/study.db"
+    storage = Storage(journal if kind == "journal" else url, IDENTITY)
     tried = Tried(key="a", parameters={"network": "x"}, accuracy=0.9, latency_ms=4.0, excess_ms=-1.0)
-    for _ in range(2):
-        storage.show(tried)
-    storage.show(Tried(key="b", parameters={"network": "y"}, accuracy=None, latency_ms=9.0, excess_ms=4.0, why="slow"))
-    opened = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
+    other = Tried(key="b", parameters={"network": "y"}, accuracy=None, latency_ms=9.0, excess_ms=4.0, why="slow")
+    for one in (tried, tried, other):
+        storage.show(one, {"network": ["x", "y"]})
+    backend = optuna.storages.journal.JournalFileBackend
+    opened = optuna.storages.JournalStorage(backend(journal)) if kind == "journal" else url
     study = optuna.load_study(study_name="tlopt", storage=opened)
     assert [trial.params for trial in study.best_trials] == [{"network": "x"}]
     assert [trial.user_attrs["why"] for trial in study.trials] == ["", "slow"]
+
+
+def test_a_database_whose_tables_another_worker_makes_right_now_is_opened_again(tmp_path, monkeypatch):
+    import optuna
+    from sqlalchemy.exc import IntegrityError
+
+    failures = iter([1, 1])
+
+    class Racing(optuna.storages.RDBStorage):
+        def __init__(self, url, **given):
+            if next(failures, None):
+                raise IntegrityError("CREATE TABLE studies", {}, Exception("duplicate key value"))
+            super().__init__(url, **given)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Racing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert Storage(f"sqlite:///{tmp_path}/study.db", IDENTITY).entries() == []
 
 
 def test_of_some_kinds_one_step_is_done_at_a_time(journal):

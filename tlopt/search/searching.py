@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tlopt.environment import versions
 from tlopt.errors import SettingError, TloptError
@@ -19,6 +19,7 @@ from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.proposing import LARGE, ROUND
 from tlopt.search.funnel.situation import Situation
+from tlopt.search.funnel.variants import Way
 from tlopt.search.funnel.worker import Role, Worker
 from tlopt.search.funnel.workshop import Workshop
 from tlopt.search.machine import fingerprint
@@ -30,6 +31,7 @@ from tlopt.search.study.folder import Note
 from tlopt.search.study.leases import Leases, owner, refuse_live
 from tlopt.search.study.storage import Storage, Tried
 
+_UNTRAINED = "untrained"  # in the place of a way to int8, of what was timed and not trained
 _RESERVE, _LEAST_RESERVE_S = 0.06, 2.0  # share of the time that is kept for the answer
 
 
@@ -178,26 +180,24 @@ def _answer(place: Path, workshop: Workshop, now: Situation, report: Report, sto
 
 def _show(storage: Storage, now: Situation) -> None:
     """Write everything that was timed down for Optuna's own tools."""
-    found = deciding.variants(now)
-    limit = now.asked.budget.limit_ms
-    for key, variant in found.items():
+    points, limit = now.asked.space.points(), now.asked.budget.limit_ms
+    each = [_parameters(point, way) for point in points for way in (*get_args(Way), _UNTRAINED)]
+    choices = {name: sorted({one[name] for one in each}) for name in each[0]}
+    for key, variant in deciding.variants(now).items():
         measured = now.results.measured[key]
-        storage.show(
-            Tried(
-                key=key, parameters=_parameters(variant.point, variant.way), accuracy=measured.accuracy,
-                latency_ms=measured.timed.latency_ms, excess_ms=_excess(measured.timed.latency_ms, limit),
-            )
+        one = Tried(
+            key=key, parameters=_parameters(variant.point, variant.way), accuracy=measured.accuracy,
+            latency_ms=measured.timed.latency_ms, excess_ms=_excess(measured.timed.latency_ms, limit),
         )  # fmt: skip
-    for point in now.asked.space.points():
+        storage.show(one, choices)
+    for point in points:
         timed = now.results.timed.get(point.digest)
         if timed is not None:
-            storage.show(
-                Tried(
-                    key=point.digest, parameters=_parameters(point, "untrained"), accuracy=None,
-                    latency_ms=timed.latency_ms, excess_ms=_excess(timed.latency_ms, limit),
-                    why=now.asked.budget.over(timed),
-                )
+            one = Tried(
+                key=point.digest, parameters=_parameters(point, _UNTRAINED), accuracy=None, latency_ms=timed.latency_ms,
+                excess_ms=_excess(timed.latency_ms, limit), why=now.asked.budget.over(timed),
             )  # fmt: skip
+            storage.show(one, choices)
 
 
 def _excess(latency_ms: float, limit: float) -> float:

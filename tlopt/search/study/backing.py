@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,23 @@ def database(optuna: Any, url: str, *, look: bool) -> Any:
     try:
         if look:
             _expect_file(url)
-        return optuna.storages.RDBStorage(url, skip_compatibility_check=False, skip_table_creation=look)
+        return _opened(optuna, url, look=look)
     except ImportError as error:
         raise MissingLibraryError(
             f"The driver for {shown_place(url)} is not installed: {str(error).rstrip('.')}.",
             hint="python -m pip install its package.",
         ) from error
+
+
+def _opened(optuna: Any, url: str, *, look: bool) -> Any:
+    """Open a database, again if it fails: of two workers that make its tables at the same moment, one cannot."""
+    from sqlalchemy.exc import DBAPIError
+
+    for wait_s in (0.2, 1.0):
+        with contextlib.suppress(DBAPIError):
+            return optuna.storages.RDBStorage(url, skip_table_creation=look)
+        time.sleep(wait_s)
+    return optuna.storages.RDBStorage(url, skip_table_creation=look)
 
 
 def _expect_file(url: str) -> None:

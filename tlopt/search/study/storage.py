@@ -7,7 +7,7 @@ and samplers. "NAME steps" has a trial for each try to do a step: who began it, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,13 @@ class Storage:
     def _id(self, number: int) -> int:
         return int(self._storage.get_trial_id_from_study_id_trial_number(self._steps, number))
 
-    def show(self, tried: Tried) -> None:
-        """Write a network down for Optuna's own tools, once."""
+    def show(self, tried: Tried, choices: Mapping[str, Sequence[str]]) -> None:
+        """Write a network down for Optuna's own tools, once.
+
+        Args:
+            tried: The network.
+            choices: Parameter -> every value that it may have in the search: databases want them to be always the same.
+        """
         state = self._optuna.trial.TrialState
         with self._readable():
             known = self._storage.get_all_trials(self._tried, deepcopy=False)
@@ -224,8 +229,7 @@ class Storage:
                 values=None if tried.accuracy is None else [tried.accuracy, tried.latency_ms],
                 params=dict(tried.parameters),
                 distributions={
-                    name: self._optuna.distributions.CategoricalDistribution([value])
-                    for name, value in tried.parameters.items()
+                    name: self._optuna.distributions.CategoricalDistribution(choices[name]) for name in tried.parameters
                 },
                 user_attrs={"key": tried.key, "latency_ms": tried.latency_ms, "why": tried.why},
             )
