@@ -131,7 +131,7 @@ def test_a_database_whose_tables_another_worker_makes_right_now_is_opened_again(
     import optuna
     from sqlalchemy.exc import IntegrityError
 
-    failures = iter([1, 1])
+    failures = iter([1, 1, 1])
 
     class Racing(optuna.storages.RDBStorage):
         def __init__(self, url, **given):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from tlopt.errors import MissingLibraryError, StudyError
 from tlopt.reading import files, schema
 
 _URL = re.compile(r"[a-z][a-z0-9+]*://")
+_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # for another worker to make the tables of a database
 _OPERATION = b'{"op_code":'  # how each line of a journal begins
 
 
@@ -87,9 +87,12 @@ def _opened(optuna: Any, url: str, *, look: bool) -> Any:
     """Open a database, again if it fails: of two workers that make its tables at the same moment, one cannot."""
     from sqlalchemy.exc import DBAPIError
 
-    for wait_s in (0.2, 1.0):
-        with contextlib.suppress(DBAPIError):
+    for wait_s in _WAITS_S:
+        try:
             return optuna.storages.RDBStorage(url, skip_table_creation=look)
+        except DBAPIError as error:
+            if error.statement is None:  # nothing was asked: nobody answers there, or not to us
+                raise
         time.sleep(wait_s)
     return optuna.storages.RDBStorage(url, skip_table_creation=look)
 
