@@ -82,3 +82,25 @@ def test_no_activation_of_the_copy_overwrites_and_those_of_the_network_do():
     copy = merging.merged(model, 8)
     assert [module.inplace for module in copy.modules() if hasattr(module, "inplace")] == [False]
     assert [module.inplace for module in model.modules() if hasattr(module, "inplace")] == [True]
+
+
+class Overwritten(nn.Module):
+    """A network whose skip connection reads what an activation function has overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.activation, self.classifier = nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, images):
+        kept = self.norm(self.conv(images))
+        return self.classifier((self.activation(kept) * 0.5 + kept).mean((2, 3)))
+
+
+def test_an_activation_that_has_to_overwrite_goes_on_doing_so():
+    model = Overwritten().eval()
+    copy = merging.merged(model, 8)
+    assert copy is not model
+    assert copy.activation.inplace
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(copy(images), model(images))

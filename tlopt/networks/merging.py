@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -34,18 +34,27 @@ def merged(model: nn.Module, size: int) -> nn.Module:
         model = _kept_if_equal(model, images, "branches", _merge_branches)
     made = _kept_if_equal(model, images, "batch norms", _fold_norms)
     if made is not model:
-        _overwrite_nothing(made)
+        _overwrite_nothing(made, images)
     return made
 
 
-def _overwrite_nothing(model: nn.Module) -> None:
-    """Let activation functions make a new tensor instead of overwriting their input.
+def _overwrite_nothing(model: nn.Module, images: torch.Tensor) -> None:
+    """Let activation functions make a new tensor instead of overwriting their input, if the answers stay the same.
 
-    torch.export takes each of those that overwrite apart, one by one: a third of the time of an export.
+    torch.export takes each of those that overwrite apart, one by one: a third of the time of an export. Where something
+    else reads the overwritten tensor later, as a skip connection may, the overwriting is part of the network.
     """
-    for module in model.modules():
-        if getattr(module, "inplace", None) is True:
-            module.inplace = False  # type: ignore[assignment]  # a setting of activation functions
+    found = [module for module in model.modules() if getattr(module, "inplace", None) is True]
+    with torch.no_grad():
+        before = model(images)
+        _set_inplace(found, overwrite=False)
+        if not torch.equal(before, model(images)):
+            _set_inplace(found, overwrite=True)
+
+
+def _set_inplace(modules: Iterable[nn.Module], *, overwrite: bool) -> None:
+    for module in modules:
+        module.inplace = overwrite  # type: ignore[assignment]  # a setting of activation functions
 
 
 def _branched(model: nn.Module) -> int:
