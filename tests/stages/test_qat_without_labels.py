@@ -71,6 +71,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, tuned, flat, op
     assert all((before[name] == after[name]).all() for name in before)
 
 
+def test_an_imported_network_that_knows_no_images_is_trained(flat, options, tmp_path):
+    (tmp_path / "names.txt").write_text("blue\ngreen\nred\n")
+    source = tlopt.import_model(None, tmp_path / "own", model="tiny_models:cnn", classes=tmp_path / "names.txt")
+    made = tlopt.qat(source, tmp_path / "out", images=flat, **{**options, "epochs": 1})
+    assert made.card.images is None
+    assert made.card.torch.metrics["agreement"]["images"] == 10
+
+
 def test_it_is_told_that_there_are_no_labels(tuned, flat, tmp_path, caplog, monkeypatch):
     from tlopt.training import job
 
