@@ -32,6 +32,8 @@ from tlopt.publishing import write_whole
 from tlopt.stages.finetune import finetune
 from tlopt.training import joining
 from tlopt.training.inputs import predict
+from tlopt.training.methods import probe
+from tlopt.training.network import Pretrained, pretrained
 from tlopt.training.unlabelled import Guidance
 
 MODEL, SIZE, TEACHER_SIZE = "pip:efficientnet_lite0", 64, 128
@@ -94,6 +96,29 @@ def one(key: Run, data: Path, cache: Path) -> Run:
     return {"key": key, **told, **{name: metrics[name] for name in kept}}
 
 
+def answers(labelled: int, seeds: Iterable[int], data: Path, cache: Path) -> list[Run]:
+    """Return how many answers of the probe reach a confidence, and how many of those are right, on other draws."""
+    network = pretrained(Pretrained(model=MODEL, image_size=SIZE), classes=10, seed=0)
+    whole, other = scan(data / "clothing10"), scan(data / "signdigits6")
+    found = []
+    for folder in (whole.select(np.flatnonzero(whole.fixed == 0)), other):
+        pixels = open_pixels(folder, network.preprocess, cache=cache)
+        found.append(probe.features(network.module, pixels, device=torch.device("cpu"))[0])
+        pixels.close()
+    truth, rows = torch.from_numpy(whole.labels[whole.fixed == 0]), []
+    for seed in seeds:
+        few, rest = (np.searchsorted(np.flatnonzero(whole.fixed == 0), part) for part in drawn(labelled, seed, whole))
+        fitted = probe.fit(found[0][few], truth[few], classes=10)
+        own, foreign = (torch.softmax(fitted.logits(some), 1).max(1) for some in (found[0][rest], found[1]))
+        for least in (0.5, 0.6, 0.7, 0.8, 0.9):
+            kept = own.values >= least
+            right = (own.indices == truth[rest])[kept].float().mean()
+            shares = {"kept": kept.float().mean(), "right": right, "foreign": (foreign.values >= least).float().mean()}
+            rows.append({"labelled": labelled, "seed": seed, "confidence": least}
+                        | {name: round(float(share), 3) for name, share in shares.items()})  # fmt: skip
+    return rows
+
+
 def accuracy(made: Any, whole: ImageFolder, part: str, cache: Path) -> float:
     """Return the accuracy on a part of the set."""
     judged = whole.split(val=0, test=0, seed=0)[part]  # type: ignore[index]
@@ -135,11 +160,16 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=joining.MOST)
     for option, path in {"out": here / "results/unlabelled.json", "data": here.parents[1] / "shared/data"}.items():
         parser.add_argument(f"--{option}", type=Path, default=path)
+    parser.add_argument("--answers", action="store_true", help="Look at the answers of the probe only.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     result: Run = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
     result |= {"command": "python benchmarks/unlabelled.py", "device": processor(), "versions": versions()}
     with tempfile.TemporaryDirectory() as cache:
+        if given.answers:
+            result["answers"] = answers(int(given.labelled), map(int, given.seeds.split(",")), given.data, Path(cache))
+            write_whole(given.out, (json.dumps(result, indent=1) + "\n").encode())
+            return
         for seed in map(int, given.seeds.split(",")):
             for arm in given.arms.split("; "):
                 key: Run = {"labelled": int(given.labelled), "arm": arm, "seed": seed, "judge": given.judge}
