@@ -4,8 +4,8 @@
 
 A network is fine-tuned with the defaults on a few hundred training images, and pruned by ``tlopt prune --ratio`` with
 ``--blocks keep`` and with ``--blocks auto``. Both recover in the same way. The number of blocks is chosen on validation
-images, and the test part judges once. All networks are exported and quantized, and their files take turns in ONNX
-Runtime. Sets are those of accuracy.py: a number after the name is the images of each class. With --table it looks
+images, and the test part judges once. The networks take turns in ONNX Runtime, with the step int8 quantized ones, too.
+Sets are those of accuracy.py: a number after the name is the images of each class. With --table it looks
 instead at how well the table of layer times tells what the removal of a block saves. What is there already is not made
 anew, so that the work can be done in parts (--steps).
 """
@@ -27,7 +27,6 @@ import numpy as np
 from accuracy import opened, processor_seconds
 
 from tlopt.artifact import Artifact
-from tlopt.backends import open_runner
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.answers.images import open_part
 from tlopt.measure.answers.predictions import answer
@@ -50,7 +49,7 @@ MODELS = {
     "resnet18": ("timm:resnet18", "resnet18.ktb"),
 }
 ARMS = ("keep", "auto")
-STEPS = ("whole", *ARMS, "measure")
+STEPS = ("whole", *ARMS, "measure", "int8")
 FAST = 0.2  # quantile of the runs that counts: other work may run on the machine
 
 
@@ -95,7 +94,7 @@ def make(work: Path, model: str, images: str, seed: int, options: argparse.Names
             prune(
                 work / "whole", out, ratio=options.ratio, epochs=options.epochs, seed=seed, blocks=arm, rival=False
             )  # fmt: skip
-            write_whole(out.with_suffix(".json"), json.dumps(round(processor_seconds() - started, 1)) + "\n")
+            write_whole(out.with_name(f"{out.name}.json"), json.dumps(round(processor_seconds() - started, 1)) + "\n")
 
 
 def unpacked(work: Path, file: str) -> Path:
@@ -107,50 +106,58 @@ def unpacked(work: Path, file: str) -> Path:
 
 
 def measured(work: Path, model: str, images: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each network: its accuracy and its time as fp32 and as int8."""
+    """Return a row for each network: its accuracy and its time as fp32, and as int8 if that is among the steps."""
     folders = {"whole": work / "whole"} | {arm: work / f"{arm}-{options.ratio:g}-{options.epochs}" for arm in ARMS}
     made = {label: Artifact.load(folder) for label, folder in folders.items()}
-    files: dict[tuple[str, str], Artifact] = {}
-    for label, folder in folders.items():
-        fp32, int8 = folder.with_name(f"{folder.name}-fp32"), folder.with_name(f"{folder.name}-int8")
-        files[label, "fp32"] = Artifact.load(fp32) if fp32.exists() else export(made[label], fp32)
-        files[label, "int8"] = Artifact.load(int8) if int8.exists() else quantize(files[label, "fp32"], int8)
-    times = timed(files, options.size)
+    networks = {label: open_model(artifact) for label, artifact in made.items()}
+    fp32 = {label: latency.to_onnx(network, options.size) for label, network in networks.items()}
+    int8 = {label: quantized(folder) for label, folder in folders.items()} if "int8" in options.steps.split(",") else {}
+    graphs: dict[tuple[str, str], bytes | Path] = {(label, "fp32"): graph for label, graph in fp32.items()}
+    graphs |= {(label, "int8"): artifact.payload(".onnx") for label, artifact in int8.items()}
+    times = timed(graphs, options.size)
     parts = {part: open_part(made["whole"], part=part) for part in ("val", "test")}
-    found = {
-        (label, precision, part): answer(artifact, photos, keep=True).correct
-        for (label, precision), artifact in files.items()
-        for part, photos in parts.items()
-    }
+
+    def right(artifact: Artifact, part: str) -> np.ndarray:
+        found: np.ndarray = answer(artifact, parts[part], keep=True).correct
+        return found
+
+    test = {label: right(artifact, "test") for label, artifact in made.items()}
     rows = []
     for label, artifact in made.items():
-        right, reference = found[label, "fp32", "test"], found["whole", "fp32", "test"]
-        low, high = paired_drop(int((reference & ~right).sum()), int((right & ~reference).sum()), len(right))
-        seconds = folders[label].with_suffix(".json")
+        ours, reference = test[label], test["whole"]
+        low, high = paired_drop(int((reference & ~ours).sum()), int((ours & ~reference).sum()), len(ours))
+        seconds = folders[label].with_name(f"{folders[label].name}.json")
         splits = artifact.card.torch.pruned.splits if artifact.card.torch.pruned else ()
         rows.append({
             "model": model, "set": images, "seed": seed, "blocks": label,
             "removed_blocks": list(artifact.card.torch.removed_blocks),
             "tried": [{"blocks": list(split.blocks), "loss": split.loss} for split in splits],
-            "macs_m": round(analysis.multiply_adds(open_model(artifact), options.size) / 1e6, 2),
-            "val_accuracy": round(float(found[label, "fp32", "val"].mean()), 4),
-            "test_accuracy": round(float(right.mean()), 4), "test_images": len(right),
-            "test_lost": round(float(reference.mean() - right.mean()), 4),
+            "macs_m": round(analysis.multiply_adds(networks[label], options.size) / 1e6, 2),
+            "val_accuracy": round(float(right(artifact, "val").mean()), 4),
+            "test_accuracy": round(float(ours.mean()), 4), "test_images": len(ours),
+            "test_lost": round(float(reference.mean() - ours.mean()), 4),
             "test_lost_95": [round(low, 4), round(high, 4)],
-            "int8_test_accuracy": round(float(found[label, "int8", "test"].mean()), 4),
-            "fp32_ms": round(times[label, "fp32"], 3), "int8_ms": round(times[label, "int8"], 3),
+            **({"int8_test_accuracy": round(float(right(int8[label], "test").mean()), 4)} if int8 else {}),
+            **{f"{kind}_ms": round(ms, 3) for (own, kind), ms in times.items() if own == label},
             "seconds": json.loads(seconds.read_text(encoding="utf-8")) if seconds.exists() else None,
         })  # fmt: skip
     return rows
 
 
-def timed(files: dict[tuple[str, str], Artifact], size: int) -> dict[tuple[str, str], float]:
-    """Return the time of each file at batch 1, milliseconds; they take turns."""
-    images = np.random.default_rng(0).standard_normal((1, 3, size, size), dtype=np.float32)
-    runners = [open_runner(artifact, "onnxruntime", threads=1) for artifact in files.values()]
-    calls = [functools.partial(runner, images) for runner in runners]
-    found = side_by_side(calls, seconds=1.5)
-    return {key: timing.quantile_ms(FAST) for key, timing in zip(files, found, strict=True)}
+def quantized(folder: Path) -> Artifact:
+    """Return a network as an int8 file."""
+    fp32, int8 = folder.with_name(f"{folder.name}-fp32"), folder.with_name(f"{folder.name}-int8")
+    if int8.exists():
+        return Artifact.load(int8)
+    return quantize(Artifact.load(fp32) if fp32.exists() else export(Artifact.load(folder), fp32), int8)
+
+
+def timed(graphs: dict[tuple[str, str], bytes | Path], size: int) -> dict[tuple[str, str], float]:
+    """Return the time of each graph at batch 1, milliseconds; they take turns."""
+    feed = {"images": np.random.default_rng(0).standard_normal((1, 3, size, size), dtype=np.float32)}
+    sessions = [open_session(graph, threads=1) for graph in graphs.values()]
+    found = side_by_side([functools.partial(session.run, None, feed) for session in sessions], seconds=1)
+    return {key: timing.quantile_ms(FAST) for key, timing in zip(graphs, found, strict=True)}
 
 
 def table(work: Path, model: str) -> list[dict[str, Any]]:

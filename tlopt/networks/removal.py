@@ -50,7 +50,7 @@ def repeat(model: nn.Module, names: Iterable[str], *, where: str) -> None:
         block = dict(model.named_modules()).get(name)
         if not name or block is None or next(block.parameters(), None) is None:
             raise ArtifactError(
-                f"{where} lacks the block {shown_name(name)!r}, but the architecture has no block of that name.",
+                f"The card of {where} names a removed block {shown_name(name)!r}, which the architecture lacks.",
                 hint="The card was changed, or the architecture is another one now. Make the artifact again.",
             )
         remove(model, [name])
