@@ -29,7 +29,7 @@ def test_a_removed_block_answers_with_what_it_is_given_and_others_keep_their_nam
 @pytest.mark.parametrize("name", ["", "1.7", "1.0.0.0", "1.1", "1.0.weight", "\x1b[2J"])
 def test_a_block_that_the_architecture_lacks_is_named(name):
     with pytest.raises(
-        ArtifactError, match="runs/it names a removed block '.*', which the architecture lacks"
+        ArtifactError, match=r"runs/it names a removed block '.*', which the architecture lacks"
     ) as caught:
         removal.repeat(net(), [name], where="runs/it")
     assert "\x1b" not in str(caught.value)
