@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from tlopt.graphs.view import View
-from tlopt.quantization.calibration.moments import Moments, gather
+from tlopt.quantization.calibration.moments import Moments, gather, parts
 from tlopt.quantization.grid import Grid, Scale
 from tlopt.quantization.rounding import round_weight
 from tlopt.quantization.weight_grids import quantize_weight
@@ -36,6 +36,34 @@ def test_the_output_error_is_far_below_that_of_rounding_each_weight(across):
     nearest = np.square(expected - inputs @ quantize_weight(weight, 0).real().T).mean()
     rounded = np.square(expected - (inputs @ real.T + found.shift)).mean()
     assert rounded < 0.2 * nearest
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_patch_too_long_for_its_covariance_is_rounded_in_parts(groups, monkeypatch):
+    monkeypatch.setattr("tlopt.quantization.calibration.moments.LONGEST", 40)
+    random = np.random.default_rng(0)
+    inputs = np.stack([np.concatenate([correlated(2000, 32, random) for _ in range(2)], 1) for _ in range(groups)])
+    weight = random.normal(0, 1, (16 * groups, 64)).astype(np.float32)
+    moments = Moments.empty(groups, 64)
+    for half in np.split(inputs, 2, axis=1):
+        moments.add(half, FINE)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=groups)
+    found = round_weight(node, weight.reshape(-1, 64, 1, 1), moments, noise=1e-4)
+    assert found.values.shape == (16 * groups, 64, 1, 1)
+
+    def answers(values):
+        rows = values.reshape(groups, 16, 64)
+        return np.einsum("gnd,god->gno", inputs, rows)
+
+    nearest = np.square(answers(weight) - answers(quantize_weight(weight, 0).real())).mean()
+    shift = found.shift.reshape(groups, 1, 16)
+    rounded = np.square(answers(weight) - answers(found.real()) - shift).mean()
+    assert rounded < 0.2 * nearest
+
+
+@pytest.mark.parametrize(("length", "count"), [(4608, 1), (9216, 2), (25088, 7), (4621, 1)])  # the last is a prime
+def test_parts_are_equal_and_short_enough_where_that_can_be(length, count):
+    assert parts(length) == count
 
 
 def test_a_large_weight_on_a_dead_input_does_not_stretch_the_scale():

@@ -11,7 +11,7 @@ import torch
 
 from tlopt.graphs.view import View, attribute, own_bias
 from tlopt.progress import bar
-from tlopt.quantization.calibration.moments import Moments, gather, size, supported
+from tlopt.quantization.calibration.moments import Moments, gather, joined, parts, size, split, supported
 from tlopt.quantization.grid import Scale
 from tlopt.quantization.placement import Placement
 from tlopt.quantization.weight_grids import LIMIT, QuantizedWeight, channel_scale, smallest_scale
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
+_AT_ONCE = 1 << 18  # weights whose scales are chosen at once: they stay in the processor's cache
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
 _MORE_DAMPING = (1e-2, 1e-1, 1.0)  # where it does not
 # Shares of a channel's largest weight that its scale may span: a weight on an input that hardly
@@ -70,17 +71,17 @@ def round_weights(
 
 def _parts(view: View, nodes: list[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
     """Split the nodes so that the second moments of each part fit into `MEMORY`."""
-    parts: list[list[onnx.NodeProto]] = []
+    found: list[list[onnx.NodeProto]] = []
     room = 0.0
     for node in nodes:
         groups, length = size(view, node)
-        needed = 8 * groups * length**2
-        if not parts or needed > room:
-            parts.append([])
+        needed = 8 * groups * length**2 / parts(length)
+        if not found or needed > room:
+            found.append([])
             room = MEMORY
-        parts[-1].append(node)
+        found[-1].append(node)
         room -= needed
-    return parts
+    return found
 
 
 def round_weight(
@@ -118,15 +119,20 @@ def round_weight(
     flat = rows.reshape(groups, -1, length)
     second = moments.second(centered=shifted)
     power = np.maximum(np.einsum("gii->gi", second), 0)
-    second[:, range(length), range(length)] += noise + DAMPING * power.mean() + 1e-12
+    every = range(second.shape[1])
+    second[:, every, every] += noise + DAMPING * power.mean() + 1e-12
     widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:
         scale = np.maximum(widest, least)
         levels = np.round(flat / scale[:, :, None])
     else:
-        scale = _scales(flat, power, widest, least, limit)
-        levels = _levels(node.name, flat, second, power.mean(), scale, limit)
+        scale = _scales(flat, power.reshape(groups, length), widest, least, limit)
+        each = len(second) // groups  # parts of a long row, each rounded by itself
+        divided = _levels(
+            node.name, split(flat, len(second)), second, power.mean(), np.repeat(scale, each, axis=0), limit
+        )
+        levels = joined(divided, groups)
     shift = None
     if shifted:
         real = levels * scale[:, :, None].astype(np.float64)
@@ -143,6 +149,14 @@ def round_weight(
 
 def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
     """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
+    groups, channels, length = flat.shape
+    step = max(1, _AT_ONCE // (groups * length))
+    starts = [slice(start, start + step) for start in range(0, channels, step)]
+    found = [_scales_of(flat[:, one], power, widest[:, one], least[:, one], limit) for one in starts]
+    return np.concatenate(found, axis=1)
+
+
+def _scales_of(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
     best = np.full(widest.shape, np.inf)
     chosen = np.maximum(widest, least)
     for share in _SHARES:

@@ -15,6 +15,9 @@ from tlopt.sessions import open_session
 
 POSITIONS = 49  # fewest places of an image that are looked at, where it has as many
 VALUES = 1 << 15  # values of an image that are looked at, if that is more
+# Longest patch whose values are all held against one another: ResNet-50's. Time grows with the third power of it.
+LONGEST = 4608
+_PARTS = 64  # most parts that a longer one is split into
 
 
 @dataclass
@@ -23,11 +26,13 @@ class Moments:
 
     Patches are looked at from a point near their mean. Were the products of the patches themselves summed up,
     the covariance would be a small difference of large numbers wherever an input hardly varies.
+    Patches longer than `LONGEST` are split into equal parts, and values of different parts taken as independent.
 
     Attributes:
         total: float64 (groups, d), the sum of all patches; d = input channels of a group x kernel.
         rounded: float64 (groups, d), their sum after the input has been rounded to its grid.
-        product: float64 (groups, d, d), the sum of the outer products of their distances from `center`.
+        product: float64 (groups * parts, d / parts, d / parts), the sum of the outer products of the parts of their
+            distances from `center`.
         count: Number of patches.
         center: float32 (groups, d), the mean of the patches that were added first.
     """
@@ -41,7 +46,9 @@ class Moments:
     @classmethod
     def empty(cls, groups: int, length: int) -> Moments:
         """Return moments of no patches."""
-        return cls(np.zeros((groups, length)), np.zeros((groups, length)), np.zeros((groups, length, length)))
+        count = parts(length)
+        product = np.zeros((groups * count, length // count, length // count))
+        return cls(np.zeros((groups, length)), np.zeros((groups, length)), product)
 
     def add(self, patches: np.ndarray, scale: Scale) -> None:
         """Add patches, float32 (groups, n, d), of an input that will have this scale."""
@@ -49,7 +56,7 @@ class Moments:
             self.center = patches.mean(1, dtype=np.float64).astype(np.float32)
         self.total += patches.sum(1, dtype=np.float64)
         self.rounded += scale.rounded(patches).sum(1, dtype=np.float64)
-        away = patches - self.center[:, None, :]
+        away = split(patches - self.center[:, None, :], len(self.product))
         self.product += away.transpose(0, 2, 1) @ away
         self.count += patches.shape[1]
 
@@ -64,17 +71,44 @@ class Moments:
         return self.rounded / self.count
 
     def second(self, *, centered: bool) -> np.ndarray:
-        """Return the covariance, or the second moment about zero: float64 (groups, d, d).
+        """Return the covariance, or the second moment about zero: float64 (groups * parts, d / parts, d / parts).
 
         It takes the place of the products in memory.
         """
         second, self.product = self.product, np.empty((0, 0, 0))
         second /= self.count
         away = self.mean - (0 if self.center is None else self.center)
+        away = away.reshape(len(second), -1)
         second -= away[:, :, None] * away[:, None, :]
         if not centered:
-            second += self.mean[:, :, None] * self.mean[:, None, :]
+            mean = self.mean.reshape(len(second), -1)
+            second += mean[:, :, None] * mean[:, None, :]
         return second
+
+
+def parts(length: int) -> int:
+    """Return into how many equal parts patches are split; 1 if there are no such parts."""
+    return next((n for n in range(1, _PARTS + 1) if length % n == 0 and length // n <= LONGEST), 1)
+
+
+def split(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return rows (groups, n, d) in parts: (count, n, d * groups / count), the parts of a group one after another."""
+    groups, n, length = rows.shape
+    if count == groups:
+        return rows
+    each = count // groups
+    divided = rows.reshape(groups, n, each, length // each).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(divided).reshape(count, n, length // each)
+
+
+def joined(divided: np.ndarray, groups: int) -> np.ndarray:
+    """Return what `split` has split, as rows (groups, n, d)."""
+    count, n, length = divided.shape
+    if count == groups:
+        return divided
+    each = count // groups
+    rows = divided.reshape(groups, each, n, length).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(rows).reshape(groups, n, each * length)
 
 
 def supported(view: View, node: onnx.NodeProto) -> bool:
