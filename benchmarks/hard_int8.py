@@ -10,7 +10,8 @@ between fp32's first and second class (root mean square, relative to the median 
 Graphs for ONNX Runtime and OpenVINO are judged as the runtime computes. Those of ONNX Runtime are also judged in exact
 arithmetic: in float between the Q/DQ pairs. Graphs for TensorRT are judged in exact arithmetic alone: there is no GPU.
 Their peer is ONNX Runtime's tool with the settings that TensorRT asks for. Results are written after each network, and
-a run goes on where the last one ended. --again takes the rows of some networks anew; their trained weights stay.
+a run goes on where the last one ended. --again quantizes some networks anew with tlopt; their trained weights and
+the other tools' graphs stay. Times are taken after everything is judged, all rows of a network in turn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ import numpy as np
 from hard_networks import NETWORKS, SIZE, trained
 from int8_judge import (
     BATCHES,
-    FINAL_TURNS,
     RESULTS,
     RUNTIMES,
     WHOLE,
@@ -52,7 +53,7 @@ from tlopt.environment import cores, processor, versions
 from tlopt.images import ImageFolder, batches, scan
 from tlopt.publishing import write_whole
 
-SAMPLES, TURNS = 128, 5
+SAMPLES, TURNS, LAST_TURNS = 128, 3, 11
 TARGETS = ("onnxruntime", "openvino", "tensorrt")
 JUDGES = {"onnxruntime": ("onnxruntime", "exact"), "openvino": ("openvino",), "tensorrt": ("exact",)}
 
@@ -70,20 +71,27 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
     file = RESULTS / "hard-int8.json"
     done = json.loads(file.read_text()) if file.exists() else {"networks": {}}
-    for name in names:
-        if name in done["networks"] and name not in again:
-            continue
-        done["networks"][name] = measured(name, given.images, given.work)
-        order = [known for known in NETWORKS if known in done["networks"]]
+    networks = done["networks"]
+
+    def save() -> None:
         result = {
             "command": f"python benchmarks/hard_int8.py --images {given.images} --work WORK",
             "images": str(given.images), "size": SIZE, "calibrated": SAMPLES,
             "processor": processor(), "threads": cores(), "versions": versions_of_all(),
             "timing": "median over the turns of each turn's median; opened anew each turn, after 3 calls of warm-up",
-            "rounds": TURNS, "networks": {known: done["networks"][known] for known in order},
+            "rounds": TURNS, "networks": {known: networks[known] for known in NETWORKS if known in networks},
         }  # fmt: skip
         write_whole(file, json.dumps(result, indent=1) + "\n")
         write_whole(file.with_suffix(".md"), markdown(result))
+
+    for name in names:
+        if name not in networks or name in again:
+            networks[name] = judged(name, given.images, given.work, again=name in again)
+            save()
+    for name in names:
+        if "finals" not in networks[name]:
+            networks[name] |= timed(name, networks[name]["rows"], given.images, given.work)
+            save()
 
 
 def versions_of_all() -> dict[str, str]:
@@ -93,8 +101,25 @@ def versions_of_all() -> dict[str, str]:
     return {**versions(), "nncf": nncf.__version__}
 
 
-def measured(name: str, images: Path, work: Path) -> dict[str, Any]:
-    """Train a network if it is not, quantize it, and return its rows."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A trained network, its graphs, and the images that judge them.
+
+    Args:
+        network: The torch artifact.
+        made: Runtime -> name -> a graph for it.
+        inputs: Images that training did not see, as the network takes them.
+        labels: Of these images.
+    """
+
+    network: Artifact
+    made: dict[str, dict[str, Made]]
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def case(name: str, images: Path, work: Path, *, again: bool = False) -> Case:
+    """Train and quantize a network, where that is not done."""
     network, folder = trained(name, images, work), work / name
     fp32 = kept(folder / "fp32") or tlopt.export(network, folder / "fp32")
     parts = scan(images).split(val=0.1, test=0.1, seed=0)
@@ -102,24 +127,15 @@ def measured(name: str, images: Path, work: Path) -> dict[str, Any]:
     chosen = parts["train"].select(np.sort(shuffled[:SAMPLES]))
     calibration = [found.inputs for found in batches(chosen, fp32.card.preprocess, batch=8)]
     own = linked(images, chosen.files, parts["val"].files, folder / "images")
-    made = {
-        "onnxruntime": ours("onnxruntime", fp32, own, folder), "openvino": ours("openvino", fp32, own, folder),
-        "tensorrt": ours("tensorrt", fp32, own, folder),
-    }  # fmt: skip
-    others = peers(fp32.payload(".onnx"), calibration, folder)
+    file = fp32.payload(".onnx")
+    made = {runtime: {"fp32": Made(file), **ours(runtime, fp32, own, folder, again=again)} for runtime in TARGETS}
+    others = peers(file, calibration, folder)
     made["onnxruntime"] |= {key: Made(path) for key, path in others.items() if path.suffix == ".onnx"}
     made["openvino"] |= {key: Made(path) for key, path in others.items()}
-    trt = peers_for_tensorrt(fp32.payload(".onnx"), calibration, folder)
-    made["tensorrt"] |= {key: Made(path) for key, path in trt.items()}
-    test, labels = inputs_of(fp32, parts["val"]), inputs_of(fp32, parts["test"])
-    inputs, truth = (np.concatenate(both) for both in zip(test, labels, strict=True))
-    rows, finals = judged(fp32, made, inputs, truth)
-    return {
-        "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": NETWORKS[name].epochs,
-        "training_s": round(network.card.lineage[-1].seconds), "judged": len(inputs),
-        "summaries": [summary(target, rows) for target in TARGETS], "rows": rows, "finals": finals,
-        "load": [round(load, 1) for load in os.getloadavg()],
-    }  # fmt: skip
+    made["tensorrt"] |= {key: Made(path) for key, path in peers_for_tensorrt(file, calibration, folder).items()}
+    found = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
+    inputs, labels = (np.concatenate(both) for both in zip(*found, strict=True))
+    return Case(network=network, made=made, inputs=inputs, labels=labels)
 
 
 def inputs_of(fp32: Artifact, images: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
@@ -128,62 +144,70 @@ def inputs_of(fp32: Artifact, images: ImageFolder) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([part.inputs for part in found]), np.concatenate([part.labels for part in found])
 
 
-def ours(runtime: str, fp32: Artifact, images: Path, folder: Path) -> dict[str, Made]:
+def ours(runtime: str, fp32: Artifact, images: Path, folder: Path, *, again: bool) -> dict[str, Made]:
     """Quantize with tlopt's defaults for a runtime."""
     out = folder / f"tlopt-{runtime}"
-    found = kept(out) or tlopt.quantize(fp32, out, images=images, samples=SAMPLES, for_=runtime)
+    found = None if again else kept(out)
+    found = found or tlopt.quantize(fp32, out, images=images, samples=SAMPLES, for_=runtime, force=True)
     return {f"tlopt --for {runtime}": Made(found.payload(".onnx"), found.card.lineage[-1].seconds)}
 
 
-def judged(
-    fp32: Artifact, made: dict[str, dict[str, Made]], inputs: np.ndarray, truth: np.ndarray
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return a row for each graph and what runs it, and the fastest of each runtime side by side.
-
-    Args:
-        fp32: The float network.
-        made: Runtime -> name -> a graph for it.
-        inputs: Images that judge.
-        truth: Their labels.
-    """
-    reference = answers(ort(fp32.payload(".onnx")), inputs)
-    made = {runtime: {"fp32": Made(fp32.payload(".onnx")), **graphs} for runtime, graphs in made.items()}
+def judged(name: str, images: Path, work: Path, *, again: bool) -> dict[str, Any]:
+    """Return what is known of a network, with a row for each graph and what runs it."""
+    found = case(name, images, work, again=again)
+    reference = answers(ort(found.made["onnxruntime"]["fp32"].path), found.inputs)
     rows: list[dict[str, Any]] = []
-    openers: dict[tuple[str, str], Callable[[], Call]] = {}
-    for target, graphs in made.items():
-        for name, graph in graphs.items():
+    for target, graphs in found.made.items():
+        for key, graph in graphs.items():
             for judge in JUDGES[target]:
-                opened = functools.partial(RUNTIMES[judge], graph.path)
-                if name == "fp32" and judge == "exact":
+                if key == "fp32" and judge == "exact":
                     continue
-                if judge != "exact":
-                    openers[name, judge] = opened
-                logits = answers(opened(), inputs)
+                logits = answers(RUNTIMES[judge](graph.path), found.inputs)
                 rows.append({
-                    "target": target, "name": name, "judge": judge, "seconds": round(graph.seconds, 1),
+                    "target": target, "name": key, "judge": judge, "seconds": round(graph.seconds, 1),
                     **difference(logits, reference), "margin_error": margin_error(logits, reference),
-                    "accuracy": round(float((logits.argmax(1) == truth).mean()), 4),
+                    "accuracy": round(float((logits.argmax(1) == found.labels).mean()), 4),
                 })  # fmt: skip
                 print(rows[-1], flush=True)
-    timed = latencies(openers, inputs, TURNS)
+    return {
+        "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": NETWORKS[name].epochs,
+        "training_s": round(found.network.card.lineage[-1].seconds), "judged": len(found.inputs),
+        "summaries": [summary(target, rows) for target in TARGETS], "rows": rows,
+    }  # fmt: skip
+
+
+def timed(name: str, rows: list[dict[str, Any]], images: Path, work: Path) -> dict[str, Any]:
+    """Time the graphs of a network that run here; the rows get their times.
+
+    Returns:
+        The fastest of each runtime side by side, and the load of the machine.
+    """
+    found = case(name, images, work)
+    openers = {
+        (key, target): functools.partial(RUNTIMES[target], graph.path)
+        for target in ("onnxruntime", "openvino")
+        for key, graph in found.made[target].items()
+    }
+    times = latencies(openers, found.inputs, TURNS)
     for row in rows:
         if row["judge"] != "exact":
-            row["latency_ms"] = {str(size): round(ms, 2) for size, ms in timed[row["name"], row["judge"]].items()}
-    return rows, {target: fastest(target, rows, openers, inputs) for target in ("onnxruntime", "openvino")}
+            row["latency_ms"] = {str(size): round(ms, 2) for size, ms in times[row["name"], row["judge"]].items()}
+    finals = {target: fastest(target, rows, openers, found.inputs) for target in ("onnxruntime", "openvino")}
+    return {"finals": finals, "load": [round(load, 1) for load in os.getloadavg()]}
 
 
 def fastest(
     target: str, rows: list[dict[str, Any]], openers: dict[tuple[str, str], Callable[[], Call]], inputs: np.ndarray
 ) -> dict[str, Any]:
     """Time tlopt's graph for a runtime and the fastest peer's anew, side by side, at each batch."""
-    timed = [row for row in rows if row["target"] == target and "latency_ms" in row]
+    ran = [row for row in rows if row["target"] == target and "latency_ms" in row]
     found = {}
     for size in BATCHES:
-        mine = next(row["name"] for row in timed if row["name"] == f"tlopt --for {target}")
-        peer = min((row for row in timed if is_peer(row)), key=lambda row: row["latency_ms"][str(size)])["name"]
+        mine = next(row["name"] for row in ran if row["name"] == f"tlopt --for {target}")
+        peer = min((row for row in ran if is_peer(row)), key=lambda row: row["latency_ms"][str(size)])["name"]
         sides = {"tlopt": openers[mine, target], "peer": openers[peer, target]}
         batch = np.resize(inputs, (size, *inputs.shape[1:]))
-        found[str(size)] = {"peer": peer, **side_by_side(sides, batch)["tlopt"]}
+        found[str(size)] = {"peer": peer, **side_by_side(sides, batch, LAST_TURNS)["tlopt"]}
         print(target, size, found[str(size)], flush=True)
     return found
 
@@ -213,7 +237,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# int8 of networks that are hard to quantize", "", f"`{result['command']}`", "",
         f"{result['processor']}, {result['threads']} thread(s); {result['size']} px; {result['calibrated']} images to "
         f"calibrate; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", "",
-        f"Time: {result['timing']}; {result['rounds']} turns. Side by side: {FINAL_TURNS} turns.", "",
+        f"Time: {result['timing']}; {result['rounds']} turns. Side by side: {LAST_TURNS} turns.", "",
         "| network | for | tlopt | best peer | ratio | its name | margin error: tlopt | peer "
         "| time of the fastest peer, batch 1 | batch 32 |",
         "|---|---|--:|--:|--:|---|--:|--:|--:|--:|",
@@ -223,7 +247,7 @@ def markdown(result: dict[str, Any]) -> str:
             target, mine, peer = found["target"], found["tlopt"], found["peer"]
             times = [
                 "{share:.2f} ({0:.2f} to {1:.2f})".format(*last["share_95"], share=last["share"])
-                for last in network["finals"].get(target, {}).values()
+                for last in network.get("finals", {}).get(target, {}).values()
             ] or ["", ""]
             ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}"
             lines.append(
@@ -238,7 +262,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _rows(name: str, network: dict[str, Any]) -> list[str]:
     """Return all rows of a network."""
-    load = ", ".join(map(str, network["load"]))
+    load = ", ".join(map(str, network.get("load", [])))
     lines = [
         f"## {name}", "",
         f"{network['model']} ({network['hard']}), trained for {network['epochs']} epochs; {network['judged']} images "

@@ -228,20 +228,23 @@ def answers(call: Call, inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([call(inputs[i : i + 32]) for i in range(0, len(inputs), 32)])
 
 
-def side_by_side(sides: Mapping[str, Callable[[], Call]], inputs: np.ndarray) -> dict[str, dict[str, Any]]:
+def side_by_side(
+    sides: Mapping[str, Callable[[], Call]], inputs: np.ndarray, turns: int = FINAL_TURNS
+) -> dict[str, dict[str, Any]]:
     """Time some networks and a peer's in turn, in another order each turn.
 
     Args:
         sides: Name -> opens a network anew; one is named peer.
         inputs: A batch.
+        turns: How often each is opened.
 
     Returns:
-        Each other's share of the peer's time: the median over `FINAL_TURNS` turns, and the 95 % interval of the median
+        Each other's share of the peer's time: the median over the turns, and the 95 % interval of the median
         (order statistics).
     """
     random = np.random.default_rng(0)
-    times = [{side: turn(sides[side], inputs) for side in random.permutation(list(sides))} for _ in range(FINAL_TURNS)]
-    edge = round(FINAL_TURNS / 2 - 0.98 * FINAL_TURNS**0.5)
+    times = [{side: turn(sides[side], inputs) for side in random.permutation(list(sides))} for _ in range(turns)]
+    edge = round(turns / 2 - 0.98 * turns**0.5)
     found = {}
     for side in sides.keys() - {"peer"}:
         shares = sorted(taken[side] / taken["peer"] for taken in times)
