@@ -20,10 +20,20 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE / "README.md"
 NETWORKS = {
-    "mobilenetv2": "MobileNetV2", "mobilenetv2_100": "MobileNetV2", "resnet18": "ResNet-18", "resnet50": "ResNet-50",
-    "lite0": "EfficientNet-Lite0", "efficientnet_lite0": "EfficientNet-Lite0",
+    "mobilenetv2": "MobileNetV2",
+    "mobilenetv2_100": "MobileNetV2",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "lite0": "EfficientNet-Lite0",
+    "efficientnet_lite0": "EfficientNet-Lite0",
     "tf_efficientnet_lite0": "EfficientNet-Lite0",
-}  # fmt: skip
+    "efficientnet_b0": "EfficientNet-B0",
+    "mobilenetv3_large": "MobileNetV3-Large",
+    "convnext_atto": "ConvNeXt-Atto",
+    "regnety_002": "RegNetY-002",
+    "repvgg_a0": "RepVGG-A0",
+}
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}  # fmt: skip
 # Of files that several runs filled, the commands together.
 COMMANDS = {
     "prune-cpu": "prune.py --models MODEL --seeds 0,1,2 --epochs EPOCHS (ResNets 4, others 8; ResNet-50: seed 0)",
@@ -111,6 +121,38 @@ def _latency(
         what=f"ms in int8, batch {batch}: {network}", ours=f"{ours:.3g}", peer=f"{theirs:.3g} ({_tool(peer['name'])})",
         ratio=ratio, interval=interval, file=file, result=result,
     )  # fmt: skip
+
+
+def hard() -> Iterator[Claim]:
+    """Yield the same for networks that are hard to quantize, for each runtime; times are side by side alone."""
+    if not (RESULTS / "hard-int8.json").exists():
+        return
+    result = read("hard-int8")
+    for name, network in result["networks"].items():
+        for found in network["summaries"]:
+            what = f"{NETWORKS[name]}, from random weights, for {RUNTIMES[found['target']]}"
+            mine, peer = found["tlopt"], found["peer"]
+            yield Claim(
+                what=f"labels that int8 changes: {what}", ours=f"{100 * mine['flips']:.1f} %",
+                peer=f"{100 * peer['flips']:.1f} % ({_tool(peer['name'])})", ratio=_over(mine["flips"], peer["flips"]),
+                interval="{:.1f} to {:.1f} % of {:,} images".format(
+                    *(100 * bound for bound in mine["flips_95"]), network["judged"]
+                ),
+                file="hard-int8", result=result,
+            )  # fmt: skip
+            for batch, final in network.get("finals", {}).get(found["target"], {}).items():
+                ms = {row["name"]: row["latency_ms"][batch] for row in network["rows"] if _ran(row, found["target"])}
+                yield Claim(
+                    what=f"ms in int8, batch {batch}: {what}", ours=f"{ms[mine['name']]:.3g}",
+                    peer=f"{ms[final['peer']]:.3g} ({_tool(final['peer'])})", ratio=f"{final['share']:.2f}",
+                    interval="{:.2f} to {:.2f}, side by side".format(*final["share_95"]), file="hard-int8",
+                    result=result,
+                )  # fmt: skip
+
+
+def _ran(row: dict[str, Any], target: str) -> bool:
+    """Whether a row was run, and timed, by the runtime that it is for."""
+    return bool(row["target"] == row["judge"] == target)
 
 
 def pruned() -> Iterator[Claim]:
@@ -293,7 +335,9 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 
 def text() -> str:
     """Return the page."""
-    claims: Iterable[Claim] = (*quantized(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched())
+    claims: Iterable[Claim] = (
+        *quantized(), *hard(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched(),
+    )  # fmt: skip
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
 
