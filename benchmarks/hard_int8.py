@@ -263,19 +263,20 @@ def markdown(result: dict[str, Any]) -> str:
 def _rows(name: str, network: dict[str, Any]) -> list[str]:
     """Return all rows of a network."""
     load = ", ".join(map(str, network.get("load", [])))
+    times = f"The machine's load after the timing, over 1, 5 and 15 minutes: {load}." if load else "Not timed."
     lines = [
         f"## {name}", "",
         f"{network['model']} ({network['hard']}), trained for {network['epochs']} epochs; {network['judged']} images "
-        f"judge. The machine's load after the timing, over 1, 5 and 15 minutes: {load}.", "",
+        f"judge. {times}", "",
         "| for | quantized by | run by | labels changed | margin error | SQNR dB | accuracy | "
         + " | ".join(f"ms, batch {b}" for b in BATCHES) + " |",
         "|---|---|---|--:|--:|--:|--:|" + "--:|" * len(BATCHES),
     ]  # fmt: skip
     for row in network["rows"]:
-        times = " | ".join(f"{row['latency_ms'][str(b)]:.2f}" if "latency_ms" in row else "" for b in BATCHES)
+        cells = " | ".join(f"{row['latency_ms'][str(b)]:.2f}" if "latency_ms" in row else "" for b in BATCHES)
         lines.append(
             f"| {row['target']} | {row['name']} | {row['judge']} | {100 * row['flips']:.1f} % {interval(row)}"
-            f"| {100 * row['margin_error']:.0f} % | {row['sqnr_db']:.1f} | {row['accuracy']:.3f} | {times} |"
+            f"| {100 * row['margin_error']:.0f} % | {row['sqnr_db']:.1f} | {row['accuracy']:.3f} | {cells} |"
         )
     return lines
 
