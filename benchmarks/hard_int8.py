@@ -183,7 +183,7 @@ def timed(name: str, rows: list[dict[str, Any]], images: Path, work: Path) -> di
         The fastest of each runtime side by side, and the load of the machine.
     """
     found = case(name, images, work)
-    openers = {
+    openers: dict[tuple[str, str], Callable[[], Call]] = {
         (key, target): functools.partial(RUNTIMES[target], graph.path)
         for target in ("onnxruntime", "openvino")
         for key, graph in found.made[target].items()
