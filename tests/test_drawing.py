@@ -46,7 +46,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_training(tmp_path, monkeypatch,
 
     monkeypatch.setattr(pictures, "confusion_matrix", broken)
     logits = np.eye(2, dtype=np.float32)
-    outcome = SimpleNamespace(logits=logits, labels=np.array([0, 1]), details={}, history=History())
+    outcome = SimpleNamespace(logits=logits, labels=np.array([0, 1]), answers=None, details={}, history=History())
     with caplog.at_level(logging.WARNING, "tlopt"):
         records.write(tmp_path, outcome, ("a", "b"))
     assert "no pictures of the training: latex was not found" in caplog.text

@@ -33,8 +33,7 @@ class Guidance:
         Setting(
             "Folder of images without labels that also take part. The answers of the teacher, or else of the network "
             "before all layers train, stand for their labels.",
-            group="Data",
-            common=True,
+            group="Distillation",
         ),
     ] = None
     unlabelled_confidence: Annotated[
