@@ -293,6 +293,8 @@ def rows(bench: Bench, name: str, budget: float, tried: Sequence[Tried]) -> Iter
         about = {"overhead": found.overhead, "second_run_s": found.again_seconds, "seed": seed}
         yield {**head, "way": "optimize", **(_row(found.shipped) if found.shipped else {}), "seconds": found.seconds,
                **about}  # fmt: skip
+        if bench.options.without_usual:
+            continue
         usual = bench.usual(name, budget, seed, found.seconds)
         yield {**head, "way": "usual", **(_row(usual) if usual else {}), "seed": seed}
 
@@ -318,6 +320,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1.0, help="that a candidate is timed for")
     parser.add_argument("--again", type=int, default=2, help="times that what was shipped is timed again")
+    parser.add_argument("--without-usual", action="store_true", help="leave out what people do")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with the folder weights")
     parser.add_argument("--work", type=Path, default=Path("build/optimize"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "optimize.json")
@@ -328,7 +331,7 @@ def main() -> None:
     shipped: list[tuple[float, Shipped]] = []
 
     def write(kept: Sequence[bool] = ()) -> str:
-        result = _result(options, state, found, kept)
+        result = _result(options, state, _with_earlier(options.out, found), kept)
         write_whole(options.out, json.dumps(result, indent=1) + "\n")
         write_whole(options.out.with_suffix(".md"), table(result))
         return table(result)
@@ -345,13 +348,26 @@ def main() -> None:
     print(write(bench.kept_again(shipped)))
 
 
+def _with_earlier(file: Path, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return rows with those of an earlier run before them that are of other sets, budgets or seeds."""
+    earlier = json.loads(file.read_text())["rows"] if file.exists() else []
+    names = ("images", "budget_ms", "way", "seed")
+    known = {tuple(row.get(name) for name in names) for row in found}
+    return [*(row for row in earlier if tuple(row.get(name) for name in names) not in known), *found]
+
+
 def _result(
     options: argparse.Namespace, state: Mapping[str, Any], found: Sequence[Mapping[str, Any]], kept: Sequence[bool]
 ) -> dict[str, Any]:
     settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
-    given = (f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+    given = " ".join(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in settings.items() if value is not False
+    )  # fmt: skip
+    earlier = json.loads(options.out.read_text())["command"].split("; ") if options.out.exists() else []
+    commands = dict.fromkeys([*earlier, f"python benchmarks/optimize.py {given}"])
     return {
-        "command": f"python benchmarks/optimize.py {' '.join(given)}",
+        "command": "; ".join(commands),
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
         "candidates": len(options.networks.split(",")) * len(options.image_sizes.split(","))
         * len(options.widths.split(",")),
