@@ -330,8 +330,10 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     shipped: list[tuple[float, Shipped]] = []
 
+    earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+
     def write(kept: Sequence[bool] = ()) -> str:
-        result = _result(options, state, _with_earlier(options.out, found), kept)
+        result = _result(options, state, earlier, found, kept)
         write_whole(options.out, json.dumps(result, indent=1) + "\n")
         write_whole(options.out.with_suffix(".md"), table(result))
         return table(result)
@@ -348,32 +350,32 @@ def main() -> None:
     print(write(bench.kept_again(shipped)))
 
 
-def _with_earlier(file: Path, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _with_earlier(earlier: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return rows with those of an earlier run before them that are of other sets, budgets or seeds."""
-    earlier = json.loads(file.read_text())["rows"] if file.exists() else []
     names = ("images", "budget_ms", "way", "seed")
     known = {tuple(row.get(name) for name in names) for row in found}
     return [*(row for row in earlier if tuple(row.get(name) for name in names) not in known), *found]
 
 
 def _result(
-    options: argparse.Namespace, state: Mapping[str, Any], found: Sequence[Mapping[str, Any]], kept: Sequence[bool]
-) -> dict[str, Any]:
+    options: argparse.Namespace, state: Mapping[str, Any], earlier: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]], kept: Sequence[bool],
+) -> dict[str, Any]:  # fmt: skip
     settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
     given = " ".join(
         f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
         for name, value in settings.items() if value is not False
     )  # fmt: skip
-    earlier = json.loads(options.out.read_text())["command"].split("; ") if options.out.exists() else []
-    commands = dict.fromkeys([*earlier, f"python benchmarks/optimize.py {given}"])
+    before = earlier["command"].split("; ") if earlier else []
+    times = earlier.get("budget_kept_when_timed_again", [0, 0])
     return {
-        "command": "; ".join(commands),
+        "command": "; ".join(dict.fromkeys([*before, f"python benchmarks/optimize.py {given}"])),
         "processor": processor(), "cores": cores(), "machine_before": state, "versions": versions(),
         "candidates": len(options.networks.split(",")) * len(options.image_sizes.split(","))
         * len(options.widths.split(",")),
         "settings": settings,
-        "budget_kept_when_timed_again": [sum(kept), len(kept)],
-        "rows": list(found),
+        "budget_kept_when_timed_again": [times[0] + sum(kept), times[1] + len(kept)],
+        "rows": _with_earlier(earlier.get("rows", []), found),
     }  # fmt: skip
 
 
