@@ -1,11 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from tlopt.networks import removal
-from tlopt.pruning import analysis, splits, widths
+from tlopt.pruning import analysis, blocks, splits, widths
 from tlopt.pruning.criteria import magnitude
 from tlopt.pruning.cuts import Limits
 from tlopt.pruning.ways import ByMacs
@@ -30,9 +31,9 @@ class Residual(nn.Module):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    blocks = [Residual(strength) for strength in (1.0, 0.01, 0.1)]
+    parts = [Residual(strength) for strength in (1.0, 0.01, 0.1)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), *blocks, *head).eval()
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), *parts, *head).eval()
 
 
 def best(model, ratio, losses):
@@ -62,6 +63,19 @@ def test_the_block_that_matters_least_goes_first_and_channels_make_up_the_rest(m
     assert [split.blocks for split in tried] == [(), ("2",), ("2", "3")]
     assert stems == {0: 4, 1: 6, 2: 8}
     assert removal.removed(model) == ()
+
+
+def test_a_block_whose_layers_cost_nothing_by_the_table_is_the_last_to_go(model):
+    network = analysis.analyze(model, SIZE)
+    found = blocks.find(model, SIZE)
+    way = SimpleNamespace(cost=lambda layer, _: 0.0 if layer.name.startswith("2.") else 1.0)
+    images = torch.randn(16, 3, SIZE, SIZE)
+    task = splits.Task(
+        size=SIZE, criterion=magnitude, shown=lambda _: iter([(images, torch.zeros(16, dtype=torch.int64))]), seed=0,
+        whole=model, judged=None,
+    )  # fmt: skip
+    answers = blocks.logits_of(model, [images])
+    assert splits._next(model, network, found, way, task, answers).name == "3"
 
 
 def test_the_search_ends_where_blocks_alone_are_enough(model):

@@ -41,8 +41,8 @@ def merged(model: nn.Module, size: int) -> nn.Module:
 def _overwrite_nothing(model: nn.Module, images: torch.Tensor) -> None:
     """Let activation functions make a new tensor instead of overwriting their input, if the answers stay the same.
 
-    torch.export takes each of those that overwrite apart, one by one: a third of the time of an export. Where something
-    else reads the overwritten tensor later, as a skip connection may, the overwriting is part of the network.
+    torch.export takes each of those that overwrite apart, one by one, which takes much of the time of an export. Where
+    something else reads the overwritten tensor later, as a skip connection may, the overwriting is part of the network.
     """
     found = [module for module in model.modules() if getattr(module, "inplace", None) is True]
     with torch.no_grad():

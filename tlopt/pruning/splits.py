@@ -95,7 +95,8 @@ def _next(
     harms = blocks.harms(model, left, task.shown, answers)
 
     def per_cost(block: Block) -> float:
-        return harms[block.name] / sum(costs.get(layer, 0.0) for layer in block.layers)
+        saved = sum(costs.get(layer, 0.0) for layer in block.layers)
+        return harms[block.name] / saved if saved else math.inf
 
     return min(left, key=per_cost)
 
