@@ -32,7 +32,6 @@ GROUPS = ((0, 1), (2, 3, 0), (3, 2, 1))  # images that are answered together
 # Of the answers' spread. Kernels add up in another order in another batch; in low precision that crosses a step.
 _SAME, _SAME_ROUNDED = 5e-3, 5e-2
 Run = Callable[[Sequence[int]], Any]  # places of images -> what a graph answers to them
-
 _ANY = onnx.TensorShapeProto.Dimension(dim_param="n")
 EXPORT = "Export it in evaluation mode (model.eval())."
 
