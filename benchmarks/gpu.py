@@ -2,10 +2,11 @@
 
     python benchmarks/gpu.py --images DIR [--only STEP,…] [--batches 1,8,64] [--minutes 60]
     python benchmarks/gpu.py --table              # what has been measured so far
-    python benchmarks/gpu.py --rehearse           # 25 of 26 steps, without a GPU, on a stand-in and a tiny network
+    python benchmarks/gpu.py --rehearse           # 29 of 30 steps, without a GPU, on a stand-in and a tiny network
 
-The result is ``gpu-<device>.json``. It is saved after every step. A step that is in it is not done again: start the
-command once more to go on. A step that cannot be done is skipped with its reason, and tried again the next time.
+The result is ``gpu-<device>.json``, and for another network than the default ``gpu-<device>-<network>.json``. It is
+saved after every step. A step that is in it is not done again: start the command once more to go on. A step that cannot
+be done is skipped with its reason, and tried again the next time.
 
 Nothing here has run on a GPU yet. It was rehearsed without one.
 """
@@ -20,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from on_gpu import kinds, speed
-from on_gpu.session import Session
+from on_gpu import driver, kinds, speed
+from on_gpu.session import DEFAULT, Session
 
 if TYPE_CHECKING:
     from tlopt.measure.speed.mlperf import Scenario
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+_MOST = 12  # numbers of a step that the table shows
 LOADGEN: tuple[Scenario, ...] = ("offline", "server", "single-stream")
 STEPS: dict[str, Callable[[Session], Any]] = {
     "train-fp32": kinds.training(precision="fp32"),
@@ -37,6 +39,9 @@ STEPS: dict[str, Callable[[Session], Any]] = {
     "train-several-gpus": kinds.several_gpus,
     "torch": speed.torch_speed,
     "onnxruntime": speed.onnxruntime_speed,
+    "runtimes-end-to-end": speed.runtimes_end_to_end,
+    "runtimes-accuracy": kinds.runtimes,
+    **{f"driver-{name}": driver.driver(name) for name in ("pycuda", "cuda-bindings")},
     **{f"tensorrt-{name}": speed.engines(name) for name in PRECISIONS},
     "resident": speed.resident,
     "latency": speed.latency,
@@ -67,7 +72,10 @@ def _short(found: Any) -> str:
     if isinstance(found, dict):
         if "rows" in found:
             return _short(found["rows"]) + _beside(found)
-        return ", ".join(_numbers(found)) or "done"
+        if "epochs" in found:
+            last = found["epochs"][-1]
+            return ", ".join(f"{name} {value:.4g}" for name, value in last.items() if isinstance(value, int | float))
+        return ", ".join(_numbers(found)[:_MOST]) or "done"
     rows = [row for row in found if row.get("images_per_s")]
     if rows:
         best = max(rows, key=lambda row: row["images_per_s"])
@@ -100,7 +108,8 @@ def arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with one folder of images per class")
-    parser.add_argument("--model", default="pip:efficientnet_lite0", help="pretrained network, source:name")
+    parser.add_argument("--model", default=DEFAULT, help="pretrained network, source:name")
+    parser.add_argument("--weights", type=Path, help="safetensors file with the network's weights")
     parser.add_argument("--image-size", type=int, default=224, help="side of the input, pixels")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(STEPS), help="steps, with commas")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=list(BATCHES))

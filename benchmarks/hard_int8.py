@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hard_networks import NETWORKS, SIZE, trained
+from hard_networks import EPOCHS, NETWORKS, SIZE, trained
 from int8_judge import (
     BATCHES,
     RESULTS,
@@ -170,7 +170,7 @@ def judged(name: str, images: Path, work: Path, *, again: bool) -> dict[str, Any
                 })  # fmt: skip
                 print(rows[-1], flush=True)
     return {
-        "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": NETWORKS[name].epochs,
+        "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": EPOCHS,
         "training_s": round(found.network.card.lineage[-1].seconds), "judged": len(found.inputs),
         "summaries": [summary(target, rows) for target in TARGETS], "rows": rows,
     }  # fmt: skip

@@ -1,37 +1,43 @@
 """Networks that are hard to quantize, trained from random weights on a folder of images, for hard_int8.py.
 
+    python benchmarks/hard_networks.py --images ../shared/data/clothing10 --work runs/benchmark-hard
+
 No pretrained weights of them can be had without a hub. So each starts from random weights, and learns from the labels
-and from a fine-tuned EfficientNet-Lite0. What is kept in the work folder is not trained again.
+and from a fine-tuned EfficientNet-Lite0. What is kept in the work folder is not trained again. 150 epochs are
+minutes of a GPU, and hours of a processor with two cores. The networks are trained at the same time, each by a process.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tlopt
 from tlopt.artifact import Artifact
 
-TEACHER, TEACHER_SIZE = "pip:efficientnet_lite0", 96
-SIZE = 64  # pixels: five networks are trained in ten minutes of one core
-BATCH, LR = 16, 2e-3  # small batches: from random weights the number of steps counts
+TEACHER, TEACHER_SIZE = "pip:efficientnet_lite0", 128
+SIZE = 96  # pixels
+BATCH, LR, EPOCHS = 32, 1e-3, 150  # small batches: from random weights the number of steps counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network, what makes it hard, and how long it is trained."""
+    """A network, and what makes it hard."""
 
     model: str
     hard: str
-    epochs: int
 
 
 NETWORKS = {
-    "efficientnet_b0": Network(model="timm:efficientnet_b0", hard="SiLU, squeeze-excitation", epochs=6),
-    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation", epochs=6),
-    "convnext_atto": Network(model="timm:convnext_atto", hard="LayerNorm, GELU", epochs=6),
-    "regnety_002": Network(model="timm:regnety_002", hard="group convolution, squeeze-excitation", epochs=6),
-    "repvgg_a0": Network(model="timm:repvgg_a0", hard="branches merged to one convolution", epochs=5),
+    "efficientnet_b0": Network(model="timm:efficientnet_b0", hard="SiLU, squeeze-excitation"),
+    "efficientnet_b2": Network(model="timm:efficientnet_b2", hard="SiLU, squeeze-excitation, deeper and wider"),
+    "mobilenetv3_large": Network(model="timm:mobilenetv3_large_100", hard="hard-swish, squeeze-excitation"),
+    "convnext_atto": Network(model="timm:convnext_atto", hard="LayerNorm, GELU"),
+    "regnety_002": Network(model="timm:regnety_002", hard="group convolution, squeeze-excitation"),
+    "repvgg_a0": Network(model="timm:repvgg_a0", hard="branches merged to one convolution"),
 }  # fmt: skip
 
 
@@ -59,11 +65,12 @@ def trained(name: str, images: Path, work: Path) -> Artifact:
         image_size=SIZE,
         teacher=teacher(images, work).path,
         method="full",
-        epochs=network.epochs,
+        epochs=EPOCHS,
         batch=BATCH,
         lr=LR,
         backbone_lr=1.0,
         layer_decay=1.0,
+        mixup=0.2,
         frozen_norm=False,
         precision="fp32",
         resume=True,
@@ -83,3 +90,24 @@ def random_weights(model: str, images: Path, file: Path) -> Path:
     network = sources.build(model, classes=len(scan(images).classes), size=SIZE)
     save_file({key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}, file)
     return file
+
+
+def main() -> None:
+    """Train what is not there yet: the teacher first, then the networks, all at the same time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of classes, with parts")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the networks")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help=f"some of {', '.join(NETWORKS)}")
+    given = parser.parse_args()
+    names = given.networks.split(",")
+    if len(names) == 1:
+        trained(names[0], given.images, given.work)
+        return
+    teacher(given.images, given.work)
+    command = [sys.executable, __file__, "--images", str(given.images), "--work", str(given.work), "--networks"]
+    running = [subprocess.Popen([*command, name]) for name in names]
+    sys.exit(max(process.wait() for process in running))
+
+
+if __name__ == "__main__":
+    main()

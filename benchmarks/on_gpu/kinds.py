@@ -111,3 +111,17 @@ def accuracy(precision: str) -> Callable[[Session], Any]:
         return compare(session.tuned(), engine, reference_backend=reference).to_report().to_dict()
 
     return work
+
+
+def runtimes(session: Session) -> Any:
+    """Compare what other runtimes answer on the GPU with the fp32 network in torch, on the test images."""
+    from tlopt.measure.compare import compare
+
+    reference = session.backends("torch")[0]
+    candidates = [(f"torch-{name.partition(':')[2]}", session.tuned(), name) for name in session.backends("torch")[1:2]]
+    for precision in ("fp32", "fp16"):
+        candidates += [(f"{name}-{precision}", session.network(precision), name) for name in session.backends("onnx")]
+    return {
+        name: compare(session.tuned(), made, backend=backend, reference_backend=reference).to_report().to_dict()
+        for name, made, backend in candidates
+    }

@@ -14,6 +14,8 @@ from typing import Any
 
 from tlopt.publishing import write_whole
 
+DEFAULT = "pip:efficientnet_lite0"  # the network that is measured unless another is named
+
 
 class Session:
     """What has been measured, where it is kept, and the artifacts that the steps share."""
@@ -27,10 +29,15 @@ class Session:
         self.batches = tuple(options.batches)
         self.ends = time.monotonic() + 60 * options.minutes
         options.out.mkdir(parents=True, exist_ok=True)
-        self.file = options.out / f"gpu-{re.sub(r'[^a-z0-9]+', '-', self.device.lower()).strip('-')}.json"
+        self.file = options.out / f"gpu-{_slug(self.device)}{self._network()}.json"
         found = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
         self.results: dict[str, Any] = found.get("results", {})
         self.skipped: dict[str, str] = found.get("skipped", {})
+
+    def _network(self) -> str:
+        """Return what tells a network's results from those of the default one: a step is done once for each."""
+        name = self.options.model.partition(":")[2]
+        return "" if self.options.rehearse or name == DEFAULT.partition(":")[2] else f"-{_slug(name)}"
 
     def save(self) -> None:
         """Write all that is known."""
@@ -86,6 +93,7 @@ class Session:
             out,
             model=options.model,
             image_size=options.image_size,
+            weights=options.weights,
             method="full",
             force=True,
             **settings,
@@ -168,3 +176,7 @@ def inputs_of(engine: Any, size: int) -> Any:
     from tlopt.measure.speed.feeds import Inputs
 
     return Inputs(None, noise=False, largest=size).of(engine)[:size]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

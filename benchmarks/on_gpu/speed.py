@@ -129,6 +129,14 @@ def end_to_end(session: Session) -> Any:
     return session.bench([session.engine("int8", size)], "tensorrt", (size,), end_to_end=True)
 
 
+def runtimes_end_to_end(session: Session) -> Any:
+    """Measure the same with torch and ONNX Runtime."""
+    size = max(session.batches)
+    return session.bench([session.tuned()], "torch", (size,), end_to_end=True) + session.bench(
+        [session.network("fp16")], "onnx", (size,), end_to_end=True
+    )
+
+
 def energy(session: Session) -> Any:
     """Measure the energy per image at the largest batch: with the copies, and of batches that stay on the GPU."""
     from tlopt.measure.speed.nvml import Nvml

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +29,11 @@ def test_the_benchmark_of_gpus_saves_each_step_and_goes_on_where_it_stopped(tmp_
 
     shown, first = run()
     assert first["skipped"] == {"train-several-gpus": "RuntimeError: there are 0 GPUs here"}
-    assert "rehearsal: 25 of 26 steps" in shown
+    assert "rehearsal: 29 of 30 steps" in shown
     assert "skipped: RuntimeError: there are 0 GPUs here" in shown
+    for package in ("pycuda", "cuda-bindings"):
+        if find_spec(package.partition("-")[0]) is not None:
+            assert first["results"][f"driver-{package}"]["found"]["checked"]["answers"] == 132
     rows = first["results"]["tensorrt-fp32"]["found"]
     assert {(row["batch"], row["backend"]) for row in rows} == {
         (batch, backend) for batch in (1, 4) for backend in ("tensorrt:cuda", "tensorrt:cuda-graphs")

@@ -152,7 +152,7 @@ def _compiled(module: Any, *, autotune: bool = False) -> Any:
     if hasattr(config, "fail_on_recompile_limit_hit"):
         config.fail_on_recompile_limit_hit = True
     compile_: Any = torch.compile
-    return compile_(module, dynamic=False, **({"mode": "max-autotune"} if autotune else {}))
+    return compile_(module, dynamic=False, **({"mode": "reduce-overhead"} if autotune else {}))
 
 
 def problem(device: str = "") -> str:
