@@ -162,7 +162,7 @@ def test_a_compiled_network_that_stops_being_compiled_is_no_silent_matter():
 class OnProcessor:
     """torch, on a machine whose GPU is the processor."""
 
-    cuda = SimpleNamespace(get_device_name=lambda: "NVIDIA L4")
+    cuda = SimpleNamespace(get_device_name=lambda: "NVIDIA L4", empty_cache=lambda: None)
 
     def __init__(self):
         self.compiled = []
@@ -206,9 +206,52 @@ def test_torch_in_half_has_its_weights_in_fp16_once_and_for_all(tuned, gpu):
         np.testing.assert_allclose(half(inputs), full(inputs), atol=0.03)
 
 
-def test_torch_compiled_for_a_gpu_tries_kernels_and_launches_graphs(tuned, gpu):
+def test_torch_compiled_for_a_gpu_launches_graphs(tuned, gpu):
     with open_runner(tuned, "torch:cuda-half-compiled"):
-        assert gpu.compiled == [{"dynamic": False, "mode": "max-autotune"}]
+        assert gpu.compiled == [{"dynamic": False, "mode": "reduce-overhead"}]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("torch:cuda", torch.float32), ("torch:cuda-half", torch.float16)])
+def test_a_batch_goes_to_a_gpu_through_memory_that_is_kept(tuned, gpu, name, kind):
+    made = []
+
+    def empty(shape, *, dtype, pin_memory):
+        assert pin_memory
+        made.append(torch.empty(shape, dtype=dtype))
+        return made[-1]
+
+    gpu.empty = empty
+    shape = tuned.card.preprocess.input_shape
+    batches = [np.random.default_rng(n).standard_normal((n, *shape), dtype=np.float32) for n in (3, 2, 3, 5, 1)]
+    with open_runner(tuned, name) as runner:
+        for inputs in batches:
+            moved = runner._moved(torch.from_numpy(inputs))
+            assert moved.dtype == kind
+            np.testing.assert_allclose(moved.float(), inputs, rtol=1e-3)
+    assert [(len(held), held.dtype) for held in made] == [(3, kind), (5, kind)]
+
+
+@pytest.fixture
+def cudnn(tmp_path, monkeypatch):
+    """A folder of packages with a cuDNN, and what is loaded, in order."""
+    library = tmp_path / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"")
+    loaded = []
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.setattr(onnxruntime_backend.ctypes, "CDLL", lambda name, mode=0: loaded.append(name))
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: loaded.append("preload_dlls"), raising=False)
+    return str(library), loaded
+
+
+def test_the_cudnn_that_torch_will_want_comes_before_any_other(exported, cudnn):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    library, loaded = cudnn
+    with pytest.raises(StageError, match="has no CUDAExecutionProvider"):
+        open_runner(exported, "onnxruntime:cuda")
+    assert loaded == [library, "preload_dlls"]
 
 
 def test_onnxruntime_keeps_what_it_finds_of_cuda_off_the_result(exported, monkeypatch, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.util
 import json
 import sys
 import tempfile
@@ -179,6 +181,7 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
     wanted = _PROVIDERS[device]
     where = model if isinstance(model, Path) else "a test graph"
     if device in ("cuda", "tensorrt") and hasattr(onnxruntime, "preload_dlls"):
+        _load_cudnn_of_pip()
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             # CUDA and cuDNN that pip installed are found no other way, unless torch came first.
             onnxruntime.preload_dlls()
@@ -235,3 +238,17 @@ def _test_graph() -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _load_cudnn_of_pip() -> None:
+    """Load the cuDNN that pip installed, if any, before another one comes into the process.
+
+    ONNX Runtime looks for it beside its own package only, and takes the system's where that is another place. torch,
+    which is compiled against the one of pip, then refuses every convolution ("cuDNN version incompatibility").
+    """
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for library in sorted(Path(folder).glob("cudnn/lib/libcudnn.so.*")):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+                return
