@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.grid import INT8, UINT8
@@ -59,3 +60,21 @@ def test_mse_spends_no_levels_on_what_the_activation_makes_alike():
         return float(np.square(silu.seen(values) - silu.seen(rounded)).mean())
 
     assert error((low, high)) < 0.6 * error(mse.choose(plain, UINT8))
+
+
+def test_mse_does_not_give_the_range_to_one_image_that_is_far_larger_than_the_others():
+    """Its squared error would count for that of ten thousand others, which would get two levels."""
+    values = np.random.default_rng(3).normal(0, 1, (64, 1000))
+    values[7] *= 100
+    high = mse.choose(histogram(values), INT8)[1]
+    usual = np.delete(values, 7, axis=0)
+    error = usual - INT8.fit(-high, high).rounded(usual)
+    assert 10 * np.log10(np.square(usual).mean() / np.square(error).mean()) > 20
+
+
+def test_images_of_about_the_same_size_all_count_in_full():
+    values = np.random.default_rng(4).normal(0, 1, (64, 1000)).astype(np.float32)
+    found = histogram(values)
+    found.add(np.zeros((3, 1000), np.float32))  # images of nothing have no values to count
+    np.testing.assert_allclose(found.weights_of(np.square(values.astype(np.float64)).mean(1)), 1, atol=0.15)
+    assert found.weights_of(np.array([0.0, 0.5, 100.0])).tolist() == pytest.approx([1, 1, 0.01], rel=0.1)

@@ -52,6 +52,16 @@ def test_trained_scales_need_no_images(build):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_few_images_far_larger_than_the_others_do_not_spoil_these(build, photos_like, runtime):
+    view, usual = View(build("mobile")), photos_like[1:]
+    large = np.concatenate([photos_like, photos_like[:1] * 50])
+    calibrated = calibrate(view, Scheme(runtime=runtime), [large]).rounded(lambda: [large])
+    exact = run(view.model, usual)
+    error = run(calibrated.graph(), usual) - exact
+    assert 10 * np.log10(np.square(exact).mean() / np.square(error).mean()) > 24  # 20 where each weighs the same
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_matrix_product_with_its_bias_apart_goes_to_integers(builder, photos_like, runtime):
     """The bias that folding makes, and that in integers, may have one name."""
     b = builder

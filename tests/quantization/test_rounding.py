@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 from tlopt.graphs.view import View
+from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.moments import Moments, gather, parts
 from tlopt.quantization.grid import Grid, Scale
 from tlopt.quantization.rounding import round_weight
@@ -118,6 +119,22 @@ def test_moments_are_those_of_the_patches_a_convolution_meets(build, photos_like
     np.testing.assert_allclose(weight.reshape(8, 27) @ first.mean[0] + bias, expected, atol=1e-4)
     variance = np.einsum("od,de,oe->o", weight.reshape(8, 27), first.second(centered=True)[0], weight.reshape(8, 27))
     np.testing.assert_allclose(variance, outputs.var((0, 2, 3)), rtol=1e-3)
+
+
+def test_an_image_far_larger_than_the_others_weighs_as_much_as_a_few(build, photos_like):
+    view = View(build("mobile"))
+    first = next(node for node in view.nodes if node.op_type == "Conv")
+    large = photos_like.copy()
+    large[5] *= 100
+    (seen,) = observe(view, ["images"], [large]).values()
+
+    def found(images, **more):
+        return gather(view, [first], [images], {"images": FINE}, seed=0, **more)[first.name]
+
+    usual, weighed, plain = found(photos_like), found(large, histograms={"images": seen}), found(large)
+    variance = [float(np.einsum("gii->", moments.second(centered=True))) for moments in (usual, weighed, plain)]
+    assert variance[1] < 1.3 * variance[0]
+    assert variance[2] > 100 * variance[0]
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-5, 1e-3])

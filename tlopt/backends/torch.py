@@ -98,7 +98,7 @@ class Runner:
         """Return the batch on the GPU, in the network's own type.
 
         It goes through page-locked memory, which all cores fill: the driver's own way from other memory is one core's.
-        On an H200 that took 7 instead of 19 ms for 256 images of 224 px, and 3 ms in fp16 (benchmarks/gpu.py, host-copies).
+        256 images of 224 px took 7 instead of 19 ms to an H200, and 3 ms in fp16 (benchmarks/gpu.py, host-copies).
         """
         held = self._pinned
         if held is None or held.shape[1:] != batch.shape[1:] or len(held) < len(batch):

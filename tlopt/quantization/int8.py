@@ -145,6 +145,7 @@ class Calibrated:
             seed=scheme.seed,
             nearest=nearest,
             bias_correction=scheme.bias_correction,
+            histograms=self.histograms,
         )
         return replace(self, weights=weights)
 

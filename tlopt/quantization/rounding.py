@@ -11,6 +11,7 @@ import torch
 
 from tlopt.graphs.view import View, attribute, own_bias
 from tlopt.progress import bar
+from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.moments import Moments, gather, joined, parts, size, split, supported
 from tlopt.quantization.grid import Scale
 from tlopt.quantization.placement import Placement
@@ -37,6 +38,7 @@ def round_weights(
     seed: int,
     nearest: bool = False,
     bias_correction: bool = True,
+    histograms: Mapping[str, Histogram] | None = None,
 ) -> dict[str, QuantizedWeight]:
     """Return the integers of all weights to quantize whose input can be looked at.
 
@@ -48,12 +50,13 @@ def round_weights(
         seed: Of the choice of places in an image.
         nearest: Round each weight to the nearest integer.
         bias_correction: Let biases make up for the mean error of weights and activations.
+        histograms: Of the activations; they tell which images weigh less than others.
     """
     nodes = [node for node in view.nodes if node.name in placement.weights and supported(view, node)]
     rounded: dict[str, QuantizedWeight] = {}
     with bar("Rounding weights", len(nodes)) as shown:
         for part in _parts(view, nodes):
-            moments = gather(view, part, batches(), scales, seed=seed)
+            moments = gather(view, part, batches(), scales, seed=seed, histograms=histograms)
             for node in part:
                 weight, bias = view.constant(node.input[1]), own_bias(view, node)
                 assert weight is not None

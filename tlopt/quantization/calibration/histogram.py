@@ -10,6 +10,7 @@ import numpy as np
 
 HALF = 4096  # bins on each side of zero
 SAMPLED = 1 << 17  # values of one tensor and batch that are counted; minimum and maximum see all
+FAR = 1.0  # times the usual mean square of an image: beyond it, an image weighs less
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Histogram:
         zeros: Values that are exactly zero; they are in no bin.
         low: Smallest value met, at most 0.
         high: Largest value met, at least 0.
+        classes: Binary exponent of an image's mean square -> counts of the values of such images, like `counts`.
+        squares: Mean square of each image, in arrays of one batch each.
         function: What all readers of the tensor make of a value first, such as SiLU; None for the value itself.
     """
 
@@ -33,6 +36,8 @@ class Histogram:
     zeros: int = 0
     low: float = 0.0
     high: float = 0.0
+    classes: dict[int, np.ndarray] = field(default_factory=dict)
+    squares: list[np.ndarray] = field(default_factory=list)
     function: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
@@ -44,6 +49,28 @@ class Histogram:
     def centers(self) -> np.ndarray:
         """Middle of each bin, float64 (2 * HALF,)."""
         return (np.arange(-HALF, HALF) + 0.5) * self.width
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Counts by which no image weighs much more than a usual one, float64 (2 * HALF,): see `weights_of`."""
+        found = np.zeros(2 * HALF)
+        for exponent, counts in self.classes.items():
+            found += counts * self.weights_of(np.array(0.75 * 2.0**exponent))  # the middle of the class
+        return found
+
+    def weights_of(self, squares: np.ndarray) -> np.ndarray:
+        """Return what an image weighs in a sum of squared errors, 0..1, float64 like `squares`.
+
+        The values of an image may be ten times as large as those of others. Its errors would count for a hundred
+        images, which it would leave with a tenth of the levels. So its mean square counts up to `FAR` times the
+        median of all.
+
+        Args:
+            squares: Mean squares of images.
+        """
+        every = np.concatenate(self.squares) if self.squares else np.zeros(0)
+        usual = float(np.median(every[every > 0])) if (every > 0).any() else 1.0
+        return np.minimum(1.0, FAR * usual / np.maximum(squares, 1e-300))
 
     def seen(self, values: np.ndarray) -> np.ndarray:
         """Return what the readers of the tensor see of values, float (n,)."""
@@ -64,22 +91,30 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._reach(max(-low, high))
         # An odd stride walks through all channels and positions alike.
-        stride = max(1, flat.size // SAMPLED) | 1
-        picked = flat[::stride] if flat.size > SAMPLED else flat
-        picked = picked[picked != 0]
-        self.zeros += (
-            (flat.size + stride - 1) // stride - picked.size if flat.size > SAMPLED else flat.size - picked.size
-        )
-        index = np.floor(picked * np.float32(1 / self.width)).astype(np.int32)
+        stride = max(1, flat.size // SAMPLED) | 1 if flat.size > SAMPLED else 1
+        picked = flat[::stride]
+        squares = mean_squares(values)
+        self.squares.append(squares)
+        classes = np.frexp(squares)[1][np.arange(0, flat.size, stride) // (flat.size // len(squares))]
+        inside = picked != 0
+        self.zeros += picked.size - int(inside.sum())
+        index = np.floor(picked[inside] * np.float32(1 / self.width)).astype(np.int32)
         np.clip(index, -HALF, HALF - 1, out=index)
-        self.counts += np.bincount(index + HALF, minlength=2 * HALF)
+        classes = classes[inside]
+        for exponent in np.unique(classes).tolist():
+            found = np.bincount(index[classes == exponent] + HALF, minlength=2 * HALF)
+            self.classes[exponent] = self.classes.get(exponent, 0) + found
+            self.counts += found
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of another tensor."""
         self._widen(max(self.exponent, other.exponent))
-        folded = Histogram(other.exponent, other.counts)
+        folded = Histogram(other.exponent, other.counts, classes=dict(other.classes))
         folded._widen(self.exponent)
         self.counts = self.counts + folded.counts
+        for exponent, counts in folded.classes.items():
+            self.classes[exponent] = self.classes.get(exponent, 0) + counts
+        self.squares = [*self.squares, *other.squares]
         self.zeros += other.zeros
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.function = None  # that of the other may be another one
@@ -94,7 +129,21 @@ class Histogram:
             self.exponent = exponent
             return
         for _ in range(min(steps, 14)):
-            half = np.zeros_like(self.counts)
-            half[HALF // 2 : HALF // 2 + HALF] = self.counts.reshape(-1, 2).sum(1)
-            self.counts = half
+            self.counts = _halved(self.counts)
+            self.classes = {key: _halved(counts) for key, counts in self.classes.items()}
         self.exponent = exponent
+
+
+def mean_squares(values: np.ndarray) -> np.ndarray:
+    """Return the mean square of each image of a tensor (n, ...), float64 (n,), from some of its values."""
+    rows = values.reshape(len(values) if values.ndim > 1 else 1, -1)
+    step = max(1, rows.size // SAMPLED) | 1
+    some = rows[:, ::step].astype(np.float64)
+    return np.einsum("nd,nd->n", some, some) / some.shape[1]
+
+
+def _halved(counts: np.ndarray) -> np.ndarray:
+    """Return the counts in bins of twice the width."""
+    half = np.zeros_like(counts)
+    half[HALF // 2 : HALF // 2 + HALF] = counts.reshape(-1, 2).sum(1)
+    return half

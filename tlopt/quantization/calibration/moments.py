@@ -10,6 +10,7 @@ import onnx
 
 from tlopt.graphs.view import View, attribute
 from tlopt.quantization.calibration.activations import tapped
+from tlopt.quantization.calibration.histogram import Histogram, mean_squares
 from tlopt.quantization.grid import Scale
 from tlopt.sessions import open_session
 
@@ -33,14 +34,14 @@ class Moments:
         rounded: float64 (groups, d), their sum after the input has been rounded to its grid.
         product: float64 (groups * parts, d / parts, d / parts), the sum of the outer products of the parts of their
             distances from `center`.
-        count: Number of patches.
+        count: Number of patches, each as far as its image weighs.
         center: float32 (groups, d), the mean of the patches that were added first.
     """
 
     total: np.ndarray
     rounded: np.ndarray
     product: np.ndarray
-    count: int = 0
+    count: float = 0.0
     center: np.ndarray | None = None
 
     @classmethod
@@ -50,15 +51,27 @@ class Moments:
         product = np.zeros((groups * count, length // count, length // count))
         return cls(np.zeros((groups, length)), np.zeros((groups, length)), product)
 
-    def add(self, patches: np.ndarray, scale: Scale) -> None:
-        """Add patches, float32 (groups, n, d), of an input that will have this scale."""
+    def add(self, patches: np.ndarray, scale: Scale, weights: np.ndarray | None = None) -> None:
+        """Add patches, float32 (groups, n, d), of an input that will have this scale.
+
+        Args:
+            patches: Of one image after another, as many of each.
+            scale: Of the input.
+            weights: What each image weighs; all the same if None.
+        """
         if self.center is None:
             self.center = patches.mean(1, dtype=np.float64).astype(np.float32)
+        rounded, away = scale.rounded(patches), patches - self.center[:, None, :]
+        if weights is None or (weights == 1).all():
+            self.count += patches.shape[1]
+        else:
+            each = np.repeat(weights, patches.shape[1] // len(weights)).astype(np.float32)[:, None]
+            patches, rounded, away = patches * each, rounded * each, away * np.sqrt(each)
+            self.count += float(each.sum(dtype=np.float64))
         self.total += patches.sum(1, dtype=np.float64)
-        self.rounded += scale.rounded(patches).sum(1, dtype=np.float64)
-        away = split(patches - self.center[:, None, :], len(self.product))
+        self.rounded += rounded.sum(1, dtype=np.float64)
+        away = split(away, len(self.product))
         self.product += away.transpose(0, 2, 1) @ away
-        self.count += patches.shape[1]
 
     @property
     def mean(self) -> np.ndarray:
@@ -140,6 +153,7 @@ def gather(
     scales: Mapping[str, Scale],
     *,
     seed: int,
+    histograms: Mapping[str, Histogram] | None = None,
 ) -> dict[str, Moments]:
     """Return the moments of each node's input patches, by the node's name.
 
@@ -149,6 +163,7 @@ def gather(
         batches: Network inputs.
         scales: Of the nodes' inputs.
         seed: Of the choice of places in an image.
+        histograms: Of the nodes' inputs; they tell which images weigh less than others.
     """
     random = np.random.default_rng(seed)
     chosen = list(nodes)
@@ -160,8 +175,10 @@ def gather(
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs
         for node in chosen:
-            patches = _patches(view, node, found[node.input[0]], random)
-            moments[node.name].add(patches, scales[node.input[0]])
+            tensor, values = node.input[0], found[node.input[0]]
+            seen = (histograms or {}).get(tensor)
+            weights = None if seen is None else seen.weights_of(mean_squares(values))
+            moments[node.name].add(_patches(view, node, values, random), scales[tensor], weights)
         found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return moments
 
