@@ -192,7 +192,7 @@ def _tensors(engine: Any) -> int:
 
     right = 0
     with _open(engine, "cuda") as runner:
-        for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
+        for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):  # type: ignore[no-untyped-call]
             with torch.cuda.stream(stream):
                 for seed in range(20):
                     inputs = _batch(engine, 1 + seed % engine.card.engine.profile.max_batch, seed)

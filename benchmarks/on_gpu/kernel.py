@@ -57,7 +57,7 @@ class Kernel:
         self._call(self._nvrtc, "nvrtcCompileProgram", program, 1, [f"--gpu-architecture=sm_{major}{minor}".encode()])
         code = b" " * self._call(self._nvrtc, "nvrtcGetCUBINSize", program)
         self._call(self._nvrtc, "nvrtcGetCUBIN", program, code)
-        return code
+        return bytes(code)
 
     @staticmethod
     def _call(api: Any, function: str, *arguments: Any) -> Any:

@@ -33,6 +33,8 @@ class Session:
         found = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
         self.results: dict[str, Any] = found.get("results", {})
         self.skipped: dict[str, str] = found.get("skipped", {})
+        command = "python benchmarks/gpu.py " + " ".join(sys.argv[1:])
+        self.commands = list(dict.fromkeys([*found.get("conditions", {}).get("commands", []), command]))
 
     def _network(self) -> str:
         """Return what tells a network's results from those of the default one: a step is done once for each."""
@@ -49,7 +51,7 @@ class Session:
                 "device": self.device,
                 "processor": processor(),
                 "versions": versions(),
-                "command": "python benchmarks/gpu.py " + " ".join(sys.argv[1:]),
+                "commands": self.commands,
                 "images": self.options.images.name,
                 "model": self.options.model,
                 "batches": list(self.batches),

@@ -137,6 +137,53 @@ def runtimes_end_to_end(session: Session) -> Any:
     )
 
 
+def host_copies(session: Session) -> Any:
+    """Measure the ways of a batch from the processor's memory to the GPU's, milliseconds until it is there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch has no GPU here")
+    side = session.options.image_size
+    return [{"batch": size, **_copies(torch, (size, 3, side, side))} for size in session.batches]
+
+
+def _copies(torch: Any, shape: tuple[int, ...]) -> dict[str, float]:
+    batch = np.random.default_rng(0).random(shape, np.float32)
+    small = (batch * 255).astype(np.uint8)
+    given, bytes_given = torch.from_numpy(batch), torch.from_numpy(small)
+    pinned, halves, bytes_pinned = (
+        torch.empty(shape, dtype=kind, pin_memory=True) for kind in (torch.float32, torch.float16, torch.uint8)
+    )
+    view = pinned.numpy()
+
+    def through(held: Any, copy: Callable[[], Any]) -> None:
+        copy()
+        held.to("cuda", non_blocking=True)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "pageable": lambda: given.to("cuda"),
+        "page-locked, NumPy copies": lambda: through(pinned, lambda: np.copyto(view, batch)),
+        "page-locked, torch copies": lambda: through(pinned, lambda: pinned.copy_(given)),
+        "fp16, page-locked": lambda: through(halves, lambda: halves.copy_(given)),
+        "uint8, pageable": lambda: bytes_given.to("cuda"),
+        "uint8, page-locked": lambda: through(bytes_pinned, lambda: bytes_pinned.copy_(bytes_given)),
+        "NumPy's copy alone": lambda: np.copyto(view, batch),
+        "torch's copy alone": lambda: pinned.copy_(given),
+    }
+    return {name: round(_until_there(torch, way), 3) for name, way in ways.items()}
+
+
+def _until_there(torch: Any, way: Callable[[], Any], runs: int = 15) -> float:
+    taken = []
+    for _ in range(2 + runs):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        way()
+        torch.cuda.synchronize()
+        taken.append(1e3 * (time.perf_counter() - started))
+    return float(np.median(taken[2:]))
+
+
 def energy(session: Session) -> Any:
     """Measure the energy per image at the largest batch: with the copies, and of batches that stay on the GPU."""
     from tlopt.measure.speed.nvml import Nvml

@@ -12,6 +12,7 @@ from tlopt.cards.details import Profile
 from tlopt.engine.driver import Driver, DriverError
 from tlopt.engine.driver import graphs as cuda_graphs
 from tlopt.engine.driver.graphs import Graph
+from tlopt.engine.running.filling import fill
 from tlopt.engine.running.opening import Opened
 from tlopt.engine.running.places import Place
 from tlopt.engine.running.runtime_cache import RuntimeCache
@@ -116,7 +117,7 @@ class Lane:
         driver, stream = self._driver, self._stream
         self._wanted = len(inputs)
         batch = max(self._wanted, self._profile.min_batch)
-        np.copyto(self._host_in[: self._wanted], inputs)
+        fill(self._host_in[: self._wanted], inputs)
         self._host_in[self._wanted : batch] = 0
         self._shape(batch, self._device_in.address, {name: out.address for name, out in self._device_out.items()})
         first, begin, end, last = self._events

@@ -70,7 +70,8 @@ class Histogram:
         """
         every = np.concatenate(self.squares) if self.squares else np.zeros(0)
         usual = float(np.median(every[every > 0])) if (every > 0).any() else 1.0
-        return np.minimum(1.0, FAR * usual / np.maximum(squares, 1e-300))
+        weights: np.ndarray = np.minimum(1.0, FAR * usual / np.maximum(squares, 1e-300))
+        return weights
 
     def seen(self, values: np.ndarray) -> np.ndarray:
         """Return what the readers of the tensor see of values, float (n,)."""
@@ -139,7 +140,8 @@ def mean_squares(values: np.ndarray) -> np.ndarray:
     rows = values.reshape(len(values) if values.ndim > 1 else 1, -1)
     step = max(1, rows.size // SAMPLED) | 1
     some = rows[:, ::step].astype(np.float64)
-    return np.einsum("nd,nd->n", some, some) / some.shape[1]
+    squares: np.ndarray = np.einsum("nd,nd->n", some, some) / some.shape[1]
+    return squares
 
 
 def _halved(counts: np.ndarray) -> np.ndarray:
