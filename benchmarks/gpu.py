@@ -8,7 +8,7 @@ The result is ``gpu-<device>.json``, and for another network than the default ``
 saved after every step. A step that is in it is not done again: start the command once more to go on. A step that cannot
 be done is skipped with its reason, and tried again the next time.
 
-Nothing here has run on a GPU yet. It was rehearsed without one.
+The steps that need no TensorRT have run on an H200. The others were rehearsed without a GPU.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 # graphs on and off, batches of 1 to 256, 1 to 4 streams; fine-tuning. What is missing is skipped
 # with its reason. The result is benchmarks/results/gpu-<device>.json.
 #
-# This script has never run on a GPU: it was written and rehearsed (--rehearse) without one. Where there is no pip, start
+# The steps without TensorRT have run on an H200, the others were rehearsed (--rehearse). Where there is no pip, start
 # benchmarks/gpu.py itself: it skips what is missing.
 set -eu
 cd "$(dirname "$0")/.."
