@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
+_ENOUGH = 4096  # inputs that tell which scale is the best
 _AT_ONCE = 1 << 18  # weights whose scales are chosen at once: they stay in the processor's cache
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
 _MORE_DAMPING = (1e-2, 1e-1, 1.0)  # where it does not
@@ -151,7 +152,12 @@ def round_weight(
 
 
 def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
-    """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
+    """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o).
+
+    Of a row twice as long as `_ENOUGH`, and longer ones, some of the inputs tell.
+    """
+    some = slice(None, None, max(1, flat.shape[2] // _ENOUGH) | 1)  # an odd step meets every place of a kernel
+    flat, power = flat[:, :, some], power[:, some]
     groups, channels, length = flat.shape
     step = max(1, _AT_ONCE // (groups * length))
     starts = [slice(start, start + step) for start in range(0, channels, step)]
@@ -193,17 +199,31 @@ def _factor(second: np.ndarray) -> np.ndarray | None:
 
     None if the matrix is not positive definite, to the precision of its numbers.
     """
-    matrix = torch.from_numpy(second)
+    # From the last input to the first, the factor of the matrix itself is an upper one, and its inverse is what is
+    # wanted: half the work of inverting the matrix and factoring that.
+    matrix = torch.from_numpy(second).flip(-1, -2)
     del second  # of a wide layer each of these is hundreds of megabytes: no two more than needed at once
     matrix, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         return None
-    matrix = torch.cholesky_inverse(matrix)
-    matrix, failed = torch.linalg.cholesky_ex(matrix)
-    if failed.any() or not torch.isfinite(matrix).all():
+    matrix = _inverse(matrix.flip(-1, -2))
+    if not torch.isfinite(matrix).all():
         return None
-    upper: np.ndarray = matrix.mT.numpy()
+    upper: np.ndarray = matrix.numpy()
     return upper
+
+
+def _inverse(upper: torch.Tensor) -> torch.Tensor:
+    """Return the inverse of upper triangular matrices (..., d, d), by halves."""
+    length = upper.shape[-1]
+    if length <= BLOCK:
+        return torch.linalg.solve_triangular(upper, torch.eye(length, dtype=upper.dtype).expand_as(upper), upper=True)
+    half = length // 2
+    found = torch.zeros_like(upper)
+    found[..., :half, :half] = first = _inverse(upper[..., :half, :half])
+    found[..., half:, half:] = last = _inverse(upper[..., half:, half:])
+    found[..., :half, half:] = -(first @ upper[..., :half, half:]) @ last
+    return found
 
 
 def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
@@ -213,11 +233,14 @@ def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int)
     levels = np.empty_like(flat)
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        errors = np.empty((groups, channels, end - start))
-        for i in range(start, end):
-            levels[:, :, i] = np.clip(np.round(flat[:, :, i] / wide), -limit, limit)
-            error = (flat[:, :, i] - levels[:, :, i] * wide) / upper[:, None, i, i]
-            errors[:, :, i - start] = error
-            flat[:, :, i + 1 : end] -= error[:, :, None] * upper[:, None, i, i + 1 : end]
-        flat[:, :, end:] -= errors @ upper[:, start:end, end:]
+        # Column after column is read, so each has to lie in one piece: (groups, columns, channels).
+        block = np.ascontiguousarray(flat[:, :, start:end].transpose(0, 2, 1))
+        found, errors = np.empty_like(block), np.empty_like(block)
+        for i in range(end - start):
+            row, column = upper[:, start + i], block[:, i]
+            found[:, i] = np.clip(np.round(column / wide), -limit, limit)
+            errors[:, i] = (column - found[:, i] * wide) / row[:, None, start + i]
+            block[:, i + 1 :] -= errors[:, i, None] * row[:, start + i + 1 : end, None]
+        levels[:, :, start:end] = found.transpose(0, 2, 1)
+        flat[:, :, end:] -= np.ascontiguousarray(errors.transpose(0, 2, 1)) @ upper[:, start:end, end:]
     return levels
