@@ -228,7 +228,7 @@ def _inverse(upper: torch.Tensor) -> torch.Tensor:
 
 def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
     """Return the integers, float64 (groups, o, d); `flat` is used up."""
-    groups, channels, length = flat.shape
+    length = flat.shape[2]
     wide = scale.astype(np.float64)
     levels = np.empty_like(flat)
     for start in range(0, length, BLOCK):
