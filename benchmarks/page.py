@@ -28,6 +28,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "tf_efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_b0": "EfficientNet-B0",
+    "efficientnet_b2": "EfficientNet-B2",
     "mobilenetv3_large": "MobileNetV3-Large",
     "convnext_atto": "ConvNeXt-Atto",
     "regnety_002": "RegNetY-002",
