@@ -217,7 +217,9 @@ def _inverse(upper: torch.Tensor) -> torch.Tensor:
     """Return the inverse of upper triangular matrices (..., d, d), by halves."""
     length = upper.shape[-1]
     if length <= BLOCK:
-        return torch.linalg.solve_triangular(upper, torch.eye(length, dtype=upper.dtype).expand_as(upper), upper=True)
+        ones = torch.eye(length, dtype=upper.dtype).expand_as(upper)
+        solved: torch.Tensor = torch.linalg.solve_triangular(upper, ones, upper=True)
+        return solved
     half = length // 2
     found = torch.zeros_like(upper)
     found[..., :half, :half] = first = _inverse(upper[..., :half, :half])
