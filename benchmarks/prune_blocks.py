@@ -31,7 +31,8 @@ from tlopt.environment import cores, processor, versions
 from tlopt.measure.answers.images import open_part
 from tlopt.measure.answers.predictions import answer
 from tlopt.networks import removal
-from tlopt.pruning import analysis, blocks, latency
+from tlopt.pruning import analysis, latency
+from tlopt.pruning.depth import blocks
 from tlopt.publishing import write_whole
 from tlopt.sessions import open_session
 from tlopt.sources import open_model

@@ -13,14 +13,15 @@ from tlopt.graphs.view import View
 from tlopt.quantization.options import refuse_quantized
 
 
-def float_graph(source: Artifact, *, folded: bool, gelu: bool = False) -> View:
+def float_graph(source: Artifact, *, precision: str, runtime: str, folded: bool = True) -> View:
     """Return an artifact's graph in plain form.
 
     Args:
         source: An ONNX artifact.
+        precision: That it will have.
+        runtime: That will run it.
         folded: Make constant arithmetic part of the weights beside it. A network that was trained with its
             scales was rounded as the exporter wrote it, and stays so.
-        gelu: Make each GELU one node, as ONNX Runtime computes it fastest.
 
     Raises:
         ArtifactError: It is quantized already, or cannot be quantized.
@@ -31,4 +32,5 @@ def float_graph(source: Artifact, *, folded: bool, gelu: bool = False) -> View:
     if source.card.task == "any":
         graph = settle(graph)
     view = View(fold(graph) if folded else graph)
-    return with_gelu(view) if gelu else view
+    # In five nodes ONNX Runtime would round inside of GELU, too.
+    return with_gelu(view) if folded and (precision, runtime) == ("int8", "onnxruntime") else view

@@ -70,7 +70,7 @@ def cast_graph(
     from tlopt.graphs.precision import opset_of
     from tlopt.quantization.float_graph import float_graph
 
-    view = float_graph(source, folded=True, gelu=precision == "int8" and runtime == "onnxruntime")
+    view = float_graph(source, precision=precision, runtime=runtime)
     batch = source.card.onnx.fixed_batch or _BATCH
     inputs = _noise(source, batch)
     quantized = Quantized(runtime=runtime, calibration_images=len(inputs))

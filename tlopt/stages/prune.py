@@ -102,7 +102,8 @@ def prune(
             as much faster as asked.
     """
     from tlopt.networks import removal, sparsity
-    from tlopt.pruning import analysis, criteria, splits, telling, widths
+    from tlopt.pruning import analysis, criteria, telling, widths
+    from tlopt.pruning.depth import splits
     from tlopt.pruning.ranking import ranked
     from tlopt.pruning.rival import look
     from tlopt.pruning.speedup import verified

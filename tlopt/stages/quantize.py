@@ -93,7 +93,7 @@ def quantize(
     from tlopt.quantization.search.float_blocks import named
 
     own = trained is None  # a network that was trained with its scales stays as it was trained
-    view = float_graph(source, folded=own, gelu=own and precision == "int8" and for_ == "onnxruntime")
+    view = float_graph(source, precision=precision, runtime=for_, folded=own)
     asked = named(view, how.float_blocks, tail=not classifier)
     floats = [node for block in asked for node in block.nodes]
     fixed = fixed_batch(source)

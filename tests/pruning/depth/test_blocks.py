@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tlopt.networks import removal
-from tlopt.pruning import blocks
+from tlopt.pruning.depth import blocks
 
 SIZE = 16
 

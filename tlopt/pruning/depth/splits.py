@@ -14,9 +14,10 @@ from torch import nn
 
 from tlopt.cards.details import Split
 from tlopt.networks import removal
-from tlopt.pruning import analysis, blocks, widths
-from tlopt.pruning.blocks import Block
+from tlopt.pruning import analysis, widths
 from tlopt.pruning.channels import Network
+from tlopt.pruning.depth import blocks
+from tlopt.pruning.depth.blocks import Block
 from tlopt.pruning.ranking import Batches, ranked
 from tlopt.pruning.ways import Way
 

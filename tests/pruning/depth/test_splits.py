@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from tlopt.networks import removal
-from tlopt.pruning import analysis, blocks, splits, widths
+from tlopt.pruning import analysis, widths
 from tlopt.pruning.criteria import magnitude
 from tlopt.pruning.cuts import Limits
+from tlopt.pruning.depth import blocks, splits
 from tlopt.pruning.ways import ByMacs
 
 SIZE = 8

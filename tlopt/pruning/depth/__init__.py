@@ -1,0 +1,1 @@
+"""Pruning of depth: whole blocks of a network, beside channels."""
