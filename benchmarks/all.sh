@@ -27,6 +27,7 @@ labels 5 s labels.py --sets clothing10
 predict 5 s predict.py
 finetune 15 s finetune.py ${PEER:+--python $PEER}
 precisions 5 s finetune.py --precisions
+precisions-accuracy 30 s precisions.py
 accuracy 120 s accuracy.py --arms methods,peers ${PEER:+--python $PEER}
 contention 40 s contention.py --images $shared/data/clothing10/train ${PEER:+--python $PEER}
 prune-resnet18 30 s prune.py --models resnet18 --seeds 0,1,2 --epochs 4
@@ -41,7 +42,9 @@ quantize-tuned-resnet18 15 s quantize.py --model resnet18-clothing10 --tuned run
 quantize-tuned-mobilenetv2 15 s quantize.py --model mobilenetv2-clothing10 --tuned runs/benchmark-prune/mobilenetv2-0/whole --images $shared/data/clothing10
 quantize-noise 15 s quantize_noise.py --images $shared/data/clothing10
 quantize-memory 10 s quantize_memory.py --images $shared/data/clothing10 --samples 512
-hard-int8 90 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard
+hard-networks 900 s hard_networks.py --images $shared/data/clothing10 --work runs/benchmark-hard
+hard-int8 30 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard
+qat-unlabelled 30 s qat_unlabelled.py --images $shared/data/clothing10 --work runs/benchmark-hard
 optimize 120 s optimize.py
 serving 20 - serving.py
 cpp 5 s cpp.py
