@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
+_COLUMNS = 32  # of a block that are made up for one by one; the block's others then see them all at once
 _ENOUGH = 4096  # inputs that tell which scale is the best
 _AT_ONCE = 1 << 18  # weights whose scales are chosen at once: they stay in the processor's cache
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
@@ -238,11 +239,15 @@ def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int)
         # Column after column is read, so each has to lie in one piece: (groups, columns, channels).
         block = np.ascontiguousarray(flat[:, :, start:end].transpose(0, 2, 1))
         found, errors = np.empty_like(block), np.empty_like(block)
-        for i in range(end - start):
-            row, column = upper[:, start + i], block[:, i]
-            found[:, i] = np.clip(np.round(column / wide), -limit, limit)
-            errors[:, i] = (column - found[:, i] * wide) / row[:, None, start + i]
-            block[:, i + 1 :] -= errors[:, i, None] * row[:, start + i + 1 : end, None]
+        inner = upper[:, start:end, start:end]
+        for first in range(0, end - start, _COLUMNS):
+            last = min(first + _COLUMNS, end - start)
+            for i in range(first, last):
+                row, column = inner[:, i], block[:, i]
+                found[:, i] = np.clip(np.round(column / wide), -limit, limit)
+                errors[:, i] = (column - found[:, i] * wide) / row[:, None, i]
+                block[:, i + 1 : last] -= errors[:, i, None] * row[:, i + 1 : last, None]
+            block[:, last:] -= inner[:, first:last, last:].transpose(0, 2, 1) @ errors[:, first:last]
         levels[:, :, start:end] = found.transpose(0, 2, 1)
         flat[:, :, end:] -= np.ascontiguousarray(errors.transpose(0, 2, 1)) @ upper[:, start:end, end:]
     return levels
