@@ -56,6 +56,9 @@ def trained(name: str, images: Path, work: Path) -> Artifact:
     network, folder = NETWORKS[name], work / name
     folder.mkdir(parents=True, exist_ok=True)
     if found := kept(folder / "trained"):
+        step = found.card.lineage[-1].settings
+        if (step["epochs"], found.card.preprocess.size) != (EPOCHS, SIZE):
+            sys.exit(f"{folder} holds a network that was trained otherwise. Give another --work.")
         return found
     return tlopt.finetune(
         images,
@@ -106,7 +109,8 @@ def main() -> None:
     teacher(given.images, given.work)
     command = [sys.executable, __file__, "--images", str(given.images), "--work", str(given.work), "--networks"]
     running = [subprocess.Popen([*command, name]) for name in names]
-    sys.exit(max(process.wait() for process in running))
+    ended = [process.wait() for process in running]
+    sys.exit(1 if any(ended) else 0)
 
 
 if __name__ == "__main__":

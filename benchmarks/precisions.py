@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import effort
+import torch
 
-from tlopt.environment import processor, versions
+from tlopt.environment import processor
 from tlopt.publishing import write_whole
 from tlopt.training.distributed import device
 
@@ -28,21 +29,19 @@ effort.ARMS.update({name: {"precision": name} for name in PRECISIONS})
 
 def where() -> str:
     """Return the device that trains."""
-    import torch
-
     return torch.cuda.get_device_name() if device().type == "cuda" else processor()
 
 
 def table(result: dict[str, Any]) -> str:
     """Return a row for each set: the mean of both, and the difference of bf16 to fp32 seed by seed."""
-    found = {(run["device"], *run["key"].values()): run["test_accuracy"] for run in result["runs"]}
+    found = {(run["device"], run["torch"], *run["key"].values()): run["test_accuracy"] for run in result["runs"]}
     lines = [
         "# Fine-tuning in bf16 and in fp32", "",
-        f"torch {result['versions']['torch']}, EfficientNet-Lite0, defaults. `{result['command']}`. Points: bf16 less "
-        "fp32, the mean over the seeds with its standard error.", "",
-        "| device | set | px | seeds | test images | fp32 | bf16 | points | each seed |", f"{'|---' * 9}|",
+        f"EfficientNet-Lite0, defaults. `{result['command']}`. Points: bf16 less fp32, the mean over the seeds with "
+        "its standard error.", "",
+        "| device | torch | set | px | seeds | test images | fp32 | bf16 | points | each seed |", f"{'|---' * 10}|",
     ]  # fmt: skip
-    kinds = dict.fromkeys((place, name, size) for place, name, size, _, _ in found)
+    kinds = dict.fromkeys(key[:4] for key in found)
     for kind in kinds:
         seeds = [
             seed for *of, arm, seed in found if tuple(of) == kind and arm == "bf16" and (*kind, "fp32", seed) in found
@@ -52,7 +51,7 @@ def table(result: dict[str, Any]) -> str:
         fp32, bf16 = ([found[*kind, arm, seed] for seed in seeds] for arm in PRECISIONS)
         points = [100 * (b - a) for a, b in zip(fp32, bf16, strict=True)]
         error = statistics.stdev(points) / math.sqrt(len(points)) if len(points) > 1 else float("nan")
-        images = next(r["test_images"] for r in result["runs"] if r["key"]["set"] == kind[1])
+        images = next(r["test_images"] for r in result["runs"] if r["key"]["set"] == kind[2])
         row = (*kind, len(seeds), images, f"{statistics.mean(fp32):.3f}", f"{statistics.mean(bf16):.3f}")
         each = ", ".join(f"{value:+.1f}" for value in points)
         lines.append(f"| {' | '.join(map(str, row))} | {statistics.mean(points):+.1f} ± {error:.1f} | {each} |")
@@ -70,14 +69,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=here.parents[1] / "shared/data")
     given = parser.parse_args()
     result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
-    result |= {"command": "python benchmarks/precisions.py", "versions": versions()}
+    result |= {"command": "python benchmarks/precisions.py"}
     for name in given.sets.split(","):
         for seed in map(int, given.seeds.split(",")):
             for precision in PRECISIONS:
                 key = {"set": name, "size": given.size, "arm": precision, "seed": seed}
                 if any(run["key"] == key and run["device"] == where() for run in result["runs"]):
                     continue
-                result["runs"].append({"device": where(), **effort.one(key, given.data)})
+                result["runs"].append({"device": where(), "torch": torch.__version__, **effort.one(key, given.data)})
                 write_whole(given.out, (json.dumps(result, indent=1) + "\n").encode())
                 write_whole(given.out.with_suffix(".md"), table(result).encode())
 

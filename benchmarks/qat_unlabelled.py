@@ -54,7 +54,7 @@ def taught(network: Artifact, runtime: str, images: Path, out: Path, settings: d
     """Train for int8 without labels, and quantize with the scales that were learned."""
     made = tlopt.qat(network, out / f"qat-{runtime}", images=images, for_=runtime, force=True, **settings)
     exported = tlopt.export(made, out / f"qat-{runtime}-fp32", force=True)
-    return tlopt.quantize(exported, out / f"qat-{runtime}-int8", for_=runtime, force=True)
+    return tlopt.quantize(exported, out / f"qat-{runtime}-int8", images=images, for_=runtime, force=True)
 
 
 def rows(name: str, runtime: str, images: Path, work: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
     command = f"`python benchmarks/qat_unlabelled.py --images {given.images} --work WORK`"
-    result = {"command": command, "processor": processor(), "cores": cores(), "versions": versions(), **result}
+    result |= {"command": command, "processor": processor(), "cores": cores(), "versions": versions()}
     settings = {"epochs": given.epochs, "lr": given.lr}
     for case in given.cases.split(","):
         name, _, runtime = case.partition(":")
@@ -119,7 +119,10 @@ def main() -> None:
             (row["network"], row["runtime"], row["settings"]) == (name, runtime, settings) for row in result["rows"]
         ):
             continue
-        result["rows"] += rows(name, runtime, given.images, given.work, settings)
+        known = [row for row in result["rows"] if row["way"] == "plain"]
+        made = rows(name, runtime, given.images, given.work, settings)
+        twice = {(row["network"], row["runtime"], row["way"]) for row in known}
+        result["rows"] += [row for row in made if (row["network"], row["runtime"], row["way"]) not in twice]
         write_whole(FILE, json.dumps(result, indent=1) + "\n")
         write_whole(FILE.with_suffix(".md"), table(result))
         print(table(result), flush=True)

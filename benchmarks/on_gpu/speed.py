@@ -21,7 +21,7 @@ _SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
 
 
 def torch_speed(session: Session) -> Any:
-    """Measure torch: eager, channels last in fp16, compiled with max-autotune."""
+    """Measure torch: eager, channels last in fp16, compiled."""
     return session.bench([session.tuned()], "torch", session.batches)
 
 

@@ -212,7 +212,8 @@ def test_torch_compiled_for_a_gpu_launches_graphs(tuned, gpu):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("torch:cuda", torch.float32), ("torch:cuda-half", torch.float16)])
-def test_a_batch_goes_to_a_gpu_through_memory_that_is_kept(tuned, gpu, name, kind):
+def test_a_batch_goes_to_a_gpu_through_memory_that_is_kept(tuned, gpu, monkeypatch, name, kind):
+    monkeypatch.setattr(torch_backend, "_STAGED", 1)
     made = []
 
     def empty(shape, *, dtype, pin_memory):
@@ -229,6 +230,26 @@ def test_a_batch_goes_to_a_gpu_through_memory_that_is_kept(tuned, gpu, name, kin
             assert moved.dtype == kind
             np.testing.assert_allclose(moved.float(), inputs, rtol=1e-3, atol=1e-4)
     assert [(len(held), held.dtype) for held in made] == [(3, kind), (5, kind)]
+
+
+def test_a_small_batch_goes_to_a_gpu_as_it_is(tuned, gpu):
+    gpu.empty = None
+    inputs = torch.ones((1, *tuned.card.preprocess.input_shape))
+    with open_runner(tuned, "torch:cuda") as runner:
+        assert torch.equal(runner._moved(inputs), inputs)
+
+
+def test_memory_that_a_copy_may_still_read_is_given_up_after_an_error(tuned, gpu):
+    inputs = np.zeros((1, *tuned.card.preprocess.input_shape), np.float32)
+
+    def broken(_batch):
+        raise RuntimeError("out of memory")
+
+    with open_runner(tuned, "torch:cuda") as runner:
+        runner._module, runner._pinned = broken, torch.zeros(1)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            runner(inputs)
+        assert runner._pinned is None
 
 
 @pytest.fixture

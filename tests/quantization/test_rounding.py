@@ -132,6 +132,9 @@ def test_an_image_far_larger_than_the_others_weighs_as_much_as_a_few(build, phot
         return gather(view, [first], [images], {"images": FINE}, seed=0, **more)[first.name]
 
     usual, weighed, plain = found(photos_like), found(large, histograms={"images": seen}), found(large)
+    mean = [moments.rounded_mean / 2 + moments.mean / 2 for moments in (usual, weighed, plain)]
+    away = [float(np.abs(one - mean[0]).max()) for one in mean[1:]]
+    assert 4 * away[0] < away[1]  # so the bias is not corrected for that image alone
     variance = [float(np.einsum("gii->", moments.second(centered=True))) for moments in (usual, weighed, plain)]
     assert variance[1] < 1.3 * variance[0]
     assert variance[2] > 100 * variance[0]

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 MEMORY = 400e6  # bytes of second moments held at once
 BLOCK = 128
 _COLUMNS = 32  # of a block that are made up for one by one; the block's others then see them all at once
-_ENOUGH = 4096  # inputs that tell which scale is the best
 _AT_ONCE = 1 << 18  # weights whose scales are chosen at once: they stay in the processor's cache
 DAMPING = 1e-3  # of the mean variance, added to each input's own: keeps the matrix regular
 _MORE_DAMPING = (1e-2, 1e-1, 1.0)  # where it does not
@@ -153,12 +152,8 @@ def round_weight(
 
 
 def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
-    """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o).
-
-    Of a row twice as long as `_ENOUGH`, and longer ones, some of the inputs tell.
-    """
-    some = slice(None, None, max(1, flat.shape[2] // _ENOUGH) | 1)  # an odd step meets every place of a kernel
-    flat, power = flat[:, :, some], power[:, some]
+    """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
+    flat, power = flat.astype(np.float32), power.astype(np.float32)  # half the memory to go through
     groups, channels, length = flat.shape
     step = max(1, _AT_ONCE // (groups * length))
     starts = [slice(start, start + step) for start in range(0, channels, step)]

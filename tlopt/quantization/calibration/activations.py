@@ -48,7 +48,7 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
         found[source] = inputs
         for name, histogram in histograms.items():
             try:
-                histogram.add(found[name])
+                histogram.add(found[name], images=len(inputs))
             except ValueError as error:
                 raise StageError(f"The tensor {name} takes values that are not finite on these images.") from error
         found.clear()  # or all tensors of one batch would wait until those of the next are there, too

@@ -177,7 +177,7 @@ def gather(
         for node in chosen:
             tensor, values = node.input[0], found[node.input[0]]
             seen = (histograms or {}).get(tensor)
-            weights = None if seen is None else seen.weights_of(mean_squares(values))
+            weights = None if seen is None else seen.weights_of(mean_squares(values, images=len(inputs)))
             moments[node.name].add(_patches(view, node, values, random), scales[tensor], weights)
         found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return moments
