@@ -229,6 +229,43 @@ def test_an_answer_that_is_too_slow_when_it_is_timed_again_gives_way_to_the_next
     assert second.variant.key != first
 
 
+def over_the_budget(other_ms=6.0):
+    """Two contenders that were within the budget untrained, and are over it trained; a third has room."""
+    known = Known(asked(names=("a", "b", "c")))
+    for name, latency_ms, accuracy in (("a", 9.2, 0.9), ("b", 8.8, 0.8), ("c", other_ms, 0.7)):
+        known.time(name, latency_ms).rank(name, accuracy)
+    keys = [contender(known.search, name).key for name in "ab"]
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    for name in "ab":
+        known.train(name, 2, 0.9, artifact=f"work/{name}")
+    while (task := (tasks.ready(known.now()) or [None])[0]) and "timm:c" not in task.label:
+        step(known, latency_ms=5.4)
+    return known
+
+
+def test_where_all_turn_out_to_be_over_the_budget_a_network_with_more_room_answers():
+    known, done = over_the_budget(), []
+    while task := (tasks.ready(known.now()) or [None])[0]:
+        done.append((task.kind, task.late))
+        step(known, accuracy=0.7, latency_ms=3.4)
+        assert len(done) < 9
+    late = [(kind, True) for kind in ("first", "make", "measure")]
+    assert done == [*late, ("again", False), ("judge", False)]
+    assert deciding.decision(known.now()).chosen.variant.base.contender == contender(known.search, "c")
+
+
+def test_it_may_be_late_by_less_than_a_tenth_of_the_time():
+    known = over_the_budget()
+    known.left_s, known.total_s, known.reserve_s = -5.0, 120.0, 4.0
+    assert kinds(known) == ["first"]  # 3 steps of a second, and 6.6 s until it is too late
+    known.left_s = -9.0  # 2.6 s
+    assert kinds(known) == []
+
+
+def test_no_other_network_answers_where_the_others_would_be_as_slow():
+    assert kinds(over_the_budget(8.6)) == []  # 4.3 ms in int8, slowed down from 4.4 to 5.4 as another was
+
+
 def test_an_artifact_is_judged_and_compressed_without_training():
     known = Known(asked(names=("a",), kind="torch"))
     known.time("a", 4.0)

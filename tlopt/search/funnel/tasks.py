@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tlopt import backends
-from tlopt.search.funnel import deciding, field, halving, proposing
+from tlopt.search.funnel import deciding, field, halving, proposing, smaller
 from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.situation import Situation
@@ -37,6 +37,7 @@ class Task:
         epochs: Where a training stops; 0 to finish it as it is.
         variant: What is made, measured or judged.
         artifacts: What is mixed.
+        late: It may end after the time of the search: without it there would be no answer.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Task:
     epochs: int = 0
     variant: Variant | None = None
     artifacts: tuple[str, ...] = ()
+    late: bool = False
 
     @property
     def kind(self) -> str:
@@ -119,10 +121,7 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
     contenders, plan = now.contenders, results.plan
     for early in () if halving.finished(results) else _early(now, survivors, contenders[plan.contenders[0]]):
         if not results.done(f"first/{early.key}"):
-            yield Task(
-                key=f"first/{early.key}", label=f"Training the classifier of {early.label}", place="train",
-                contender=early,
-            )  # fmt: skip
+            yield _first(early)
             return
         answer = list(_first_answer(now, survivors, early))
         yield from answer
@@ -237,6 +236,25 @@ def _made_in_time(now: Situation) -> Task | None:
     return open_[0] if open_ else None
 
 
+def _way_out(now: Situation) -> Iterator[Task]:
+    """Yield what makes an answer of a network with more room, where nothing that was measured keeps to the budget."""
+    standing = smaller.with_more_room(now)
+    if standing is None:
+        return
+    own = [base for base in bases(now.asked, now.results, now.contenders) if base.contender == standing.contender]
+    if not own:
+        yield _first(standing.contender)
+    for base in own[:1]:
+        for variant in of_base(now.asked, now.results, standing, base)[:1]:
+            yield from _variant(now, variant)
+
+
+def _first(early: Contender) -> Task:
+    return Task(
+        key=f"first/{early.key}", label=f"Training the classifier of {early.label}", place="train", contender=early
+    )
+
+
 def _making_place(variant: Variant) -> Place:
     """Return where a variant is made: an engine is one of the GPU that it is built on."""
     reads = backends.load(*variant.point.backend.partition(":")[::2]).READS
@@ -250,7 +268,7 @@ def last(now: Situation) -> list[Task]:
         return [waiting]
     chosen = deciding.decision(now).chosen
     if chosen is None:
-        return []
+        return [replace(task, late=True) for task in _way_out(now)]
     variant = chosen.variant
     if not results.done(f"again/{variant.key}"):
         return [Task(key=f"again/{variant.key}", label="Timing the answer once more", place="measure", variant=variant)]

@@ -141,7 +141,7 @@ class Worker:
 
     def _result(self, now: Situation, task: Task) -> dict[str, Any]:
         """Do a task; return its result as JSON types."""
-        if now.left_s <= 0:  # time is kept back for what is left to do
+        if now.left_s <= 0 or task.late:  # time is kept back for what is left to do
             return self._known(task, self._steps()[task.kind](now, task))
         with self.clock.ending():
             return self._known(task, self._steps()[task.kind](now, task))
