@@ -21,7 +21,10 @@ from tlopt.quantization.quantizers import minmax
 from tlopt.sessions import open_session
 
 RUNTIMES = ["onnxruntime", "openvino", "tensorrt"]
-REAL = ["timm:resnet18?layers=(1, 1, 1, 1)", "pip:efficientnet_lite0", "timm:mobilenetv2_100?depth_multiplier=0.4"]
+SILU = "timm:efficientnet_b0"  # squeeze-excitation, too
+REAL = [
+    "timm:resnet18?layers=(1, 1, 1, 1)", "pip:efficientnet_lite0", "timm:mobilenetv2_100?depth_multiplier=0.4", SILU,
+]  # fmt: skip
 
 
 def found_places(graph, runtime, inputs):

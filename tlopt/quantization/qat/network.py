@@ -21,6 +21,7 @@ from tlopt.quantization.qat.places import Places
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = (_ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default)
+_SILU = (_ATEN.silu.default, _ATEN.silu_.default)
 # Operator -> the position of its epsilon.
 _NORMS = {_ATEN._native_batch_norm_legit_no_training.default: 6, _ATEN.batch_norm.default: 7}
 
@@ -105,6 +106,9 @@ def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str,
     with graph.inserting_before(next(iter(graph.nodes))):
         logarithm = graph.placeholder("logarithm")
     _keep_layouts(graph)
+    for name, gate in places.gates.items():
+        if name in nodes and nodes[name].target in _SILU:
+            nodes[gate], nodes[name] = _in_two_steps(graph, nodes[name])
     for name, limit in sorted(places.weights.items()):
         nodes[name] = _round_weight(graph, _need(nodes, name), name, limit)
     names = {node: name for name, node in nodes.items() if name in places.names}
@@ -148,6 +152,17 @@ def _need(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
     if name not in nodes:
         raise _unknown(name)
     return nodes[name]
+
+
+def _in_two_steps(graph: fx.Graph, silu: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Compute SiLU as the ONNX graph does; return the sigmoid and the product."""
+    inputs = silu.args[0]
+    with graph.inserting_before(silu):
+        gate = graph.call_function(_ATEN.sigmoid.default, (inputs,))
+        product = graph.call_function(_ATEN.mul.Tensor, (inputs, gate))
+    silu.replace_all_uses_with(product)
+    graph.erase_node(silu)
+    return gate, product
 
 
 def _unknown(name: str) -> StageError:

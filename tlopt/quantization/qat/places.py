@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Calibrated
 
 
@@ -37,6 +38,7 @@ class Places:
         tensors: Tensor -> how it is rounded.
         weights: Output of each node whose weight is rounded -> largest magnitude of its integers.
         names: All tensors that the ONNX graph computes.
+        gates: SiLU's answer -> the sigmoid in it, which is a node of its own in the ONNX graph.
     """
 
     low: int
@@ -44,6 +46,7 @@ class Places:
     tensors: Mapping[str, Place]
     weights: Mapping[str, int]
     names: frozenset[str]
+    gates: Mapping[str, str] = field(default_factory=dict)
 
 
 def places_of(calibrated: Calibrated) -> Places:
@@ -65,4 +68,17 @@ def places_of(calibrated: Calibrated) -> Places:
         },
         weights={node.output[0]: placement.limit(view, node) for node in view.nodes if node.name in placement.weights},
         names=frozenset([*results.values(), view.inputs[0]]),
+        gates=_gates(view),
     )
+
+
+def _gates(view: View) -> dict[str, str]:
+    """Return the product x * sigmoid(x) -> the sigmoid, of every one in a graph."""
+    sigmoids = {node.output[0]: node.input[0] for node in view.nodes if node.op_type == "Sigmoid"}
+    products = [node for node in view.nodes if node.op_type == "Mul"]
+    return {
+        node.output[0]: gate
+        for node in products
+        for gate, other in (node.input, reversed(node.input))
+        if sigmoids.get(gate) == other
+    }
