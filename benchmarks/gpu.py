@@ -74,7 +74,7 @@ def _short(found: Any) -> str:
         if "rows" in found:
             return _short(found["rows"]) + _beside(found)
         if "epochs" in found:
-            last = found["epochs"][-1]
+            last = [record for record in found["epochs"] if "epoch" in record][-1]
             return ", ".join(f"{name} {value:.4g}" for name, value in last.items() if isinstance(value, int | float))
         return ", ".join(_numbers(found)[:_MOST]) or "done"
     rows = [row for row in found if row.get("images_per_s")]

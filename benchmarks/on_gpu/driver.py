@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,26 +134,14 @@ def _answers(engine: Any, device: str, streams: int) -> int:
 
 def _threads(engine: Any, device: str) -> int:
     """Check four threads with a runner each."""
-    right: list[int] = []
-    wrong: list[BaseException] = []
 
-    def work(index: int) -> None:
-        try:
-            with _open(engine, device) as runner:
-                for step in range(12):
-                    inputs = _batch(engine, 1 + (step // 3) % 4, 50 * index + step)
-                    right.append(_right(runner(inputs), inputs))
-        except BaseException as error:  # noqa: BLE001 -- raised below
-            wrong.append(error)
+    def work(index: int) -> int:
+        with _open(engine, device) as runner:
+            batches = [_batch(engine, 1 + (step // 3) % 4, 50 * index + step) for step in range(12)]
+            return sum(_right(runner(inputs), inputs) for inputs in batches)
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if wrong:
-        raise wrong[0]
-    return len(right)
+    with ThreadPoolExecutor(4) as pool:
+        return sum(pool.map(work, range(4)))
 
 
 def _captures(engine: Any) -> int:

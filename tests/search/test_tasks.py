@@ -262,6 +262,16 @@ def test_it_may_be_late_by_less_than_a_tenth_of_the_time():
     assert kinds(known) == []
 
 
+def test_what_was_made_for_it_is_measured_though_there_would_be_no_time_to_make_it():
+    known = over_the_budget()
+    known.total_s, known.reserve_s = 120.0, 4.0
+    known.left_s = -5.0
+    assert step(known).kind == "first"
+    assert step(known).kind == "make"
+    known.left_s = -10.5  # a second is left: enough to measure
+    assert kinds(known) == ["measure"]
+
+
 def test_no_other_network_answers_where_the_others_would_be_as_slow():
     assert kinds(over_the_budget(8.6)) == []  # 4.3 ms in int8, slowed down from 4.4 to 5.4 as another was
 

@@ -86,10 +86,10 @@ class Runner:
             torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None),
         ):
             batch = torch.from_numpy(inputs)
-            if self._device.type == "cuda":
-                batch = self._moved(batch)
-            batch = batch.to(torch.half if self._half else batch.dtype, memory_format=torch.channels_last)
             try:
+                if self._device.type == "cuda":
+                    batch = self._moved(batch)
+                batch = batch.to(torch.half if self._half else batch.dtype, memory_format=torch.channels_last)
                 logits: np.ndarray = self._module(batch).float().cpu().numpy()
             except BaseException:
                 self._pinned = None  # a copy from it may be under way
@@ -168,9 +168,8 @@ def _recorded(runner: Runner, inputs: np.ndarray, runs: int) -> list[tuple[str, 
 def _compiled(module: Any, *, graphs: bool = False) -> Any:
     """Compile a module, anew for each batch size; with `graphs` its kernels are launched as CUDA graphs.
 
-    The mode "max-autotune" would also try out kernels. On an H200 EfficientNet-Lite0 was not compiled for one batch
-    size after seven minutes; "reduce-overhead" took half a minute. After some sizes, 8 unless told, torch would go on
-    uncompiled without a word.
+    The mode "max-autotune" would also try out kernels, which takes minutes for each batch size. After some sizes, 8
+    unless told, torch would go on uncompiled without a word.
     """
     config: Any = importlib.import_module("torch._dynamo.config")
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7

@@ -15,7 +15,7 @@ def choose(histogram: Histogram, grid: Grid) -> tuple[float, float]:
 
     The trade between clipping and rounding that Banner et al., "Post training 4-bit quantization
     of convolutional networks", arXiv:1810.05723, solve for assumed distributions is searched here
-    on the measured one. An image far larger than the others weighs as much as a usual one. Where an activation
+    on the measured one. An image larger than the median weighs less. Where an activation
     function reads the tensor, the error is that of its answer: SiLU makes next to nothing of a very negative value,
     which then need not be told from another.
     """

@@ -5,13 +5,16 @@ from __future__ import annotations
 from tlopt.search.funnel import deciding, field, halving
 from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.situation import Situation
+from tlopt.search.funnel.variants import Variant, bases, of_base
 
 ROOM = 0.95  # of the budget, at most, for what was timed untrained and slowed down as the others were
 LATE = 0.08  # of the whole time that an answer may be late, if there would be none
 
 
-def with_more_room(now: Situation) -> Standing | None:
+def with_more_room(now: Situation) -> tuple[Standing, Variant | None] | None:
     """Return the most promising contender that should still keep to the budget; None if there is none, or no time.
+
+    With it comes what is made of it, None before its classifier is trained.
 
     The machine may have become slower since the networks were timed untrained, or the networks are slower trained. Each
     of the others is taken to be as much slower as the worst of those that were measured.
@@ -27,8 +30,15 @@ def with_more_room(now: Situation) -> Standing | None:
         if standing.contender.key in tried or standing.best is None or _failed(now, standing):
             continue
         if slower * now.asked.budget.excess(standing.best) <= ROOM:
-            return standing if _in_time(now, standing) else None
+            variant = _variant(now, standing)
+            return (standing, variant) if _in_time(now, variant) else None
     return None
+
+
+def _variant(now: Situation, standing: Standing) -> Variant | None:
+    own = [base for base in bases(now.asked, now.results, now.contenders) if base.contender == standing.contender]
+    found = of_base(now.asked, now.results, standing, own[0]) if own else []
+    return found[0] if found else None
 
 
 def _slower(now: Situation, point: str, latency_ms: float) -> float:
@@ -41,11 +51,18 @@ def _failed(now: Situation, standing: Standing) -> bool:
     return f"first/{standing.contender.key}" in now.results.problems
 
 
-def _in_time(now: Situation, standing: Standing) -> bool:
-    """Return whether the classifier is trained alone, and the network made and measured, before it is too late."""
+def _in_time(now: Situation, variant: Variant | None) -> bool:
+    """Return whether the classifier is trained alone, and the network made and measured, before it is too late.
+
+    Args:
+        now: What is known.
+        variant: What is made; None before the classifier is trained.
+    """
     results = now.results
-    steps = {"make": len(results.made), "measure": len(results.measured)}
-    if standing.contender.key not in results.first:
+    steps = {"measure": len(results.measured)}
+    if variant is None or variant.made_key not in results.made:
+        steps["make"] = len(results.made)
+    if variant is None:
         steps["first"] = len(results.first)
     each = {kind: results.seconds.get(kind, 0.0) / done for kind, done in steps.items() if done}
     unknown = max(each.values(), default=0.0)

@@ -238,15 +238,14 @@ def _made_in_time(now: Situation) -> Task | None:
 
 def _way_out(now: Situation) -> Iterator[Task]:
     """Yield what makes an answer of a network with more room, where nothing that was measured keeps to the budget."""
-    standing = smaller.with_more_room(now)
-    if standing is None:
+    found = smaller.with_more_room(now)
+    if found is None:
         return
-    own = [base for base in bases(now.asked, now.results, now.contenders) if base.contender == standing.contender]
-    if not own:
+    standing, variant = found
+    if variant is None:
         yield _first(standing.contender)
-    for base in own[:1]:
-        for variant in of_base(now.asked, now.results, standing, base)[:1]:
-            yield from _variant(now, variant)
+    else:
+        yield from _variant(now, variant)
 
 
 def _first(early: Contender) -> Task:
