@@ -122,7 +122,7 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._reach(max(-low, high))
         # An odd stride walks through all channels and positions alike.
-        stride = max(1, flat.size // SAMPLED) | 1 if flat.size > SAMPLED else 1
+        stride = max(1, flat.size // SAMPLED) | 1
         picked = flat[::stride]
         squares = mean_squares(values, images=images, seen=self.seen)
         self.squares.append(squares)
