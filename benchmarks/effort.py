@@ -1,10 +1,13 @@
 """What `finetune --effort quick|default|best` and `--folds 5` bring and cost where there are few images.
 
     python benchmarks/effort.py [--sets A,B] [--arms 'A; B'] [--seeds 0,1] [--size 64] [--out …] [--data ../shared/data]
+        [--more DIR]
 
 "clothing10-20" has 20 images of each class of clothing10 to train and choose on, drawn by the seed, without a val part.
 All other images, at most 400, are the test part, by which each run is judged once. Seconds are processor time of one
 thread, without the test. Runs that the result file holds already are not repeated. elpv is the package elpv-dataset.
+--more is a folder with more sets, a folder of images each. "regression" is the frozen network with a regression that is
+chosen by folds and fitted to all images: what fine-tuning has to be worth its time against.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,16 @@ MODEL = "pip:efficientnet_lite0"
 Run = dict[str, Any]
 ARMS: dict[str, Run] = {e: {"effort": e} for e in ("quick", "default", "best")}
 ARMS |= {f"{e}, 5 folds": {"effort": e, "folds": 5} for e in ("quick", "default")}
+ARMS["regression"] = {"method": "head", "folds": 5}
 SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
 
 
-def drawn(name: str, seed: int, data: Path, folder: Path) -> Path:
+def drawn(name: str, seed: int, data: Sequence[Path], folder: Path) -> Path:
     """Link so many images of each class into a train part, and others into a test part."""
     base, _, per_class = name.partition("-")
-    whole = scan(elpv(folder / "elpv") if base == "elpv" else data / base)
+    found = [place / base for place in data if (place / base).is_dir()]
+    whole = scan(elpv(folder / "elpv") if base == "elpv" else found[0])
     order = np.random.default_rng(seed).permutation(len(whole))
     few = np.concatenate([order[whole.labels[order] == k][: int(per_class)] for k in range(len(whole.classes))])
     for part, chosen in (("train", few), ("test", order[~np.isin(order, few)][:MOST])):
@@ -50,7 +56,7 @@ def drawn(name: str, seed: int, data: Path, folder: Path) -> Path:
     return folder / "set"
 
 
-def one(key: Run, data: Path) -> Run:
+def one(key: Run, data: Sequence[Path]) -> Run:
     """Fine-tune once; return what the card says, the accuracy on the test and the time."""
     with tempfile.TemporaryDirectory() as scratch:
         images = drawn(key["set"], key["seed"], data, Path(scratch))
@@ -103,7 +109,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     for option, path in {"out": here / "results/effort.json", "data": here.parents[1] / "shared/data"}.items():
         parser.add_argument(f"--{option}", type=Path, default=path)
+    parser.add_argument("--more", type=Path, help="folder with more sets")
     given = parser.parse_args()
+    places = [place for place in (given.data, given.more) if place is not None]
     torch.set_num_threads(1)
     result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
     result |= {"command": "python benchmarks/effort.py", "device": processor(), "versions": versions()}
@@ -112,7 +120,7 @@ def main() -> None:
             for arm in given.arms.split("; "):
                 key = {"set": name, "size": given.size, "arm": arm, "seed": seed}
                 if all(run["key"] != key for run in result["runs"]):
-                    result["runs"].append(one(key, given.data))
+                    result["runs"].append(one(key, places))
                     write_whole(given.out, (json.dumps(result, indent=1) + "\n").encode())
                     write_whole(given.out.with_suffix(".md"), table(result).encode())
 
