@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -41,6 +42,15 @@ def test_what_noise_may_explain_is_neither_over_nor_within():
     assert not budget.over(timed(5.05))
     assert "with noise" in budget.unmet(timed(4.95))
     assert not budget.unmet(timed(4.8))
+
+
+def test_what_is_fast_enough_but_for_noise_is_in_doubt():
+    budget = Budget(latency_ms=5.0)
+    assert budget.in_doubt(timed(4.95))
+    assert not budget.in_doubt(timed(4.8))  # within
+    assert not budget.in_doubt(timed(5.05))  # slower than asked for, whatever the noise
+    assert not budget.in_doubt(dataclasses.replace(timed(4.95), problem="It is broken."))
+    assert not Budget(size_mb=2.0).in_doubt(timed(4.95, size_mb=2.5))  # a file has no noise
 
 
 def test_each_limit_is_looked_at():

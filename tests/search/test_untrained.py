@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -135,3 +136,17 @@ def test_the_shipped_file_is_timed_by_the_same_clock(exported, work):
     assert time_artifact(exported, one, work=work, seconds=0.02, memory=False) == first
     again = time_artifact(exported, one, work=work, seconds=0.02, memory=False, again=True)
     assert again.sessions_ms != first.sessions_ms
+
+
+def test_two_measurements_are_one_over_the_sessions_of_both():
+    first = Timed(
+        point="", machine="", backend="onnxruntime:cpu", batch=1, latency_ms=2.0, interval_ms=(1.75, 2.26),
+        sessions_ms=(1.9, 2.0, 2.1), p99_ms=3.0, images_per_s=500.0, seconds=1.0, notes=("It was hot.",),
+    )  # fmt: skip
+    second = dataclasses.replace(first, sessions_ms=(1.95, 2.0, 2.05), p99_ms=9.0, images_per_s=400.0)
+    both = first.and_again(second)
+    assert both.sessions_ms == (1.9, 2.0, 2.1, 1.95, 2.0, 2.05)
+    assert both.latency_ms == pytest.approx(math.exp(np.log(both.sessions_ms).mean()))
+    assert both.interval_ms[0] < both.latency_ms < both.interval_ms[1]
+    assert both.interval_ms[1] / both.interval_ms[0] < 1.09  # of the three sessions alone, 1.28
+    assert (both.p99_ms, both.notes, both.seconds) == (9.0, ("It was hot.",), 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,19 @@ def test_progress_is_shown_as_before_when_the_search_is_over(now):
     before = progress.display.get()
     hired(now, asked(names=("a",)), 5.0).run()
     assert progress.display.get() is before
+
+
+def test_a_network_that_only_noise_puts_over_the_budget_is_timed_again(now, monkeypatch):
+    calls = []
+
+    def doubtful(*given, **settings):
+        calls.append(settings["again"])
+        point = next(one for one in given if hasattr(one, "image_size"))
+        spread = (1.8, 2.2) if len(calls) == 1 else (1.99, 2.01)
+        found = timed(math.sqrt(spread[0] * spread[1]), noise=0.1)
+        return dataclasses.replace(found, point=point.digest, sessions_ms=spread * 2)
+
+    monkeypatch.setattr(worker, "time_artifact", doubtful)
+    one = hired(now, asked(names=("a",), sizes=(32,), latency_ms=2.1), 60.0)
+    one.run()
+    assert calls[:2] == [False, True]

@@ -113,6 +113,10 @@ class Budget:
             return f"{timed.p99_ms:.3g} ms for 99 of 100 runs"
         return self._too_large(timed, 1 + _NOISE_PER_LIMIT)
 
+    def in_doubt(self, timed: Timed) -> bool:
+        """Whether a network is fast enough as measured, and only its noise says that it may not be."""
+        return not timed.problem and timed.latency_ms <= self.limit_ms < timed.interval_ms[1]
+
     def _too_large(self, timed: Timed, noise: float) -> str:
         if self.size_mb is not None and timed.size_mb > self.size_mb:  # a file has no noise
             return f"{timed.size_mb:.3g} MB, over {self.size_mb:.3g} MB"

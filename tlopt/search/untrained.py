@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -64,6 +65,15 @@ class Timed:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     problem: str = ""
+
+    def and_again(self, other: Timed) -> Timed:
+        """Return this measurement and another of the same artifact as one, over the sessions of both."""
+        latency, interval = _of_sessions(sessions := (*self.sessions_ms, *other.sessions_ms))
+        return replace(
+            self, latency_ms=latency, interval_ms=interval, sessions_ms=sessions,
+            p99_ms=max(self.p99_ms, other.p99_ms), images_per_s=math.sqrt(self.images_per_s * other.images_per_s),
+            seconds=self.seconds + other.seconds, notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )  # fmt: skip
 
 
 def untrained(point: Point, *, classes: int, work: Path) -> Artifact:
@@ -211,16 +221,15 @@ def _measured(artifact: Artifact, point: Point, seconds: float, batch: int, memo
     [medians] = report.details["turn_medians_ms"].values()
     # The turns go round the sessions.
     sessions = [sum(medians[i:TURNS:SESSIONS]) / len(medians[i:TURNS:SESSIONS]) for i in range(SESSIONS)]
-    # Disturbances multiply a latency, and no latency is below zero: its logarithm has the even spread.
-    low, high = mean_interval([math.log(ms) for ms in sessions])
+    latency, interval = _of_sessions(sessions)
     host = row.get("host_mb")
     return Timed(
         point=point.digest,
         machine=fingerprint_digest(),
         backend=str(row["backend"]),
         batch=batch,
-        latency_ms=math.exp(sum(map(math.log, sessions)) / SESSIONS),
-        interval_ms=(math.exp(low), math.exp(high)),
+        latency_ms=latency,
+        interval_ms=interval,
         sessions_ms=tuple(sessions),
         p99_ms=float(row["p99_ms"] or math.nan),
         images_per_s=float(row["images_per_s"] or math.nan),
@@ -229,6 +238,14 @@ def _measured(artifact: Artifact, point: Point, seconds: float, batch: int, memo
         seconds=time.perf_counter() - started,
         notes=tuple(report.notes),
     )
+
+
+def _of_sessions(medians: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return the geometric mean of the sessions' medians, and its 95 % interval."""
+    # Disturbances multiply a latency, and no latency is below zero: its logarithm has the even spread.
+    logarithms = [math.log(ms) for ms in medians]
+    low, high = mean_interval(logarithms)
+    return math.exp(sum(logarithms) / len(logarithms)), (math.exp(low), math.exp(high))
 
 
 def _failed(point: Point, batch: int, reason: str, started: float) -> Timed:

@@ -215,6 +215,14 @@ class Worker:
         return Measured(hits=hits, images=images, timed=timed)
 
     def _timed(self, now: Situation, variant: Variant, seconds: float, *, again: bool) -> Timed:
+        """Time what was made; twice as long if the first time leaves in doubt whether it keeps to the budget."""
+        timed = self._once(now, variant, seconds, again=again)
+        if now.asked.budget.in_doubt(timed):
+            more = self._once(now, variant, seconds, again=True)
+            return timed if more.problem else timed.and_again(more)
+        return timed
+
+    def _once(self, now: Situation, variant: Variant, seconds: float, *, again: bool) -> Timed:
         artifact = self.workshop.opened(now.results.made[variant.made_key].artifact)
         budget = now.asked.budget
         return time_artifact(
