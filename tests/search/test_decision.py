@@ -5,11 +5,11 @@ from tlopt.search.funnel.results import Measured
 from tlopt.search.funnel.variants import Base, Variant
 
 
-def finalist(search, name, accuracy, latency_ms, *, images=1000, **given):
+def finalist(search, name, accuracy, latency_ms, *, images=1000, loss=None, loss_error=0.0, **given):
     one = contender(search, name)
     base = Base(contender=one, artifact=name, accuracy=accuracy)
     found = timed(latency_ms, **given)
-    measured = Measured(hits=round(accuracy * images), images=images, timed=found)
+    measured = Measured(hits=round(accuracy * images), images=images, loss=loss, loss_error=loss_error, timed=found)
     return Finalist(variant=Variant(base=base, point=point(search, one)), measured=measured)
 
 
@@ -36,6 +36,14 @@ def test_within_one_standard_error_the_faster_wins_then_the_smaller():
     assert chosen(search, best, finalist(search, "b", 0.80, 3.0)) == "a"
     smaller = finalist(search, "c", 0.893, 3.05, size_mb=0.5)
     assert chosen(search, best, faster, smaller) == "c"
+
+
+def test_a_loss_that_chance_does_not_explain_tells_two_alike_accuracies_apart():
+    search = asked()
+    best = finalist(search, "a", 0.900, 4.0, loss=0.48, loss_error=0.05)
+    assert chosen(search, best, finalist(search, "b", 0.895, 3.0, loss=0.52, loss_error=0.05)) == "b"
+    assert chosen(search, best, finalist(search, "b", 0.895, 3.0, loss=0.55, loss_error=0.05)) == "a"
+    assert chosen(search, best, finalist(search, "b", 0.895, 3.0)) == "b"  # of a study whose losses are not known
 
 
 def test_nothing_within_the_budget_names_the_nearest():

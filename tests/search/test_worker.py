@@ -15,7 +15,7 @@ from tlopt.progress import bar
 from tlopt.search.features import Score
 from tlopt.search.funnel import deciding, worker
 from tlopt.search.funnel.clock import Clock
-from tlopt.search.funnel.results import Made, Trained
+from tlopt.search.funnel.results import Judged, Made, Trained
 from tlopt.search.funnel.worker import Worker
 from tlopt.search.study.leases import Leases, owner
 from tlopt.search.study.storage import Entry
@@ -89,10 +89,10 @@ class Shop:
     def opened(self, artifact):
         return artifact
 
-    def hits(self, _artifact, part, **_):
+    def judge(self, _artifact, part, **_):
         self.now[0] += 1
         self.judged.append(part)
-        return 80, 100
+        return Judged(hits=80, images=100)
 
 
 class _Cache:

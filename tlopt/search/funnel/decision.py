@@ -66,18 +66,27 @@ def least_accuracy(asked: Asked, reference: float | None) -> float:
 def decide(asked: Asked, finalists: Sequence[Finalist], reference: float | None) -> Decision:
     """Return the most accurate finalist that keeps to the budget beyond noise.
 
-    Of those within one standard error of it, the faster wins; of those as fast but for noise, the smaller.
+    Of those within one standard error of it, by accuracy and by loss, the faster wins; of those as fast but for
+    noise, the smaller. Few images tell two accuracies apart badly, and two losses better: every image counts in
+    them, and not only those that are on the edge of being right.
     """
     fitting = [one for one in finalists if not unmet(asked, one, reference)]
     if not fitting:
         return _none(asked, finalists, reference)
     most = max(fitting, key=lambda one: (one.measured.accuracy, -one.measured.timed.latency_ms))
     chance = standard_error(most.measured.accuracy, most.measured.images)
-    alike = [one for one in fitting if one.measured.accuracy >= most.measured.accuracy - chance]
+    alike = [one for one in fitting if _alike(one.measured, most.measured, chance)]
     fastest = min(alike, key=lambda one: one.measured.timed.latency_ms)
     as_fast = [one for one in alike if one.measured.timed.interval_ms[0] <= fastest.measured.timed.interval_ms[1]]
     chosen = min(as_fast, key=lambda one: (one.measured.timed.size_mb, one.measured.timed.latency_ms))
     return Decision(chosen=chosen, words=_words(asked, chosen, most, alike, fitting, chance))
+
+
+def _alike(one: Measured, most: Measured, chance: float) -> bool:
+    """Whether chance alone may make one look worse than the most accurate."""
+    if one.accuracy < most.accuracy - chance:
+        return False
+    return one.loss is None or most.loss is None or one.loss <= most.loss + most.loss_error
 
 
 def _words(
@@ -98,7 +107,8 @@ def _words(
     if chosen is most:
         return (*found, f"It is the answer: {_figures(chosen)}.") if len(fitting) > 1 else (*found, _only(chosen))
     found.append(
-        f"{len(alike)} variants lie within one standard error of it, {100 * chance:.1f} points, which is chance."
+        f"{len(alike)} variants lie within one standard error of it, in accuracy ({100 * chance:.1f} points) and in "
+        "loss, which is chance."
     )
     found.append(f"The fastest of these, and of those as fast the smallest, is the answer: {chosen.variant.label}, "
                  f"{_figures(chosen)}.")  # fmt: skip

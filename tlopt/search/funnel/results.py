@@ -69,18 +69,20 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A compressed network on the machine that it is for.
+class Judged:
+    """What an artifact answers on a part of the images.
 
     Args:
-        hits: Right answers on validation.
-        images: Images of the validation.
-        timed: How fast it is.
+        hits: Right answers.
+        images: Number of images.
+        loss: Mean cross-entropy of the images at the best temperature; None if it is not known.
+        loss_error: Its standard error.
     """
 
     hits: int
     images: int
-    timed: Timed
+    loss: float | None = None
+    loss_error: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -89,11 +91,14 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What an artifact answers on a part of the images."""
+class Measured(Judged):
+    """A compressed network on the machine that it is for, judged on validation.
 
-    hits: int
-    images: int
+    Args:
+        timed: How fast it is.
+    """
+
+    timed: Timed
 
 
 @dataclass(kw_only=True)

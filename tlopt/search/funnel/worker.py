@@ -211,8 +211,8 @@ class Worker:
         timed = self._timed(now, _given(task.variant), _SECONDS, again=False)
         if timed.problem:
             return Measured(hits=0, images=0, timed=timed)
-        hits, images = self._hits(now, _given(task.variant), "val")
-        return Measured(hits=hits, images=images, timed=timed)
+        judged = self._judged(now, _given(task.variant), "val")
+        return Measured(**vars(judged), timed=timed)
 
     def _timed(self, now: Situation, variant: Variant, seconds: float, *, again: bool) -> Timed:
         """Time what was made; twice as long if the first time leaves in doubt whether it keeps to the budget."""
@@ -230,9 +230,9 @@ class Worker:
             memory=budget.needs_memory, again=again,
         )  # fmt: skip
 
-    def _hits(self, now: Situation, variant: Variant, part: Literal["val", "test"]) -> tuple[int, int]:
+    def _judged(self, now: Situation, variant: Variant, part: Literal["val", "test"]) -> Judged:
         artifact = self.workshop.opened(now.results.made[variant.made_key].artifact)
-        return self.workshop.hits(artifact, part, backend=variant.point.backend, threads=variant.point.threads)
+        return self.workshop.judge(artifact, part, backend=variant.point.backend, threads=variant.point.threads)
 
     def _again(self, now: Situation, task: Task) -> Timed:
         seconds = min(_AGAIN_SECONDS, max(0.2, self.clock.reserve_s / 10))
@@ -241,12 +241,10 @@ class Worker:
     def _given(self, now: Situation, task: Task) -> Judged:  # noqa: ARG002 - of every step
         artifact = _given(task.contender).network.opened_artifact()
         assert artifact is not None
-        hits, images = self.workshop.hits(artifact, "val")
-        return Judged(hits=hits, images=images)
+        return self.workshop.judge(artifact, "val")
 
     def _judge(self, now: Situation, task: Task) -> Judged:
-        hits, images = self._hits(now, _given(task.variant), "test")
-        return Judged(hits=hits, images=images)
+        return self._judged(now, _given(task.variant), "test")
 
 
 def _given(what: T | None) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tlopt.environment import versions
 from tlopt.images import ImageFolder, Split, division
 from tlopt.images.cache import Cache
 from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
-from tlopt.search.funnel.results import Made, Trained
+from tlopt.search.funnel.results import Judged, Made, Trained
 from tlopt.search.funnel.variants import Variant
 from tlopt.search.once import digest_of, once
 from tlopt.search.outcome import copy_artifact
@@ -226,13 +227,19 @@ class Workshop:
 
         return once(self.place("build", source.digest, fingerprint_digest()), lambda to: build(source, to, force=True))
 
-    def hits(self, artifact: Artifact, part: Split, *, backend: str = "", threads: int = 0) -> tuple[int, int]:
-        """Return the right answers of an artifact on a part of the images, and the number of the images."""
+    def judge(self, artifact: Artifact, part: Split, *, backend: str = "", threads: int = 0) -> Judged:
+        """Return what an artifact answers on a part of the images."""
+        from tlopt.judging import as_logits
         from tlopt.measure.evaluate import evaluate
+        from tlopt.training.outcome.temperature import calibrated_losses
 
-        found = evaluate(artifact, opened=self._opened_part(part), backend=backend, threads=threads)
-        assert found.outputs is not None
-        return int(found.outputs.correct.sum()), found.images
+        answers = evaluate(artifact, opened=self._opened_part(part), backend=backend, threads=threads).outputs
+        assert answers is not None
+        losses = calibrated_losses(as_logits(answers.logits, answers.kind), answers.labels)
+        return Judged(
+            hits=int(answers.correct.sum()), images=len(losses), loss=float(losses.mean()),
+            loss_error=float(losses.std()) / math.sqrt(len(losses)),
+        )  # fmt: skip
 
     def _opened_part(self, part: Split) -> ImagePart:
         """Return a part of the images, decoded once for all that see it alike."""

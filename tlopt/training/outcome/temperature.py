@@ -32,5 +32,11 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean cross-entropy at the best temperature."""
+    return float(calibrated_losses(logits, labels).mean())
+
+
+def calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy of each image at the temperature that is best for all, float64 (n,)."""
     scaled = torch.from_numpy(logits).double() / temperature(logits, labels)
-    return float(functional.cross_entropy(scaled, torch.from_numpy(labels)))
+    losses: np.ndarray = functional.cross_entropy(scaled, torch.from_numpy(labels), reduction="none").numpy()
+    return losses
