@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import tlopt
 from tlopt import sessions
@@ -34,6 +34,21 @@ def test_a_graph_its_bytes_and_its_file_are_opened(kind, graph, tmp_path):
     model = {"graph": graph, "bytes": content, "file": tmp_path / "model.onnx"}[kind]
     found = sessions.open_session(model).run(None, {"images": np.array([-1, 1], np.float32)})[0]
     np.testing.assert_array_equal(found, [0, 1])
+
+
+def test_a_clip_that_is_rounded_to_an_eight_bit_float_runs():
+    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
+    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("low", 0), ("high", 6), ("scale", 0.5))]
+    nodes = [
+        helper.make_node("Clip", ["images", "low", "high"], ["clipped"]),
+        helper.make_node("QuantizeLinear", ["clipped", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["logits"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("images", "logits")]
+    graph = helper.make_graph(nodes, "fp8", ends[:1], ends[1:], [*constants, zero])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    [found] = sessions.open_session(model).run(None, {"images": np.array([-1, 7], np.float32)})
+    np.testing.assert_array_equal(found, [0, 6])
 
 
 def test_every_session_is_quiet_stops_spinning_and_takes_the_cores_there_are(graph, monkeypatch):

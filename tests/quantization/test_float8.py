@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from tlopt.quantization import float8
@@ -21,6 +22,17 @@ def test_rounding_is_that_of_torch_ties_included():
     values = np.concatenate([random.normal(0, 50, 5000), middles, -middles]).clip(-448, 448).astype(np.float32)
     expected = torch.from_numpy(values).to(torch.float8_e4m3fn).float().numpy()
     np.testing.assert_array_equal(float8.decode(float8.encode(values)), expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_nearest_number_is_that_of_the_nearest_code(kind):
+    random = np.random.default_rng(0)
+    middles = (float8.VALUES[1:] + float8.VALUES[:-1]) / 2
+    drawn = random.normal(0, 50, 5000), random.normal(0, 0.01, 5000)
+    values = np.concatenate([*drawn, middles, -middles, float8.VALUES, [0, 600, -1e9]]).astype(kind)
+    found = float8.nearest(values)
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, float8.decode(float8.encode(values)))
 
 
 def test_what_is_too_large_saturates():

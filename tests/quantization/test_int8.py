@@ -61,6 +61,19 @@ def test_a_few_images_far_larger_than_the_others_do_not_spoil_these(build, photo
     assert 10 * np.log10(np.square(exact).mean() / np.square(error).mean()) > 24  # 20 where each weighs the same
 
 
+def test_weights_in_fp8_are_rounded_by_the_output_error(build, photos_like):
+    view = View(build("mobile"))
+    exact = run(view.model, photos_like)
+
+    def error(rounding, bias_correction):
+        scheme = Scheme(runtime="tensorrt", float8=True, rounding=rounding, bias_correction=bias_correction)
+        made = calibrate(view, scheme, [photos_like]).rounded(lambda: [photos_like]).graph()
+        onnx.checker.check_model(made, full_check=True)
+        return np.square(run(made, photos_like) - exact).mean()
+
+    assert error("gptq", True) < 0.8 * error("nearest", False)  # most of it is the activations' rounding
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_matrix_product_with_its_bias_apart_goes_to_integers(builder, photos_like, runtime):
     """The bias that folding makes, and that in integers, may have one name."""

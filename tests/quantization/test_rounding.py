@@ -7,11 +7,12 @@ import pytest
 from onnx import helper
 
 from tlopt.graphs.view import View
+from tlopt.quantization import float8
 from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.moments import Moments, gather, parts
 from tlopt.quantization.grid import Grid, Scale
 from tlopt.quantization.rounding import round_weight
-from tlopt.quantization.weight_grids import quantize_weight
+from tlopt.quantization.weight_grids import FLOAT8, quantize_weight
 from tlopt.sessions import open_session
 
 FINE = Scale(grid=Grid(low=-(2**31), high=2**31, symmetric=True), scale=1e-6, zero=0)  # next to no rounding
@@ -36,6 +37,23 @@ def test_the_output_error_is_far_below_that_of_rounding_each_weight(across):
     expected = inputs @ weight.T
     nearest = np.square(expected - inputs @ quantize_weight(weight, 0).real().T).mean()
     rounded = np.square(expected - (inputs @ real.T + found.shift)).mean()
+    assert rounded < 0.2 * nearest
+
+
+def test_eight_bit_floats_are_chosen_by_the_output_error_as_well():
+    random = np.random.default_rng(0)
+    inputs = correlated(2000, 64, random)
+    weight = random.normal(0, 1, (16, 64)).astype(np.float32)
+    moments = Moments.empty(1, 64)
+    moments.add(inputs[None], FINE)
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    found = round_weight(node, weight, moments, noise=0.0, levels=FLOAT8)
+    assert found.values.dtype == np.uint8
+    assert found.shift is not None
+    expected = inputs @ weight.T
+    scale = np.abs(weight).max(1, keepdims=True) / float8.LARGEST
+    nearest = np.square(expected - inputs @ (float8.nearest(weight / scale) * scale).T).mean()
+    rounded = np.square(expected - (inputs @ found.real().T + found.shift)).mean()
     assert rounded < 0.2 * nearest
 
 

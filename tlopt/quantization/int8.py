@@ -127,13 +127,13 @@ class Calibrated:
     def rounded(self, batches: Callable[[], Iterable[np.ndarray]]) -> Calibrated:
         """Return the network with its weights rounded by what they do to the layers' outputs.
 
-        Weights in fp8, and those of a network that was trained with its scales, are rounded to nearest.
+        Those of a network that was trained with its scales are rounded to nearest.
 
         Args:
             batches: Network inputs, anew at each call.
         """
         scheme, nearest = self.scheme, self.scheme.rounding == "nearest"
-        if scheme.float8 or scheme.trained is not None or (nearest and not scheme.bias_correction):
+        if scheme.trained is not None or (nearest and not scheme.bias_correction):
             return self
         from tlopt.quantization.rounding import round_weights
 

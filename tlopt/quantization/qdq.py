@@ -14,7 +14,6 @@ from tlopt.quantization import float8
 from tlopt.quantization.grid import Scale
 from tlopt.quantization.placement import Placement
 from tlopt.quantization.weight_grids import (
-    LIMIT,
     QuantizedWeight,
     along,
     channel_scale,
@@ -155,15 +154,23 @@ class _Writer:
 
     def _float8_weight(self, node: onnx.NodeProto, weight: np.ndarray, axis: int) -> None:
         """Replace a node's weight by E4M3 numbers, one scale for each output channel."""
-        scale = channel_scale(weight, axis) * np.float32(LIMIT / float8.LARGEST)
+        quantized = self.weights.get(node.name)
+        if quantized is None:
+            scale = channel_scale(weight, axis, limit=float8.LARGEST)
+            codes = float8.encode(weight / along(scale, axis, weight.ndim))
+            quantized = QuantizedWeight(values=codes, scale=scale, axis=axis)
         name = f"{node.name}_weight"
         names = [
-            self._float8(f"{name}_quantized", float8.encode(weight / along(scale, axis, weight.ndim))),
-            self._constant(f"{name}_scale", scale),
-            self._float8(f"{name}_zero", np.zeros(scale.shape, np.uint8)),
+            self._float8(f"{name}_quantized", quantized.values),
+            self._constant(f"{name}_scale", quantized.scale),
+            self._float8(f"{name}_zero", np.zeros(quantized.scale.shape, np.uint8)),
         ]
         self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
         node.input[1] = name
+        bias = own_bias(self.view, node)
+        if bias is not None and quantized.shift is not None:
+            shifted = self._constant(f"{node.name}_bias", (bias + quantized.shift).astype(np.float32))
+            node.input[:] = [*node.input[:2], shifted]
 
     def _float8(self, name: str, codes: np.ndarray) -> str:
         kind = onnx.TensorProto.FLOAT8E4M3FN

@@ -11,11 +11,12 @@ import torch
 
 from tlopt.graphs.view import View, attribute, own_bias
 from tlopt.progress import bar
+from tlopt.quantization import float8
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.moments import Moments, gather, joined, parts, size, split, supported
 from tlopt.quantization.grid import Scale
 from tlopt.quantization.placement import Placement
-from tlopt.quantization.weight_grids import LIMIT, QuantizedWeight, channel_scale, smallest_scale
+from tlopt.quantization.weight_grids import FLOAT8, INTEGERS, Levels, QuantizedWeight, channel_scale, smallest_scale
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,11 @@ def round_weights(
                 assert weight is not None
                 scale = scales[node.input[0]].scale
                 floor = smallest_scale(bias, scale) if placement.integer_bias and bias is not None else None
-                # A value rounded to a grid is off by a uniform amount of variance step^2 / 12.
+                # A value rounded to integers is off by a uniform amount of variance step^2 / 12.
+                levels = FLOAT8 if placement.float8 else Levels(limit=placement.limit(view, node))
                 rounded[node.name] = round_weight(
                     node, weight, moments.pop(node.name),
-                    noise=scale**2 / 12, floor=floor, limit=placement.limit(view, node), nearest=nearest,
+                    noise=0.0 if placement.float8 else scale**2 / 12, floor=floor, levels=levels, nearest=nearest,
                     shifted=bias_correction and bias is not None,
                 )  # fmt: skip
                 shown.advance()
@@ -95,7 +97,7 @@ def round_weight(
     *,
     noise: float,
     floor: np.ndarray | None = None,
-    limit: int = LIMIT,
+    levels: Levels = INTEGERS,
     nearest: bool = False,
     shifted: bool = True,
 ) -> QuantizedWeight:
@@ -113,7 +115,7 @@ def round_weight(
         moments: Of its input.
         noise: Variance that the rounding of the input itself adds.
         floor: Smallest scale of each output channel, float32 (channels,).
-        limit: Largest magnitude of an integer.
+        levels: The numbers that a weight may take.
         nearest: Round each weight to the nearest integer, of the scale that spans them all.
         shifted: There is a bias that undoes a change of the mean.
     """
@@ -124,25 +126,26 @@ def round_weight(
     second = moments.second(centered=shifted)
     power = np.maximum(np.einsum("gii->gi", second), 0)
     every = range(second.shape[1])
-    second[:, every, every] += noise + DAMPING * power.mean() + 1e-12
-    widest = channel_scale(flat.reshape(-1, length), 0, limit=limit).reshape(groups, -1)
+    second[:, every, every] += noise + levels.noise * power.reshape(second.shape[:2]) + DAMPING * power.mean() + 1e-12
+    widest = channel_scale(flat.reshape(-1, length), 0, limit=levels.limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:
         scale = np.maximum(widest, least)
-        levels = np.round(flat / scale[:, :, None])
+        found = np.round(flat / scale[:, :, None]) if levels.whole else levels.nearest(flat / scale[:, :, None])
     else:
-        scale = _scales(flat, power.reshape(groups, length), widest, least, limit)
+        scale = _scales(flat, power.reshape(groups, length), widest, least, levels)
         each = len(second) // groups  # parts of a long row, each rounded by itself
         divided = _levels(
-            node.name, split(flat, len(second)), second, power.mean(), np.repeat(scale, each, axis=0), limit
+            node.name, split(flat, len(second)), second, power.mean(), np.repeat(scale, each, axis=0), levels
         )
-        levels = joined(divided, groups)
+        found = joined(divided, groups)
     shift = None
     if shifted:
-        real = levels * scale[:, :, None].astype(np.float64)
+        real = found * scale[:, :, None].astype(np.float64)
         shift = np.einsum("god,gd->go", flat, moments.mean) - np.einsum("god,gd->go", real, moments.rounded_mean)
         shift = shift.reshape(-1).astype(np.float32)
-    values = levels.reshape(rows.shape).astype(np.int8)
+    values = found.reshape(rows.shape)
+    values = values.astype(np.int8) if levels.whole else float8.encode(values)
     return QuantizedWeight(
         values=np.ascontiguousarray(values.T) if across else values,
         scale=scale.reshape(-1),
@@ -151,23 +154,25 @@ def round_weight(
     )
 
 
-def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
+def _scales(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, levels: Levels) -> np.ndarray:
     """Return each channel's scale of least error, inputs taken as independent: float32 (groups, o)."""
     flat, power = flat.astype(np.float32), power.astype(np.float32)  # half the memory to go through
     groups, channels, length = flat.shape
     step = max(1, _AT_ONCE // (groups * length))
     starts = [slice(start, start + step) for start in range(0, channels, step)]
-    found = [_scales_of(flat[:, one], power, widest[:, one], least[:, one], limit) for one in starts]
+    found = [_scales_of(flat[:, one], power, widest[:, one], least[:, one], levels) for one in starts]
     return np.concatenate(found, axis=1)
 
 
-def _scales_of(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, limit: int) -> np.ndarray:
+def _scales_of(
+    flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: np.ndarray, levels: Levels
+) -> np.ndarray:
     best = np.full(widest.shape, np.inf)
     chosen = np.maximum(widest, least)
     for share in _SHARES:
         scale = np.maximum(widest * np.float32(share), least).astype(np.float32)
         wide = scale[:, :, None]
-        error = flat - np.clip(np.round(flat / wide), -limit, limit) * wide
+        error = flat - levels.nearest(flat / wide) * wide
         cost = np.einsum("god,gd->go", np.square(error), power)
         better = cost < best
         best[better], chosen[better] = cost[better], scale[better]
@@ -175,19 +180,20 @@ def _scales_of(flat: np.ndarray, power: np.ndarray, widest: np.ndarray, least: n
     return single
 
 
-def _levels(name: str, flat: np.ndarray, second: np.ndarray, power: float, scale: np.ndarray, limit: int) -> np.ndarray:
-    """Return the integers of least output error, float64 (groups, o, d); nearest ones if none can be found."""
+def _levels(
+    name: str, flat: np.ndarray, second: np.ndarray, power: float, scale: np.ndarray, levels: Levels
+) -> np.ndarray:
+    """Return the numbers of least output error, float64 (groups, o, d); nearest ones if none can be found."""
     order = np.argsort(-np.einsum("gii->gi", second).sum(0))  # the inputs that matter most first
     for damping in (0.0, *_MORE_DAMPING):
         second[:, range(len(order)), range(len(order))] += damping * power
         factor = _factor(second[:, order[:, None], order])
         if factor is not None:
-            levels = np.empty_like(flat)
-            levels[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, limit)
-            return levels
+            found = np.empty_like(flat)
+            found[:, :, order] = _rounded(np.take(flat, order, axis=2), factor, scale, levels)
+            return found
     log.warning("the weights of %s are rounded to nearest: GPTQ cannot use the covariance of its inputs", name)
-    nearest: np.ndarray = np.clip(np.round(flat / scale[:, :, None]), -limit, limit)
-    return nearest
+    return levels.nearest(flat / scale[:, :, None])
 
 
 def _factor(second: np.ndarray) -> np.ndarray | None:
@@ -224,11 +230,11 @@ def _inverse(upper: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    """Return the integers, float64 (groups, o, d); `flat` is used up."""
+def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, levels: Levels) -> np.ndarray:
+    """Return the numbers, float64 (groups, o, d); `flat` is used up."""
     length = flat.shape[2]
     wide = scale.astype(np.float64)
-    levels = np.empty_like(flat)
+    rounded = np.empty_like(flat)
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
         # Column after column is read, so each has to lie in one piece: (groups, columns, channels).
@@ -239,10 +245,10 @@ def _rounded(flat: np.ndarray, upper: np.ndarray, scale: np.ndarray, limit: int)
             last = min(first + _COLUMNS, end - start)
             for i in range(first, last):
                 row, column = inner[:, i], block[:, i]
-                found[:, i] = np.clip(np.round(column / wide), -limit, limit)
+                found[:, i] = levels.nearest(column / wide)
                 errors[:, i] = (column - found[:, i] * wide) / row[:, None, i]
                 block[:, i + 1 : last] -= errors[:, i, None] * row[:, i + 1 : last, None]
             block[:, last:] -= inner[:, first:last, last:].transpose(0, 2, 1) @ errors[:, first:last]
-        levels[:, :, start:end] = found.transpose(0, 2, 1)
+        rounded[:, :, start:end] = found.transpose(0, 2, 1)
         flat[:, :, end:] -= np.ascontiguousarray(errors.transpose(0, 2, 1)) @ upper[:, start:end, end:]
-    return levels
+    return rounded
