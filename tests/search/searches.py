@@ -58,11 +58,11 @@ class Known:
         self.search, self.left_s, self.total_s, self.entries = search, left_s, total_s, []
         self.reserve_s = 0.0
 
-    def done(self, key, result):
+    def done(self, key, result, *, took_s=1.0):
         result = result if isinstance(result, dict) else plain(result)
         number = len(self.entries)
         self.entries.append(
-            Entry(number=number, key=key, owner={}, state="done", result={**result, "step_seconds": 1.0})
+            Entry(number=number, key=key, owner={}, state="done", result={**result, "step_seconds": took_s})
         )
         return self
 
@@ -82,10 +82,10 @@ class Known:
         )  # fmt: skip
         return self.done(f"rank/{contender(self.search, name, size).key}", score)
 
-    def train(self, name, epochs, accuracy, artifact="", size=32):
+    def train(self, name, epochs, accuracy, artifact="", size=32, took_s=1.0):
         """Write down how far a training came."""
         result = {"epochs": epochs, "accuracy": accuracy, "loss": 1 - accuracy, "artifact": artifact}
-        return self.done(f"train/{contender(self.search, name, size).key}/{epochs}", result)
+        return self.done(f"train/{contender(self.search, name, size).key}/{epochs}", result, took_s=took_s)
 
     def now(self):
         """Return what is known."""

@@ -140,3 +140,23 @@ def test_time_that_is_left_goes_to_contenders_that_may_win():
     assert extended(1.0) is None
     plan("b")
     assert extended(1e6) is None  # whatever became of its training
+
+
+def test_further_trainings_are_planned_by_what_the_ones_before_took():
+    def extended(took_s):
+        known = known_field()
+        key = contender(known.search, "c").key
+        known.done("plan", {"contenders": [key], "epochs": 8, "rungs": [8]})
+        known.train("c", 8, 0.9, "c", took_s=took_s)
+        results = known.now().results
+        survivors = field.standings(known.search, results)
+        one = next(one for one in survivors if one.contender.key == key)
+        expected = 8 * halving.epoch_s(known.search, one, results)
+        return expected, halving.extension(known.search, survivors, results, 0.8 * expected)
+
+    expected, found = extended(1e-9)
+    assert found is not None  # of half the expected time, whatever the first one took
+    planned = {share: extended(share * expected)[1] for share in (0.6, 1.0, 10.0)}
+    assert planned[0.6] is not None
+    assert planned[0.6].epochs > (planned[1.0].epochs if planned[1.0] else 0)
+    assert planned[10.0] is None

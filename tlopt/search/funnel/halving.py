@@ -23,6 +23,7 @@ _STEP_COST, _START_COST = 14.0, 4.5
 _RANKED_STEP_COST, _RANKED_START_COST = 4.0, 1.3
 RECOVERY_COST = 1.5  # times an epoch of training: the unpruned network answers, too
 _SAFE = 0.9  # of the budget, at most, for a contender that was timed untrained to count as sure to keep to it
+_FASTEST = 0.5  # share of the expected time, at least, that a training is planned with after a faster one
 _SHARE = 0.65  # of the time that is left, to be spent on training
 
 
@@ -104,8 +105,19 @@ def extension(asked: Asked, survivors: Sequence[Standing], results: Results, lef
     count = min(len(rest), MOST - len(planned))
     if count < 1 or left_s <= 0:
         return None
-    found = _planned(asked, rest[:count], results, left_s)
+    found = _planned(asked, rest[:count], results, left_s / _pace(asked, survivors, results))
     return found if found.epochs >= min(_FEWEST, asked.epochs) else None
+
+
+def _pace(asked: Asked, survivors: Sequence[Standing], results: Results) -> float:
+    """Return what the trainings so far took, as a share of what was expected of them; 1 before the first."""
+    expected = sum(
+        _start_s(asked, one, results) + max(stops) * epoch_s(asked, one, results)
+        for one in survivors
+        if (stops := results.trained.get(one.contender.key))
+    )
+    took = results.seconds.get("train", 0.0)
+    return max(_FASTEST, took / expected) if took and expected else 1.0
 
 
 def _promises(standing: Standing, results: Results) -> float:
