@@ -44,6 +44,8 @@ quantize-noise 15 s quantize_noise.py --images $shared/data/clothing10
 quantize-memory 10 s quantize_memory.py --images $shared/data/clothing10 --samples 512
 hard-networks 900 s hard_networks.py --images $shared/data/clothing10 --work runs/benchmark-hard
 hard-int8 30 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard
+hard-formats 30 s hard_formats.py --images $shared/data/clothing10 --work runs/benchmark-hard
+block-reconstruction 30 s block_reconstruction.py --images $shared/data/clothing10 --work runs/benchmark-hard
 qat-unlabelled 30 s qat_unlabelled.py --images $shared/data/clothing10 --work runs/benchmark-hard
 optimize 120 s optimize.py
 serving 20 - serving.py

