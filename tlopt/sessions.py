@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import onnx
 
 CPU = ("CPUExecutionProvider",)
-# Source file -> the rewriting of graphs in it that fails, of ONNX Runtime 1.32: where a Clip's result is rounded to E4M3,
-# for one. Without it the graph runs as it stands.
-_FAILING = {"clip_quantizelinear.cc": "ClipQuantRewrite"}
+# What ONNX Runtime (1.32) does wrong where values are rounded to other types than 8- and 16-bit integers, such as E4M3:
+# it drops a Relu, though the type has negative numbers, and fails at a Clip. Without these, the graph runs as it is.
+_FOR_INTEGERS = ["ClipQuantRewrite", "ReluQuantRewrite"]
 
 
 def open_session(
@@ -28,6 +28,7 @@ def open_session(
     optimize: bool = True,
     arena: bool = True,
     profile: str = "",
+    other_types: bool = False,
 ) -> Any:
     """Open a quiet session that leaves the cores alone between its runs.
 
@@ -39,6 +40,7 @@ def open_session(
         optimize: Let ONNX Runtime optimize the graph; without, every tensor of it exists.
         arena: Keep memory for the next run; without, the most that a run took is given back.
         profile: Start of the path of a profile to write; none if empty.
+        other_types: It rounds values to other types than 8- and 16-bit integers; found out if the graph is in memory.
 
     Raises:
         MissingLibraryError: ONNX Runtime is not installed.
@@ -59,14 +61,21 @@ def open_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    given = _given(model)
-    try:
-        return runtime.InferenceSession(given, options, providers=list(providers))
-    except Exception as error:
-        failing = [name for file, name in _FAILING.items() if file in str(error)]
-        if not failing:
-            raise
-        return runtime.InferenceSession(given, options, providers=list(providers), disabled_optimizers=failing)
+    other_types = other_types or (not isinstance(model, (bytes, Path)) and rounds_to_other_types(model))
+    left_out = {"disabled_optimizers": _FOR_INTEGERS} if other_types else {}
+    return runtime.InferenceSession(_given(model), options, providers=list(providers), **left_out)
+
+
+def rounds_to_other_types(model: onnx.ModelProto) -> bool:
+    """Whether a graph rounds values to other types than 8- and 16-bit integers."""
+    from onnx import TensorProto
+
+    integers = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    named = {types[node.input[2]] for node in rounding if len(node.input) > 2 and node.input[2] in types}
+    named |= {found.i for node in rounding for found in node.attribute if found.name == "output_dtype" and found.i}
+    return bool(named - integers)
 
 
 def simplified(file: Path) -> onnx.ModelProto:

@@ -74,6 +74,35 @@ def test_weights_in_fp8_are_rounded_by_the_output_error(build, photos_like):
     assert error("gptq", True) < 0.8 * error("nearest", False)  # most of it is the activations' rounding
 
 
+def test_biases_of_weights_in_fp8_are_corrected(builder, photos_like):
+    """The input has a mean, so that rounding the weights moves the mean of what the layer gives."""
+    b = builder
+    view = View(clean(b.model(b.node("Flatten", b.node("GlobalAveragePool", b.conv("images", 3, 5))))))
+    images, exact = photos_like + 2, run(view.model, photos_like + 2)
+
+    def mean_error(bias_correction):
+        scheme = Scheme(runtime="tensorrt", float8=True, rounding="nearest", bias_correction=bias_correction)
+        made = calibrate(view, scheme, [images]).rounded(lambda: [images]).graph()
+        return np.abs((run(made, images) - exact).mean(0)).max()
+
+    assert mean_error(True) < 0.3 * mean_error(False)
+
+
+@pytest.mark.parametrize("float8", [False, True])
+def test_a_corrected_bias_takes_no_name_that_another_layer_reads(builder, photos_like, float8):
+    b = builder
+    first = b.conv("images", 3, 8)
+    model = b.model(b.node("Flatten", b.node("GlobalAveragePool", b.conv(first, 8, 5))))
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    taken, name = convs[1].input[2], f"{convs[0].name}_bias"
+    next(tensor for tensor in model.graph.initializer if tensor.name == taken).name = name
+    convs[1].input[2] = name
+    view = View(clean(model))
+    calibrated = calibrate(view, Scheme(runtime="tensorrt", float8=float8), [photos_like])
+    error = run(calibrated.rounded(lambda: [photos_like]).graph(), photos_like) - run(view.model, photos_like)
+    assert np.abs(error).max() < 0.05
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_matrix_product_with_its_bias_apart_goes_to_integers(builder, photos_like, runtime):
     """The bias that folding makes, and that in integers, may have one name."""

@@ -50,7 +50,7 @@ def test_what_is_fast_enough_but_for_noise_is_in_doubt():
     assert not budget.in_doubt(timed(4.8))  # within
     assert not budget.in_doubt(timed(5.05))  # slower than asked for, whatever the noise
     assert not budget.in_doubt(dataclasses.replace(timed(4.95), problem="It is broken."))
-    assert not Budget(size_mb=2.0).in_doubt(timed(4.95, size_mb=2.5))  # a file has no noise
+    assert not Budget(latency_ms=5.0, size_mb=2.0).in_doubt(timed(4.95, size_mb=2.5))  # too large, however fast
 
 
 def test_each_limit_is_looked_at():

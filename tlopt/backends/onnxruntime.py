@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
@@ -22,7 +23,7 @@ from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
 from tlopt.outputs import Answer
 from tlopt.quantization import saturation
-from tlopt.sessions import open_session
+from tlopt.sessions import open_session, rounds_to_other_types
 
 READS = ("onnx",)
 DEVICES = ("cpu", "cuda", "tensorrt", "openvino")
@@ -35,6 +36,7 @@ _PROVIDERS = {
     "openvino": ("OpenVINOExecutionProvider", "CPUExecutionProvider"),
 }
 _PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+_OTHER_TYPES_OPSET = 19  # from which on QuantizeLinear knows E4M3
 _WARM = 5  # runs of a profile that are not counted
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -56,8 +58,8 @@ class Runner:
         self.name = f"onnxruntime:{device}"
         self.callers = callers if device == "cpu" else 1
         threads = max(1, (threads or cores()) // self.callers)
-        integers = _in_integers(artifact)
-        self._session = _session(artifact.payload(".onnx"), device, threads, integers=integers)
+        integers, other_types = _in_integers(artifact), _rounds_to_other_types(artifact)
+        self._session = _session(artifact.payload(".onnx"), device, threads, integers=integers, other_types=other_types)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or not outputs or inputs[0].type not in _DTYPES:
             raise ArtifactError(
@@ -156,7 +158,7 @@ def profile(
         prefix = str(Path(folder) / "profile")
         session = _session(
             artifact.payload(".onnx"), device or DEVICES[0], threads or cores(),
-            integers=_in_integers(artifact), profile=prefix,
+            integers=_in_integers(artifact), other_types=_rounds_to_other_types(artifact), profile=prefix,
         )  # fmt: skip
         entry = session.get_inputs()[0]
         feed = {entry.name: inputs.astype(_DTYPES[entry.type], copy=False)}
@@ -176,7 +178,18 @@ def _in_integers(artifact: Artifact) -> bool:
     return artifact.card.made_for != "tensorrt"
 
 
-def _session(model: Path | bytes, device: str, threads: int, *, integers: bool = True, profile: str = "") -> Any:
+def _rounds_to_other_types(artifact: Artifact) -> bool:
+    """Whether values are rounded to other types than 8- and 16-bit integers; older operators know no others."""
+    card = artifact.card
+    if card.precision not in ("int8", "fp8") or card.onnx.opset < _OTHER_TYPES_OPSET:
+        return False
+    return rounds_to_other_types(onnx.load(artifact.payload(".onnx"), load_external_data=False))
+
+
+def _session(
+    model: Path | bytes, device: str, threads: int, *, integers: bool = True, other_types: bool = False,
+    profile: str = "",
+) -> Any:  # fmt: skip
     """Open a session whose first provider is the device's own; without `integers`, Q/DQ graphs compute in float."""
     wanted = _PROVIDERS[device]
     where = model if isinstance(model, Path) else "a test graph"
@@ -194,7 +207,9 @@ def _session(model: Path | bytes, device: str, threads: int, *, integers: bool =
     entries = {} if integers or device != "cpu" else {"session.disable_quant_qdq": "1"}
     providers = [name for name in wanted if name in available]
     try:
-        session = open_session(model, threads=threads, providers=providers, entries=entries, profile=profile)
+        session = open_session(
+            model, threads=threads, providers=providers, entries=entries, profile=profile, other_types=other_types
+        )
     except Exception as error:
         raise StageError(
             f"ONNX Runtime cannot open {where} on {device}: {str(error).partition(chr(10))[0]}",

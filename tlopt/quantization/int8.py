@@ -38,7 +38,7 @@ class Scheme:
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
         reduced: Keep weights to half their range, for integer kernels that saturate.
         choose: How the range of an activation is chosen: a quantizer plugin's function.
-        rounding: How weights become integers: by the layer's output error, or each alone.
+        rounding: How weights become 8-bit numbers: by the layer's output error, or each alone.
         bias_correction: Let biases make up for mean errors.
         seed: Of the choice of places in an image.
         trained: Tensor -> scale and zero point that the network was trained with; None if it was trained in float.

@@ -24,7 +24,7 @@ class EightBits:
     rounding: Annotated[
         Literal["gptq", "nearest"],
         Setting(
-            "How weights become integers. gptq keeps the layer's output error small. nearest rounds each weight alone.",
+            "How weights get 8 bits. gptq keeps the layer's output error small. nearest rounds each weight alone.",
             group="8 bits",
         ),
     ] = "gptq"

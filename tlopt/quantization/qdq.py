@@ -30,7 +30,7 @@ def insert(
     scales: Mapping[str, Scale],
     weights: Mapping[str, QuantizedWeight] | None = None,
 ) -> onnx.ModelProto:
-    """Return the graph with Q/DQ pairs at the places chosen and weights stored as int8.
+    """Return the graph with Q/DQ pairs at the places chosen and weights stored in 8 bits.
 
     Args:
         view: Of a cleaned float graph.
@@ -82,6 +82,12 @@ class _Writer:
         # A scale of one tensor must be a scalar: TensorRT for RTX (1.7) computes in float where it is a vector of one
         # element, and np.ascontiguousarray would make it one.
         self.constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
+        return name
+
+    def _unused(self, name: str) -> str:
+        """Return a name that no tensor of the float graph has: another layer may read a constant of this name."""
+        while name in self.view.initializers:
+            name += "_own"
         return name
 
     def _clipped_by_range(self, node: onnx.NodeProto) -> bool:
@@ -149,12 +155,12 @@ class _Writer:
             levels = np.clip(np.round(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
             name = self._dequantized(f"{node.name}_bias", levels, scale, 0)
         else:
-            name = self._constant(f"{node.name}_bias", bias.astype(np.float32))
+            name = self._constant(self._unused(f"{node.name}_bias"), bias.astype(np.float32))
         node.input[:] = [*node.input[:2], name]
 
     def _float8_weight(self, node: onnx.NodeProto, weight: np.ndarray, axis: int) -> None:
         """Replace a node's weight by E4M3 numbers, one scale for each output channel."""
-        quantized = self.weights.get(node.name)
+        quantized, bias = self.weights.get(node.name), own_bias(self.view, node)
         if quantized is None:
             scale = channel_scale(weight, axis, limit=float8.LARGEST)
             codes = float8.encode(weight / along(scale, axis, weight.ndim))
@@ -167,9 +173,8 @@ class _Writer:
         ]
         self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
         node.input[1] = name
-        bias = own_bias(self.view, node)
         if bias is not None and quantized.shift is not None:
-            shifted = self._constant(f"{node.name}_bias", (bias + quantized.shift).astype(np.float32))
+            shifted = self._constant(self._unused(f"{node.name}_bias"), (bias + quantized.shift).astype(np.float32))
             node.input[:] = [*node.input[:2], shifted]
 
     def _float8(self, name: str, codes: np.ndarray) -> str:

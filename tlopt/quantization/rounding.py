@@ -42,7 +42,7 @@ def round_weights(
     bias_correction: bool = True,
     histograms: Mapping[str, Histogram] | None = None,
 ) -> dict[str, QuantizedWeight]:
-    """Return the integers of all weights to quantize whose input can be looked at.
+    """Return all weights to quantize whose input can be looked at, in 8 bits.
 
     Args:
         view: Of a cleaned float graph.
@@ -50,7 +50,7 @@ def round_weights(
         scales: Of the activations.
         batches: Network inputs, anew at each call: the images are gone through as often as memory asks.
         seed: Of the choice of places in an image.
-        nearest: Round each weight to the nearest integer.
+        nearest: Round each weight to the nearest number.
         bias_correction: Let biases make up for the mean error of weights and activations.
         histograms: Of the activations; they tell which images weigh less than others.
     """
@@ -101,7 +101,7 @@ def round_weight(
     nearest: bool = False,
     shifted: bool = True,
 ) -> QuantizedWeight:
-    """Return the integers of a weight that change the layer's output least on average.
+    """Return the numbers of a weight that change the layer's output least on average.
 
     Columns are rounded one after the other, and what each rounding changes is made up for by the
     columns still to come: GPTQ, Frantar et al., arXiv:2210.17323. Where a bias undoes a change of the
@@ -126,7 +126,8 @@ def round_weight(
     second = moments.second(centered=shifted)
     power = np.maximum(np.einsum("gii->gi", second), 0)
     every = range(second.shape[1])
-    second[:, every, every] += noise + levels.noise * power.reshape(second.shape[:2]) + DAMPING * power.mean() + 1e-12
+    squares = power + np.square(moments.mean).reshape(power.shape) if shifted else power
+    second[:, every, every] += noise + levels.noise * squares + DAMPING * power.mean() + 1e-12
     widest = channel_scale(flat.reshape(-1, length), 0, limit=levels.limit).reshape(groups, -1)
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:

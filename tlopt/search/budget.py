@@ -115,7 +115,7 @@ class Budget:
 
     def in_doubt(self, timed: Timed) -> bool:
         """Whether a network is fast enough as measured, and only its noise says that it may not be."""
-        return not timed.problem and timed.latency_ms <= self.limit_ms < timed.interval_ms[1]
+        return not self.over(timed) and timed.latency_ms <= self.limit_ms < timed.interval_ms[1]
 
     def _too_large(self, timed: Timed, noise: float) -> str:
         if self.size_mb is not None and timed.size_mb > self.size_mb:  # a file has no noise

@@ -69,11 +69,18 @@ class Timed:
     def and_again(self, other: Timed) -> Timed:
         """Return this measurement and another of the same artifact as one, over the sessions of both."""
         latency, interval = _of_sessions(sessions := (*self.sessions_ms, *other.sessions_ms))
+        memory = [one.memory_mb for one in (self, other) if one.memory_mb is not None]
         return replace(
-            self, latency_ms=latency, interval_ms=interval, sessions_ms=sessions,
-            p99_ms=max(self.p99_ms, other.p99_ms), images_per_s=math.sqrt(self.images_per_s * other.images_per_s),
-            seconds=self.seconds + other.seconds, notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
-        )  # fmt: skip
+            self,
+            latency_ms=latency,
+            interval_ms=interval,
+            sessions_ms=sessions,
+            p99_ms=max(self.p99_ms, other.p99_ms),
+            images_per_s=math.sqrt(self.images_per_s * other.images_per_s),
+            memory_mb=max(memory, default=None),
+            seconds=self.seconds + other.seconds,
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )
 
 
 def untrained(point: Point, *, classes: int, work: Path) -> Artifact:

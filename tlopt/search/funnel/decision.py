@@ -84,8 +84,8 @@ def decide(asked: Asked, finalists: Sequence[Finalist], reference: float | None)
 
 def _alike(one: Measured, most: Measured, chance: float) -> bool:
     """Whether chance alone may make one look worse than the most accurate."""
-    if one.accuracy < most.accuracy - chance:
-        return False
+    if one is most or one.accuracy < most.accuracy - chance:
+        return one is most
     return one.loss is None or most.loss is None or one.loss <= most.loss + most.loss_error
 
 
@@ -106,9 +106,10 @@ def _words(
         )
     if chosen is most:
         return (*found, f"It is the answer: {_figures(chosen)}.") if len(fitting) > 1 else (*found, _only(chosen))
+    in_loss = "" if most.measured.loss is None else " and in loss"
     found.append(
-        f"{len(alike)} variants lie within one standard error of it, in accuracy ({100 * chance:.1f} points) and in "
-        "loss, which is chance."
+        f"{len(alike)} variants lie within one standard error of it in accuracy ({100 * chance:.1f} points){in_loss}, "
+        "which is chance."
     )
     found.append(f"The fastest of these, and of those as fast the smallest, is the answer: {chosen.variant.label}, "
                  f"{_figures(chosen)}.")  # fmt: skip

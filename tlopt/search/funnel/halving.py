@@ -111,12 +111,11 @@ def extension(asked: Asked, survivors: Sequence[Standing], results: Results, lef
 
 def _pace(asked: Asked, survivors: Sequence[Standing], results: Results) -> float:
     """Return what the trainings so far took, as a share of what was expected of them; 1 before the first."""
-    expected = sum(
-        _start_s(asked, one, results) + max(stops) * epoch_s(asked, one, results)
-        for one in survivors
-        if (stops := results.trained.get(one.contender.key))
-    )
-    took = results.seconds.get("train", 0.0)
+    expected = took = 0.0
+    for one in survivors:
+        if (reach := reached(one.contender.key, results)) is not None:
+            expected += _start_s(asked, one, results) + reach.epochs * epoch_s(asked, one, results)
+            took += results.trained_s.get(one.contender.key, 0.0)
     return max(_FASTEST, took / expected) if took and expected else 1.0
 
 

@@ -121,6 +121,7 @@ class Results:
         judged: Variant -> what it is worth on the test part.
         problems: Step with its kind -> why it could not be done.
         seconds: Kind -> what its steps cost in all.
+        trained_s: Contender -> what those of its trainings cost that came to something.
     """
 
     timed: dict[str, Timed] = field(default_factory=dict)
@@ -138,6 +139,7 @@ class Results:
     judged: dict[str, Judged] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    trained_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
@@ -204,6 +206,7 @@ def _take(found: Results, entry: Entry) -> None:
     elif kind == "train":
         contender, _, epochs = key.partition("/")
         found.trained.setdefault(contender, {})[int(epochs)] = _convert(result, Trained)
+        found.trained_s[contender] = found.trained_s.get(contender, 0.0) + float(seconds)
     elif kind in _TABLES:
         table, to = _TABLES[kind]
         getattr(found, table)[key] = _convert(result, to)
