@@ -28,7 +28,7 @@ def open_session(
     optimize: bool = True,
     arena: bool = True,
     profile: str = "",
-    other_types: bool = False,
+    other_types: bool | None = None,
 ) -> Any:
     """Open a quiet session that leaves the cores alone between its runs.
 
@@ -40,7 +40,7 @@ def open_session(
         optimize: Let ONNX Runtime optimize the graph; without, every tensor of it exists.
         arena: Keep memory for the next run; without, the most that a run took is given back.
         profile: Start of the path of a profile to write; none if empty.
-        other_types: It rounds values to other types than 8- and 16-bit integers; found out if the graph is in memory.
+        other_types: Whether it rounds values to other types than 8- and 16-bit integers; found out if None.
 
     Raises:
         MissingLibraryError: ONNX Runtime is not installed.
@@ -61,15 +61,21 @@ def open_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    other_types = other_types or (not isinstance(model, (bytes, Path)) and rounds_to_other_types(model))
+    if other_types is None:
+        other_types = rounds_to_other_types(model)
     left_out = {"disabled_optimizers": _FOR_INTEGERS} if other_types else {}
     return runtime.InferenceSession(_given(model), options, providers=list(providers), **left_out)
 
 
-def rounds_to_other_types(model: onnx.ModelProto) -> bool:
-    """Whether a graph rounds values to other types than 8- and 16-bit integers."""
+def rounds_to_other_types(model: onnx.ModelProto | bytes | Path) -> bool:
+    """Whether a graph, its bytes or its file rounds values to other types than 8- and 16-bit integers."""
+    import onnx
     from onnx import TensorProto
 
+    if isinstance(model, bytes):
+        model = onnx.load_from_string(model)
+    elif isinstance(model, Path):
+        model = onnx.load(model, load_external_data=False)
     integers = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]

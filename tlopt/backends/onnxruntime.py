@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
@@ -183,7 +182,7 @@ def _rounds_to_other_types(artifact: Artifact) -> bool:
     card = artifact.card
     if card.precision not in ("int8", "fp8") or card.onnx.opset < _OTHER_TYPES_OPSET:
         return False
-    return rounds_to_other_types(onnx.load(artifact.payload(".onnx"), load_external_data=False))
+    return rounds_to_other_types(artifact.payload(".onnx"))
 
 
 def _session(
