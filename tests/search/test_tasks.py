@@ -85,6 +85,19 @@ def test_the_early_answer_is_the_most_promising_of_those_with_room():
     assert [one.network.name for one in done if one is not None] == ["timm:a", "timm:c", "timm:b"]
 
 
+def test_one_whose_early_answer_keeps_to_the_budget_needs_no_other_that_is_sure_to():
+    known = Known(asked(names=("a", "b", "c")))
+    for name, latency_ms, accuracy in (("a", 9.6, 0.9), ("b", 9.6, 0.8), ("c", 4.0, 0.6)):
+        known.time(name, latency_ms).rank(name, accuracy)
+    keys = {name: contender(known.search, name).key for name in "abc"}
+    known.done("plan", {"contenders": [*keys.values()], "epochs": 3, "rungs": [1, 3], "safe": [keys["c"]]})
+    assert [step(known, latency_ms=4.6).kind for _ in range(3)] == ["first", "make", "measure"]  # of a
+    known.train("a", 1, 0.8).train("b", 1, 0.9).train("c", 1, 0.5)
+    going_on = [task.contender.key for task in tasks.ready(known.now()) if task.kind == "train"]
+    assert sorted(going_on) == sorted([keys["a"], keys["b"]])
+    assert going_on[0] == keys["a"]  # what keeps to the budget is trained to the end first
+
+
 def test_what_was_made_when_the_time_ended_is_measured_in_the_time_kept_for_the_answer():
     known = trained_field()
     while not (known.entries[-1].key.startswith("make") and any(e.key.startswith("train") for e in known.entries)):

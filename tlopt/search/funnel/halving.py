@@ -7,7 +7,7 @@ All trainings have the schedule of a whole one, so that those that stay go on as
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tlopt.search.funnel.asked import Asked, recovery_epochs
@@ -193,21 +193,27 @@ def _cost(asked: Asked, chosen: Sequence[Standing], results: Results, stops: Seq
     return total + RECOVERY_COST * recovery_epochs(asked) * sum(pruned)
 
 
-def next_work(plan: Plan, results: Results) -> list[Work]:
-    """Return the parts of trainings that can be done now; none if all are done, or wait for others."""
-    running = list(plan.contenders)
+def next_work(plan: Plan, results: Results, proven: Collection[str] = ()) -> list[Work]:
+    """Return the parts of trainings that can be done now; none if all are done, or wait for others.
+
+    Args:
+        plan: Which contenders are trained, and how long.
+        results: What is known.
+        proven: Contenders of which an early answer was measured that keeps to the budget: they are as good as safe.
+    """
+    running, safe = list(plan.contenders), {*plan.safe, *proven}
     for stop in plan.rungs:
         last = stop == plan.rungs[-1]
         open_ = [key for key in running if not results.done(f"train/{key}/{stop}")]
         if open_:
             # If time runs out, what is sure to keep to the budget is worth more than what may turn out to be over it.
-            first = sorted(open_, key=lambda key: key not in plan.safe) if last else open_
+            first = sorted(open_, key=lambda key: key not in safe) if last else open_
             return [Work(contender=key, epochs=stop, last=last) for key in first]
-        running = survivors_of(running, stop, results, plan.safe)
+        running = survivors_of(running, stop, results, safe)
     return []
 
 
-def survivors_of(running: Sequence[str], stop: int, results: Results, safe: Sequence[str] = ()) -> list[str]:
+def survivors_of(running: Sequence[str], stop: int, results: Results, safe: Collection[str] = ()) -> list[str]:
     """Return which contenders go on after a rung, the better first; one of the safe stays among them."""
     reached = [(key, trained) for key in running if (trained := results.trained.get(key, {}).get(stop)) is not None]
     best = sorted(reached, key=lambda pair: rank(pair[1]))

@@ -11,6 +11,7 @@ from tlopt import backends
 from tlopt.search.funnel import deciding, field, halving, proposing, smaller
 from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.field import Standing
+from tlopt.search.funnel.results import Trained
 from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.variants import Base, Variant, bases, of_base, widths_to_time
 from tlopt.search.space import Point
@@ -128,13 +129,13 @@ def _training(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
         if answer or _answered(now):
             break
     if now.trains_on():
-        for work in halving.next_work(plan, results):
+        for work in halving.next_work(plan, results, _proven(now, survivors)):
             one = contenders[work.contender]
             yield Task(
                 key=f"train/{one.key}/{work.epochs}", place="train", contender=one, epochs=work.epochs,
                 label=f"Training {one.label} to epoch {work.epochs} of {plan.epochs}",
             )  # fmt: skip
-        yield from _mixing(now)
+        yield from _mixing(now, survivors)
     elif not halving.finished(results) and any(results.trained.values()):
         one = contenders[halving.leader(plan, results)]
         if not results.done(f"train/{one.key}/0"):
@@ -180,15 +181,32 @@ def _first_answer(now: Situation, survivors: list[Standing], best: Contender) ->
     found = now.results.first.get(best.key)
     standing = next((one for one in survivors if one.contender.key == best.key), None)
     if found is not None and found.artifact and standing is not None:
-        base = Base(contender=best, artifact=found.artifact, accuracy=found.accuracy, what="first")
-        for variant in of_base(now.asked, now.results, standing, base):
+        for variant in of_base(now.asked, now.results, standing, _early_base(best, found)):
             yield from _variant(now, variant)
 
 
-def _mixing(now: Situation) -> Iterator[Task]:
+def _early_base(early: Contender, found: Trained) -> Base:
+    return Base(contender=early, artifact=found.artifact, accuracy=found.accuracy, what="first")
+
+
+def _proven(now: Situation, survivors: list[Standing]) -> set[str]:
+    """Return the contenders of which an early answer was measured that keeps to the budget."""
+    results, found = now.results, set()
+    for one in survivors:
+        early = results.first.get(one.contender.key)
+        if early is None or not early.artifact:
+            continue
+        for variant in of_base(now.asked, results, one, _early_base(one.contender, early)):
+            measured = results.measured.get(variant.key)
+            if measured is not None and not now.asked.budget.unmet(measured.timed):
+                found.add(one.contender.key)
+    return found
+
+
+def _mixing(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
     """Yield the means of weights that can be tried: of the finished trainings of a network at several sizes."""
     plan, results, contenders = now.results.plan, now.results, now.contenders
-    if plan is None or halving.next_work(plan, results):
+    if plan is None or halving.next_work(plan, results, _proven(now, survivors)):
         return
     by_network: dict[str, list[str]] = {}
     for key, _ in halving.finished(results):
