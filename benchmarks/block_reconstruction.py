@@ -75,6 +75,7 @@ class Traced:
     def __init__(self, program: ExportedProgram, places: Places, borders: list[str], border: Border) -> None:
         self.steps = Steps(places)
         rounded = _with_rounding(program, places, self.steps.index)
+        rounded.add_module("border", border)
         graph, self.border = rounded.graph, border
         nodes = {node.name: node for node in graph.nodes}
         for index, name in enumerate(borders):
@@ -185,7 +186,7 @@ def table(result: dict[str, Any]) -> str:
     """Return a row for each run."""
     lines = [
         "# Block reconstruction", "",
-        f"{result['processor']}, {result['cores']} thread(s); torch {result['versions']['torch']}; {result['command']}",
+        f"{result['processor']}, {result['cores']} thread(s); torch {result['versions']['torch']}; `{result['command']}`",
         "", "| network | for | blocks | epochs | lr | from float | labels changed | margin error | accuracy | fp32 "
         "| seconds |", f"{'|---' * 11}|",
     ]  # fmt: skip
@@ -209,7 +210,7 @@ def main() -> None:
     parser.add_argument("--drop", type=float, default=0.5, help="share of a block's input from the float network")
     given = parser.parse_args()
     result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
-    command = f"`python benchmarks/block_reconstruction.py --images {given.images} --work WORK`"
+    command = f"python benchmarks/block_reconstruction.py --images {given.images} --work WORK --cases {given.cases}"
     result |= {"command": command, "processor": processor(), "cores": cores(), "versions": versions()}
     for case in given.cases.split(","):
         name, _, runtime = case.partition(":")

@@ -181,7 +181,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# fp8, and int4 weights, in simulation, and int8 by its parts", "",
         f"{result['processor']}, {result['cores']} thread(s); {result['size']} px; {result['epochs']} epochs of "
-        f"training; onnxruntime {result['versions']['onnxruntime']}; {result['command']}. No GPU: everything is "
+        f"training; onnxruntime {result['versions']['onnxruntime']}; `{result['command']}`. No GPU: everything is "
         "computed in float between the roundings.", "",
         "| network | format | by | labels changed | margin error | SQNR dB | accuracy | fp32 |", f"{'|---' * 8}|",
     ]  # fmt: skip
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS), help=f"some of {', '.join(NETWORKS)}")
     given = parser.parse_args()
     result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"rows": []}
-    command = f"`python benchmarks/hard_formats.py --images {given.images} --work WORK`"
+    command = f"python benchmarks/hard_formats.py --images {given.images} --work WORK"
     result |= {"command": command, "processor": processor(), "cores": cores(), "versions": versions(),
                "size": SIZE, "epochs": EPOCHS, "calibrated": SAMPLES}  # fmt: skip
     for name in given.networks.split(","):

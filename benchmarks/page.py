@@ -151,6 +151,24 @@ def hard() -> Iterator[Claim]:
                 )  # fmt: skip
 
 
+def in_fp8() -> Iterator[Claim]:
+    """Yield the share of labels that fp8 changes, in simulation, for networks that are hard to quantize."""
+    if not (RESULTS / "hard-formats.json").exists():
+        return
+    result = read("hard-formats")
+    for network in dict.fromkeys(row["network"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["network"], row["format"]) == (network, "fp8") and "flips" in row]
+        mine = next(row for row in rows if row["way"] == "tlopt")
+        peer = min((row for row in rows if row["way"].startswith("ORT")), key=lambda row: row["flips"])
+        yield Claim(
+            what=f"labels that fp8 changes, simulated: {NETWORKS[network]}, from random weights",
+            ours=f"{100 * mine['flips']:.1f} %", peer=f"{100 * peer['flips']:.1f} % ({_tool(peer['way'])})",
+            ratio=_over(mine["flips"], peer["flips"]),
+            interval="{:.1f} to {:.1f} %".format(*(100 * bound for bound in mine["flips_95"])), file="hard-formats",
+            result=result,
+        )  # fmt: skip
+
+
 def _ran(row: dict[str, Any], target: str) -> bool:
     """Whether a row was run, and timed, by the runtime that it is for."""
     return bool(row["target"] == row["judge"] == target)
@@ -338,7 +356,7 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 def text() -> str:
     """Return the page."""
     claims: Iterable[Claim] = (
-        *quantized(), *hard(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched(),
+        *quantized(), *hard(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched(),
     )  # fmt: skip
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
