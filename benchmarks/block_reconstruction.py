@@ -186,8 +186,8 @@ def table(result: dict[str, Any]) -> str:
     """Return a row for each run."""
     lines = [
         "# Block reconstruction", "",
-        f"{result['processor']}, {result['cores']} thread(s); torch {result['versions']['torch']}; `{result['command']}`",
-        "", "| network | for | blocks | epochs | lr | from float | labels changed | margin error | accuracy | fp32 "
+        f"{result['processor']}, {result['cores']} thread(s); torch {result['versions']['torch']}. "
+        f"`{result['command']}`", "", "| network | for | blocks | epochs | lr | from float | labels changed | margin error | accuracy | fp32 "
         "| seconds |", f"{'|---' * 11}|",
     ]  # fmt: skip
     for one in result["rows"]:
