@@ -187,8 +187,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# Block reconstruction", "",
         f"{result['processor']}, {result['cores']} thread(s); torch {result['versions']['torch']}. "
-        f"`{result['command']}`", "", "| network | for | blocks | epochs | lr | from float | labels changed | margin error | accuracy | fp32 "
-        "| seconds |", f"{'|---' * 11}|",
+        f"`{result['command']}`", "",
+        "| network | for | blocks | epochs | lr | from float | labels changed | margin error | accuracy | fp32 | s |",
+        f"{'|---' * 11}|",
     ]  # fmt: skip
     for one in result["rows"]:
         lines.append(
