@@ -98,6 +98,25 @@ def test_one_whose_early_answer_keeps_to_the_budget_needs_no_other_that_is_sure_
     assert going_on[0] == keys["a"]  # what keeps to the budget is trained to the end first
 
 
+def test_a_finalist_that_needs_no_pruning_is_made_before_one_that_does():
+    known = Known(asked())
+    known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9).time("b", 4.0).rank("b", 0.8)
+    keys = [contender(known.search, name).key for name in "ab"]
+    known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
+    known.train("a", 2, 0.9, "work/a").train("b", 2, 0.8, "work/b")
+    made = [task.variant.base.contender.network.name for task in tasks.ready(known.now()) if task.kind == "make"]
+    assert made[0] == "timm:b"
+    names = []
+    while (task := tasks.ready(known.now())[0]).kind in ("make", "measure", "time"):
+        names += [task.variant.base.contender.network.name] if task.kind == "make" else []
+        if task.kind == "time":
+            known.done(task.key, timed(4.0, point=task.point.digest))
+        else:
+            step(known)
+    assert names[0] == "timm:b"
+    assert "timm:a" in names
+
+
 def test_what_was_made_when_the_time_ended_is_measured_in_the_time_kept_for_the_answer():
     known = trained_field()
     while not (known.entries[-1].key.startswith("make") and any(e.key.startswith("train") for e in known.entries)):
@@ -189,8 +208,11 @@ def test_int8_that_loses_accuracy_is_tried_with_float_blocks_and_with_training()
         is_plain = task.variant is not None and task.variant.way == "plain"
         step(known, accuracy=0.7 if is_plain and task.variant.point.precision == "int8" else 0.9)
         if task.kind == "make" and task.variant.base.what == "trained":
-            ways.append((task.variant.point.precision, task.variant.way))
-    assert ways[:4] == [("int8", "plain"), ("fp32", "plain"), ("int8", "mixed"), ("int8", "trained")]
+            ways.append((task.variant.base.contender.network.name, task.variant.point.precision, task.variant.way))
+    assert [way[1:] for way in ways if way[0] == ways[0][0]] == [
+        ("int8", "plain"), ("fp32", "plain"), ("int8", "mixed"), ("int8", "trained"),
+    ]  # fmt: skip
+    assert all(way == "plain" for *_, way in ways[:4])  # of both networks, before what takes longer
 
 
 def test_what_turns_out_too_slow_is_pruned_if_that_can_help():

@@ -191,13 +191,12 @@ def _early_base(early: Contender, found: Trained) -> Base:
 
 def _proven(now: Situation, survivors: list[Standing]) -> set[str]:
     """Return the contenders of which an early answer was measured that keeps to the budget."""
-    results, found = now.results, set()
+    found = set()
     for one in survivors:
-        early = results.first.get(one.contender.key)
-        if early is None or not early.artifact:
-            continue
-        for variant in of_base(now.asked, results, one, _early_base(one.contender, early)):
-            measured = results.measured.get(variant.key)
+        early = now.results.first.get(one.contender.key)
+        base = _early_base(one.contender, early) if early is not None and early.artifact else None
+        for variant in of_base(now.asked, now.results, one, base) if base else ():
+            measured = now.results.measured.get(variant.key)
             if measured is not None and not now.asked.budget.unmet(measured.timed):
                 found.add(one.contender.key)
     return found
@@ -222,15 +221,22 @@ def _mixing(now: Situation, survivors: list[Standing]) -> Iterator[Task]:
 
 
 def _compressing(now: Situation, survivors: dict[str, Standing]) -> Iterator[Task]:
-    for base in bases(now.asked, now.results, now.contenders):
-        standing = survivors.get(base.contender.key)
-        if standing is None or (base.what == "first" and halving.finished(now.results)):
-            continue
+    """Yield what makes the variants: first of each network what needs no training, then what takes longer."""
+    each = [
+        (standing, of_base(now.asked, now.results, standing, base))
+        for base in bases(now.asked, now.results, now.contenders)
+        if (standing := survivors.get(base.contender.key)) is not None
+        and not (base.what == "first" and halving.finished(now.results))
+    ]
+    whole = [one for standing, found in each if standing.width == 1 for one in found if one.is_quick]
+    yield from (task for variant in whole for task in _variant(now, variant))
+    for standing, found in each:
         if standing.width < 1:
             for point in widths_to_time(now.asked, now.results, standing):
                 yield time_task(point)
-        for variant in of_base(now.asked, now.results, standing, base):
-            yield from _variant(now, variant)
+        for variant in found:
+            if variant not in whole:
+                yield from _variant(now, variant)
 
 
 def _variant(now: Situation, variant: Variant) -> Iterator[Task]:

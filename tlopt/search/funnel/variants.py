@@ -48,6 +48,11 @@ class Variant:
     way: Way = "plain"
 
     @property
+    def is_quick(self) -> bool:
+        """Whether it is made without training."""
+        return self.way == "plain" and self.point.width == 1
+
+    @property
     def made_key(self) -> str:
         """Identity of the artifact: what runs it only counts if it decides how it is made."""
         point = self.point
