@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 import torch
 from accuracy import processor_seconds
-from hard_int8 import JUDGES, inputs_of
+from hard_int8 import JUDGES, Unseen
 from hard_networks import trained
-from int8_judge import RESULTS, RUNTIMES, answers, difference, interval, margin_error
+from int8_judge import RESULTS, RUNTIMES, answers, changed
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -37,7 +37,7 @@ from tlopt.images import batches, scan
 from tlopt.networks import tracing
 from tlopt.publishing import write_whole
 from tlopt.quantization.int8 import Calibrated, Scheme, calibrate
-from tlopt.quantization.qat.network import Steps, _with_rounding
+from tlopt.quantization.qat.network import Steps, with_rounding
 from tlopt.quantization.qat.places import Places, places_of
 from tlopt.quantization.search.blocks import blocks_of
 from tlopt.training.network import of_artifact
@@ -74,7 +74,7 @@ class Traced:
 
     def __init__(self, program: ExportedProgram, places: Places, borders: list[str], border: Border) -> None:
         self.steps = Steps(places)
-        rounded = _with_rounding(program, places, self.steps.index)
+        rounded = with_rounding(program, places, self.steps.index)
         rounded.add_module("border", border)
         graph, self.border = rounded.graph, border
         nodes = {node.name: node for node in graph.nodes}
@@ -108,7 +108,7 @@ def borders_of(view: View, program: ExportedProgram, places: Places) -> list[str
         results = [name for node in view.nodes if node.name in inside for name in node.output]
         read = [name for name in results if any(reader.name not in inside for reader in view.readers(name))]
         found += read if len(read) == 1 else []
-    there = {node.name for node in _with_rounding(program, places, Steps(places).index).graph.nodes}
+    there = {node.name for node in with_rounding(program, places, Steps(places).index).graph.nodes}
     return [name for name in found if name in there]
 
 
@@ -158,9 +158,7 @@ def row(name: str, runtime: str, given: argparse.Namespace) -> dict[str, Any]:
     network = of_artifact(trained(name, given.images, given.work))
     parts = scan(given.images).split(val=0.1, test=0.1, seed=0)
     fp32 = tlopt.export(trained(name, given.images, given.work), given.work / name / "blocks-fp32", force=True)
-    seen = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
-    inputs, labels = (np.concatenate(both) for both in zip(*seen, strict=True))
-    reference = answers(RUNTIMES["onnxruntime"](fp32.payload(".onnx")), inputs)
+    unseen = Unseen.of(fp32, parts)
     images = np.concatenate([found.inputs for found in batches(parts["train"], network.preprocess, batch=64)])
     started = processor_seconds()
     proto, program = tracing.trace(network.module, network.preprocess.size, OPSET)
@@ -173,12 +171,10 @@ def row(name: str, runtime: str, given: argparse.Namespace) -> dict[str, Any]:
     file = given.work / name / f"blocks-{runtime}.onnx"
     onnx.save(calibrate(View(clean(proto)), learned, []).graph(), file)
     seconds = processor_seconds() - started
-    logits = answers(RUNTIMES[JUDGES[runtime][0]](file), inputs)
+    logits = answers(RUNTIMES[JUDGES[runtime][0]](file), unseen.inputs)
     return {
         "network": name, "runtime": runtime, "blocks": blocks, "epochs": given.epochs, "lr": given.lr,
-        "drop": given.drop, **difference(logits, reference), "margin_error": margin_error(logits, reference),
-        "accuracy": round(float((logits.argmax(1) == labels).mean()), 4),
-        "fp32_accuracy": round(float((reference.argmax(1) == labels).mean()), 4), "seconds": round(seconds),
+        "drop": given.drop, **unseen.judged(logits), "seconds": round(seconds),
     }  # fmt: skip
 
 
@@ -194,8 +190,8 @@ def table(result: dict[str, Any]) -> str:
     for one in result["rows"]:
         lines.append(
             f"| {one['network']} | {one['runtime']} | {one['blocks']} | {one['epochs']} | {one['lr']:g} | "
-            f"{one['drop']:g} | {100 * one['flips']:.1f} % {interval(one)}| {100 * one['margin_error']:.0f} % | "
-            f"{one['accuracy']:.3f} | {one['fp32_accuracy']:.3f} | {one['seconds']} |"
+            f"{one['drop']:g} | {changed(one)} | {one['accuracy']:.3f} | {one['fp32_accuracy']:.3f} | "
+            f"{one['seconds']} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -96,7 +96,23 @@ def table(result: dict[str, Any]) -> str:
         points = f"{statistics.mean(over):+.1f} ({min(over):+.1f} to {max(over):+.1f})"
         row = (*kind, len(seeds), f"{told:.3f}", f"{test:.3f}", points, f"{seconds:.0f}", f"{times:.2f}")
         lines.append(f"| {' | '.join(map(str, row))} |")
+    lines += ["", *_beside_regression(found)]
     return "\n".join(lines) + "\n"
+
+
+def _beside_regression(found: dict[tuple[Any, ...], Run]) -> list[str]:
+    """Return how often an effort is below the regression on all images of the same set and seed, a line each."""
+    lines = []
+    for arm in ("default", "best"):
+        pairs = [
+            (one["test_accuracy"], found[*key[:2], "quick, 5 folds", key[3]]["test_accuracy"])
+            for key, one in found.items()
+            if key[2] == arm and (*key[:2], "quick, 5 folds", key[3]) in found
+        ]
+        if pairs:
+            below = sum(own < regression for own, regression in pairs)
+            lines.append(f"{arm}: below the regression on all images (quick, 5 folds) in {below} of {len(pairs)} runs.")
+    return lines
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hard_int8 import SAMPLES, inputs_of
+from hard_int8 import SAMPLES, Unseen
 from hard_networks import EPOCHS, NETWORKS, SIZE, trained
-from int8_judge import RESULTS, RUNTIMES, _prepared, _reader, answers, difference, interval, linked, margin_error
+from int8_judge import RESULTS, RUNTIMES, answers, changed, linked, prepared_for_ort, reader
 from onnx import numpy_helper
 
 import tlopt
@@ -78,7 +78,7 @@ def peer_in_fp8(file: Path, calibration: list[np.ndarray], folder: Path, *, per_
     kind = QuantType.QFLOAT8E4M3FN
     extra = {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": read}
     quantize_static(
-        str(_prepared(file, folder)), str(made), _reader(calibration), per_channel=per_channel,
+        str(prepared_for_ort(file, folder)), str(made), reader(calibration), per_channel=per_channel,
         op_types_to_quantize=read, activation_type=kind, weight_type=kind,
         calibrate_method=CalibrationMethod.Distribution, extra_options=extra,
     )  # fmt: skip
@@ -146,9 +146,7 @@ def rows(name: str, images: Path, work: Path) -> Iterator[dict[str, Any]]:
     few = parts["train"].select(np.sort(shuffled[:SAMPLES]))
     own = linked(images, few.files, parts["val"].files, out / "images")
     calibration = [found.inputs for found in batches(few, fp32.card.preprocess, batch=8)]
-    seen = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
-    inputs, labels = (np.concatenate(both) for both in zip(*seen, strict=True))
-    reference = answers(RUNTIMES["onnxruntime"](file), inputs)
+    unseen = Unseen.of(fp32, parts)
     ways: dict[tuple[str, str], Callable[[], Path]] = {
         ("fp8", "tlopt"): lambda: in_fp8(fp32, own, out / "fp8"),
         ("fp8", "tlopt --rounding nearest --no-bias-correction"): lambda: in_fp8(
@@ -163,17 +161,12 @@ def rows(name: str, images: Path, work: Path) -> Iterator[dict[str, Any]]:
         ways["int8", part] = functools.partial(int8_by_parts, fp32, calibration, out / f"int8-{part}.onnx", part=part)
     for (kind, way), make in ways.items():
         try:
-            logits = answers(RUNTIMES["exact"](make()), inputs)
+            logits = answers(RUNTIMES["exact"](make()), unseen.inputs)
         except Exception as error:  # noqa: BLE001 - a peer's tool may refuse a network: that is told
             print(name, kind, way, repr(error)[:200], flush=True)
             yield {"network": name, "format": kind, "way": way, "problem": f"{type(error).__name__}: {error}"[:200]}
             continue
-        yield {
-            "network": name, "format": kind, "way": way, **difference(logits, reference),
-            "margin_error": margin_error(logits, reference),
-            "accuracy": round(float((logits.argmax(1) == labels).mean()), 4),
-            "fp32_accuracy": round(float((reference.argmax(1) == labels).mean()), 4),
-        }  # fmt: skip
+        yield {"network": name, "format": kind, "way": way, **unseen.judged(logits)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -190,9 +183,8 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"| {row['network']} | {row['format']} | {row['way']} | {row['problem']} | | | | |")
             continue
         lines.append(
-            f"| {row['network']} | {row['format']} | {row['way']} | {100 * row['flips']:.1f} % {interval(row)}| "
-            f"{100 * row['margin_error']:.0f} % | {row['sqnr_db']:.1f} | {row['accuracy']:.3f} | "
-            f"{row['fp32_accuracy']:.3f} |"
+            f"| {row['network']} | {row['format']} | {row['way']} | {changed(row)} | {row['sqnr_db']:.1f} | "
+            f"{row['accuracy']:.3f} | {row['fp32_accuracy']:.3f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ import argparse
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,42 @@ class Case:
     Args:
         network: The torch artifact.
         made: Runtime -> name -> a graph for it.
-        inputs: Images that training did not see, as the network takes them.
-        labels: Of these images.
+        unseen: Images that judge them.
     """
 
     network: Artifact
     made: dict[str, dict[str, Made]]
+    unseen: Unseen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Images that training did not see, and what the fp32 network makes of them.
+
+    Args:
+        inputs: As the network takes them.
+        labels: Of these images.
+        reference: Logits of the fp32 network.
+    """
+
     inputs: np.ndarray
     labels: np.ndarray
+    reference: np.ndarray
+
+    @classmethod
+    def of(cls, fp32: Artifact, parts: Mapping[Any, ImageFolder]) -> Unseen:
+        """Return the validation and test images of a network."""
+        seen = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
+        inputs, labels = (np.concatenate(both) for both in zip(*seen, strict=True))
+        return cls(inputs=inputs, labels=labels, reference=answers(ort(fp32.payload(".onnx")), inputs))
+
+    def judged(self, logits: np.ndarray) -> dict[str, Any]:
+        """Return how far a quantized network's answers are from fp32's, and the accuracy of both."""
+        right = {"accuracy": logits, "fp32_accuracy": self.reference}
+        return {
+            **difference(logits, self.reference), "margin_error": margin_error(logits, self.reference),
+            **{key: round(float((found.argmax(1) == self.labels).mean()), 4) for key, found in right.items()},
+        }  # fmt: skip
 
 
 def case(name: str, images: Path, work: Path, *, again: bool = False) -> Case:
@@ -133,9 +161,7 @@ def case(name: str, images: Path, work: Path, *, again: bool = False) -> Case:
     made["onnxruntime"] |= {key: Made(path) for key, path in others.items() if path.suffix == ".onnx"}
     made["openvino"] |= {key: Made(path) for key, path in others.items()}
     made["tensorrt"] |= {key: Made(path) for key, path in peers_for_tensorrt(file, calibration, folder).items()}
-    found = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
-    inputs, labels = (np.concatenate(both) for both in zip(*found, strict=True))
-    return Case(network=network, made=made, inputs=inputs, labels=labels)
+    return Case(network=network, made=made, unseen=Unseen.of(fp32, parts))
 
 
 def inputs_of(fp32: Artifact, images: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
@@ -155,23 +181,21 @@ def ours(runtime: str, fp32: Artifact, images: Path, folder: Path, *, again: boo
 def judged(name: str, images: Path, work: Path, *, again: bool) -> dict[str, Any]:
     """Return what is known of a network, with a row for each graph and what runs it."""
     found = case(name, images, work, again=again)
-    reference = answers(ort(found.made["onnxruntime"]["fp32"].path), found.inputs)
     rows: list[dict[str, Any]] = []
     for target, graphs in found.made.items():
         for key, graph in graphs.items():
             for judge in JUDGES[target]:
                 if key == "fp32" and judge == "exact":
                     continue
-                logits = answers(RUNTIMES[judge](graph.path), found.inputs)
+                logits = answers(RUNTIMES[judge](graph.path), found.unseen.inputs)
                 rows.append({
                     "target": target, "name": key, "judge": judge, "seconds": round(graph.seconds, 1),
-                    **difference(logits, reference), "margin_error": margin_error(logits, reference),
-                    "accuracy": round(float((logits.argmax(1) == found.labels).mean()), 4),
+                    **found.unseen.judged(logits),
                 })  # fmt: skip
                 print(rows[-1], flush=True)
     return {
         "model": NETWORKS[name].model, "hard": NETWORKS[name].hard, "epochs": EPOCHS,
-        "training_s": round(found.network.card.lineage[-1].seconds), "judged": len(found.inputs),
+        "training_s": round(found.network.card.lineage[-1].seconds), "judged": len(found.unseen.inputs),
         "summaries": [summary(target, rows) for target in TARGETS], "rows": rows,
     }  # fmt: skip
 
@@ -188,11 +212,11 @@ def timed(name: str, rows: list[dict[str, Any]], images: Path, work: Path) -> di
         for target in ("onnxruntime", "openvino")
         for key, graph in found.made[target].items()
     }
-    times = latencies(openers, found.inputs, TURNS)
+    times = latencies(openers, found.unseen.inputs, TURNS)
     for row in rows:
         if row["judge"] != "exact":
             row["latency_ms"] = {str(size): round(ms, 2) for size, ms in times[row["name"], row["judge"]].items()}
-    finals = {target: fastest(target, rows, openers, found.inputs) for target in ("onnxruntime", "openvino")}
+    finals = {target: fastest(target, rows, openers, found.unseen.inputs) for target in ("onnxruntime", "openvino")}
     return {"finals": finals, "load": [round(load, 1) for load in os.getloadavg()]}
 
 

@@ -62,7 +62,7 @@ def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, 
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     made = {}
-    prepared = _prepared(fp32, folder)
+    prepared = prepared_for_ort(fp32, folder)
     saturates = reduced_range("onnxruntime", "auto")
     settings = [("u8s8", method, saturates) for method in ("MinMax", "Percentile", "Entropy")]
     if saturates:
@@ -79,7 +79,7 @@ def peers(fp32: Path, calibration: list[np.ndarray], folder: Path) -> dict[str, 
         if method == "Percentile":
             extra["CalibPercentile"] = 99.99
         quantize_static(
-            str(prepared), str(made[name]), _reader(calibration), per_channel=True, reduce_range=reduced,
+            str(prepared), str(made[name]), reader(calibration), per_channel=True, reduce_range=reduced,
             activation_type=QuantType.QUInt8 if kind == "u8s8" else QuantType.QInt8, weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, method), extra_options=extra,
         )  # fmt: skip
@@ -118,7 +118,7 @@ def peers_for_tensorrt(fp32: Path, calibration: list[np.ndarray], folder: Path) 
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    made, prepared = {}, _prepared(fp32, folder)
+    made, prepared = {}, prepared_for_ort(fp32, folder)
     read = ["Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool"]
     for method in ("MinMax", "Percentile", "Entropy"):
         name = f"ORT quantize_static for TensorRT {method}"
@@ -133,14 +133,14 @@ def peers_for_tensorrt(fp32: Path, calibration: list[np.ndarray], folder: Path) 
         if method == "Percentile":
             extra["CalibPercentile"] = 99.99
         quantize_static(
-            str(prepared), str(made[name]), _reader(calibration), per_channel=True, op_types_to_quantize=read,
+            str(prepared), str(made[name]), reader(calibration), per_channel=True, op_types_to_quantize=read,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, method), extra_options=extra,
         )  # fmt: skip
     return made
 
 
-def _prepared(fp32: Path, folder: Path) -> Path:
+def prepared_for_ort(fp32: Path, folder: Path) -> Path:
     """Return the graph as ONNX Runtime's tool wants it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -149,7 +149,7 @@ def _prepared(fp32: Path, folder: Path) -> Path:
     return folder / "prepared.onnx"
 
 
-def _reader(calibration: list[np.ndarray]) -> Any:
+def reader(calibration: list[np.ndarray]) -> Any:
     """Return the calibration images as ONNX Runtime's tool reads them."""
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -264,6 +264,11 @@ def linked(root: Path, train: tuple[str, ...], val: tuple[str, ...], out: Path) 
             if not link.exists():
                 link.symlink_to((root / file).resolve())
     return out
+
+
+def changed(row: dict[str, Any]) -> str:
+    """Return the share of labels that changed with its interval, and the margin error, as two cells."""
+    return f"{100 * row['flips']:.1f} % {interval(row)}| {100 * row['margin_error']:.0f} %"
 
 
 def interval(row: dict[str, Any]) -> str:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 from accuracy import processor_seconds
-from hard_int8 import JUDGES, SAMPLES, inputs_of
+from hard_int8 import JUDGES, SAMPLES, Unseen
 from hard_networks import trained
-from int8_judge import RESULTS, RUNTIMES, answers, difference, interval, linked, margin_error
+from int8_judge import RESULTS, RUNTIMES, answers, changed, linked
 
 import tlopt
 from tlopt.artifact import Artifact
@@ -62,9 +62,7 @@ def rows(name: str, runtime: str, images: Path, work: Path, settings: dict[str, 
     network, out = trained(name, images, work), work / name / "unlabelled"
     parts = scan(images).split(val=0.1, test=0.1, seed=0)
     fp32 = tlopt.export(network, out / "reference", force=True)
-    seen = [inputs_of(fp32, parts[part]) for part in ("val", "test")]
-    inputs, labels = (np.concatenate(both) for both in zip(*seen, strict=True))
-    reference = answers(RUNTIMES["onnxruntime"](fp32.payload(".onnx")), inputs)
+    unseen = Unseen.of(fp32, parts)
     found = []
     ways: dict[str, Callable[[], Artifact]] = {
         "plain": lambda: plain(network, runtime, images, parts, out),
@@ -74,12 +72,10 @@ def rows(name: str, runtime: str, images: Path, work: Path, settings: dict[str, 
         started = processor_seconds()
         made = make()
         seconds = processor_seconds() - started
-        logits = answers(RUNTIMES[JUDGES[runtime][0]](made.payload(".onnx")), inputs)
+        logits = answers(RUNTIMES[JUDGES[runtime][0]](made.payload(".onnx")), unseen.inputs)
         found.append({
             "network": name, "runtime": runtime, "way": way, "settings": settings if way == "qat" else {},
-            **difference(logits, reference), "margin_error": margin_error(logits, reference),
-            "accuracy": round(float((logits.argmax(1) == labels).mean()), 4),
-            "fp32_accuracy": round(float((reference.argmax(1) == labels).mean()), 4), "seconds": round(seconds),
+            **unseen.judged(logits), "seconds": round(seconds),
         })  # fmt: skip
     return found
 
@@ -93,7 +89,7 @@ def table(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for row in result["rows"]:
         way = " ".join([row["way"], *(f"{key} {value}" for key, value in row["settings"].items())])
-        shown = f"{100 * row['flips']:.1f} % {interval(row)}| {100 * row['margin_error']:.0f} % | {row['accuracy']:.3f}"
+        shown = f"{changed(row)} | {row['accuracy']:.3f}"
         lines.append(
             f"| {row['network']} | {row['runtime']} | {way} | {shown} | {row['fp32_accuracy']:.3f} | {row['seconds']} |"
         )

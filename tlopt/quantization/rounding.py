@@ -132,7 +132,7 @@ def round_weight(
     least = np.zeros_like(widest) if floor is None else floor.reshape(groups, -1)
     if nearest:
         scale = np.maximum(widest, least)
-        found = np.round(flat / scale[:, :, None]) if levels.whole else levels.nearest(flat / scale[:, :, None])
+        found = levels.nearest(flat / scale[:, :, None])
     else:
         scale = _scales(flat, power.reshape(groups, length), widest, least, levels)
         each = len(second) // groups  # parts of a long row, each rounded by itself

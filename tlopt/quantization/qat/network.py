@@ -69,7 +69,7 @@ def rounded(model: nn.Module, program: ExportedProgram, places: Places, name: st
         StageError: A place is not found in the program.
     """
     steps = Steps(places)
-    graph = _with_rounding(program, places, steps.index)
+    graph = with_rounding(program, places, steps.index)
     signature = program.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {key: program.constants[value] for key, value in signature.inputs_to_lifted_tensor_constants.items()}
@@ -95,7 +95,7 @@ def rounded(model: nn.Module, program: ExportedProgram, places: Places, name: st
         delattr(model, name)
 
 
-def _with_rounding(program: ExportedProgram, places: Places, index: Mapping[str, int]) -> fx.GraphModule:
+def with_rounding(program: ExportedProgram, places: Places, index: Mapping[str, int]) -> fx.GraphModule:
     """Return the program with its rounding; the logarithms of the scales are its first input."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
