@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CPU = ("CPUExecutionProvider",)
 # What ONNX Runtime (1.32) does wrong where values are rounded to other types than 8- and 16-bit integers, such as E4M3:
 # it drops a Relu, though the type has negative numbers, and fails at a Clip. Without these, the graph runs as it is.
-_FOR_INTEGERS = ["ClipQuantRewrite", "ReluQuantRewrite"]
+_WITHOUT = ("optimization.disable_specified_optimizers", "ClipQuantRewrite;ReluQuantRewrite")
 
 
 def open_session(
@@ -61,10 +61,9 @@ def open_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    if other_types is None:
-        other_types = rounds_to_other_types(model)
-    left_out = {"disabled_optimizers": _FOR_INTEGERS} if other_types else {}
-    return runtime.InferenceSession(_given(model), options, providers=list(providers), **left_out)
+    if rounds_to_other_types(model) if other_types is None else other_types:
+        options.add_session_config_entry(*_WITHOUT)
+    return runtime.InferenceSession(_given(model), options, providers=list(providers))
 
 
 def rounds_to_other_types(model: onnx.ModelProto | bytes | Path) -> bool:

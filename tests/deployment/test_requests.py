@@ -77,6 +77,17 @@ def test_a_graph_that_was_quantized_for_another_runtime(tmp_path, out, runtime, 
     assert ("tlopt build" if runtime == "tensorrt" else "--for openvino") in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("target", "backend"), [("bundle", "onnxruntime"), ("cpp", ""), ("openvino-server", "openvino")]
+)
+def test_a_graph_in_fp8_that_nothing_but_an_engine_computes_in(tmp_path, out, target, backend):
+    details = OnnxDetails(opset=19, quantized=Quantized(runtime="tensorrt", calibration_images=8))
+    made = write_onnx(tmp_path / "fp8", precision="fp8", details=details)
+    with pytest.raises(ArtifactError, match="is in fp8") as caught:
+        tlopt.deploy(made, out, for_=target, **({"backend": backend} if backend else {}))
+    assert "tlopt build" in caught.value.hint
+
+
 def test_several_artifacts_in_a_target_that_makes_one_model(tmp_path, tiny, out):
     engines = [engine(tmp_path / gpu, targets=[gpu]) for gpu in ("sm80", "sm89")]
     with pytest.raises(ArtifactError, match="bundle makes one model, and got 2 artifacts") as caught:

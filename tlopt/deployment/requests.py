@@ -54,6 +54,11 @@ def backend(artifacts: Sequence[Artifact], target: str, serves: Mapping[str, tup
         raise ArtifactError(
             f"{target} does not run an {card.kind} artifact with {asked!r}.", hint=suggestion(asked, runtimes)
         )
+    if card.kind == "onnx" and card.precision == "fp8":
+        raise ArtifactError(
+            f"{path} is in fp8. {' and '.join(runtimes)} have no kernels for it.",
+            hint=f"Build an engine of it: tlopt build {path}. Or quantize its source to int8.",
+        )
     if asked or not card.made_for:
         return asked or runtimes[0]
     if card.made_for not in runtimes:
