@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --images DIR [--only STEP,…] [--batches 1,8,64] [--minutes 60]
     python benchmarks/gpu.py --table              # what has been measured so far
-    python benchmarks/gpu.py --rehearse           # 29 of 31 steps, without a GPU, on a stand-in and a tiny network
+    python benchmarks/gpu.py --rehearse           # 29 of 35 steps, without a GPU, on a stand-in and a tiny network
 
 The result is ``gpu-<device>.json``, and for another network than the default ``gpu-<device>-<network>.json``. It is
 saved after every step. A step that is in it is not done again: start the command once more to go on. A step that cannot
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from on_gpu import driver, kinds, speed
+from on_gpu import driver, kinds, older, speed
 from on_gpu.session import DEFAULT, Session
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ STEPS: dict[str, Callable[[Session], Any]] = {
     "runtimes-end-to-end": speed.runtimes_end_to_end,
     "runtimes-accuracy": kinds.runtimes,
     **{f"driver-{name}": driver.driver(name) for name in ("pycuda", "cuda-bindings")},
+    "older-engines": older.checked,
+    **{f"older-{name}": older.speed(name) for name in older.PRECISIONS},
     **{f"tensorrt-{name}": speed.engines(name) for name in PRECISIONS},
     "resident": speed.resident,
     "latency": speed.latency,
@@ -118,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time per candidate and batch")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=Path("build/gpu"), help="folder of the artifacts")
+    parser.add_argument("--older", help="a Python 3.10 that has tensorrt 8.6.0, for the steps older-…")
     parser.add_argument("--table", action="store_true", help="only print what has been measured")
     parser.add_argument("--rehearse", action="store_true", help="run without a GPU, on a stand-in and a tiny network")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of skipped steps")

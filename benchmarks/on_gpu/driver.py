@@ -57,7 +57,7 @@ def _standing_in(session: Session, package: str, *, launches: int) -> Iterator[A
     side, largest = session.options.image_size, max(session.batches)
     with contextlib.ExitStack() as held:
         for place, name, value in (
-            (flavour, "load", lambda _: double),
+            (flavour, "load", lambda *_, **__: double),
             (drivers, "load", lambda: drivers.through(package)),
             (gpu_doubles, "LAUNCH", launch),
             (gpu_doubles, "CLASSES", 4),

@@ -4,6 +4,8 @@ What runs on a GPU is tested in tests/fake_cuda, on a stand-in for the driver.
 """
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gpu_doubles import (
@@ -38,7 +40,7 @@ def engine(tmp_path):
 def library(monkeypatch):
     """A machine with a GPU and TensorRT, as far as the code under test can tell."""
     found = Flavour(name="tensorrt", version="10.13.2.6", cuda="13", api=API)
-    monkeypatch.setattr(flavour, "load", lambda _: found)
+    monkeypatch.setattr(flavour, "load", lambda *_, **__: found)
     monkeypatch.setattr(opening, "gpu", lambda: GPU)
     drivers.through.cache_clear()
     RuntimeDouble.opened.clear()
@@ -151,3 +153,47 @@ def test_an_engine_of_a_library_that_is_not_installed_is_refused_by_name(engine,
 def test_the_doubles_answer_only_to_names_of_the_real_library(double, real):
     names = {name for name, value in vars(double).items() if callable(value) and not name.startswith("__")}
     assert names <= set(dir(getattr(flavour.load("rtx").api, real)))
+
+
+@pytest.fixture
+def lean(monkeypatch):
+    """A machine with a GPU, where of TensorRT only the lean runtime is installed."""
+    found = Flavour(name="tensorrt", version="11.4.0.106", cuda="13", api=API, lean=True)
+    monkeypatch.setattr(flavour, "load", lambda *_, **__: found)
+    monkeypatch.setattr(opening, "gpu", lambda: GPU)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"TensorRT \(lean runtime\) 11.4.0.106 opens engines that were built with --version-compatible"),
+        ({"version_compatible": True, "strip_weights": True}, "built with their weights, with --version-compatible"),
+    ],
+)
+def test_the_lean_runtime_refuses_what_it_cannot_open(engine, lean, options, message):
+    with pytest.raises(ArtifactError, match=message):
+        opening.check(engine(options=options))
+
+
+def test_the_lean_runtime_opens_older_engines_that_are_version_compatible(engine, lean):
+    found, _ = opening.check(engine(options={"version_compatible": True}))
+    assert found.lean
+
+
+def test_the_lean_runtime_does_not_refit(engine, lean):
+    opened = opening.Opened(flavour=flavour.load("tensorrt"), gpu=GPU, engine=None, runtime=None, messages=None)
+    with pytest.raises(StageError, match="does not read ONNX files"):
+        opening.refit(opened, Path("model.onnx"))
+
+
+@pytest.mark.parametrize("name", ["tensorrt_lean", "tensorrt_lean_bindings"])
+def test_the_lean_runtime_is_taken_to_run_and_never_to_build(monkeypatch, name):
+    specs = {name: object()}
+    monkeypatch.setattr(flavour.importlib.util, "find_spec", specs.get)
+    monkeypatch.setattr(registry, "require", lambda module: SimpleNamespace(__version__="11.4.0.106", module=module))
+    flavour.load.cache_clear()
+    found = flavour.load("tensorrt", to_run=True)
+    assert (found.lean, found.api.module) == (True, name)
+    assert found.title == "TensorRT (lean runtime) 11.4.0.106"
+    assert not flavour.load("tensorrt").lean
+    flavour.load.cache_clear()

@@ -40,7 +40,7 @@ CAPTURING = ("cuStreamBeginCapture", "cuGraphInstantiate", "cuGraphLaunch")
 def _nothing_is_left(monkeypatch):
     """A machine with a GPU and TensorRT; whatever a test does, it gives everything back."""
     found = Flavour(name="tensorrt", version="10.13.2.6", cuda="13", api=API)
-    monkeypatch.setattr(flavour, "load", lambda _: found)
+    monkeypatch.setattr(flavour, "load", lambda *_, **__: found)
     monkeypatch.setattr(drivers, "load", lambda: drivers.through(PACKAGE))
     RuntimeDouble.opened.clear()
     RuntimeDouble.host_code.clear()
@@ -242,7 +242,7 @@ def test_an_engine_built_without_refit_keeps_its_weights(engine, tmp_path):
 def rtx(engine, monkeypatch):
     """An engine of TensorRT for RTX, and the library that opens it."""
     found = Flavour(name="rtx", version="1.7.1.116", cuda="13", api=API)
-    monkeypatch.setattr(flavour, "load", lambda _: found)
+    monkeypatch.setattr(flavour, "load", lambda *_, **__: found)
     return engine(flavour="rtx", version="1.7.1.116")
 
 

@@ -32,17 +32,19 @@ class Flavour:
         version: The library's own ("10.13.2.6").
         cuda: CUDA major version that it was built for ("13"), empty if its package does not say.
         api: The Python module. Both kinds have the same classes; what differs is asked for here.
+        lean: It is the lean runtime of `tensorrt`: it opens version-compatible engines and builds none.
     """
 
     name: FlavourName
     version: str
     cuda: str
     api: Any
+    lean: bool = False
 
     @property
     def title(self) -> str:
         """Name and version for messages ("TensorRT for RTX 1.7.1.116")."""
-        return f"{TITLES[self.name]} {self.version}"
+        return f"{TITLES[self.name]}{' (lean runtime)' * self.lean} {self.version}"
 
     @property
     def version_parts(self) -> tuple[int, ...]:
@@ -73,13 +75,17 @@ class Flavour:
 
 
 @functools.cache
-def load(name: FlavourName) -> Flavour:
+def load(name: FlavourName, *, to_run: bool = False) -> Flavour:
     """Import one kind of TensorRT.
+
+    Args:
+        name: Which.
+        to_run: The lean runtime will do where `tensorrt` itself is not installed.
 
     Raises:
         MissingLibraryError: It, or a library that it needs, is not installed, or it is too old.
     """
-    module = _import_rtx() if name == "rtx" else "tensorrt"
+    module = _import_rtx() if name == "rtx" else _tensorrt(to_run=to_run)
     try:
         api = registry.require(module)
     except MissingLibraryError:
@@ -95,21 +101,28 @@ def load(name: FlavourName) -> Flavour:
             f"{TITLES[name]} {version} is too old; tlopt needs {oldest} or newer.",
             hint=f"python -m pip install --upgrade 'tlopt[{'rtx' if name == 'rtx' else 'gpu'}]'",
         )
-    return Flavour(name=name, version=version, cuda=_cuda(module), api=api)
+    return Flavour(name=name, version=version, cuda=_cuda(module), api=api, lean="lean" in module)
 
 
-def installed(name: FlavourName) -> bool:
-    """Return whether a kind of TensorRT loads here."""
-    return not problem(name)
+def installed(name: FlavourName, *, to_run: bool = False) -> bool:
+    """Return whether a kind of TensorRT loads here; see `load`."""
+    return not problem(name, to_run=to_run)
 
 
-def problem(name: FlavourName) -> str:
-    """Return why a kind of TensorRT does not load here, found by loading it; empty if it does."""
+def problem(name: FlavourName, *, to_run: bool = False) -> str:
+    """Return why a kind of TensorRT does not load here, found by loading it; empty if it does. See `load`."""
     try:
-        load(name)
+        load(name, to_run=to_run)
     except MissingLibraryError as error:
         return str(error)
     return ""
+
+
+def _tensorrt(*, to_run: bool) -> str:
+    """Return the module of `tensorrt`. That of the lean runtime has two names: of its package and of its bindings."""
+    names = ("tensorrt", *(("tensorrt_lean", "tensorrt_lean_bindings") if to_run else ()))
+    found: str = next((name for name in names if importlib.util.find_spec(name) is not None), names[0])
+    return found
 
 
 def _import_rtx() -> str:
@@ -146,7 +159,7 @@ def _cuda(module: str) -> str:
     import importlib.metadata
 
     packages = importlib.metadata.packages_distributions()
-    for name in (module, "tensorrt_bindings", "tensorrt_rtx_bindings"):
+    for name in (module, "tensorrt_bindings", "tensorrt_lean_bindings", "tensorrt_rtx_bindings"):
         for package in packages.get(name, []) if name.startswith(module.partition("_")[0]) else []:
             if found := re.search(r"cu(\d+)", package):
                 return found[1]

@@ -44,6 +44,9 @@ def mismatch(details: EngineDetails, found: Flavour, here: Gpu) -> str:
     built, options = details.version, details.options
     if found.name != details.flavour:
         return f"it was built with {TITLES[details.flavour]}, this is {found.title}"
+    if found.lean and (not options.version_compatible or options.strip_weights):
+        kind = "with their weights, " * options.strip_weights
+        return f"{found.title} opens engines that were built {kind}with --version-compatible"
     if options.version_compatible:
         # Newer versions, also of the next major, read such an engine through the lean runtime in it
         # (TensorRT 11.1 documentation, "Engine Compatibility").
@@ -92,7 +95,7 @@ def check(artifact: Artifact) -> tuple[Flavour, Gpu]:
             f"{artifact.path} is a TensorRT engine and runs on an NVIDIA GPU only. {gpu_problem()}",
             hint="Run the onnx artifact that it was built from, or move the engine to a machine with a GPU.",
         )
-    found = flavours.load(artifact.card.engine.flavour)
+    found = flavours.load(artifact.card.engine.flavour, to_run=True)
     if reason := mismatch(artifact.card.engine, found, here):
         raise ArtifactError(f"{artifact.path} cannot run here: {reason}.", hint=rebuild(artifact, here.capability))
     return found, here
@@ -173,6 +176,10 @@ def refit(opened: Opened, onnx: Path) -> None:
             weights do not fit.
     """
     api, messages = opened.flavour.api, opened.messages
+    if opened.flavour.lean:
+        raise StageError(
+            f"{opened.flavour.title} does not read ONNX files.", hint="Refit with the whole TensorRT: tlopt[gpu]."
+        )
     if not opened.engine.refittable:
         raise StageError("The engine's weights cannot be replaced.", hint="Build the engine with --refit.")
     refitter = api.Refitter(opened.engine, messages.logger)
@@ -191,7 +198,7 @@ def problem(device: str = "") -> str:
     """
     if reason := gpu_problem():
         return reason
-    if not flavours.installed("tensorrt") and not flavours.installed("rtx"):
+    if not flavours.installed("tensorrt", to_run=True) and not flavours.installed("rtx"):
         return flavours.problem("tensorrt")
     if device == "cuda-graphs" and not flavours.installed("rtx"):
         try:
