@@ -1,13 +1,15 @@
-"""Steps of benchmarks/gpu.py that run engines of TensorRT 8.6 with tlopt's runner, by a runtime of a newer version.
+"""Steps of benchmarks/gpu.py that run engines of TensorRT 8.6 with tlopt's runner.
 
-TensorRT 8.6.0 is the newest whose libraries lie on PyPI. It needs Python 3.10. Its version-compatible engines are
-opened by `tensorrt_lean`, of which PyPI has the newest version. So this is how an engine is executed where NVIDIA's own
-index cannot be reached. What is measured are the kernels of 8.6, which nobody would ship; what is checked is tlopt's.
+TensorRT 8.6.0 is the newest whose libraries lie on PyPI itself, so these steps run where NVIDIA's own index cannot be
+reached. tlopt needs 10.12, and refuses 8.6 anywhere else. Its builder (--older) is a Python 3.10 with tensorrt==8.6.0.
+The Python that runs these steps has tensorrt-bindings==8.6.1, whose folder is named tensorrt, and the same libraries.
+What is checked is tlopt's: how it opens an engine, feeds it, runs it and reads the answers. The kernels are old.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import time
@@ -22,50 +24,48 @@ from on_gpu.session import Session, inputs_of, open_runner
 
 BUILDER = Path(__file__).with_name("older_builder.py")
 PRECISIONS = ("fp32", "fp16", "int8")
+_OPSET = 17  # the newest that its parser knows
 
 
 def engine(session: Session, precision: str, largest: int) -> Any:
     """Return an engine of 8.6 for batches up to a size, tuned for the largest."""
+    from tlopt.engine import flavour
+
+    flavour._OLDEST["tensorrt"] = (8, 6)
     return session.made(f"older-{precision}-{largest}", lambda out: _build(session, precision, largest, out))
 
 
 def _build(session: Session, precision: str, largest: int, out: Path) -> Any:
     from tlopt.artifact import Artifact, seal
     from tlopt.cards.details import BuiltFrom, EngineDetails, EngineOptions, Profile
+    from tlopt.engine import flavour
     from tlopt.engine.gpu import gpu
     from tlopt.engine.layers import Layers
     from tlopt.publishing import draft
-    from tlopt.trusted import engines as trusted_engines
 
     if session.options.older is None:
         raise RuntimeError("no --older PYTHON is given: one that has tensorrt 8.6.0")
     source, here = session.network(precision), gpu()
     assert here is not None
-    onnx = source.payload(".onnx")
+    onnx, preprocess = source.payload(".onnx"), source.card.preprocess
     with draft(out, force=True) as scratch:
-        plan = scratch / "model.engine"
-        side = source.card.preprocess.input_shape[-1]
-        command = [
-            session.options.older,
-            str(BUILDER),
-            str(onnx),
-            str(plan),
-            precision,
-            str(side),
-            f"1,{largest},{largest}",
-        ]
+        graph, plan = scratch / "older.onnx", scratch / "model.engine"
+        _for_its_parser(onnx, graph)
+        side, batches = str(preprocess.input_shape[-1]), f"1,{largest},{largest}"
+        command = [session.options.older, str(BUILDER), str(graph), str(plan), precision, side, batches]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.monotonic() - started
         if done.returncode:
             raise RuntimeError(f"{done.stderr[-900:]} {done.stdout[-300:]}")
+        graph.unlink()
         details = EngineDetails(
-            flavour="tensorrt", version=done.stdout.split()[-1], cuda="12", targets=(here.capability,), gpu=here,
+            flavour="tensorrt", version=flavour.load("tensorrt").version, cuda="12", targets=(here.capability,),
+            gpu=here,
             profile=Profile(
-                input="images", output="logits", shape=source.card.preprocess.input_shape,
-                dtype=source.card.preprocess.input_dtype.name, min_batch=1, opt_batch=largest, max_batch=largest,
+                input="images", output="logits", shape=preprocess.input_shape, dtype=preprocess.input_dtype.name,
+                min_batch=1, opt_batch=largest, max_batch=largest,
             ),
-            options=EngineOptions(min_batch=1, opt_batch=largest, max_batch=largest, version_compatible=True),
+            options=EngineOptions(min_batch=1, opt_batch=largest, max_batch=largest),
             inspector=Layers(source="none", rows=()).summary,
             onnx=BuiltFrom(
                 artifact=source.digest, sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
@@ -73,29 +73,50 @@ def _build(session: Session, precision: str, largest: int, out: Path) -> Any:
             ),
             answers=source.card.answers, task=source.card.task,
         )  # fmt: skip
-        trusted_engines.remember(hashlib.sha256(plan.read_bytes()).hexdigest(), out / plan.name)
         seal(scratch, replace(source.card, kind="tensorrt", details=details))
-    print(f"  {precision}, batch {largest}: {seconds:.0f} s", flush=True)
+    print(f"  {precision}, batch {largest}: built in {time.monotonic() - started:.0f} s", flush=True)
     return Artifact.load(out)
 
 
+def _for_its_parser(source: Path, target: Path) -> None:
+    """Write a graph as opset 17 has it.
+
+    Raises:
+        RuntimeError: It has a mean that is no pooling of whole images.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(source)
+    constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2:  # opset 18 has the axes as an input
+            if sorted(constants[node.input.pop()] % 4) != [2, 3]:
+                raise RuntimeError(f"{node.name} is no pooling of whole images")
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+    for entry in model.opset_import:
+        entry.version = entry.version if entry.domain else min(entry.version, _OPSET)
+    onnx.save(model, target)
+
+
 def checked(session: Session) -> Any:
-    """Compare every way to run an engine with the first one and with the network in torch, on real images."""
+    """Compare an engine with ONNX Runtime on the test images, and every way to run it with the plainest."""
     from tlopt.measure.compare import compare
 
-    reference = session.backends("torch")[0]
     found: dict[str, Any] = {}
     for precision in PRECISIONS:
-        made = engine(session, precision, max(session.batches))
-        report = compare(session.tuned(), made, reference_backend=reference).to_report().to_dict()
-        found[precision] = {"compared": report, **_alike(made)}
+        made, source = engine(session, precision, max(session.batches)), session.network(precision)
+        both = {
+            f"{name} on a processor": compare(network, made, reference_backend="onnxruntime:cpu").to_report().to_dict()
+            for name, network in {"fp32": session.network("fp32"), precision: source}.items()
+        }
+        found[precision] = {"compared": both, **_alike(made)}
     return found
 
 
 def _alike(made: Any) -> dict[str, Any]:
-    """Run batches of many sizes by streams, graphs, tensors of torch: all give what single images give."""
-    import torch
-
+    """Run batches of many sizes, with graphs and without, on one stream and three; return the largest differences."""
     largest = made.card.engine.profile.max_batch
     inputs = inputs_of(made, largest)
     with open_runner(made, "cuda") as runner:
@@ -107,18 +128,31 @@ def _alike(made: Any) -> dict[str, Any]:
             with open_runner(made, device, streams=streams) as runner:
                 worst = 0.0
                 for count in (1, 2, 3, largest - 1, largest, 2 * largest + 3):
-                    images = inputs[np.arange(count) % largest]
+                    which = np.arange(count) % largest
                     for _ in range(4):
-                        worst = max(worst, float(np.abs(runner(images) - single[np.arange(count) % largest]).max()))
+                        worst = max(worst, float(np.abs(runner(inputs[which]) - single[which]).max()))
                 differences[f"{device}, {streams} streams"] = worst
+    if importlib.util.find_spec("torch") is not None:
+        differences["a tensor of torch"] = _on_device(made, inputs, single)
+    slowest = dict(sorted(layers.items(), key=lambda item: -item[1])[:3])
+    return {
+        "differences": differences,
+        "logits": float(np.abs(single).max()),
+        "layers": len(layers),
+        "slowest_ms": slowest,
+    }
+
+
+def _on_device(made: Any, inputs: np.ndarray, wanted: np.ndarray) -> float:
+    import torch
+
     with open_runner(made, "cuda") as runner:
         answered = runner.on_device(torch.from_numpy(np.ascontiguousarray(inputs)).cuda()).cpu().numpy()
-    differences["a tensor of torch"] = float(np.abs(answered - single).max())
-    return {"largest_difference": differences, "logits": float(np.abs(single).max()), "layers": len(layers)}
+    return float(np.abs(answered - wanted).max())
 
 
 def speed(precision: str) -> Callable[[Session], Any]:
-    """Measure the engines of one precision, one a batch, with graphs and without."""
+    """Measure the engines of one precision, one a batch, with graphs and without, and where nothing is copied."""
 
     def work(session: Session) -> Any:
         rows = []

@@ -1,4 +1,4 @@
-"""Build version-compatible engines with TensorRT 8.6, for runtimes of newer versions to open.
+"""Build an engine with TensorRT 8.6.
 
     PYTHON older_builder.py ONNX ENGINE PRECISION SIDE SMALLEST,USUAL,LARGEST
 
@@ -23,7 +23,7 @@ def main(onnx: str, engine: str, precision: str, side: str, batches: str) -> Non
     if not parser.parse_from_file(onnx):
         raise SystemExit("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
     config = builder.create_builder_config()
-    for flag in ("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", *_FLAGS[precision]):
+    for flag in _FLAGS[precision]:
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)

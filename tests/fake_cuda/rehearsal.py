@@ -52,9 +52,10 @@ def enter() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     API.nptype = staticmethod(lambda _: np.float32)
     gpu_doubles.CLASSES = 3  # as many as there are of `photos`
-    flavour.load = {
+    doubles = {
         name: flavour.Flavour(name=name, version=version, cuda="13", api=API) for name, version in _VERSIONS.items()
-    }.__getitem__
+    }
+    flavour.load = lambda name, **_: doubles[name]
     sys.modules["pynvml"] = _Nvml("pynvml")
 
 
