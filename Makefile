@@ -18,7 +18,7 @@ SERVE := $(VENV)/serve
 SERVE_PYTHON ?= $(PYTHON)
 # Workers take tests from the front of one list, in ever smaller parts: none is left alone with a long one at the end.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist load
-EXTRAS := cpu,rtx,demo,audit,optimize,keras,parquet,loadgen,docs,dev
+EXTRAS := cpu,rtx,lean,demo,audit,optimize,keras,parquet,loadgen,docs,dev
 
 # Without compiled files each process of the tests compiles all that it imports once more.
 unexport PYTHONDONTWRITEBYTECODE

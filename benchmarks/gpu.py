@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --images DIR [--only STEP,…] [--batches 1,8,64] [--minutes 60]
     python benchmarks/gpu.py --table              # what has been measured so far
-    python benchmarks/gpu.py --rehearse           # 29 of 35 steps, without a GPU, on a stand-in and a tiny network
+    python benchmarks/gpu.py --rehearse           # 29 of 37 steps, without a GPU, on a stand-in and a tiny network
 
 The result is ``gpu-<device>.json``, and for another network than the default ``gpu-<device>-<network>.json``. It is
 saved after every step. A step that is in it is not done again: start the command once more to go on. A step that cannot
@@ -43,7 +43,7 @@ STEPS: dict[str, Callable[[Session], Any]] = {
     "runtimes-end-to-end": speed.runtimes_end_to_end,
     "runtimes-accuracy": kinds.runtimes,
     **{f"driver-{name}": driver.driver(name) for name in ("pycuda", "cuda-bindings")},
-    "older-engines": older.checked,
+    **{f"older-answers-{name}": older.checked(name) for name in older.PRECISIONS},
     **{f"older-{name}": older.speed(name) for name in older.PRECISIONS},
     **{f"tensorrt-{name}": speed.engines(name) for name in PRECISIONS},
     "resident": speed.resident,

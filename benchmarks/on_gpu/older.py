@@ -100,19 +100,20 @@ def _for_its_parser(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def checked(session: Session) -> Any:
+def checked(precision: str) -> Callable[[Session], Any]:
     """Compare an engine with ONNX Runtime on the test images, and every way to run it with the plainest."""
-    from tlopt.measure.compare import compare
 
-    found: dict[str, Any] = {}
-    for precision in PRECISIONS:
-        made, source = engine(session, precision, max(session.batches)), session.network(precision)
+    def work(session: Session) -> Any:
+        from tlopt.measure.compare import compare
+
+        made = engine(session, precision, max(session.batches))
         both = {
-            f"{name} on a processor": compare(network, made, reference_backend="onnxruntime:cpu").to_report().to_dict()
-            for name, network in {"fp32": session.network("fp32"), precision: source}.items()
+            name: compare(session.network(name), made, reference_backend="onnxruntime:cpu").to_report().to_dict()
+            for name in dict.fromkeys(("fp32", precision))
         }
-        found[precision] = {"compared": both, **_alike(made)}
-    return found
+        return {"compared_with_a_processor": both, **_alike(made)}
+
+    return work
 
 
 def _alike(made: Any) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def main(onnx: str, engine: str, precision: str, side: str, batches: str) -> Non
     config.set_tactic_sources(
         1 << int(trt.TacticSource.EDGE_MASK_CONVOLUTIONS) | 1 << int(trt.TacticSource.JIT_CONVOLUTIONS)
     )
+    # Newer versions let any number of contexts use the one profile; this one has to be told.
+    config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     profile = builder.create_optimization_profile()
     name = network.get_input(0).name
     profile.set_shape(name, *((int(batch), 3, int(side), int(side)) for batch in batches.split(",")))

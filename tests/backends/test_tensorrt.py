@@ -135,8 +135,11 @@ def test_an_engine_of_a_library_that_is_not_installed_is_refused_by_name(engine,
     if not flavour.problem("tensorrt"):
         pytest.skip("TensorRT is installed")
     monkeypatch.setattr(opening, "gpu", lambda: GPU)
+    monkeypatch.setattr(flavour, "_tensorrt", lambda **_: "tensorrt")  # nor is the lean runtime
+    flavour.load.cache_clear()
     with pytest.raises(MissingLibraryError, match=r"(?s)tensorrt.*tlopt\[gpu\]"):
         tensorrt.Runner(engine())
+    flavour.load.cache_clear()
 
 
 @pytest.mark.skipif(bool(flavour.problem("rtx")), reason="TensorRT for RTX is not installed")

@@ -172,3 +172,16 @@ def test_the_real_libraries_have_what_the_program_calls():
     ):
         assert names <= used
         assert all(hasattr(owner, name) for name in names)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_the_lean_runtime_takes_the_place_of_what_is_not_installed(runtime, monkeypatch, lean):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda _: object() if lean else None)
+    double = TensorRT("tensorrt_lean")
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", double)
+    if lean:
+        assert runtime._library("tensorrt") is double
+    else:
+        with pytest.raises(ModuleNotFoundError, match="tensorrt"):
+            runtime._library("tensorrt")

@@ -1,6 +1,7 @@
 import contextlib
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -330,6 +331,23 @@ USED = {
 def test_every_name_used_on_a_gpu_exists_in_the_library(owner):
     api = flavour.load("rtx").api
     assert set(USED[owner].split()) <= set(dir(getattr(api, owner) if owner else api))
+
+
+# What the lean runtime has to have: the names of running an engine, those of the other kind left out.
+RUNS = {
+    "": "Runtime ILogger IProfiler nptype float32 uint8",
+    "Runtime": "deserialize_cuda_engine engine_host_code_allowed",
+    "ICudaEngine": "create_execution_context get_tensor_dtype",
+    "IExecutionContext": "set_input_shape set_tensor_address execute_async_v3 profiler enqueue_emits_profile",
+}
+
+
+@pytest.mark.skipif(find_spec("tensorrt_lean") is None, reason="TensorRT's lean runtime is not installed")
+def test_every_name_that_runs_an_engine_exists_in_the_lean_runtime():
+    found = flavour.load("tensorrt", to_run=True)
+    assert found.lean or found.version_parts >= (10, 12)
+    for owner, names in RUNS.items():
+        assert set(names.split()) <= set(dir(getattr(found.api, owner) if owner else found.api))
 
 
 @needs_rtx

@@ -27,7 +27,7 @@ def machine(monkeypatch):
         here = Gpu(name="NVIDIA Test", capability=capability, driver_cuda="13.0") if capability else None
         known = {"tensorrt": FULL, "rtx": RTX}
 
-        def load(name):
+        def load(name, *, to_run=False):
             if name not in kinds:
                 raise MissingLibraryError(f"{name} is not installed.", hint=f"install {name}")
             return known[name]

@@ -79,9 +79,14 @@ def _called(function: Any, *arguments: Any) -> Any:
 
 
 def _library(flavour: str) -> Any:
-    """Import TensorRT, or TensorRT for RTX, whose libraries lie in another package than its bindings."""
+    """Import TensorRT or its lean runtime, or TensorRT for RTX, whose libraries lie in another package."""
     if flavour == "tensorrt":
-        return importlib.import_module("tensorrt")
+        try:
+            return importlib.import_module("tensorrt")
+        except ModuleNotFoundError:
+            if importlib.util.find_spec("tensorrt_lean") is None:
+                raise
+            return importlib.import_module("tensorrt_lean")
     if importlib.util.find_spec("tensorrt_rtx") is not None:
         return importlib.import_module("tensorrt_rtx")
     spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
