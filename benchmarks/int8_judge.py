@@ -19,8 +19,8 @@ import openvino
 from tlopt.artifact import Artifact
 from tlopt.backends import reduced_range
 from tlopt.environment import cores
+from tlopt.measure.statistics import wilson
 from tlopt.sessions import open_session
-from tlopt.statistics import wilson
 
 RESULTS = Path(__file__).parent / "results"
 BATCHES = (1, 32)

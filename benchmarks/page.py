@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlopt.statistics import wilson
+from tlopt.measure.statistics import wilson
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

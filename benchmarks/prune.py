@@ -40,6 +40,7 @@ from tlopt.images.opening import open_pixels
 from tlopt.measure.answers.images import ImagePart, open_part
 from tlopt.measure.answers.predictions import answer
 from tlopt.measure.speed.machine import machine_state
+from tlopt.measure.statistics import paired_drop
 from tlopt.networks import weights
 from tlopt.pruning import analysis, norms
 from tlopt.publishing import draft, write_whole
@@ -48,7 +49,6 @@ from tlopt.stages import prune as stage
 from tlopt.stages.export import export
 from tlopt.stages.finetune import finetune
 from tlopt.stages.quantize import quantize
-from tlopt.statistics import paired_drop
 from tlopt.timing import side_by_side
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import to_inputs

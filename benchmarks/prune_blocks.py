@@ -30,6 +30,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
 from tlopt.measure.answers.images import open_part
 from tlopt.measure.answers.predictions import answer
+from tlopt.measure.statistics import paired_drop
 from tlopt.networks import removal
 from tlopt.pruning import analysis, latency
 from tlopt.pruning.depth import blocks
@@ -40,7 +41,6 @@ from tlopt.stages.export import export
 from tlopt.stages.finetune import finetune
 from tlopt.stages.prune import prune
 from tlopt.stages.quantize import quantize
-from tlopt.statistics import paired_drop
 from tlopt.timing import side_by_side
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny_onnx import RIGHT, write_onnx
 
-from tlopt import candidates
 from tlopt.backends import open_runner
 from tlopt.errors import CheckError, ImagesError, SettingError, StageError
+from tlopt.measure import candidates
 from tlopt.measure.bench import bench as _bench
 from tlopt.measure.speed import feeds
 from tlopt.measure.speed.energy import Meter

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tlopt.candidates import on_gpu
 from tlopt.errors import StageError
+from tlopt.measure.candidates import on_gpu
 from tlopt.measure.compare import compare
 from tlopt.measure.evaluate import evaluate
 from tlopt.measure.predict import predict

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from tlopt import backends
 from tlopt.artifact import Artifact
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import running
 from tlopt.deployment.job import Job
 from tlopt.engine.running import opening
 from tlopt.errors import CheckError, TloptError
+from tlopt.measure.candidates import running
 from tlopt.reading.image_files import read_image
 
 # Largest difference of the logits, relative to their spread. In float32, sums taken in another order differ by about

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 from tlopt.artifact import Artifact
-from tlopt.candidates import candidates, labels, on_gpu
 from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import SettingError
+from tlopt.measure.candidates import candidates, labels, on_gpu
 from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
 from tlopt.measure.speed.callers import Kind
 from tlopt.measure.speed.energy import Meter

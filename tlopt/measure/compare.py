@@ -17,10 +17,10 @@ from tlopt.measure.answers.limits import Limits
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
+from tlopt.measure.statistics import mcnemar, paired_drop
 from tlopt.publishing import check_file, write_whole
 from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, flat
-from tlopt.statistics import mcnemar, paired_drop
 
 _NONE = Limits()
 _Found = TypeVar("_Found", "Comparison", Differences)

@@ -16,8 +16,8 @@ from PIL import Image, ImageFilter
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import running
 from tlopt.measure.answers.images import ImagePart
+from tlopt.measure.candidates import running
 from tlopt.progress import bar
 
 STRENGTHS = 3

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.candidates import running
 from tlopt.environment import processor, versions
 from tlopt.errors import ArtifactError
+from tlopt.measure.candidates import running
 from tlopt.measure.evaluate import same_classes
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.reports import Report, Scalar

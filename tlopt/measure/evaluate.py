@@ -19,9 +19,9 @@ from tlopt.measure.choose import choose
 from tlopt.measure.corruptions import on_corrupted
 from tlopt.measure.scores import ClassScore, Evaluation, OriginScore
 from tlopt.measure.selective import selective
+from tlopt.measure.statistics import wilson
 from tlopt.preprocess import Views
 from tlopt.settings import Setting, checked
-from tlopt.statistics import wilson
 
 
 @checked

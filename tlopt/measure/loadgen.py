@@ -12,9 +12,9 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import Candidate, candidates, labels, opened, running
 from tlopt.environment import cores, processor, versions
 from tlopt.images import intrusion
+from tlopt.measure.candidates import Candidate, candidates, labels, opened, running
 from tlopt.measure.speed import mlperf
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.mlperf import SAMPLES, Scenario

@@ -12,11 +12,11 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import running
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, Unreadable
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import answers, callers
+from tlopt.measure.candidates import running
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.reading.files import expect_regular

@@ -9,9 +9,9 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, call_of, expect_here, fixed_batch, load, open_runner, profiler
-from tlopt.candidates import running
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import SettingError
+from tlopt.measure.candidates import running
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
 from tlopt.publishing import check_file, write_whole

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt.artifact import Artifact
-from tlopt.candidates import candidates, for_tensorrt, labels
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
 from tlopt.images import intrusion
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.bench import bench
+from tlopt.measure.candidates import candidates, for_tensorrt, labels
 from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
 from tlopt.measure.speed.work import multiply_adds

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.candidates import labels
 from tlopt.environment import cores, processor, versions
 from tlopt.errors import StageError
 from tlopt.measure.bench import bench
+from tlopt.measure.candidates import labels
 from tlopt.measure.speed.work import layers
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session

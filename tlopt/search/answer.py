@@ -10,6 +10,7 @@ from typing import Any
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME, plain
 from tlopt.environment import cores, processor, versions, waiting
+from tlopt.measure.statistics import wilson
 from tlopt.publishing import write_whole
 from tlopt.reports import Point, Report, Scalar, page
 from tlopt.search.funnel import deciding, field, halving
@@ -20,7 +21,6 @@ from tlopt.search.funnel.field import Standing
 from tlopt.search.funnel.situation import Situation
 from tlopt.search.outcome import COSTS
 from tlopt.search.study.folder import BEST, PAGE, REPORT
-from tlopt.statistics import wilson
 
 _STEPS = {
     "time": "timing untrained networks",

@@ -15,9 +15,9 @@ from tlopt.images import ImageFolder
 from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels
 from tlopt.images.parts import Shares
+from tlopt.measure.statistics import wilson
 from tlopt.preprocess import Preprocess
 from tlopt.search.networks import Network
-from tlopt.statistics import wilson
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,11 +16,11 @@ from tlopt.cards.details import Runtime
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, CheckError, MissingLibraryError, PluginError, StageError
 from tlopt.measure.bench import TURNS, bench
+from tlopt.measure.statistics import mean_interval
 from tlopt.search.drafting import cast_graph, new_network, resized_graph
 from tlopt.search.machine import fingerprint_digest
 from tlopt.search.once import digest_of, once, remembered
 from tlopt.search.space import Point
-from tlopt.statistics import mean_interval
 
 log = logging.getLogger(__name__)
 

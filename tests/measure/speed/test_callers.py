@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from tlopt.candidates import Candidate
 from tlopt.errors import StageError
+from tlopt.measure.candidates import Candidate
 from tlopt.measure.speed import callers as module
 from tlopt.measure.speed.callers import Together, open_callers
 from tlopt.measure.speed.process import Process

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from tlopt.artifact import Artifact
-from tlopt.candidates import Candidate
+from tlopt.measure.candidates import Candidate
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.process import _Memory
 from tlopt.measure.speed.rows import Line

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlopt.candidates import for_tensorrt
 from tlopt.deployment import vendored
 from tlopt.deployment.job import Job
 from tlopt.deployment.serving.client import Endpoint
 from tlopt.deployment.serving.environment import INSIDE
 from tlopt.deployment.triton.config import VERSION, Batching, Decoder, Model, Tensor, ensemble
+from tlopt.measure.candidates import for_tensorrt
 from tlopt.registry import require
 
 CONFIG = "config.pbtxt"

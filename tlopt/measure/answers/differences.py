@@ -14,11 +14,11 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import call_of, open_runner
 from tlopt.backends._answers import check_answer
-from tlopt.candidates import running
 from tlopt.cards.details import OutputError
 from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import Batch, ImageFolder, Unreadable, batches
 from tlopt.measure.answers.images import view
+from tlopt.measure.candidates import running
 from tlopt.outputs import Answer, Errors, described
 from tlopt.preprocess import Preprocess
 from tlopt.reports import Report, Scalar, page

@@ -12,12 +12,12 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, open_runner
 from tlopt.backends._logits import check_logits
-from tlopt.candidates import running
 from tlopt.cards.details import AnswerKind
 from tlopt.images import Unreadable
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import Answers, answers, callers
 from tlopt.measure.answers.images import ImagePart
+from tlopt.measure.candidates import running
 from tlopt.preprocess import Views
 from tlopt.progress import bar
 

@@ -10,10 +10,10 @@ import numpy as np
 from msgspec import Meta
 
 from tlopt.errors import SettingError
+from tlopt.measure.statistics import mann_whitney
 from tlopt.reading import files
 from tlopt.reading.schema import SchemaError, convert
 from tlopt.reports import Report
-from tlopt.statistics import mann_whitney
 
 _Medians = Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
 SIGNIFICANT = 0.01  # p-value below which a slow-down is no noise

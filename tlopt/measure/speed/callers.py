@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from tlopt.backends import call_of, open_call, open_runner
-from tlopt.candidates import Candidate
 from tlopt.environment import cores
+from tlopt.measure.candidates import Candidate
 from tlopt.measure.speed.process import Process, parts
 from tlopt.timing import STABLE, WARM_SECONDS, lap
 

@@ -25,8 +25,8 @@ import numpy as np
 from tlopt import registry, trusted
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, call_of, open_runner
-from tlopt.candidates import on_gpu
 from tlopt.errors import StageError, TloptError
+from tlopt.measure.candidates import on_gpu
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.process import children
 from tlopt.process.waiting import sharing

@@ -17,8 +17,8 @@ import numpy as np
 
 from tlopt.backends import GpuClock, Runner, call_of
 from tlopt.backends._answers import check_answer
-from tlopt.candidates import Candidate, on_gpu, opened, running, said
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.measure.candidates import Candidate, on_gpu, opened, running, said
 from tlopt.measure.speed.callers import Kind, Together, open_callers
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.process import Process, parts

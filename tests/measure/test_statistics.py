@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlopt.statistics import mann_whitney, mcnemar, mean_interval, paired_drop, wilson
+from tlopt.measure.statistics import mann_whitney, mcnemar, mean_interval, paired_drop, wilson
 
 
 def test_wilson_agrees_with_published_intervals():
