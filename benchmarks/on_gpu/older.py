@@ -111,13 +111,19 @@ def checked(precision: str) -> Callable[[Session], Any]:
             name: compare(session.network(name), made, reference_backend="onnxruntime:cpu").to_report().to_dict()
             for name in dict.fromkeys(("fp32", precision))
         }
-        return {"compared_with_a_processor": both, **_alike(made)}
+        session.rows.append({"compared_with_a_processor": both})
+        return {"compared_with_a_processor": both, **_alike(made, session.rows)}
 
     return work
 
 
-def _alike(made: Any) -> dict[str, Any]:
-    """Run batches of many sizes, with graphs and without, on one stream and three; return the largest differences."""
+def _alike(made: Any, rows: list[Any]) -> dict[str, Any]:
+    """Run batches of many sizes, with graphs and without, on one stream and three; return the largest differences.
+
+    Args:
+        made: The engine.
+        rows: Gets each difference as soon as it is known.
+    """
     largest = made.card.engine.profile.max_batch
     inputs = inputs_of(made, largest)
     with open_runner(made, "cuda") as runner:
@@ -133,6 +139,7 @@ def _alike(made: Any) -> dict[str, Any]:
                     for _ in range(4):
                         worst = max(worst, float(np.abs(runner(inputs[which]) - single[which]).max()))
                 differences[f"{device}, {streams} streams"] = worst
+                rows.append({"device": device, "streams": streams, "difference": worst})
     if importlib.util.find_spec("torch") is not None:
         differences["a tensor of torch"] = _on_device(made, inputs, single)
     slowest = dict(sorted(layers.items(), key=lambda item: -item[1])[:3])
@@ -156,7 +163,7 @@ def speed(precision: str) -> Callable[[Session], Any]:
     """Measure the engines of one precision, one a batch, with graphs and without, and where nothing is copied."""
 
     def work(session: Session) -> Any:
-        rows = []
+        rows = session.rows
         for size in session.batches:
             made = engine(session, precision, size)
             rows += [{**row, "size_mb": made.size_mb} for row in session.bench([made], "tensorrt", (size,))]

@@ -33,6 +33,8 @@ class Session:
         found = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
         self.results: dict[str, Any] = found.get("results", {})
         self.skipped: dict[str, str] = found.get("skipped", {})
+        self.partial: dict[str, list[Any]] = found.get("partial", {})
+        self.rows: list[Any] = []  # of the step under way: what it has found so far is kept if it fails
         command = "python benchmarks/gpu.py " + " ".join(sys.argv[1:])
         self.commands = list(dict.fromkeys([*found.get("conditions", {}).get("commands", []), command]))
 
@@ -58,20 +60,25 @@ class Session:
             },
             "results": self.results,
             "skipped": self.skipped,
+            "partial": self.partial,
         }
         write_whole(self.file, json.dumps(content, indent=1, default=str) + "\n")
 
     def do(self, name: str, work: Callable[[Session], Any]) -> None:
-        """Do a step and save: whatever happens in the next one, what was measured is not lost."""
+        """Do a step and save: whatever happens later, in this step or the next, what was measured is not lost."""
         print(f"{name} …", file=sys.stderr, flush=True)
         started = time.monotonic()
         self.skipped.pop(name, None)
+        self.partial.pop(name, None)
+        self.rows = []
         try:
             result = work(self)
         except Exception as error:  # noqa: BLE001 -- reported; the other steps go on
             if self.options.verbose:
                 traceback.print_exc()
             self.skipped[name] = " ".join(f"{type(error).__name__}: {error}".split())
+            if self.rows:
+                self.partial[name] = self.rows
             print(f"  skipped: {self.skipped[name]}", file=sys.stderr, flush=True)
         else:
             self.results[name] = {"seconds": round(time.monotonic() - started, 1), "found": result}

@@ -34,7 +34,7 @@ def engines(precision: str) -> Callable[[Session], Any]:
     """Measure the engines of one precision, one a batch, with graphs and without; then its memory is free again."""
 
     def work(session: Session) -> Any:
-        rows = []
+        rows = session.rows
         for size in session.batches:
             engine = session.engine(precision, size)
             facts = {"size_mb": engine.size_mb, "build_seconds": engine.card.lineage[-1].seconds}
@@ -46,7 +46,7 @@ def engines(precision: str) -> Callable[[Session], Any]:
 
 def resident(session: Session) -> Any:
     """Measure throughput at the largest batch when nothing is copied, with 1 to 4 streams."""
-    rows = []
+    rows = session.rows
     for precision in ("fp16", "int8"):
         size = max(session.batches)
         engine = session.engine(precision, size)
@@ -195,7 +195,8 @@ def energy(session: Session) -> Any:
         raise RuntimeError("the GPU has no energy counter that NVML can read")
     size = max(session.batches)
     keys = ("precision", "backend", "batch", "images_per_s", "gpu_w", "gpu_mj_per_image")
-    rows: list[dict[str, Any]] = [{"idle_w": _idle_w(gpu, session.options.seconds)}]
+    rows = session.rows
+    rows.append({"idle_w": _idle_w(gpu, session.options.seconds)})
     for precision in ("fp16", "int8"):
         engine = session.engine(precision, size)
         rows += [{key: row.get(key) for key in keys} for row in session.bench([engine], "tensorrt", (size,))]

@@ -66,7 +66,7 @@ def steps(monkeypatch):
     """The modules of the benchmark's steps."""
     monkeypatch.syspath_prepend(SCRIPT.parent)
     return SimpleNamespace(
-        **{name: importlib.import_module(f"on_gpu.{name}") for name in ("kinds", "published", "speed")}
+        **{name: importlib.import_module(f"on_gpu.{name}") for name in ("kinds", "published", "session", "speed")}
     )
 
 
@@ -80,6 +80,26 @@ def test_training_that_fell_on_the_processor_is_no_result_of_a_gpu(steps, tmp_pa
         steps.kinds.training(precision="bf16")(session)
     step.device = "NVIDIA L4"
     assert steps.kinds.training(precision="bf16")(session)["device"] == "NVIDIA L4"
+
+
+def test_a_step_that_fails_keeps_the_rows_that_it_had(steps, tmp_path):
+    options = SimpleNamespace(
+        rehearse=True, batches=[1], minutes=1, out=tmp_path, model="pip:any", images=tmp_path, verbose=False
+    )
+    session = steps.session.Session(options)
+
+    def fails(session):
+        session.rows.append({"batch": 1})
+        raise RuntimeError("out of memory")
+
+    session.do("speed", fails)
+    kept = json.loads(session.file.read_text())
+    assert kept["partial"] == {"speed": [{"batch": 1}]}
+    assert kept["skipped"] == {"speed": "RuntimeError: out of memory"}
+    again = steps.session.Session(options)
+    again.do("speed", lambda session: session.rows)
+    assert json.loads(again.file.read_text())["partial"] == {}
+    assert again.results["speed"]["found"] == []
 
 
 @pytest.mark.parametrize(
