@@ -99,13 +99,19 @@ def test_parts_of_tensorrt_of_different_versions_are_named(installed):
     assert row["mend"] == "python -m pip install tensorrt-cu13-bindings==10.13.2.6 tensorrt-cu13-libs==10.13.2.6"
 
 
+def test_parts_of_the_lean_runtime_of_different_versions_are_named(installed):
+    installed(tensorrt_lean_cu13_bindings="11.4.0.106", tensorrt_lean_cu13_libs="11.3.0.99", torch="2.9")
+    (row,) = _versions()
+    assert "the parts of tensorrt-lean-cu13 are of different versions" in row["detail"]
+
+
 def test_a_library_for_a_newer_cuda_than_the_drivers_is_named(installed, monkeypatch):
     import torch
 
     installed(torch="2.9")
     monkeypatch.setattr(gpu, "gpu", lambda: Gpu(name="NVIDIA L4", capability="sm89", driver_cuda="12.4"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(flavour, "installed", lambda _: False)
+    monkeypatch.setattr(flavour, "installed", lambda *_, **__: False)
     (row,) = _versions()
     assert row["detail"] == "torch is built for CUDA 13.0; the driver knows CUDA up to 12.4"
     monkeypatch.setattr(torch.version, "cuda", "12.8")

@@ -229,7 +229,7 @@ def _apart() -> Iterator[tuple[str, str]]:
     parts: dict[str, dict[str, str]] = {}
     for distribution in importlib.metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if found := re.fullmatch(r"(tensorrt(?:-rtx)?(?:-cu\d+)?)(?:-(?:bindings|libs))?", name):
+        if found := re.fullmatch(r"(tensorrt(?:-rtx|-lean)?(?:-cu\d+)?)(?:-(?:bindings|libs))?", name):
             parts.setdefault(found[1], {})[name] = distribution.version
     for family, members in parts.items():
         if len(set(members.values())) > 1:
@@ -250,7 +250,9 @@ def _newer_than_the_driver() -> Iterator[tuple[str, str]]:
     import torch
 
     built = {"torch": torch.version.cuda or ""}
-    built |= {flavour.TITLES[name]: flavour.load(name).cuda for name in ("tensorrt", "rtx") if flavour.installed(name)}
+    for kind in ("tensorrt", "rtx"):
+        if flavour.installed(kind, to_run=True):
+            built[flavour.TITLES[kind]] = flavour.load(kind, to_run=True).cuda
     for name, cuda in built.items():
         if cuda and int(cuda.partition(".")[0]) > int(here.driver_cuda.partition(".")[0]):
             yield f"{name} is built for CUDA {cuda}; the driver knows CUDA up to {here.driver_cuda}", _DRIVER

@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 _VERSIONED = (
     "tlopt", "torch", "timm", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda", "torch-pruning",
+    "tensorrt", "tensorrt-lean", "tensorrt-rtx-cu13-bindings", "pycuda", "torch-pruning",
 )  # fmt: skip
 
 

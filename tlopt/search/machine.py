@@ -9,7 +9,9 @@ from tlopt.environment import cores, processor, versions
 from tlopt.measure.speed.nvml import Nvml
 from tlopt.search.once import digest_of
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "torch")
+_RUNTIMES = (
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-lean", "tensorrt-rtx-cu13-bindings", "torch",
+)  # fmt: skip
 
 
 def fingerprint() -> dict[str, Any]:
