@@ -76,6 +76,7 @@ def made(name: str, seed: int, options: argparse.Namespace, steps: tuple[str, ..
             seconds = {"seconds": round(processor_seconds() - started, 1)}
             write_whole(work / f"{step}.json", json.dumps(seconds) + "\n")
 
+    once("whole", lambda to: finetune(images, to, model=MODEL, image_size=options.size, seed=seed))
     asked = {"speedup": options.speedup} if options.ratio is None else {"ratio": options.ratio}
     once("cut", lambda to: stage.prune(work / "whole", to, epochs=0, seed=seed, **asked))
     if "rival" in steps and (size := size_of_rival(work, by_the_clock=options.ratio is not None)):
