@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, version_converter
+from onnx import TensorProto, helper
 
+from tlopt.errors import ArtifactError
 from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View
 from tlopt.sessions import open_session
 
@@ -109,9 +111,8 @@ def with_gelu(view: View) -> View:
         return view
     model = view.model
     try:
-        if model.opset_import[0].version < GELU_OPSET:
-            model = version_converter.convert_version(model, GELU_OPSET)
-    except RuntimeError:  # the converter is C++: it raises nothing finer
+        model = brought(model, GELU_OPSET)
+    except ArtifactError:
         return view
     last = {function.nodes[-1].name: node for function, node in found}
     gone = {item.name for function, _ in found for item in function.nodes}

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference, version_converter
+from onnx import helper, numpy_helper, shape_inference
 
 from tlopt.errors import ArtifactError
+from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View, attribute
 
 OPSET = 13  # QuantizeLinear knows channels from here on
@@ -27,10 +28,11 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
     """
+    inner = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    if any(found.type in inner for node in model.graph.node for found in node.attribute):
+        raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
     model = _modern(copy.deepcopy(model))
     graph = model.graph
-    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
-        raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
     nodes: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     outputs = {output.name for output in graph.output}
@@ -70,17 +72,9 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
     """Bring an older file to the form that Q/DQ nodes need; the model is changed.
 
     Raises:
-        ArtifactError: It has an operator that cannot be brought there.
+        ArtifactError: It cannot be brought there, or would answer otherwise.
     """
-    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if version < OPSET:
-        try:
-            model = version_converter.convert_version(model, OPSET)
-        except RuntimeError as error:  # the converter is C++: it raises nothing finer
-            raise ArtifactError(
-                f"The graph's opset is {version}, and it cannot be brought to {OPSET}, which int8 needs: {error}",
-                hint="Export the network again, with a newer opset.",
-            ) from error
+    model = brought(model, OPSET)
     model.ir_version = max(model.ir_version, IR)
     constants = {initializer.name for initializer in model.graph.initializer}
     _replace(model.graph.input, [entry for entry in model.graph.input if entry.name not in constants])

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.opsets import brought, opset
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
@@ -77,8 +78,8 @@ def cast(view: View, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelPro
         half: The format.
         keep: Names of the nodes that stay float32.
     """
-    if view.model.opset_import[0].version < _OPSET[half]:
-        view = View(infer(version_converter.convert_version(view.model, _OPSET[half])))
+    if opset(view.model) < _OPSET[half]:
+        view = View(infer(brought(view.model, _OPSET[half])))
     return _Caster(view, half, frozenset(keep)).rewritten()
 
 
