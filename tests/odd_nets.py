@@ -23,6 +23,11 @@ def forgetful(classes):
     return _Forgetful(classes)
 
 
+def viewing(classes):
+    """Return a network that flattens by a view, which does not work channels last."""
+    return _Viewing(classes)
+
+
 def fixed(classes):
     """Takes images of 32 px only."""
     return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Flatten(), nn.Linear(4 * 8 * 8, classes))
@@ -43,6 +48,17 @@ class _Cancelling(nn.Module):
     def forward(self, images):
         features = self.body(images).mean((2, 3)) * 30
         return self.fc((features + 1e5) - 1e5)
+
+
+class _Viewing(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.preprocess = {"size": 32}
+        self.body, self.fc = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8 * 8 * 8, classes)
+
+    def forward(self, images):
+        features = self.body(images).relu()
+        return self.fc(features.view(features.size(0), -1))
 
 
 class _Versioned(nn.Module):

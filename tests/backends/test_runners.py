@@ -35,6 +35,16 @@ def test_torch_gives_its_threads_back(tuned):
     assert torch.get_num_threads() == before
 
 
+def test_torch_tells_the_memory_layout_that_a_network_works_in(tuned, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    viewing = tlopt.import_model(None, tmp_path / "net", model="odd_nets:viewing", classes=tmp_path / "names.txt")
+    inputs = np.random.default_rng(0).standard_normal((2, *viewing.card.preprocess.input_shape), dtype=np.float32)
+    with open_runner(viewing, "torch") as runner, open_runner(tuned, "torch") as other:
+        assert runner(inputs).shape == (2, 2)
+        assert runner.conditions["memory_format"] == "contiguous"
+        assert other.conditions["memory_format"] == "channels_last"
+
+
 def test_torch_in_bf16_stays_near_fp32(tuned):
     inputs = np.random.default_rng(0).standard_normal((2, *tuned.card.preprocess.input_shape), dtype=np.float32)
     with open_runner(tuned, "torch") as full, open_runner(tuned, "torch:cpu-bf16") as half:

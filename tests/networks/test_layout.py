@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -75,3 +76,49 @@ def test_a_released_network_is_as_it_was():
     layout.release(model)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(tensor.is_contiguous() for tensor in model.parameters())
+
+
+class Viewing(nn.Module):
+    """Flattens what a convolution gives by a view, as many tutorials do; with `late`, in training alone."""
+
+    def __init__(self, *, late=False):
+        super().__init__()
+        self.body, self.fc, self.late = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4 * 16 * 16, 3), late
+
+    def forward(self, images):
+        features = self.body(images).relu()
+        viewed = self.training or not self.late
+        return self.fc(features.view(features.size(0), -1) if viewed else features.flatten(1))
+
+
+class Volumes(nn.Module):
+    """Has a layer for volumes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = nn.Conv3d(1, 2, 3, 2, 1), nn.Linear(2, 3)
+
+    def forward(self, images):
+        return self.fc(self.body(images[:, None]).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("make", [Viewing, lambda: Viewing(late=True), Volumes], ids=["view", "late", "volumes"])
+def test_a_network_that_does_not_work_channels_last_keeps_the_default_layout(make):
+    model = layout.settle(make(), 32)
+    assert layout.name_of(model) == "contiguous"
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    model.train()(images)  # as it was opened
+    placed = layout.place(copy.deepcopy(model), CPU)
+    placed(images).sum().backward()
+    assert all(tensor.is_contiguous() for tensor in placed.parameters())
+    assert layout.name_of(layout.release(placed)) == "contiguous"
+
+
+def test_a_network_that_works_channels_last_is_left_as_it_is():
+    model = network()
+    model.insert(1, nn.BatchNorm2d(16))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert layout.name_of(layout.settle(model, 32)) == "channels_last"
+    assert not model._forward_pre_hooks
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

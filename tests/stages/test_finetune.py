@@ -162,10 +162,10 @@ def test_every_method_learns(colors, settings, tmp_path, method):
     assert ("learning_curves.svg" in made.card.files) == (method != "head")
 
 
-@pytest.mark.parametrize("method", ["lp-ft", "full"])
-def test_a_network_that_looks_at_its_version_trains_and_opens_again(colors, tmp_path, method):
+@pytest.mark.parametrize(("model", "method"), [("versioned", "lp-ft"), ("versioned", "full"), ("viewing", "full")])
+def test_an_odd_network_trains_and_opens_again(colors, tmp_path, model, method):
     made = finetune(
-        colors, tmp_path / "out", model="odd_nets:versioned", image_size=SIZE, epochs=1, batch=8, method=method,
+        colors, tmp_path / "out", model=f"odd_nets:{model}", image_size=SIZE, epochs=1, batch=8, method=method,
         cache_dir=tmp_path / "cache",
     )  # fmt: skip
     assert sources.open_model(made)

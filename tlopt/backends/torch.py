@@ -14,6 +14,7 @@ import torch
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, waiting
 from tlopt.errors import StageError
+from tlopt.networks import layout
 from tlopt.sources import open_model
 
 READS = ("torch",)
@@ -31,7 +32,7 @@ _SHAPES = 64  # batch sizes that a network is compiled for, all runners of its k
 
 
 class Runner:
-    """Runs the network in evaluation mode, channels last, without gradients.
+    """Runs the network in evaluation mode, channels last if it works so, without gradients.
 
     A call copies the batch to the device and the logits back, and waits for them.
     """
@@ -55,8 +56,8 @@ class Runner:
         self._before = torch.get_num_threads()
         self._threads = max(1, (threads or cores()) // self.callers)
         torch.set_num_threads(self._threads)
-        module: Any = open_model(artifact)  # torch's stubs do not know that `to` takes a memory format alone
-        module = module.to(self._device, memory_format=torch.channels_last)
+        module = layout.lay(open_model(artifact), self._device)
+        memory_format = layout.name_of(module)
         self._half = "half" in manner
         module = module.half() if self._half else module
         self._module = _compiled(module, graphs=processor == "cuda") if "compiled" in manner else module
@@ -71,7 +72,7 @@ class Runner:
             "compiled": "compiled" in manner,
             **({"half_weights": True} if self._half else {}),
             "autocast": next((name for name in manner if name in _AUTOCAST), ""),
-            "memory_format": "channels_last",
+            "memory_format": memory_format,
             "openmp": waiting(),
             "torch": torch.__version__,
             **({"cuda": torch.version.cuda, "cudnn": cudnn.version()} if processor == "cuda" else {}),

@@ -94,11 +94,11 @@ def features(folder: ImageFolder, model: str) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from tlopt import sources
-    from tlopt.networks import head
+    from tlopt.networks import head, layout
     from tlopt.training import memory
 
     network, preprocess = sources.load(model, classes=0, pretrained_classes=len(folder.classes))
-    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = layout.lay(network.eval(), torch.device("cpu"))
     position = {file: i for i, file in enumerate(folder.files)}
     unreadable = Unreadable(10 * len(folder) + 10)  # the audit lists them; they stop nothing here
     kept: list[int] = []

@@ -32,7 +32,7 @@ from torch import nn
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
-from tlopt.networks import ending, padding, prefixes, removal, weights
+from tlopt.networks import ending, layout, padding, prefixes, removal, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
 from tlopt.sources._naming import Model, parse
@@ -106,7 +106,8 @@ def load(
     if size:
         preprocess = Preprocess.from_dict({**preprocess.to_dict(), "size": size})
     _check_size(model, module, preprocess.size, own=not size)
-    return padding.fix(module, preprocess.size), preprocess
+    module = padding.fix(module, preprocess.size)
+    return _settled(found, module, preprocess.size), preprocess
 
 
 def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
@@ -159,7 +160,8 @@ def open_model(artifact: Artifact) -> nn.Module:
     removal.repeat(model, card.torch.removed_blocks, where=str(artifact.path))
     file = artifact.payload(".safetensors")
     state = weights.read(file)
-    return weights.restore(model, state, groups=card.torch.groups, where=str(file)).eval()
+    weights.restore(model, state, groups=card.torch.groups, where=str(file))
+    return _settled(parse(card.model, str(artifact.path)), model, card.preprocess.size).eval()
 
 
 def keep(model: nn.Module, folder: Path, card: Card) -> Card:
@@ -202,6 +204,11 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
 
 _SAME = 1e-2  # of the logits' spread: kernels may add up in another order, other weights are another network
 _REPORT = "Its architecture is not rebuilt as it was: report the model's name, or use another one."
+
+
+def _settled(found: Model, model: nn.Module, size: int) -> nn.Module:
+    """Settle the memory layout of a network; those of the libraries work in the faster one, and need no trial."""
+    return layout.settle(model, size) if found.is_own else model
 
 
 def _build(model: Model, classes: int, options: dict[str, Any]) -> nn.Module:
