@@ -235,3 +235,33 @@ def test_a_channel_without_weights_keeps_its_bias(build, photos_like):
         made = quantized(model, "onnxruntime", photos_like, rounding=rounding)
         expected, found = run(model, photos_like), run(made, photos_like)
         assert 10 * np.log10(np.square(expected).sum() / np.square(expected - found).sum()) > 25
+
+
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give tensors and nodes the names that a quantized graph's own tensors have."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    endings = ("", "_scale", "_zero", "_quantized", "_dequantized", "_weight", "_bias", "_weight_scale")
+    kept = {"images", *(output.name for output in graph.output)}
+    tensors = [*(i.name for i in graph.initializer), *(name for node in graph.node for name in node.output)]
+    free = (f"{base}{ending}" for base in ("images", *"cdefghijk") for ending in endings[base == "images" :])
+    names = {name: next(free) for name in tensors if name not in kept}
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    layers = (f"{base}{ending}" for ending in ("", "_weight", "_bias") for base in ("c", "d", "e", "f", "g", "h", "i"))
+    for node in graph.node:
+        node.name = next(layers)
+        for field in (node.input, node.output):
+            field[:] = [names.get(name, name) for name in field]
+    del graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", ["mobile", "residual"])
+def test_what_a_graph_calls_its_tensors_changes_no_answer(build, runtime, kind, photos_like):
+    model = build(kind)
+    plain, odd = (quantized(one, runtime, photos_like) for one in (model, _renamed(model)))
+    onnx.checker.check_model(odd, full_check=True)
+    np.testing.assert_array_equal(run(odd, photos_like), run(plain, photos_like))

@@ -53,11 +53,14 @@ def equalize(view: View, batches: Iterable[np.ndarray]) -> View:
             continue
         factor = np.maximum(np.mean(seen, axis=0), NARROWEST)
         _scale(view, members, factor, weights)
-    nodes, constants = copy.deepcopy(view.nodes), []
+    nodes, constants, taken = copy.deepcopy(view.nodes), [], view.names
     for node in nodes:
         for position in (1, 2):
             if (values := weights.get((node.name, position))) is not None:
                 name = f"{node.name}_{'weight' if position == 1 else 'bias'}_equalized"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
                 constants.append(numpy_helper.from_array(values.astype(np.float32), name))
                 node.input[position] = name
     return View(rewritten(view.model, nodes, constants))

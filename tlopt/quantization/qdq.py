@@ -57,6 +57,8 @@ class _Writer:
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
+        self.names: dict[tuple[str, str], str] = {}
+        self.taken = view.names
 
     def write(self) -> onnx.ModelProto:
         for name in self.view.inputs:
@@ -68,7 +70,7 @@ class _Writer:
                 self._weight(node)
             for position, name in enumerate(node.input):
                 if node.name in self.placement.edges.get(name, ()):
-                    node.input[position] = f"{name}_dequantized"
+                    node.input[position] = self._name(name, "_dequantized")
             if self._clipped_by_range(node):
                 # The conv's own tensor goes straight to QuantizeLinear, which is how it fuses.
                 self._activation(node.output[0], node.input[0])
@@ -84,11 +86,22 @@ class _Writer:
         self.constants[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
-    def _unused(self, name: str) -> str:
-        """Return a name that no tensor of the float graph has: another layer may read a constant of this name."""
-        while name in self.view.initializers:
-            name += "_own"
-        return name
+    def _name(self, of: str, what: str) -> str:
+        """Return the name of what is made of a tensor or a node: that of no other tensor, whatever they are called."""
+        if (of, what) not in self.names:
+            name = f"{of}{what}"
+            while name in self.taken:
+                name += "_"
+            self.taken.add(name)
+            self.names[of, what] = name
+        return self.names[of, what]
+
+    def _weight_name(self, node: onnx.NodeProto) -> str:
+        """Return the name of a node's new weight: the old one's, if that is called so and nothing else reads it."""
+        wanted = f"{node.name}_weight"
+        if node.input[1] == wanted and len(self.view.readers(wanted)) == 1:
+            self.taken.discard(wanted)
+        return self._name(node.name, "_weight")
 
     def _clipped_by_range(self, node: onnx.NodeProto) -> bool:
         """Whether the integers' own range clips all that a ReLU or Clip clips.
@@ -113,18 +126,16 @@ class _Writer:
         if not self.placement.edges.get(tensor):
             return
         scale = self.scales[tensor]
-        step = self._constant(f"{tensor}_scale", np.array(scale.scale, np.float32))
+        step = self._constant(self._name(tensor, "_scale"), np.array(scale.scale, np.float32))
+        place = self._name(tensor, "_zero")
         if scale.grid.float8:
-            zero = self._float8(f"{tensor}_zero", np.zeros((), np.uint8))
+            zero = self._float8(place, np.zeros((), np.uint8))
         else:
-            zero = self._constant(f"{tensor}_zero", np.array(scale.zero, scale.grid.dtype))
+            zero = self._constant(place, np.array(scale.zero, scale.grid.dtype))
+        quantized, back = self._name(tensor, "_quantized"), self._name(tensor, "_dequantized")
         self.nodes += [
-            helper.make_node(
-                "QuantizeLinear", [source or tensor, step, zero], [f"{tensor}_quantized"], name=f"{tensor}_q"
-            ),
-            helper.make_node(
-                "DequantizeLinear", [f"{tensor}_quantized", step, zero], [f"{tensor}_dequantized"], name=f"{tensor}_dq"
-            ),
+            helper.make_node("QuantizeLinear", [source or tensor, step, zero], [quantized], name=f"{tensor}_q"),
+            helper.make_node("DequantizeLinear", [quantized, step, zero], [back], name=f"{tensor}_dq"),
         ]
 
     def _weight(self, node: onnx.NodeProto) -> None:
@@ -145,7 +156,7 @@ class _Writer:
             floor = smallest_scale(bias, activation) if whole_bias and bias is not None else None
             limit = self.placement.limit(self.view, node)
             quantized = quantize_weight(weight, axis, channel_scale(weight, axis, floor, limit), limit)
-        node.input[1] = self._dequantized(f"{node.name}_weight", quantized.values, quantized.scale, axis)
+        node.input[1] = self._dequantized(self._weight_name(node), quantized.values, quantized.scale, axis)
         if bias is None:
             return
         if quantized.shift is not None:
@@ -153,9 +164,9 @@ class _Writer:
         if whole_bias:
             scale = (quantized.scale.astype(np.float64) * activation).astype(np.float32)
             levels = np.clip(np.round(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-            name = self._dequantized(f"{node.name}_bias", levels, scale, 0)
+            name = self._dequantized(self._name(node.name, "_bias"), levels, scale, 0)
         else:
-            name = self._constant(self._unused(f"{node.name}_bias"), bias.astype(np.float32))
+            name = self._constant(self._name(node.name, "_bias"), bias.astype(np.float32))
         node.input[:] = [*node.input[:2], name]
 
     def _float8_weight(self, node: onnx.NodeProto, weight: np.ndarray, axis: int) -> None:
@@ -165,16 +176,16 @@ class _Writer:
             scale = channel_scale(weight, axis, limit=float8.LARGEST)
             codes = float8.encode(weight / along(scale, axis, weight.ndim))
             quantized = QuantizedWeight(values=codes, scale=scale, axis=axis)
-        name = f"{node.name}_weight"
+        name = self._weight_name(node)
         names = [
-            self._float8(f"{name}_quantized", quantized.values),
-            self._constant(f"{name}_scale", quantized.scale),
-            self._float8(f"{name}_zero", np.zeros(quantized.scale.shape, np.uint8)),
+            self._float8(self._name(name, "_quantized"), quantized.values),
+            self._constant(self._name(name, "_scale"), quantized.scale),
+            self._float8(self._name(name, "_zero"), np.zeros(quantized.scale.shape, np.uint8)),
         ]
         self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
         node.input[1] = name
         if bias is not None and quantized.shift is not None:
-            shifted = self._constant(self._unused(f"{node.name}_bias"), (bias + quantized.shift).astype(np.float32))
+            shifted = self._constant(self._name(node.name, "_bias"), (bias + quantized.shift).astype(np.float32))
             node.input[:] = [*node.input[:2], shifted]
 
     def _float8(self, name: str, codes: np.ndarray) -> str:
@@ -184,9 +195,9 @@ class _Writer:
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
         names = [
-            self._constant(f"{name}_quantized", values),
-            self._constant(f"{name}_scale", scale),
-            self._constant(f"{name}_zero", np.zeros(scale.shape, values.dtype)),
+            self._constant(self._name(name, "_quantized"), values),
+            self._constant(self._name(name, "_scale"), scale),
+            self._constant(self._name(name, "_zero"), np.zeros(scale.shape, values.dtype)),
         ]
         self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dq", axis=axis))
         return name
