@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -80,6 +83,10 @@ class CheckError(TloptError):
     exit_code = 3
 
 
+# By the text: libraries raise their own errors with the system's words in them.
+_FULL = re.compile(rf"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}", re.IGNORECASE)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown name: its closest match, or the known names."""
     choices = sorted(set(known))
@@ -104,5 +111,10 @@ def wrapping(verb: str) -> Iterator[None]:
     except MemoryError as error:
         raise StageError(f"{verb} ran out of memory.", hint="Try a smaller --batch or --image-size.") from error
     except Exception as error:
+        if _FULL.search(str(error)):
+            raise StageError(
+                f"{verb} stopped: there is no space left on the disk.",
+                hint="Free space, or choose another --out. Temporary files take space, too: TMPDIR names their folder.",
+            ) from error
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise StageError(f"{verb} failed: {first}", hint="Run with --debug for the whole traceback.") from error

@@ -160,6 +160,8 @@ DAMAGED = {
     r"lineage\[0\].settings": {"lineage": [{**STEP, "settings": 5}]},
     r"lineage\[0\].source": {"lineage": [{**STEP, "source": 5}]},
     "images.path": {"images": {"path": 1, "digest": "x", "val": 0, "test": 0, "seed": 0}},
+    "images.path.*": {"images": {"path": "", "digest": "x", "val": 0, "test": 0, "seed": 0}},
+    "images.seed": {"images": {"path": "x", "digest": "x", "val": 0, "test": 0, "seed": -5}},
     "images.val": {"images": {"path": "x", "digest": "x", "val": 1.5, "test": 0, "seed": 0}},
     "model": {"model": ["a"]},
     "precision": {"precision": "fp12"},

@@ -150,3 +150,22 @@ def test_merge_refuses_what_would_lose_a_class(tmp_path):
     with pytest.raises(SettingError, match="given twice"):
         merge([tmp_path / "one", tmp_path / "one"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_no_unicode_are_written_and_read_again(animals, tmp_path):
+    source = os.fsencode(animals / "cat")
+    first = sorted(os.listdir(source))[0]
+    os.rename(os.path.join(source, first), os.path.join(source, b"lat\xe9.png"))
+    made = split(animals, tmp_path / "out")
+    assert any(os.fsencode(file).endswith(b"lat\xe9.png") for file in made.images.files)
+    both = merge([tmp_path / "out"], tmp_path / "again")
+    assert sum(os.fsencode(file).endswith(b"\xe9.png") for file in both.images.files) == 1
+    assert sorted(scan(tmp_path / "out" / "manifest.csv").hashes) == sorted(made.images.hashes)
+
+
+def test_a_label_that_is_no_unicode_is_refused(animals, tmp_path):
+    table = animals / "table.csv"
+    table.write_bytes(b"path,label\ncat/00.png,\xe9\n")
+    with pytest.raises(ImagesError, match="cannot be read as a CSV table") as caught:
+        scan(table)
+    assert "UTF-8" in caught.value.hint

@@ -9,7 +9,7 @@ from tiny_onnx import RIGHT, write_onnx
 
 from tlopt.artifact import Artifact
 from tlopt.cards.details import Pruned, Rival, TorchDetails
-from tlopt.errors import ImagesError, OutputExistsError, StageError
+from tlopt.errors import ImagesError, OutputExistsError, SettingError, StageError
 from tlopt.measure.report import _findings, _rivals
 from tlopt.measure.report import report as make_report
 from tlopt.reports import Report
@@ -124,3 +124,10 @@ def test_artifacts_keep_their_names_where_only_some_are_timed(card, tmp_path):
         named = {row["artifact"] for row in report.rows}
         assert named == {f"{one.path.parent.name}/model" for one in artifacts}
         assert all(row["latency_ms_batch_1"] > 0 for row in report.rows if row["artifact"] != "c/model")
+
+
+def test_an_artifact_that_is_named_twice_is_refused_before_any_work(tiny, tmp_path):
+    with pytest.raises(SettingError, match="is named twice") as caught:
+        make_report([tiny, tiny.path], tmp_path / "out")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ OURS = {
     "set": SET,
     "deployment": {"deploy.json": DEPLOYMENT, "model.onnx": "", "selfcheck/a.png": ""},
     "search": SEARCH,
+    "damaged search": {**SEARCH, "optimize.json": "{bad"},
 }
 MAKES = {
     "report": "report",
@@ -36,6 +37,7 @@ MAKES = {
     "set": "set",
     "deployment": "deployment",
     "search": "search",
+    "damaged search": "search",
 }  # what is no artifact
 FOREIGN = {
     "notes": {"notes.txt": ""},
@@ -51,6 +53,7 @@ FOREIGN = {
     "deploy.json of another program": {"deploy.json": '{"files": {}}'},
     "deployment with more": {"deploy.json": DEPLOYMENT, "model.onnx": "", "notes.txt": ""},
     "report of another program": {"report.json": "[]"},
+    "damaged search of another program": {"optimize.json": "{bad", "report.html": ""},
     "notes in a search": {**SEARCH, "work/notes.txt": ""},
     "images in a search": {**SEARCH, "best/1.jpg": ""},
 }

@@ -206,6 +206,7 @@ def names(folder):
     [
         ("", "needs a folder for its results"),
         ('out = ""', "needs a folder for its results"),
+        ('out = "a\\u0000b"', "needs a folder for its results"),
         ('out = "x"\n[a]\nfinetune = ""', "step a: finetune needs to know what it works on"),
         ('out = "x"\n[a]\nfinetune = []', "step a: finetune needs to know what it works on"),
         ('out = "x"\n[a]\noptimize = ""\nlatency_ms = 5', "step a: optimize needs to know what it works on"),

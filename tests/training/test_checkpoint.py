@@ -43,3 +43,32 @@ def test_a_first_checkpoint_that_cannot_be_written_leaves_no_folder(tmp_path, mo
         with pytest.raises(StageError, match="No space left"):
             checkpoint.write(folder / FILE, State(tensors={"model/a": torch.ones(1)}, record={}))
         assert folder.exists() is bool(held)
+
+
+def test_damage_inside_a_checkpoint_is_seen(tmp_path):
+    file = tmp_path / FILE
+    checkpoint.write(file, State(tensors={"model/a": torch.ones(64), "model/n": torch.tensor(3)}, record={"epoch": 1}))
+    assert checkpoint.read(file).tensors["model/n"] == 3
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{FILE} is damaged: its content is not what was written"):
+        checkpoint.read(file)
+
+
+def test_a_checkpoint_without_a_digest_is_of_an_older_version(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"model/a": torch.ones(1)}, tmp_path / FILE, metadata={"record": "{}"})
+    assert checkpoint.read(tmp_path / FILE).tensors.keys() == {"model/a"}
+
+
+def test_a_run_that_starts_over_tells_of_the_checkpoint_that_it_could_go_on_from(tmp_path, caplog):
+    place = checkpoint.Checkpoint(folder=tmp_path)
+    place.tell_of_another()
+    assert caplog.text == ""
+    place.file.touch()
+    checkpoint.Checkpoint(folder=tmp_path, resume=True).tell_of_another()
+    assert caplog.text == ""
+    place.tell_of_another()
+    assert "add --resume" in caplog.text

@@ -26,7 +26,7 @@ from tlopt.cards.details import (
 from tlopt.cards.migration import migrate
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
-from tlopt.reading.schema import SchemaError, Sha256, Share, Text, convert, parse_json
+from tlopt.reading.schema import Count, SchemaError, Sha256, Share, Text, convert, parse_json
 
 SCHEMA = 2
 CARD_NAME = "artifact.json"
@@ -59,12 +59,12 @@ class ImagesRef:
     Where `folds` is not 0, that many parts were left out in turn to judge, and in the end the val part was trained on.
     """
 
-    path: str
+    path: Text
     digest: str
     val: Share
     test: Share
-    seed: int
-    folds: int = 0
+    seed: Count
+    folds: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from tlopt.reading.files import TABLE_LIMIT, IrregularFileError, expect_regular
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = ("path", "label", "split", "origin")
+_OF_FILES = ("path", "origin")
 
 # What folders and manifests may call a part, in lower case.
 PARTS: dict[str, Split] = {
@@ -104,8 +105,8 @@ def _row(record: Mapping[str, str], where: str) -> Row:
 def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and columns; the separator is the comma, semicolon or tab of the first line."""
     try:
-        # utf-8-sig: spreadsheets put a byte order mark in front.
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        # utf-8-sig: spreadsheets put a byte order mark in front. Names of files may be any bytes; labels are text.
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             head = stream.readline()
             stream.seek(0)
             reader = csv.reader(stream, delimiter=max(",;\t", key=head.count), strict=True)
@@ -119,8 +120,12 @@ def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                         f"{file}, line {reader.line_num} has {len(cells)} columns, the first line {width}.",
                         hint="Put a value that holds the separator between double quotes.",
                     )
-                yield reader.line_num, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                record = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
+                for name, cell in record.items():
+                    if name not in _OF_FILES:
+                        cell.encode()  # refuses what is no UTF-8
+                yield reader.line_num, record
+    except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(f"{file} cannot be read as a CSV table: {error}.", hint="Save it as CSV in UTF-8.") from error
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt.artifact import Artifact
-from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 from tlopt.images import intrusion
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.bench import bench
@@ -57,6 +58,7 @@ def report(
         ArtifactError: An artifact is damaged, or no classifier.
         ImagesError: The images cannot be used, or their classes are not the artifacts'.
         PluginError: A backend is unknown.
+        SettingError: An artifact is named twice.
         OutputExistsError: `out` exists and `force` is not set, or it is no report.
         OutputError: It lies among the images, or cannot be made.
         StageError: Nothing could run.
@@ -64,6 +66,7 @@ def report(
     given = [one.path if isinstance(one, Artifact) else one for one in artifacts]
     check_place(out, force=force, reads=[*given, *([images] if images else [])], makes="report")
     loaded = [Artifact.load(artifact).expect_classifier("report") for artifact in artifacts]
+    _refuse_repeated(loaded)
     named = {name: same_classes(loaded[0], one) for name, one in zip(labels(loaded), loaded, strict=True)}
     opened = open_part(loaded[0], images, split)
     reads = [*(one.path for one in loaded), *opened.folder.places()]
@@ -77,6 +80,18 @@ def report(
         write_whole(folder / "report.json", made.to_json())
         write_whole(folder / "report.html", text, errors="replace")
     return made
+
+
+def _refuse_repeated(loaded: Sequence[Artifact]) -> None:
+    """Refuse an artifact that is named twice: its rows could not be told apart.
+
+    Raises:
+        SettingError: One is.
+    """
+    places = [os.path.realpath(one.path) for one in loaded]
+    for one, place in zip(loaded, places, strict=True):
+        if places.count(place) > 1:
+            raise SettingError(f"{one.path} is named twice.", hint="Name each artifact once.")
 
 
 def _measured(

@@ -95,7 +95,11 @@ SEARCH = "optimize.json"
 
 
 def _search(file: Path) -> Iterable[str]:
-    if not {"tlopt", "identity", "study"} <= _json(file).keys():
+    try:
+        whole = {"tlopt", "identity", "study"} <= _json(file).keys()
+    except ValueError:
+        whole = (file.parent / "study.journal").is_file()  # damaged: then its neighbour tells
+    if not whole:
         raise ValueError
     yield from ("report.json", "report.html", "study.journal", "study.journal.lock")
     for name in _files(file.parent):

@@ -77,7 +77,7 @@ class Recipe:
         except schema.SchemaError as error:
             raise SettingError(f"The recipe {path} cannot be used: {error}.") from error
         out = raw.pop("out", None)
-        if not isinstance(out, str) or not out:
+        if not isinstance(out, str) or not out or "\0" in out:
             raise SettingError(
                 f"The recipe {path} needs a folder for its results.", hint='Begin with out = "runs/NAME".'
             )

@@ -75,6 +75,8 @@ class Job:
         with distributed.group():
             # Of several processes only the leader shows its progress: in an empty context bars are silent.
             context = contextvars.copy_context() if distributed.rank() == 0 else contextvars.Context()
+            if distributed.rank() == 0:
+                checkpoints.tell_of_another()
             found = context.run(self._train, checkpoints)
         if distributed.rank() > 0:
             # The leader alone makes the artifact. Were the others to return, what the caller's script does next, they

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from tlopt.reading import files
 from tlopt.reading.schema import convert, parse_json
 
 FILE = CHECKPOINT
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,14 @@ class Checkpoint:
     def file(self) -> Path:
         """The checkpoint."""
         return self.folder / FILE
+
+    def tell_of_another(self) -> None:
+        """Say that an interrupted run could go on, where this one starts over."""
+        if not self.resume and self.file.exists():
+            log.warning(
+                "An interrupted run left a checkpoint, %s. This run starts over and replaces it. "
+                "To go on instead, stop this run and add --resume.", self.file,
+            )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -89,7 +100,8 @@ def write(file: Path, state: State) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     try:
         with writing(file) as scratch:
-            save_file(tensors, scratch, metadata={"record": json.dumps(state.record)})
+            record = json.dumps(state.record)
+            save_file(tensors, scratch, metadata={"record": record, "sha256": _digest(record, tensors)})
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):  # where there is nothing to go on with, nothing is left behind
             file.parent.rmdir()
@@ -111,10 +123,23 @@ def read(file: Path) -> State | None:
     try:
         files.expect_regular(file)
         with safe_open(file, framework="pt") as opened:
-            record = convert(parse_json(opened.metadata()["record"], finite=False), dict[str, Any], finite=False)
-            return State(tensors={name: opened.get_tensor(name) for name in opened.keys()}, record=record)  # noqa: SIM118
+            told = opened.metadata()
+            record = convert(parse_json(told["record"], finite=False), dict[str, Any], finite=False)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if told.get("sha256", "") not in ("", _digest(told["record"], tensors)):  # older versions wrote none
+            raise ValueError("its content is not what was written")
+        return State(tensors=tensors, record=record)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from error
+
+
+def _digest(record: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of a state."""
+    found = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return found.hexdigest()
 
 
 @contextlib.contextmanager
