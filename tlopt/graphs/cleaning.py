@@ -15,6 +15,8 @@ from tlopt.graphs.view import View, attribute
 
 OPSET = 13  # QuantizeLinear knows channels from here on
 IR = 7  # of the same release
+# What ONNX cannot infer the output of, which has the type and the shape of the first input.
+_AS_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -84,7 +86,30 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the type and shape of every tensor inferred anew."""
     del model.graph.value_info[:]
-    return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    return with_shapes(model, strict=True)
+
+
+def with_shapes(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
+    """Return the model with the types and shapes of its tensors, as far as they can be inferred.
+
+    ONNX has no inference for some normalizations. Others stand in for them meanwhile.
+
+    Args:
+        model: Stays as it is.
+        strict: Raise an error where inference fails.
+    """
+    norms = {
+        place: node for place, node in enumerate(model.graph.node) if node.op_type in _AS_INPUT and not node.domain
+    }
+    if norms:
+        whole, model = model, onnx.ModelProto()
+        model.CopyFrom(whole)
+    for place, node in norms.items():
+        model.graph.node[place].CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
+    made = shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+    for place, node in norms.items():
+        made.graph.node[place].CopyFrom(node)
+    return made
 
 
 def rewritten(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.cleaning import infer, rewritten, with_shapes
 from tlopt.graphs.nesting import graphs
 from tlopt.graphs.view import View
 from tlopt.sessions import open_session
@@ -51,7 +51,7 @@ def fold_parameters(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if any(graph is not model.graph for graph in graphs(model.graph)):
         return model
-    typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    typed = with_shapes(model)
     made = _folded(typed)
     if made is typed or _bytes(made) > _bytes(model) + _MORE:
         return model

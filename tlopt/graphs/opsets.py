@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tlopt.errors import ArtifactError, MissingLibraryError
+from tlopt.graphs.precision import opset_of
 from tlopt.graphs.view import attribute
 from tlopt.sessions import open_session
 
@@ -20,11 +21,6 @@ _SAME = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}  # share of the 
 _SAME_FLOAT = 1e-3
 _HINT = "Export the network again, with a newer opset."
 _RESIZE_11, _HARDMAX_13 = 11, 13  # the versions in which these changed what they compute
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operators that a graph uses."""
-    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -40,7 +36,7 @@ def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     Raises:
         ArtifactError: The graph cannot be brought there, or answers otherwise afterwards.
     """
-    old = opset(model)
+    old = opset_of(model)
     if old >= version:
         return model
     try:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from tlopt.cards.details import Output
 from tlopt.errors import ArtifactError, SettingError, suggestion
+from tlopt.graphs.cleaning import with_shapes
 from tlopt.graphs.nesting import graphs
 from tlopt.imports.interface import FLOATS, free_name, keep, taken_names, tensor_of
 from tlopt.imports.probing import EXPORT, GROUPS, Run, check_repeats, in_words, probes, ranges_anew, tolerance
@@ -247,7 +248,7 @@ def _described(model: onnx.ModelProto, singles: list[list[np.ndarray]], *, batch
 def _inferred(model: onnx.ModelProto) -> dict[str, list[int]]:
     """Return the shapes of the outputs as far as they follow from the input's, 0 for a length that does not."""
     try:
-        found = shape_inference.infer_shapes(model, data_prop=True)
+        found = with_shapes(model)
     except Exception as error:  # noqa: BLE001 - what it raises is no part of its contract; then nothing is known
         log.debug("shape inference: %s", error)
         return {}

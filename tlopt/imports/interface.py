@@ -6,9 +6,10 @@ import copy
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from tlopt.errors import ArtifactError, SettingError, suggestion
+from tlopt.graphs.cleaning import with_shapes
 from tlopt.graphs.nesting import reads
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -110,7 +111,7 @@ def tensor_of(model: onnx.ModelProto, name: str) -> onnx.ValueInfoProto:
     """Return an output, or a tensor within the graph as one, of the type that it is found to have."""
     if (known := {value.name: value for value in model.graph.output}).get(name) is not None:
         return known[name]
-    inferred = shape_inference.infer_shapes(model).graph.value_info
+    inferred = with_shapes(model).graph.value_info
     return next((value for value in inferred if value.name == name), None) or helper.make_tensor_value_info(
         name, TensorProto.FLOAT, None
     )

@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
-from tlopt.graphs.opsets import brought, opset
+from tlopt.graphs.opsets import brought
+from tlopt.graphs.precision import opset_of
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
@@ -78,7 +79,7 @@ def cast(view: View, half: Half, *, keep: Collection[str] = ()) -> onnx.ModelPro
         half: The format.
         keep: Names of the nodes that stay float32.
     """
-    if opset(view.model) < _OPSET[half]:
+    if opset_of(view.model) < _OPSET[half]:
         view = View(infer(brought(view.model, _OPSET[half])))
     return _Caster(view, half, frozenset(keep)).rewritten()
 

@@ -113,6 +113,7 @@ def resized_graph(
     """
     import onnx
 
+    from tlopt.graphs.cleaning import with_shapes
     from tlopt.graphs.loading import load_graph
 
     graph = load_graph(source.payload(".onnx"))
@@ -120,7 +121,7 @@ def resized_graph(
     for dim, side in zip(graph.graph.input[0].type.tensor_type.shape.dim[1:], preprocess.input_shape, strict=True):
         dim.dim_value = side
     del graph.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True)
+    graph = with_shapes(graph, strict=True)
     onnx.save(graph, out / "model.onnx")
     card = replace(source.card, preprocess=preprocess, files={"model.onnx": ""})
     _run(Artifact(path=out.folder, card=card))

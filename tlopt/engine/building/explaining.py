@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlopt.engine.layers import Layers
-from tlopt.registry import require
 
 if TYPE_CHECKING:
     import onnx
@@ -95,10 +94,11 @@ def explain(layers: Layers, model: onnx.ModelProto, precision: str) -> Explanati
 
 def _work(model: onnx.ModelProto) -> dict[str, int]:
     """Return the multiply-adds of each convolution and matrix product for one image, 0 where a shape is not known."""
+    from tlopt.graphs.cleaning import with_shapes
     from tlopt.graphs.macs import multiply_adds
     from tlopt.graphs.view import View
 
-    view = View(require("onnx").shape_inference.infer_shapes(model, data_prop=True))
+    view = View(with_shapes(model))
     # Of a batch of any size one image counts.
     shape = lambda tensor: tuple(max(length, 1) for length in view.shape(tensor))  # noqa: E731
     found = {}

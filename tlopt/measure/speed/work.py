@@ -45,8 +45,7 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
     Raises:
         ArtifactError: It is of another kind, or a shape in it cannot be inferred.
     """
-    import onnx
-
+    from tlopt.graphs.cleaning import with_shapes
     from tlopt.graphs.loading import load_graph
 
     file = artifact.expect("onnx").payload(".onnx")
@@ -55,7 +54,7 @@ def layers(artifact: Artifact, *, batch: int = 1) -> list[Layer]:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fixed or batch
     runs = -(-batch // fixed) if fixed else 1
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = with_shapes(model)
         found = _layers(inferred if artifact.card.task == "classify" else _settled(inferred))
         return [replace(layer, macs=layer.macs * runs, moved=layer.moved * runs) for layer in found]
     except (IndexError, KeyError, ValueError, RuntimeError) as error:

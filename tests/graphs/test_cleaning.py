@@ -1,0 +1,49 @@
+"""Operators that ONNX infers no shapes for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tlopt.graphs.cleaning import clean
+from tlopt.graphs.view import View
+from tlopt.sessions import open_session
+
+WEIGHT = np.random.default_rng(0).normal(size=(4, 4, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "length"),
+    [("GroupNormalization", 18, 2), ("GroupNormalization", 21, 4), ("GroupNormalization", 23, 4),
+     ("MeanVarianceNormalization", 9, 0), ("MeanVarianceNormalization", 13, 0), ("LayerNormalization", 17, 6),
+     ("RMSNormalization", 23, 6)],
+)  # fmt: skip
+def test_the_shapes_behind_a_normalization_are_known(kind, opset, length):
+    random = np.random.default_rng(1)
+    names = {"GroupNormalization": ["s", "b"], "LayerNormalization": ["s", "b"], "RMSNormalization": ["s"]}.get(
+        kind, []
+    )
+    values = {"w": WEIGHT} | {name: random.normal(size=length).astype(np.float32) for name in names}
+    attributes = {"num_groups": 2} if kind == "GroupNormalization" else {}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node(kind, ["c", *names], ["z"], **attributes),
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"], pads=[1] * 4),
+    ]
+    before = helper.make_model(
+        helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 5, 6])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 5, 6])],
+            [numpy_helper.from_array(value, name) for name, value in values.items()],
+        ), opset_imports=[helper.make_opsetid("", opset)], ir_version=9,
+    )  # fmt: skip
+    after = clean(before)
+    view = View(after)
+    assert view.shape("r") == (0, 4, 5, 6)
+    assert view.is_float("z")
+    assert [node.op_type for node in after.graph.node] == ["Conv", kind, "Relu", "Conv"]
+    inputs = random.normal(size=(2, 4, 5, 6)).astype(np.float32)
+    wanted, found = (open_session(model).run(None, {"x": inputs})[0] for model in (before, after))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
