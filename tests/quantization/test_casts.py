@@ -48,6 +48,30 @@ def test_kept_nodes_compute_in_float32(family, photos_like, half):
     assert view.initializers[kept.input[1]].data_type == TensorProto.FLOAT
 
 
+@pytest.mark.parametrize(("half", "kind"), [("fp16", "Celu"), ("bf16", "Celu"), ("bf16", "Shrink"), ("fp16", "Shrink")])
+def test_operators_that_onnx_has_in_no_half_precision_stay_float32(half, kind):
+    random = np.random.default_rng(0)
+    weight = numpy_helper.from_array(random.normal(size=(4, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"], name="c"),
+        helper.make_node(kind, ["c"], ["k"], name="k"),
+        helper.make_node("Sigmoid", ["k"], ["y"], name="y"),
+    ]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 6, 6])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 4, 4])
+    made = helper.make_graph(nodes, "g", [image], [answer], [weight])
+    model = infer(helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=9))
+    result = cast(View(model), half)
+    onnx.checker.check_model(result, full_check=True)
+    view = View(infer(result))
+    kept = next(node for node in result.graph.node if node.op_type == kind)
+    assert view.is_float(kept.input[0]) is ((half, kind) != ("fp16", "Shrink"))
+    assert not view.is_float(next(node for node in result.graph.node if node.op_type == "Conv").output[0])
+    if half == "fp16":
+        inputs = random.normal(size=(2, 3, 6, 6)).astype(np.float32)
+        np.testing.assert_allclose(run(result, inputs), run(model, inputs), atol=0.01)
+
+
 def test_a_tensor_beyond_the_range_is_found_and_survives(build, photos_like):
     model = build("residual")
     first = next(node for node in model.graph.node if node.op_type == "Conv")

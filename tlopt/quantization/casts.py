@@ -29,8 +29,9 @@ _OPSET = {"fp16": 13, "bf16": 22}
 # TensorRT for RTX 1.7 does not take these in bfloat16. The first two are products of x and a gate that it does take.
 _GATES = {"HardSwish": ("HardSigmoid",), "Mish": ("Softplus", "Tanh")}
 _NO_BFLOAT16 = frozenset({"LpNormalization"})
-# Inputs that stay float32 in ONNX's definition of the operator, whatever the data's type.
+# Inputs that stay float32, whatever the data's type.
 _FLOAT32 = {"Resize": (1, 2), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
+_NAME = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}  # in ONNX's definitions of operators
 
 
 def overflowing(view: View, histograms: Mapping[str, Histogram], half: Half) -> list[str]:
@@ -91,6 +92,7 @@ class _Caster:
         self.view = view
         self.half = half
         self.keep = keep
+        self.opset = opset_of(view.model)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.names: dict[tuple[str, bool], str] = {}  # tensor, in half -> its name there
@@ -106,11 +108,13 @@ class _Caster:
         return infer(rewritten(self.view.model, self.nodes, self.constants.values()))
 
     def _node(self, node: onnx.NodeProto) -> None:
+        fixed, never = _without_half(node, self.opset, self.half)
         halved = node.name not in self.keep and not (self.half == "bf16" and node.op_type in _NO_BFLOAT16)
-        untouched = _FLOAT32.get(node.op_type, ())
+        halved = halved and not any(self._is_float(node.input[position]) for position in never)
+        untouched = {*_FLOAT32.get(node.op_type, ()), *fixed}
         for position, name in enumerate(node.input):
-            if name and position not in untouched:
-                node.input[position] = self._read(name, halved)
+            if name:
+                node.input[position] = self._read(name, halved and position not in untouched)
         if halved:
             for item in node.attribute:
                 if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT:
@@ -126,6 +130,13 @@ class _Caster:
                 self._cast(node.output[position], name, False)
                 self.names[name, True] = node.output[position]
             self.names[name, halved and name not in self.view.outputs] = name
+
+    def _is_float(self, name: str) -> bool:
+        """Whether a tensor of the graph is float32 before anything is cast."""
+        initializer = self.view.initializers.get(name)
+        if initializer is not None:
+            return bool(initializer.data_type == TensorProto.FLOAT)
+        return (name, True) in self.names or (name, False) in self.names
 
     def _read(self, name: str, halved: bool) -> str:
         """Return the name of a tensor in the wanted precision, converting it the first time."""
@@ -149,6 +160,25 @@ class _Caster:
     def _cast(self, source: str, target: str, halved: bool) -> None:
         kind = _TYPE[self.half] if halved else TensorProto.FLOAT
         self.nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}_cast", to=kind))
+
+
+def _without_half(node: onnx.NodeProto, version: int, half: Half) -> tuple[set[int], set[int]]:
+    """Return the places of inputs that are float32 by definition, and of those that cannot be in half precision.
+
+    Args:
+        node: Of an operator; of one that is not ONNX's own nothing is known.
+        version: The opset.
+        half: The format.
+    """
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return set(), set()
+    allowed = {found.type_param_str: found.allowed_type_strs for found in schema.type_constraints}
+    last = len(schema.inputs) - 1  # may stand for any number of inputs
+    kinds = [schema.inputs[min(place, last)].type_str for place in range(len(node.input))]
+    fixed = {place for place, kind in enumerate(kinds) if kind == "tensor(float)"}
+    return fixed, {place for place, kind in enumerate(kinds) if _NAME[half] not in allowed.get(kind, ())} - fixed
 
 
 def spelled_out(node: onnx.NodeProto) -> list[onnx.NodeProto]:
