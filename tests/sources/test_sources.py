@@ -84,6 +84,15 @@ def test_local_weights_of_any_number_of_classes_load_strictly(tmp_path):
     assert torch.equal(next(other.parameters()), next(saved.parameters()))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_local_weights_that_are_integers_are_refused(tmp_path, dtype):
+    state = sources.build("timm:test_resnet", classes=3, size=32).state_dict()
+    name = next(name for name in state if name.endswith("conv1.weight"))
+    save_file({**state, name: state[name].to(dtype)}, tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match=f"{name}.*{str(dtype).removeprefix('torch.')}"):
+        sources.load("timm:test_resnet", classes=3, size=32, weights_file=tmp_path / "w.safetensors")
+
+
 def test_local_weights_of_another_model_are_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
     with pytest.raises(ArtifactError, match="does not fit the model"):

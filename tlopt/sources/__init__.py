@@ -281,4 +281,11 @@ def _strict(model: nn.Module, state: dict[str, Any], file: Path) -> dict[str, An
             f"{file} does not fit the model: {len(wrong)} tensors differ, first {wrong[0]}.{behind}",
             hint="The file's tensor names and shapes must be exactly the model's.",
         )
+    for name in sorted(own):
+        if own[name].is_floating_point() and not state[name].is_floating_point():
+            raise ArtifactError(
+                f"{file}: the weights {name!a} are of type {str(state[name].dtype).removeprefix('torch.')}, "
+                "the model's are floating-point numbers.",
+                hint="Quantized weights need their scales: give the weights from before they were quantized.",
+            )
     return state
