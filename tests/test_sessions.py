@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tlopt
 from tlopt import sessions
+from tlopt.errors import ArtifactError
 
 
 @pytest.fixture
@@ -69,3 +70,15 @@ def test_every_session_is_quiet_stops_spinning_and_takes_the_cores_there_are(gra
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert not options.enable_cpu_mem_arena
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
+
+
+@pytest.mark.parametrize("kind", ["graph", "bytes", "file"])
+def test_float64_without_a_kernel_is_said_in_words(kind, tmp_path):
+    weight = numpy_helper.from_array(np.ones((2, 3, 1, 1)), "w")
+    ends = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, n, 2, 2]) for name, n in (("x", 3), ("y", 2))]
+    made = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    given = {"graph": model, "bytes": model.SerializeToString(), "file": tmp_path / "m.onnx"}[kind]
+    with pytest.raises(ArtifactError, match="no Conv in float64"):
+        sessions.open_session(given)

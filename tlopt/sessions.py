@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlopt.environment import cores
+from tlopt.errors import ArtifactError
 from tlopt.registry import require
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ CPU = ("CPUExecutionProvider",)
 # What ONNX Runtime (1.32) does wrong where values are rounded to other types than 8- and 16-bit integers, such as E4M3:
 # it drops a Relu, though the type has negative numbers, and fails at a Clip. Without these, the graph runs as it is.
 _WITHOUT = ("optimization.disable_specified_optimizers", "ClipQuantRewrite;ReluQuantRewrite")
+
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)")
 
 
 def open_session(
@@ -44,6 +48,7 @@ def open_session(
 
     Raises:
         MissingLibraryError: ONNX Runtime is not installed.
+        ArtifactError: The graph computes in float64 what ONNX Runtime computes in float32 only.
     """
     runtime = require("onnxruntime")
     options = runtime.SessionOptions()
@@ -63,24 +68,45 @@ def open_session(
         options.profile_file_prefix = profile
     if rounds_to_other_types(model) if other_types is None else other_types:
         options.add_session_config_entry(*_WITHOUT)
-    return runtime.InferenceSession(_given(model), options, providers=list(providers))
+    try:
+        return runtime.InferenceSession(_given(model), options, providers=list(providers))
+    except Exception as error:  # its exceptions share no base but Exception
+        missing = _NO_KERNEL.search(str(error))
+        if missing is None or not _has_float64(_loaded(model)):
+            raise
+        raise ArtifactError(
+            f"The network computes in float64, and ONNX Runtime has no {missing[1]} in float64.",
+            hint="Convert the network to float32, in torch with model.float(), and export it again.",
+        ) from error
 
 
 def rounds_to_other_types(model: onnx.ModelProto | bytes | Path) -> bool:
     """Whether a graph, its bytes or its file rounds values to other types than 8- and 16-bit integers."""
-    import onnx
     from onnx import TensorProto
 
-    if isinstance(model, bytes):
-        model = onnx.load_from_string(model)
-    elif isinstance(model, Path):
-        model = onnx.load(model, load_external_data=False)
+    model = _loaded(model)
     integers = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     named = {types[node.input[2]] for node in rounding if len(node.input) > 2 and node.input[2] in types}
     named |= {found.i for node in rounding for found in node.attribute if found.name == "output_dtype" and found.i}
     return bool(named - integers)
+
+
+def _loaded(model: onnx.ModelProto | bytes | Path) -> onnx.ModelProto:
+    """Return a graph; without the weights that a file keeps elsewhere."""
+    import onnx
+
+    if isinstance(model, bytes):
+        return onnx.load_from_string(model)
+    return onnx.load(model, load_external_data=False) if isinstance(model, Path) else model
+
+
+def _has_float64(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    return TensorProto.DOUBLE in types | {value.type.tensor_type.elem_type for value in model.graph.input}
 
 
 def simplified(file: Path) -> onnx.ModelProto:
