@@ -28,6 +28,20 @@ def viewing(classes):
     return _Viewing(classes)
 
 
+def auxiliary(classes):
+    """Return a network that answers with a tuple while it trains."""
+    return _Auxiliary(classes)
+
+
+def answering(classes, kind="tuple"):
+    """Return a network that does not answer with one tensor of logits."""
+    return _Answering(classes, kind)
+
+
+def nothing():
+    """Takes no number of classes."""
+
+
 def fixed(classes):
     """Takes images of 32 px only."""
     return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Flatten(), nn.Linear(4 * 8 * 8, classes))
@@ -59,6 +73,26 @@ class _Viewing(nn.Module):
     def forward(self, images):
         features = self.body(images).relu()
         return self.fc(features.view(features.size(0), -1))
+
+
+class _Auxiliary(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.side, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, classes), nn.Linear(8, classes)
+
+    def forward(self, images):
+        features = self.body(images).mean((2, 3))
+        return (self.fc(features), self.side(features)) if self.training else self.fc(features)
+
+
+class _Answering(nn.Module):
+    def __init__(self, classes, kind):
+        super().__init__()
+        self.kind, self.fc = kind, nn.Linear(3, classes)
+
+    def forward(self, images):
+        logits = self.fc(images.mean((2, 3)))
+        return {"tuple": (logits, logits), "dict": {"out": logits}, "map": logits[:, :, None, None]}[self.kind]
 
 
 class _Versioned(nn.Module):

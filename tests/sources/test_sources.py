@@ -11,6 +11,7 @@ from tlopt.cards.card import Card
 from tlopt.cards.details import TorchDetails
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, SettingError, StageError
 from tlopt.preprocess import Preprocess
+from tlopt.sources import module
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,58 @@ def test_an_unknown_model_is_refused_with_its_close_match(model, message):
     with pytest.raises(PluginError, match=message) as caught:
         sources.load(model, classes=3)
     assert caught.value.hint or "json" in model
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [("tuple", "a tuple of 2"), ("dict", "a dictionary of 1"), ("map", r"a tensor of shape \(1, 3, 1, 1\)")],
+)
+def test_a_network_that_returns_no_tensor_of_logits_is_told_what_it_returned(kind, found):
+    with pytest.raises(PluginError, match=rf"one tensor of the shape \(images, classes\).* returned {found}") as told:
+        sources.load(f"odd_nets:answering?kind={kind}", classes=3, size=32)
+    assert "returns a torch.nn.Module around the network" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"size": (32, 48)}, r"size: .*tuple"),
+        ({"size": 32.5}, r"size: .*float"),
+        ({"sze": 32}, "'sze' is unknown"),
+        ({"mean": 127.5}, "mean: .*float"),
+        ({"mean": (0.5, 0.5)}, "The mean must be three numbers"),
+        ({"interpolation": ["bilinear"]}, "unhashable"),
+        (224, "int"),
+    ],
+)
+def test_a_bad_preprocess_of_a_network_names_it_and_the_valid_keys(given, reason):
+    network = nn.Identity()
+    network.preprocess = given
+    with pytest.raises(PluginError, match=rf"`preprocess` of the network mine:net .*{reason}") as told:
+        module.preprocess("mine:net", network)
+    assert "size, crop_ratio, interpolation, mean, std" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("odd_nets:itertools", "itertools of odd_nets is a module, not a function", "Known: "),
+        ("odd_nets:_signs", "_signs of odd_nets is a cycle, not a function", "Known: "),
+        ("odd_nets:fix", "odd_nets has no function 'fix'", "Did you mean 'fixed'"),
+        ("odd_nets:__builtin__", "odd_nets has no function '__builtin__'", "Known: "),
+        ("odd_nets:nothing", r"odd_nets:nothing cannot be called with \(3\): too many positional", "number of classes"),
+        (
+            "odd_nets:fixed?depth=3",
+            r"odd_nets:fixed cannot be called with \(3, depth=3\): .*depth",
+            "number of classes",
+        ),
+    ],
+)
+def test_a_function_of_the_user_s_that_cannot_be_called_is_told_in_words(name, message, hint):
+    with pytest.raises(PluginError, match=message) as told:
+        sources.load(name, classes=3)
+    assert hint in told.value.hint
+    assert "torch" not in told.value.hint.removesuffix("returns a torch.nn.Module.")
 
 
 def test_an_option_must_have_a_value():

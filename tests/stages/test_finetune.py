@@ -162,7 +162,10 @@ def test_every_method_learns(colors, settings, tmp_path, method):
     assert ("learning_curves.svg" in made.card.files) == (method != "head")
 
 
-@pytest.mark.parametrize(("model", "method"), [("versioned", "lp-ft"), ("versioned", "full"), ("viewing", "full")])
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("versioned", "lp-ft"), ("versioned", "full"), ("viewing", "full"), ("auxiliary", "lp-ft")],
+)
 def test_an_odd_network_trains_and_opens_again(colors, tmp_path, model, method):
     made = finetune(
         colors, tmp_path / "out", model=f"odd_nets:{model}", image_size=SIZE, epochs=1, batch=8, method=method,

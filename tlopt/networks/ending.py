@@ -1,9 +1,12 @@
-"""What the numbers mean that a network answers, by its last step: logits, or probabilities already."""
+"""What a network answers: which of its outputs counts, and what the numbers mean, by the network's last step."""
 
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -19,6 +22,41 @@ _ENDS: dict[str, AnswerKind] = {
     "HardsigmoidBackward": "sigmoids",
 }  # fmt: skip
 _SURE = 1e-3  # of a sum of probabilities from 1
+
+log = logging.getLogger(__name__)
+_told: WeakSet[nn.Module] = WeakSet()  # of which networks it was said that one of several outputs is trained
+
+
+def main_of(answers: Any, model: nn.Module) -> torch.Tensor:
+    """Return the logits among what a network answers in training: the first tensor.
+
+    GoogLeNet, Inception and their kind have auxiliary classifiers while they train, whose answers come after.
+
+    Args:
+        answers: A tensor, or several in a tuple, a list or a dictionary.
+        model: The network. That it answers with several tensors is logged once.
+    """
+    if isinstance(answers, torch.Tensor):
+        return answers
+    if model not in _told:
+        _told.add(model)
+        log.warning(
+            "The network returns %s in training. The first tensor is trained on, and the others are not.",
+            described(answers),
+        )
+    several = answers.values() if isinstance(answers, Mapping) else answers
+    main: torch.Tensor = next(answer for answer in several if isinstance(answer, torch.Tensor))
+    return main
+
+
+def described(answers: Any) -> str:
+    """Return what a network answers with, in words: "a tuple of 2", "a tensor of shape (1, 8, 7, 7)"."""
+    if isinstance(answers, torch.Tensor):
+        return f"a tensor of shape {tuple(answers.shape)}"
+    if isinstance(answers, tuple | list | Mapping):
+        kind = "dictionary" if isinstance(answers, Mapping) else "list" if isinstance(answers, list) else "tuple"
+        return f"a {kind} of {len(answers)}"
+    return f"an object of the type {type(answers).__name__}"
 
 
 def kind_of(model: nn.Module, images: torch.Tensor) -> AnswerKind:

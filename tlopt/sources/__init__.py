@@ -111,11 +111,11 @@ def load(
 
 
 def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
-    """Run a network once: some take images of one size only."""
+    """Run a network once: some take images of one size only, or are no classifiers."""
     training = module.training
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # what it keeps may be trained later
-            module.eval()(torch.zeros(1, 3, size, size))
+            answers: Any = module.eval()(torch.zeros(1, 3, size, size))
     except MemoryError:
         raise
     except Exception as error:  # what a network's own code runs into has no common type
@@ -126,6 +126,12 @@ def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
         ) from error
     finally:
         module.train(training)
+    if not isinstance(answers, torch.Tensor) or answers.dim() != 2 or len(answers) != 1:
+        raise PluginError(
+            f"The network {shown_name(name)} must return one tensor of the shape (images, classes). "
+            f"For one image it returned {ending.described(answers)}.",
+            hint="Write a function that returns a torch.nn.Module around the network. Its forward returns the logits.",
+        )
 
 
 def pinned(model: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
-from tlopt.networks import folding, layout
+from tlopt.networks import ending, folding, layout
 from tlopt.networks.weights import load
 from tlopt.progress import Bar, bar
 from tlopt.training import distributed, freezing, joining, memory, pace
@@ -230,7 +230,7 @@ class Run:
         """Run a batch forward and back and return the loss; the weights stay as they are."""
         settings = self.settings
         with self.arithmetic.forward(), self.matcher as matched:
-            logits = forward(inputs).float()
+            logits = ending.main_of(forward(inputs), self.model).float()
             loss = self.loss(logits, losses.smooth(targets, settings.smoothing))
             if self.teacher is not None:
                 with torch.no_grad():
