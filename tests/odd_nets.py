@@ -42,6 +42,13 @@ def nothing():
     """Takes no number of classes."""
 
 
+def normalized(classes, kind="weight"):
+    """Return a network whose layers have the old forms of weight or spectral normalization."""
+    norm = {"weight": nn.utils.weight_norm, "spectral": nn.utils.spectral_norm}[kind]
+    body = nn.Sequential(norm(nn.Conv2d(3, 24, 3, 2, 1)), nn.ReLU(), norm(nn.Conv2d(24, 16, 3, 2, 1)), nn.ReLU())
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+
+
 def fixed(classes):
     """Takes images of 32 px only."""
     return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Flatten(), nn.Linear(4 * 8 * 8, classes))

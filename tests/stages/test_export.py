@@ -191,3 +191,12 @@ def test_import_takes_a_pretrained_model(tmp_path):
 def test_import_needs_either_a_file_or_a_model(tmp_path):
     with pytest.raises(SettingError, match="either a file or --model"):
         tlopt.import_model(None, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["weight", "spectral"])
+def test_a_network_with_an_old_norm_of_its_weights_is_exported(tmp_path, kind):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    model, names = f"odd_nets:normalized?kind={kind}", tmp_path / "names.txt"
+    made = tlopt.import_model(None, tmp_path / "net", model=model, classes=names, image_size=32)
+    assert tlopt.export(made, tmp_path / "onnx").card.kind == "onnx"

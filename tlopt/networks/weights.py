@@ -158,12 +158,16 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict(versioned)
 
 
+_AS_WIDE = ("weight", "bias", "running_mean", "running_var")  # tensors of a layer with a row for each channel
+
+
 def _check(module: nn.Module, prefix: str, where: str) -> None:
     """Raise an error if the tensors of a layer are not all of one width."""
     if not isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm | nn.modules.batchnorm._BatchNorm):
         return
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    widths = {key: len(tensor) for key, tensor in own.items() if tensor.dim()}
+    # A layer may have other tensors of any length, such as the vectors of a spectral norm.
+    widths = {key: len(own[key]) for key in _AS_WIDE if own.get(key) is not None and own[key].dim()}
     for key, width in widths.items():
         if others := {other for other in widths.values() if other != width}:
             raise ArtifactError(

@@ -32,7 +32,7 @@ from torch import nn
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
-from tlopt.networks import ending, layout, padding, prefixes, removal, weights
+from tlopt.networks import ending, layout, padding, prefixes, removal, reparametrized, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
 from tlopt.sources._naming import Model, parse
@@ -100,6 +100,7 @@ def load(
         if found.is_own:
             classes = classes or pretrained_classes
         module, preprocess = found.source.load(found.name, classes=classes, **options)
+        module = reparametrized.renew(module)
         module = _as_built(found, module, classes, options) if classes else module
     else:
         module, preprocess = _from_file(found, weights_file, classes, options)
@@ -165,7 +166,7 @@ def open_model(artifact: Artifact) -> nn.Module:
     model = build(card.model, classes=len(card.classes), size=card.preprocess.size, named_by=str(artifact.path))
     removal.repeat(model, card.torch.removed_blocks, where=str(artifact.path))
     file = artifact.payload(".safetensors")
-    state = weights.read(file)
+    state = reparametrized.renamed(weights.read(file), model.state_dict())
     weights.restore(model, state, groups=card.torch.groups, where=str(file))
     return _settled(parse(card.model, str(artifact.path)), model, card.preprocess.size).eval()
 
@@ -231,7 +232,7 @@ def _build(model: Model, classes: int, options: dict[str, Any]) -> nn.Module:
             f"The model {shown_name(model.name)} cannot be built with its options: {shown_name(reason)}",
             hint="Check the options after the question mark.",
         ) from error
-    return module
+    return reparametrized.renew(module)
 
 
 def _from_file(found: Model, file: Path, classes: int, options: dict[str, Any]) -> tuple[nn.Module, Preprocess]:
@@ -242,7 +243,7 @@ def _from_file(found: Model, file: Path, classes: int, options: dict[str, Any]) 
     state = weights.read(file)
     source, name = found.source, found.name
     own = _build(found, _PROBE, options).state_dict()
-    state = prefixes.bare(state, own.keys(), file)
+    state = reparametrized.renamed(prefixes.bare(state, own.keys(), file), own)
     heads = {len(state[key]) for key, tensor in own.items() if tensor.shape[:1] == (_PROBE,) and key in state}
     head = heads.pop() if len(heads) == 1 else classes
     model = _build(found, head, options)
