@@ -38,6 +38,29 @@ def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):
     assert all(i.data_type != TensorProto.FLOAT for i in made.graph.initializer)
 
 
+def test_what_a_graph_calls_its_tensors_changes_no_answer(family, photos_like):
+    odd = onnx.ModelProto()
+    odd.CopyFrom(family)
+    graph = odd.graph
+    tensors = [*(name for node in graph.node for name in node.output), *(i.name for i in graph.initializer)]
+    free = (
+        f"{base}{ending}"
+        for base in ("images", *"abcdefghijklmnopq")
+        for ending in ("", "_fp16", "_fp32", "_fp16_cast")
+    )
+    names = dict(zip(tensors, list(free)[1:], strict=False)) | {output.name: output.name for output in graph.output}
+    assert len(names) == len(tensors)
+    for initializer in graph.initializer:
+        initializer.name = names[initializer.name]
+    for node in graph.node:
+        for field in (node.input, node.output):
+            field[:] = [names.get(name, name) for name in field]
+    del graph.value_info[:]
+    found = cast(View(infer(odd)), "fp16")
+    onnx.checker.check_model(found, full_check=True)
+    np.testing.assert_array_equal(run(found, photos_like), run(cast(View(family), "fp16"), photos_like))
+
+
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
 def test_kept_nodes_compute_in_float32(family, photos_like, half):
     convs = [node.name for node in family.graph.node if node.op_type == "Conv"]

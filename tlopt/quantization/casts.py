@@ -96,6 +96,8 @@ class _Caster:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.names: dict[tuple[str, bool], str] = {}  # tensor, in half -> its name there
+        self.halved: dict[str, str] = {}  # constant -> its name in half
+        self.taken = view.names
 
     def rewritten(self) -> onnx.ModelProto:
         floats = {name for name in self.view.inputs if self.view.is_float(name)}
@@ -126,7 +128,7 @@ class _Caster:
             if not self.view.is_float(name):
                 continue
             if halved and name in self.view.outputs:
-                node.output[position] = f"{name}_{self.half}"
+                node.output[position] = self._free(f"{name}_{self.half}")
                 self._cast(node.output[position], name, False)
                 self.names[name, True] = node.output[position]
             self.names[name, halved and name not in self.view.outputs] = name
@@ -144,18 +146,25 @@ class _Caster:
         if initializer is not None:
             if not halved or initializer.data_type != TensorProto.FLOAT:
                 return name
-            converted = f"{name}_{self.half}"
-            if converted not in self.constants:
+            if name not in self.halved:
+                converted = self.halved[name] = self._free(f"{name}_{self.half}")
                 self.constants[converted] = _converted(initializer, self.half, converted)
-            return converted
+            return self.halved[name]
         if (name, halved) in self.names:
             return self.names[name, halved]
         if (name, not halved) not in self.names:
             return name  # not a float tensor
-        converted = f"{name}_{self.half if halved else 'fp32'}"
+        converted = self._free(f"{name}_{self.half if halved else 'fp32'}")
         self._cast(self.names[name, not halved], converted, halved)
         self.names[name, halved] = converted
         return converted
+
+    def _free(self, name: str) -> str:
+        """Return a name that no other tensor has, whatever the float graph's are called."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
 
     def _cast(self, source: str, target: str, halved: bool) -> None:
         kind = _TYPE[self.half] if halved else TensorProto.FLOAT
