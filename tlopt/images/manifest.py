@@ -16,7 +16,7 @@ from tlopt.reading.files import TABLE_LIMIT, IrregularFileError, expect_regular
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = ("path", "label", "split", "origin")
-_OF_FILES = ("path", "origin")
+_UTF8 = "Save it as CSV in UTF-8."
 
 # What folders and manifests may call a part, in lower case.
 PARTS: dict[str, Split] = {
@@ -121,12 +121,22 @@ def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                         hint="Put a value that holds the separator between double quotes.",
                     )
                 record = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-                for name, cell in record.items():
-                    if name not in _OF_FILES:
-                        cell.encode()  # refuses what is no UTF-8
+                if not all(_is_told(name, cell, file) for name, cell in record.items()):
+                    raise ImagesError(
+                        f"{file} cannot be read as a CSV table: line {reader.line_num} is not UTF-8.", hint=_UTF8
+                    )
                 yield reader.line_num, record
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ImagesError(f"{file} cannot be read as a CSV table: {error}.", hint="Save it as CSV in UTF-8.") from error
+        raise ImagesError(f"{file} cannot be read as a CSV table: {error}.", hint=_UTF8) from error
+
+
+def _is_told(column: str, cell: str, file: Path) -> bool:
+    """Whether a cell is text, or the name of a file that there is: on Linux that may be any bytes."""
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return column == "origin" or (column == "path" and os.path.lexists(file.parent / cell))
+    return True
 
 
 def _parquet(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
