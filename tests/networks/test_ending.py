@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import tlopt
-from tlopt.errors import StageError
+from tlopt.errors import PluginError, StageError
 from tlopt.networks import ending
 
 
@@ -81,3 +81,9 @@ def test_the_card_of_an_imported_network_says_it_and_training_refuses(ends_in, k
             run()
         assert word in raised.value.hint
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("answers", [(1, 2), {"a": "b"}, object()])
+def test_answers_in_training_without_a_tensor_are_refused_in_words(answers):
+    with pytest.raises(PluginError, match=r"The network returns .* in training, and no tensor of logits"):
+        ending.main_of(answers, nn.Identity())

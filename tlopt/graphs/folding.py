@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from tlopt.graphs.affine import Affine, affine, moved_axis, vector
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.constants import fold_constants
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.view import WEIGHTED, View, attribute
 
 
@@ -109,6 +110,7 @@ class _Folding:
         self.view = view
         self.nodes = copy.deepcopy(view.nodes)
         self.constants: dict[str, np.ndarray] = {}
+        self.taken = taken_names(view.model.graph)
         self._index()
 
     def result(self) -> onnx.ModelProto:
@@ -258,8 +260,8 @@ class _Folding:
     def _add(self, layer: _Layer, shift: np.ndarray) -> None:
         """Add a shift after a matrix product that has no place for one."""
         node, result = layer.node, layer.node.output[0]
-        node.output[0] = self._free(f"{result}_product")
-        name = self._free(f"{node.name}_shift")
+        node.output[0] = free_name(f"{result}_product", self.taken)
+        name = free_name(f"{node.name}_shift", self.taken)
         self.constants[name] = shift
         added = helper.make_node("Add", [node.output[0], name], [result], name=name)
         self.nodes.insert(self.nodes.index(node) + 1, added)
@@ -268,13 +270,8 @@ class _Folding:
         """Store one of a node's constants under its name, or a new one if something else reads it, too."""
         name = str(node.input[position]) if len(node.input) > position else ""
         if not name or len(self.readers[name]) > 1:
-            name = self._free(f"{node.name}_{'weight' if position == 1 else 'bias'}")
+            name = free_name(f"{node.name}_{'weight' if position == 1 else 'bias'}", self.taken)
         self.constants[name] = values
-        return name
-
-    def _free(self, name: str) -> str:
-        while name in self.constants or name in self.view.initializers or name in self.producer:
-            name += "_"
         return name
 
 

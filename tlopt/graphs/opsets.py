@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tlopt.errors import ArtifactError, MissingLibraryError
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.precision import opset_of
 from tlopt.graphs.view import attribute
 from tlopt.sessions import open_session
@@ -73,12 +74,13 @@ def _mend_resizes(graph: onnx.GraphProto) -> None:
 def _mend_hardmaxes(graph: onnx.GraphProto) -> None:
     """Let each Hardmax look over all axes from its own on at once, as it did before opset 13."""
     nodes: list[onnx.NodeProto] = []
+    taken = taken_names(graph)
     for node in graph.node:
         if node.op_type != "Hardmax":
             nodes.append(node)
             continue
         source, made, axis = node.input[0], node.output[0], attribute(node, "axis", 1)
-        shape, flat, picked = (f"{made}_{part}" for part in ("shape", "flat", "picked"))
+        shape, flat, picked = (free_name(f"{made}_{part}", taken) for part in ("shape", "flat", "picked"))
         nodes += [
             helper.make_node("Shape", [source], [shape], name=shape),
             helper.make_node("Flatten", [source], [flat], name=flat, axis=axis),

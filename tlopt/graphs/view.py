@@ -33,11 +33,6 @@ class View:
                 self._readers[name].append(node)
         self._types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
 
-    @property
-    def names(self) -> set[str]:
-        """The names of all tensors, computed and constant."""
-        return {*self.inputs, *self.initializers, *self.producer}
-
     def readers(self, tensor: str) -> list[onnx.NodeProto]:
         """Return the nodes that read a tensor."""
         return self._readers.get(tensor, [])

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 from tlopt.cards.details import Output
 from tlopt.errors import ArtifactError, SettingError, suggestion
 from tlopt.graphs.cleaning import with_shapes
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.nesting import graphs
-from tlopt.imports.interface import FLOATS, free_name, keep, taken_names, tensor_of
+from tlopt.imports.interface import FLOATS, keep, tensor_of
 from tlopt.imports.probing import EXPORT, GROUPS, Run, check_repeats, in_words, probes, ranges_anew, tolerance
 from tlopt.preprocess import Preprocess
 from tlopt.registry import require

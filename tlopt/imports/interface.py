@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from tlopt.errors import ArtifactError, SettingError, suggestion
 from tlopt.graphs.cleaning import with_shapes
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.nesting import reads
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -208,20 +209,6 @@ def end_in(model: onnx.ModelProto, kind: str, width: int) -> None:
     else:
         graph.node.append(helper.make_node("Flatten", inputs, [name], axis=1))
     answer.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]))
-
-
-def taken_names(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of all tensors of a graph."""
-    names = {name for node in graph.node for name in (*reads(node), *node.output)}
-    return names | {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """Return a name that is not taken, and take it."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
 
 
 def replace_all(field: object, items: list[object] | list[onnx.NodeProto] | list[onnx.ValueInfoProto]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tlopt.cards.words import AnswerKind
+from tlopt.errors import PluginError
 from tlopt.judging import are_probabilities
 
 # Steps of autograd by the start of their names. They change the form of answers and not what they mean.
@@ -22,6 +23,8 @@ _ENDS: dict[str, AnswerKind] = {
     "HardsigmoidBackward": "sigmoids",
 }  # fmt: skip
 _SURE = 1e-3  # of a sum of probabilities from 1
+
+WRAP = "Write a function that returns a torch.nn.Module around the network. Its forward returns the logits."
 
 log = logging.getLogger(__name__)
 _told: WeakSet[nn.Module] = WeakSet()  # of which networks it was said that one of several outputs is trained
@@ -44,8 +47,13 @@ def main_of(answers: Any, model: nn.Module) -> torch.Tensor:
             "The network returns %s in training. The first tensor is trained on, and the others are not.",
             described(answers),
         )
-    several = answers.values() if isinstance(answers, Mapping) else answers
-    main: torch.Tensor = next(answer for answer in several if isinstance(answer, torch.Tensor))
+    several = answers.values() if isinstance(answers, Mapping) else answers if isinstance(answers, tuple | list) else ()
+    main = next((answer for answer in several if isinstance(answer, torch.Tensor)), None)
+    if main is None:
+        raise PluginError(
+            f"The network returns {described(answers)} in training, and no tensor of logits.",
+            hint=WRAP,
+        )
     return main
 
 

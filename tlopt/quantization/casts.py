@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.opsets import brought
 from tlopt.graphs.precision import opset_of
 from tlopt.graphs.view import View
@@ -97,7 +98,7 @@ class _Caster:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.names: dict[tuple[str, bool], str] = {}  # tensor, in half -> its name there
         self.halved: dict[str, str] = {}  # constant -> its name in half
-        self.taken = view.names
+        self.taken = taken_names(view.model.graph)
 
     def rewritten(self) -> onnx.ModelProto:
         floats = {name for name in self.view.inputs if self.view.is_float(name)}
@@ -128,7 +129,7 @@ class _Caster:
             if not self.view.is_float(name):
                 continue
             if halved and name in self.view.outputs:
-                node.output[position] = self._free(f"{name}_{self.half}")
+                node.output[position] = free_name(f"{name}_{self.half}", self.taken)
                 self._cast(node.output[position], name, False)
                 self.names[name, True] = node.output[position]
             self.names[name, halved and name not in self.view.outputs] = name
@@ -147,24 +148,17 @@ class _Caster:
             if not halved or initializer.data_type != TensorProto.FLOAT:
                 return name
             if name not in self.halved:
-                converted = self.halved[name] = self._free(f"{name}_{self.half}")
+                converted = self.halved[name] = free_name(f"{name}_{self.half}", self.taken)
                 self.constants[converted] = _converted(initializer, self.half, converted)
             return self.halved[name]
         if (name, halved) in self.names:
             return self.names[name, halved]
         if (name, not halved) not in self.names:
             return name  # not a float tensor
-        converted = self._free(f"{name}_{self.half if halved else 'fp32'}")
+        converted = free_name(f"{name}_{self.half if halved else 'fp32'}", self.taken)
         self._cast(self.names[name, not halved], converted, halved)
         self.names[name, halved] = converted
         return converted
-
-    def _free(self, name: str) -> str:
-        """Return a name that no other tensor has, whatever the float graph's are called."""
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
 
     def _cast(self, source: str, target: str, halved: bool) -> None:
         kind = _TYPE[self.half] if halved else TensorProto.FLOAT

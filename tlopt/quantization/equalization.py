@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from tlopt.graphs.cleaning import rewritten
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.view import View, attribute, fused_activation
 from tlopt.quantization.calibration.activations import tapped
 from tlopt.sessions import open_session
@@ -53,14 +54,11 @@ def equalize(view: View, batches: Iterable[np.ndarray]) -> View:
             continue
         factor = np.maximum(np.mean(seen, axis=0), NARROWEST)
         _scale(view, members, factor, weights)
-    nodes, constants, taken = copy.deepcopy(view.nodes), [], view.names
+    nodes, constants, taken = copy.deepcopy(view.nodes), [], taken_names(view.model.graph)
     for node in nodes:
         for position in (1, 2):
             if (values := weights.get((node.name, position))) is not None:
-                name = f"{node.name}_{'weight' if position == 1 else 'bias'}_equalized"
-                while name in taken:
-                    name += "_"
-                taken.add(name)
+                name = free_name(f"{node.name}_{'weight' if position == 1 else 'bias'}_equalized", taken)
                 constants.append(numpy_helper.from_array(values.astype(np.float32), name))
                 node.input[position] = name
     return View(rewritten(view.model, nodes, constants))

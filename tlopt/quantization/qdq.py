@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
+from tlopt.graphs.naming import free_name, taken_names
+from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View, channel_axis, clip_range, own_bias
 from tlopt.quantization import float8
 from tlopt.quantization.grid import Scale
@@ -39,7 +41,7 @@ def insert(
         weights: Node -> its quantized weight, where rounding to nearest is not wanted.
     """
     if placement.float8 and view.model.opset_import[0].version < FLOAT8_OPSET:
-        view = View(infer(version_converter.convert_version(view.model, FLOAT8_OPSET)))
+        view = View(infer(brought(view.model, FLOAT8_OPSET)))
     return _Writer(view, placement, scales, weights or {}).write()
 
 
@@ -58,7 +60,7 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.names: dict[tuple[str, str], str] = {}
-        self.taken = view.names
+        self.taken = taken_names(view.model.graph)
 
     def write(self) -> onnx.ModelProto:
         for name in self.view.inputs:
@@ -89,11 +91,7 @@ class _Writer:
     def _name(self, of: str, what: str) -> str:
         """Return the name of what is made of a tensor or a node: that of no other tensor, whatever they are called."""
         if (of, what) not in self.names:
-            name = f"{of}{what}"
-            while name in self.taken:
-                name += "_"
-            self.taken.add(name)
-            self.names[of, what] = name
+            self.names[of, what] = free_name(f"{of}{what}", self.taken)
         return self.names[of, what]
 
     def _weight_name(self, node: onnx.NodeProto) -> str:

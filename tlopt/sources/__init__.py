@@ -131,7 +131,7 @@ def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
         raise PluginError(
             f"The network {shown_name(name)} must return one tensor of the shape (images, classes). "
             f"For one image it returned {ending.described(answers)}.",
-            hint="Write a function that returns a torch.nn.Module around the network. Its forward returns the logits.",
+            hint=ending.WRAP,
         )
 
 
