@@ -2,7 +2,8 @@ import errno
 
 import pytest
 
-from tlopt.errors import StageError, suggestion, wrapping
+from tlopt.errors import StageError, TloptError, reason, suggestion, wrapping
+from tlopt.reading.files import IrregularFileError
 
 
 def test_a_long_list_of_names_does_not_fill_the_screen():
@@ -26,3 +27,27 @@ def test_a_full_disk_is_told_with_what_to_do(error):
     ):
         raise error
     assert "choose another --out" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("The file cannot be read: it is a pipe..", "The file cannot be read: it is a pipe."),
+        ("It has the unknown key 'a'. Did you mean 'b'?.", "It has the unknown key 'a'. Did you mean 'b'?"),
+        ("There is no file at images/...", "There is no file at images/..."),
+        ("There is no file at ...", "There is no file at ..."),
+        ("There is no file at ..", "There is no file at .."),
+        ("a.. is a folder.", "a.. is a folder."),
+    ],
+)
+def test_a_sentence_ends_once_whatever_a_library_said_at_its_end(message, told):
+    assert TloptError(message).message == told
+    assert str(TloptError(message)) == told
+    assert TloptError(message).args == (told,)
+
+
+def test_a_reason_is_one_line_without_a_period():
+    assert reason(OSError(errno.ENOENT, "No such file", "/a")) == "No such file"
+    assert reason(IrregularFileError("/a", "is a named pipe")) == "it is a named pipe"
+    assert reason(ValueError("First.\nSecond.")) == "First"
+    assert reason(ValueError()) == "ValueError"

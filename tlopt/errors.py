@@ -12,6 +12,10 @@ from contextlib import contextmanager
 _SHOWN = 30  # names in a hint: more fill the screen
 
 
+# What a library says ends with a period of its own, and our sentence around it with another one.
+_ENDED_TWICE = re.compile(r"(?<=[^.\s])([.?!])\.$")
+
+
 class TloptError(Exception):
     """Base of all errors a user can fix.
 
@@ -23,8 +27,8 @@ class TloptError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _ENDED_TWICE.sub(r"\1", message)
+        super().__init__(self.message)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -85,6 +89,13 @@ class CheckError(TloptError):
 
 # By the text: libraries raise their own errors with the system's words in them.
 _FULL = re.compile(rf"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}", re.IGNORECASE)
+
+
+def reason(error: Exception) -> str:
+    """Return what a library says is wrong, to be put into a sentence: its first line, without a period."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.cli import main, root, terminal
 from tlopt.cli.options import setting_options
+from tlopt.settings import parameters
 from tlopt.verbs import TABLE
 
 
@@ -201,6 +202,35 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exp
     code, _, error = called(capsys, "bench", exported.path, "--markdown", tmp_path)
     assert code == 2
     assert "is a folder" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (f"{name} {' '.join('a' for one in verb.takes if one.required)}", f"--{option}")
+        for name, verb in TABLE.items()
+        for option in (
+            *(("csv", "markdown") if verb.gives in ("report", "study") else ()),
+            *(one.option for one in parameters(verb.function()) if one.setting.output),
+        )
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(capsys, tmp_path, command, option):
+    (tmp_path / "file").write_text("")
+    for name in ("r" * 250, "file/rows"):
+        code, _, error = called(capsys, *command.split(), option, tmp_path / name)
+        assert code in (1, 2)
+        assert name.partition("/")[0] in error
+        assert "part-" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_options_do_not_name_the_same_file(capsys, exported, tmp_path):
+    pages = ["--html", tmp_path / "page", "--markdown", tmp_path / "deep" / ".." / "page"]
+    (tmp_path / "deep").mkdir()
+    code, _, error = called(capsys, "compare", exported.path, exported.path, *pages)
+    assert code == 2
+    assert "--markdown and --html name the same file" in error
 
 
 @pytest.mark.slow

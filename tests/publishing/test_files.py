@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import pytest
 from contents import OURS, fill
 
-from tlopt.errors import OutputExistsError
+from tlopt.errors import OutputError, OutputExistsError, TloptError
 from tlopt.publishing import check_file, write_whole, writing
 from tlopt.reading.files import IrregularFileError
 
@@ -125,3 +126,45 @@ def test_an_output_file_never_replaces_a_part_of_an_artifact_or_a_set(tmp_path):
     for name in ("artifact/artifact.json", "artifact/tensorboard/events", "set/manifest.csv", "set/a/1.jpg"):
         with pytest.raises(OutputExistsError, match=r"belongs to an? (artifact|set of images)"):
             check_file(tmp_path / name)
+
+
+def test_an_output_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    fill(tmp_path, {"file": "", "loop": ""})
+    (tmp_path / "loop").unlink()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (
+        ("file/rows.csv", "Not a directory"),
+        ("file/deep/rows.csv", "Not a directory"),
+        ("r" * 250, "File name too long"),
+        ("r" * 300, "File name too long"),
+        ("loop/rows.csv", "symbolic links"),
+    ):
+        with pytest.raises(TloptError, match=reason) as raised:
+            check_file(tmp_path / name)
+        assert str(tmp_path / name) in raised.value.message
+    check_file(tmp_path / "missing" / "deep" / "rows.csv")
+    check_file(tmp_path / "rows.csv")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for name, reason in (("missing/rows.csv", "may not write into"), ("file", "Permission denied")):
+        with pytest.raises(OutputError, match=reason):
+            check_file(tmp_path / name)
+    assert names(tmp_path) == ["file", "loop"]
+
+
+def test_a_read_only_folder_is_told_by_the_name_of_the_file(tmp_path, monkeypatch):
+    def refused(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(OutputError, match=r"rows\.csv cannot be made: Read-only file system\.") as raised:
+        check_file(tmp_path / "rows.csv")
+    assert ".part-" not in str(raised.value)
+    with pytest.raises(OSError, match=r"rows\.csv'$") as failed:
+        write_whole(tmp_path / "rows.csv", "")
+    assert ".part-" not in str(failed.value)
+
+
+def test_a_disk_that_is_full_is_told_by_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: .*rows\.csv'$"), writing(tmp_path / "rows.csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == []

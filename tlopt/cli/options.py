@@ -54,6 +54,8 @@ def _placeholder_of_one(parameter: Parameter) -> str:
     if parameter.known:
         return "NAME"
     kind = parameter.item or parameter.kind
+    if parameter.setting.output:
+        return "FILE"
     return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
 
 

@@ -17,7 +17,10 @@ from tlopt.cli.options import given
 from tlopt.errors import ArtifactError, OutputExistsError, SettingError
 from tlopt.publishing import check_file
 from tlopt.reading.files import read_text, real_path
+from tlopt.settings import parameters
 from tlopt.verbs import Verb
+
+_TABLES = ("csv", "markdown")
 
 
 def run(verb: Verb, **values: Any) -> None:
@@ -31,7 +34,9 @@ def run(verb: Verb, **values: Any) -> None:
         function = verb.function()
         takes = [values.pop(argument.name) for argument in verb.takes]
         shown = {name: values.pop(name) for name in ("as_json", "csv", "markdown") if name in values}
-        _check_tables(shown, [*takes, *values.values()])
+        options = {*_TABLES, *(one.name for one in parameters(function) if one.setting.output)}
+        named = {name: file for name, file in (*shown.items(), *values.items()) if file and name in options}
+        _check_files(named, [*takes, *(value for name, value in values.items() if name not in options)])
         out, force = values.pop("out", None), values.pop("force", False)
         _refuse_empty([*zip((argument.label for argument in verb.takes), takes, strict=True), ("--out", out)])
         settings = given(values)
@@ -62,13 +67,19 @@ def _images_of(artifact: Path) -> Path | None:
     return Path(ref.path) if ref is not None else None
 
 
-def _check_tables(shown: Mapping[Any, Any], given: Sequence[Any]) -> None:
-    """Refuse tables that would be written over what the command reads, before it reads it."""
-    tables = [Path(shown[name]) for name in ("csv", "markdown") if shown.get(name)]
+def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
+    """Refuse files that cannot be written, or not without a loss of what the command reads, before it reads it.
+
+    Args:
+        files: Name of an option -> the file that it names.
+        given: What else the command line gave.
+    """
     items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
-    reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if tables else []  # noqa: PTH110
+    reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if files else []  # noqa: PTH110
     reads += [images for read in reads if (images := _images_of(read)) is not None]
-    for table in tables:
-        check_file(table, reads=reads)
-    if len({real_path(table) for table in tables}) < len(tables):
-        raise OutputExistsError(f"--csv and --markdown name the same file, {tables[0]}.", hint="Name two files.")
+    options: dict[Path, str] = {}
+    for name, file in files.items():
+        check_file(file, reads=reads)
+        if other := options.get(real_path(file)):
+            raise OutputExistsError(f"--{other} and --{name} name the same file, {file}.", hint="Name two files.")
+        options[real_path(file)] = name

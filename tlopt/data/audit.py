@@ -105,7 +105,7 @@ def audit(
     fix: Annotated[
         Path | None, Setting("Folder to make, with a cleaned copy and its log. The source stays as it is.")
     ] = None,
-    html: Annotated[Path | None, Setting("Page to write, with thumbnails of what was found.")] = None,
+    html: Annotated[Path | None, Setting("Page to write, with thumbnails of what was found.", output=True)] = None,
     labels: Annotated[
         bool, Setting("Look for wrong labels. This needs the audit extra and a pretrained network.")
     ] = True,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt import registry
-from tlopt.errors import ImagesError, suggestion
+from tlopt.errors import ImagesError, reason, suggestion
 from tlopt.images.parts import SPLITS, Split
 from tlopt.reading.files import TABLE_LIMIT, IrregularFileError, expect_regular
 
@@ -127,7 +127,7 @@ def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     )
                 yield reader.line_num, record
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ImagesError(f"{file} cannot be read as a CSV table: {error}.", hint=_UTF8) from error
+        raise ImagesError(f"{file} cannot be read as a CSV table: {reason(error)}.", hint=_UTF8) from error
 
 
 def _is_told(column: str, cell: str, file: Path) -> bool:

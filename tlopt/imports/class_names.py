@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tlopt.errors import SettingError
+from tlopt.errors import SettingError, reason
 from tlopt.reading import files
 from tlopt.reading.names import alike, check_classes
 from tlopt.reading.schema import SchemaError, parse_json
@@ -42,8 +42,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
         names = _of_json(parse_json(text)) if text.lstrip()[:1] in ("[", "{") else _of_lines(text)
     except (OSError, ValueError) as error:
         hint = _FORMS if isinstance(error, SchemaError) else ""
-        why = str(error.strerror) if isinstance(error, OSError) else str(error).rstrip(".")
-        raise SettingError(f"The class names in {file} cannot be read: {why}.", hint=hint) from error
+        raise SettingError(f"The class names in {file} cannot be read: {reason(error)}.", hint=hint) from error
     check_classes(names, file)
     twice = {name for name, count in Counter(names).items() if count > 1}
     if twice or len(names) < 2:

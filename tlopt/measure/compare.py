@@ -183,7 +183,7 @@ def compare(
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
     limits: Limits = _NONE,
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
-    html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.")] = None,
+    html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.", output=True)] = None,
     opened: ImagePart | None = None,
 ) -> Comparison | Differences:
     """Measure what an artifact has lost against another.

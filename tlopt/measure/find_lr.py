@@ -27,7 +27,9 @@ def find_lr(
     source: str | Path,
     *,
     start: Annotated[Pretrained, Without("dropout", "drop_path")],
-    plot: Annotated[Path | None, Setting("SVG file to write, with the loss over the learning rate.")] = None,
+    plot: Annotated[
+        Path | None, Setting("SVG file to write, with the loss over the learning rate.", output=True)
+    ] = None,
     lowest: Annotated[float, Setting("Learning rate of the first step.", minimum=1e-9)] = 1e-6,
     highest: Annotated[float, Setting("Learning rate of the last step.", minimum=1e-9)] = 1.0,
     steps: Annotated[int, Setting("Number of training steps.", minimum=10)] = 60,

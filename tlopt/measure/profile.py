@@ -31,7 +31,9 @@ def profile(
     runs: Annotated[int, Setting("Number of runs whose times are averaged.", minimum=1)] = 30,
     threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
     top: Annotated[int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0)] = 20,
-    picture: Annotated[Path | None, Setting("SVG file to write, with the layers and operators as bars.")] = None,
+    picture: Annotated[
+        Path | None, Setting("SVG file to write, with the layers and operators as bars.", output=True)
+    ] = None,
 ) -> Report:
     """Measure how long each layer of an artifact takes.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError
-from tlopt.publishing.claims import locked
+from tlopt.publishing.claims import locked, unwritable
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
 from tlopt.reading.files import IrregularFileError, irregular
@@ -61,21 +61,38 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    scratch, handle = _open(target)
+    scratch, handle = _open(target, file)
     try:
         if mode is not None:
             os.fchmod(handle, stat.S_IMODE(mode))
-        yield scratch
-        sync(scratch)
-        scratch.replace(target)
+        with _told_of(scratch, file):
+            yield scratch
+            sync(scratch)
+            scratch.replace(target)
         sync(target.parent)
     finally:
         scratch.unlink(missing_ok=True)
         os.close(handle)
 
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # they come without the name of a file
+
+
+@contextlib.contextmanager
+def _told_of(scratch: Path, file: str | Path) -> Iterator[None]:
+    """Have failures name the file that the user knows, not the one that is written beside it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (scratch, str(scratch)) or (error.filename is None and error.errno in _OF_THE_DISK):
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
 def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Path] = ()) -> None:
     """Refuse an output file that would replace what the command reads or what belongs to an artifact or a set.
+
+    It is refused, too, if it could not be written after the work.
 
     Args:
         file: The file to write.
@@ -84,8 +101,13 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
 
     Raises:
         OutputExistsError: It would, or it is there and `force` is not set.
+        OutputError: It cannot be written.
     """
     file = Path(file)
+    try:
+        _try(file)
+    except OSError as error:
+        raise unwritable(file, error) from error
     if not os.path.lexists(file):
         return
     if file.is_dir():
@@ -126,12 +148,39 @@ def _mode(target: Path) -> int | None:
     return mode
 
 
-def _open(target: Path) -> tuple[Path, int]:
-    """Make a file beside another one and lock it, which keeps it from being swept away."""
+def _try(file: Path) -> None:
+    """Find out whether a file can be written; nothing of it stays.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    target = Path(os.path.realpath(file))
+    mode = _mode(target)
+    if mode is not None and not stat.S_ISREG(mode):
+        return
+    if target.parent.is_dir():
+        scratch, handle = _open(target, file)
+        os.close(handle)
+        scratch.unlink()
+        return
+    # Folders that are missing are made with the file, not for a trial of it.
+    above = next(folder for folder in target.parents if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"you may not write into {above}", str(file))
+
+
+def _open(target: Path, file: str | Path) -> tuple[Path, int]:
+    """Make a file beside another one and lock it, which keeps it from being swept away.
+
+    Args:
+        target: The other one.
+        file: What the user calls it, for errors.
+    """
     while True:
         scratch = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
         try:
-            handle = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            with _told_of(scratch, file):
+                handle = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue
         try:

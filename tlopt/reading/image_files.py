@@ -13,7 +13,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from tlopt.errors import ImagesError
+from tlopt.errors import ImagesError, reason
 from tlopt.reading import files
 
 log = logging.getLogger(__name__)
@@ -129,15 +129,15 @@ def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Imag
         # Pillow's decoders have no common error: damaged files raise OSError, SyntaxError, ValueError,
         # EOFError, RuntimeError, TypeError, struct.error and others.
         if isinstance(error, FileNotFoundError):
-            reason = "there is no such file"
+            problem = "there is no such file"
         elif isinstance(error, files.IrregularFileError):
-            reason = f"it {error.reason}"
+            problem = f"it {error.reason}"
         elif isinstance(error, UnidentifiedImageError):
             known = ", ".join(name for name in formats() if name != "MPO")
-            reason = "it is empty" if _empty(path) else f"its content is none of {known}"
+            problem = "it is empty" if _empty(path) else f"its content is none of {known}"
         else:
-            reason = (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
-        raise ImagesError(f"{path} cannot be read as an image: {reason}.") from error
+            problem = reason(error)
+        raise ImagesError(f"{path} cannot be read as an image: {problem}.") from error
 
 
 def _empty(path: str | Path | IO[bytes]) -> bool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from tlopt.errors import TloptError, suggestion
+from tlopt.errors import TloptError, reason, suggestion
 
 T = TypeVar("T")
 
@@ -205,4 +205,4 @@ def _shown(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+    return reason(error)

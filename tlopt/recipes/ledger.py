@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlopt.artifact import Artifact, sha256
 from tlopt.cards.card import CARD_NAME
-from tlopt.errors import ArtifactError, ImagesError
+from tlopt.errors import ArtifactError, ImagesError, reason
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
 from tlopt.images.scanning import every_image
@@ -42,8 +42,7 @@ def read(out: Path) -> tuple[dict[str, Entry], str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}, ""
     except (OSError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        return {}, f"{out / _STATE} is damaged ({reason}): steps whose lineage does not fit are made again."
+        return {}, f"{out / _STATE} is damaged ({reason(error)}): steps whose lineage does not fit are made again."
 
 
 def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:

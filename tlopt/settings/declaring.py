@@ -24,6 +24,7 @@ class Setting:
         metavar: Placeholder in help texts.
         group: Heading under which the help lists it ("Augmentation"); empty for the first one.
         common: Whether it is one of the few that most people set; the help shows those first.
+        output: Whether it names a file that the function writes.
         sets: Value of this setting -> other settings and the values that they take where none is given.
     """
 
@@ -35,6 +36,7 @@ class Setting:
     metavar: str = ""
     group: str = ""
     common: bool = False
+    output: bool = False
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 

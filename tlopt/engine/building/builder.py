@@ -17,7 +17,7 @@ from tlopt.engine.building.profiles import add_profile, profile_of
 from tlopt.engine.building.targets import Plan
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
-from tlopt.errors import SettingError, StageError
+from tlopt.errors import SettingError, StageError, reason
 from tlopt.publishing import write_whole
 from tlopt.reading.files import TABLE_LIMIT, read_bytes
 
@@ -205,7 +205,7 @@ def _load_timing_cache(config: Any, file: Path | None) -> None:
     try:
         content = read_bytes(file, limit=TABLE_LIMIT) if file.exists() else b""
     except OSError as error:
-        raise StageError(f"The timing cache {file} cannot be read: {error}.") from error
+        raise StageError(f"The timing cache {file} cannot be read: {reason(error)}.") from error
     if not config.set_timing_cache(config.create_timing_cache(content), False):
         log.warning("The timing cache %s belongs to another GPU or version; starting a new one.", file)
         config.set_timing_cache(config.create_timing_cache(b""), False)
@@ -218,7 +218,7 @@ def _save_timing_cache(config: Any, file: Path | None) -> TimingCache | None:
     try:
         write_whole(file, content)
     except OSError as error:
-        raise StageError(f"The timing cache {file} cannot be written: {error}.") from error
+        raise StageError(f"The timing cache {file} cannot be written: {reason(error)}.") from error
     return TimingCache(file=file.name, sha256=hashlib.sha256(content).hexdigest())
 
 

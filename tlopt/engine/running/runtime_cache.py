@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.engine.flavour import Flavour
-from tlopt.errors import SettingError, StageError
+from tlopt.errors import SettingError, StageError, reason
 from tlopt.publishing import write_whole
 from tlopt.reading.files import TABLE_LIMIT, read_bytes
 
@@ -39,7 +39,7 @@ class RuntimeCache:
         try:
             self._kept = read_bytes(file, limit=TABLE_LIMIT) if file.exists() else b""
         except OSError as error:
-            raise StageError(f"The runtime cache {file} cannot be read: {error}.") from error
+            raise StageError(f"The runtime cache {file} cannot be read: {reason(error)}.") from error
 
     def attach(self, config: Any) -> None:
         """Let contexts that are made with a runtime configuration use the cache.

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from tlopt.errors import SettingError
+from tlopt.errors import SettingError, reason
 from tlopt.measure.statistics import mann_whitney
 from tlopt.reading import files
 from tlopt.reading.schema import SchemaError, convert
@@ -34,7 +34,7 @@ def read_baseline(path: Path | None) -> Mapping[str, list[float]]:
         return convert(details["turn_medians_ms"], dict[str, _Medians], path="details.turn_medians_ms")
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"{path} cannot be used as a baseline: {error}.", hint="Make one with tlopt bench --json > FILE."
+            f"{path} cannot be used as a baseline: {reason(error)}.", hint="Make one with tlopt bench --json > FILE."
         ) from error
 
 

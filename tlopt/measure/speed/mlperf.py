@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tlopt.backends import Runner
-from tlopt.errors import StageError
+from tlopt.errors import StageError, reason
 from tlopt.reading.schema import SchemaError, parse_json
 from tlopt.reports import Scalar
 
@@ -148,7 +148,9 @@ def read_log(file: Path) -> dict[str, Any]:
                 if entry["key"].startswith(("result_", "early_stopping", "effective_", "loadgen_version")):
                     found[entry["key"]] = entry["value"]
     except (OSError, ValueError) as error:
-        raise StageError(f"The log of LoadGen, {file}, cannot be read: {error}.", hint="Run it again.") from error
+        raise StageError(
+            f"The log of LoadGen, {file}, cannot be read: {reason(error)}.", hint="Run it again."
+        ) from error
     return found
 
 

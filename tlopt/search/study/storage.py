@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlopt.errors import MissingLibraryError, StudyError
+from tlopt.errors import MissingLibraryError, StudyError, reason
 from tlopt.registry import require
 from tlopt.search.study import backing
 
@@ -142,10 +142,9 @@ class Storage:
         except (StudyError, MissingLibraryError):
             raise
         except Exception as error:
-            reason = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
             what = "cannot be used" if backing.is_url(self.where) or isinstance(error, OSError) else "is damaged"
             raise StudyError(
-                f"The study {self.where} {what}: {reason}.",
+                f"The study {self.where} {what}: {reason(error)}.",
                 hint="Name another one with --study, or start anew with --force.",
             ) from error
 
