@@ -121,6 +121,15 @@ class Artifact:
         return self
 
 
+def images_of(path: Path) -> Path | None:
+    """Return where the images of an artifact are; None if it knows of none, or is no artifact that can be read."""
+    try:
+        ref = Card.from_json(files.read_text(path / CARD_NAME)).images
+    except (OSError, ValueError, ArtifactError):
+        return None
+    return Path(ref.path) if ref is not None else None
+
+
 def _no_artifact(path: Path, cause: Exception) -> ArtifactError:
     """Return the error of a path that is no artifact: it says what else it is, where tlopt or its name tells."""
     made = marks.made(path)

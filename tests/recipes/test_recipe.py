@@ -10,7 +10,8 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.errors import CheckError, OutputError, OutputExistsError, SettingError, StageError
 from tlopt.recipes import ledger
-from tlopt.recipes.recipe import _key, _sources, run
+from tlopt.recipes.checking import sources_of
+from tlopt.recipes.recipe import _key, run
 from tlopt.recipes.tables import Recipe
 
 GOOD = """
@@ -184,7 +185,7 @@ def test_a_source_that_only_a_later_step_is_called_like_is_a_path(photos, tmp_pa
             run(tmp_path / "recipe.toml", **options)
     (tmp_path / "recipe.toml").write_text('out = "runs"\n[pictures]\nfinetune = "pictures"\n')
     recipe = Recipe.read(tmp_path / "recipe.toml")
-    assert _sources(recipe, recipe.steps[0]) == [Path("pictures")]
+    assert sources_of(recipe, recipe.steps[0]) == [Path("pictures")]
 
 
 def test_a_step_never_takes_the_place_of_what_the_recipe_reads(recipe, photos, tmp_path):

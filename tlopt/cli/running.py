@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from tlopt import trusted
-from tlopt.cards.card import CARD_NAME, Card
+from tlopt.artifact import images_of
 from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
-from tlopt.errors import ArtifactError, OutputExistsError, SettingError
+from tlopt.errors import OutputExistsError, SettingError
 from tlopt.publishing import check_file
-from tlopt.reading.files import read_text, real_path
+from tlopt.reading.files import real_path
 from tlopt.settings import parameters
 from tlopt.verbs import Verb
 
@@ -58,15 +58,6 @@ def _refuse_empty(given: Iterable[tuple[str, Any]]) -> None:
             raise SettingError(f"{name} is an empty text.", hint="Is it a variable of the shell that is not set?")
 
 
-def _images_of(artifact: Path) -> Path | None:
-    """Return where an artifact's images are, which a command reads though nobody named them: they may be a manifest."""
-    try:
-        ref = Card.from_json(read_text(artifact / CARD_NAME)).images
-    except (OSError, ValueError, ArtifactError):
-        return None  # no artifact, or one that the command is about to refuse
-    return Path(ref.path) if ref is not None else None
-
-
 def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
     """Refuse files that cannot be written, or not without a loss of what the command reads, before it reads it.
 
@@ -76,7 +67,8 @@ def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
     """
     items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
     reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if files else []  # noqa: PTH110
-    reads += [images for read in reads if (images := _images_of(read)) is not None]
+    # A command reads the images of its artifact, too, though nobody named them: they may be a manifest.
+    reads += [images for read in reads if (images := images_of(read)) is not None]
     options: dict[Path, str] = {}
     for name, file in files.items():
         check_file(file, reads=reads)

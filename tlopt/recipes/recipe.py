@@ -13,23 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tlopt import __version__, registry, settings, trusted
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME
 from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
-from tlopt.images import intrusion
-from tlopt.publishing import check_place, claim, draft, tidy, write_whole
-from tlopt.recipes import ledger
+from tlopt.publishing import claim, draft, tidy, write_whole
+from tlopt.recipes import checking, ledger
+from tlopt.recipes.checking import read_by, sources_of
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
 from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
 _LOCK = ".steps.lock"
-_READ = frozenset({"images", "teacher", "unlabelled", "weights", "classes"})  # settings that name what a step reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +92,9 @@ def run(
     state, damage = ledger.read(loaded.out)
     if damage:
         log.warning("%s", damage)
-    for step in loaded.steps:
-        ours = bool(damage) or step.name in state or step.name not in kept
-        _check_step(loaded, step, ours=ours)
+    replaced = [step.name for step in loaded.steps if damage or step.name in state or step.name not in kept]
+    made = [step.name for step in loaded.steps if step.name not in replaced and _is_made(loaded, step)]
+    checking.check(loaded, ours=[*replaced, *made])
     for step in loaded.steps:
         for model in _models(step):
             if ":" in model and model.partition(":")[0] not in registry.names("sources"):
@@ -109,37 +108,6 @@ def _models(step: Step) -> list[str]:
     several = step.settings.get("models", ())
     named = several.split(",") if isinstance(several, str) else several
     return [str(model).strip() for model in (step.settings.get("model", ""), *named)]
-
-
-def _check_step(recipe: Recipe, step: Step, *, ours: bool) -> None:
-    """Refuse a step whose place holds what is not the recipe's.
-
-    Args:
-        recipe: The recipe.
-        step: One of its steps.
-        ours: A run of the recipe has worked on the step before, or is to replace what is there.
-    """
-    place = recipe.out / step.name
-    named = [Path(source) for one in recipe.steps for source in one.sources if not _is_step(recipe, one, source)]
-    reads = [recipe.path, *named, *(path for one in recipe.steps for path in _read_by(one).values())]
-    measures = VERBS[step.verb].group == "Measure"
-    searches = VERBS[step.verb].gives == "study"
-    makes: Literal["artifact", "report", "search"] = "search" if searches else "report" if measures else "artifact"
-    intrusion.refuse(place, reads)
-    if ours or _is_made(recipe, step, place):
-        check_place(place, force=True, reads=reads, makes=makes)
-        return
-    try:
-        check_place(place, reads=reads, makes=makes)
-    except OutputExistsError as error:
-        if not place.exists():
-            raise
-        try:
-            check_place(place, force=True, reads=reads, makes=makes)
-            hint = f"Move it, or choose another `out`; --force-from {step.name} replaces it."
-        except OutputExistsError:
-            hint = "Move it, or choose another `out`."
-        raise OutputExistsError(f"{place} exists, and no run of this recipe made it.", hint=hint) from error
 
 
 def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done]:
@@ -193,7 +161,7 @@ def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bo
 def _make(recipe: Recipe, step: Step, place: Path) -> str:
     """Do a step; return what is to be shown besides its folder."""
     function = VERBS[step.verb].function()
-    sources = _sources(recipe, step)
+    sources = sources_of(recipe, step)
     if VERBS[step.verb].gives == "report":
         with trusted.reading():
             report = function(*sources, **step.settings).to_report()
@@ -230,27 +198,11 @@ def _search(function: Callable[..., Any], sources: list[Path], place: Path, step
     found.to_report().check()
 
 
-def _sources(recipe: Recipe, step: Step) -> list[Path]:
-    return [recipe.out / source if _is_step(recipe, step, source) else Path(source) for source in step.sources]
-
-
-def _read_by(step: Step) -> dict[str, Path]:
-    """Return the settings of a step that name what it reads."""
-    chosen = settings.check(VERBS[step.verb].function(), step.settings)
-    return {name: value for name, value in chosen.items() if name in _READ and isinstance(value, Path)}
-
-
-def _is_step(recipe: Recipe, step: Step, source: str) -> bool:
-    """Return whether a source of a step is a step before it; what only it or a later one is called like is a path."""
-    names = [one.name for one in recipe.steps]
-    return step_named(source) in names[: names.index(step.name)]
-
-
 def _key(recipe: Recipe, step: Step) -> str:
     """Return what decides a step's result: verb, settings, tlopt's version, and the content of all that it reads."""
-    sources = [ledger.identity(source) for source in _sources(recipe, step)]
+    sources = [ledger.identity(source) for source in sources_of(recipe, step)]
     chosen = settings.check(VERBS[step.verb].function(), step.settings)
-    read = {name: ledger.identity(path) for name, path in _read_by(step).items()}
+    read = {name: ledger.identity(path) for name, path in read_by(step).items()}
     text = json.dumps([__version__, step.verb, chosen, sources, read], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -262,15 +214,16 @@ def _is_kept(recipe: Recipe, step: Step, place: Path, entry: ledger.Entry | None
         return False
     if entry is None:
         # Only what a step names is in its lineage, not what was in it.
-        return not _read_by(step) and _is_made(recipe, step, place)
+        return not read_by(step) and _is_made(recipe, step)
     if entry["result"]:
         return entry["key"] == key and entry["result"] == found
     # The run that began it was killed. It may have been before the step stood: then the old result still does.
-    return entry["key"] == key and found != entry.get("before") and _is_made(recipe, step, place)
+    return entry["key"] == key and found != entry.get("before") and _is_made(recipe, step)
 
 
-def _is_made(recipe: Recipe, step: Step, place: Path) -> bool:
+def _is_made(recipe: Recipe, step: Step) -> bool:
     """Return whether an artifact's lineage says that a step made it, with its present settings and source."""
+    place = recipe.out / step.name
     if not (place / CARD_NAME).exists():
         return False
     try:
@@ -282,4 +235,4 @@ def _is_made(recipe: Recipe, step: Step, place: Path) -> bool:
     chosen = settings.check(VERBS[step.verb].function(), step.settings)
     wanted = json.loads(json.dumps({name.rstrip("_"): value for name, value in chosen.items()}, default=str))
     same = all(name in wanted and wanted[name] == value for name, value in lineage[-1].settings.items())
-    return same and lineage[-1].source == "".join(map(ledger.identity, _sources(recipe, step)))
+    return same and lineage[-1].source == "".join(map(ledger.identity, sources_of(recipe, step)))

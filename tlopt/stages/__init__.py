@@ -17,7 +17,7 @@ from tlopt.artifact import Artifact, seal, sha256
 from tlopt.cards.card import CARD_NAME, Card, Step, plain
 from tlopt.cards.details import EngineDetails
 from tlopt.environment import computed_on, versions
-from tlopt.errors import ArtifactError, ImagesError, SettingError, wrapping
+from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, wrapping
 from tlopt.images import ImageFolder, intrusion, scan
 from tlopt.process.waiting import sharing
 from tlopt.publishing import check_place, draft
@@ -91,7 +91,7 @@ class Stage:
         """
         chosen = settings.check(self.body, given)
         check_place(out, force=force, reads=_paths(source, chosen))
-        opened = self._open(source)
+        opened = open_source(self.name, source, self.reads)
         intrusion.refuse(out, _paths(opened, chosen))
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
         with draft(out, force=force, reads=_paths(opened, chosen), shared=self.shared) as made:
@@ -110,6 +110,23 @@ class Stage:
             seal(made.folder, replace(card, kind=self.writes or card.kind, lineage=(*before, step)))
         return Artifact.load(out)
 
+    def expect_own(self, place: Path) -> None:
+        """Check that an artifact is of this stage, before it is replaced though nobody named it.
+
+        Raises:
+            OutputExistsError: It is of another one, or damaged.
+        """
+        if not (place / CARD_NAME).exists():
+            return
+        try:
+            lineage = Artifact.load(place).card.lineage
+        except ArtifactError:
+            lineage = ()
+        if not lineage or lineage[-1].stage != self.name:
+            raise OutputExistsError(
+                f"{place} is in the way, and was not made by {self.name}.", hint="Move it, or choose another --out."
+            )
+
     def standing(self, source: Artifact, out: Path, **given: Any) -> Artifact | None:
         """Return what stands at `out` if its lineage says that this stage made it of the source with these settings."""
         chosen = settings.check(self.body, given)
@@ -126,28 +143,41 @@ class Stage:
             return None
         return found if last.versions.get("tlopt") == versions().get("tlopt") else None
 
-    def _open(self, source: str | Path | Artifact | ImageFolder | None) -> Source:
-        if source is None and "nothing" not in self.reads:
-            raise SettingError(f"{self.name} needs a source: {' or '.join(self.reads)}.")
-        if source is None or isinstance(source, ImageFolder):
-            return source
-        kinds = [kind for kind in self.reads if kind not in ("images", "file", "saved model", "nothing")]
-        if "file" in self.reads and not isinstance(source, Artifact):
-            marker = Path(source, _SAVED_MODEL)
-            try:
-                expect_regular(marker if "saved model" in self.reads and marker.exists() else source)
-            except IrregularFileError as error:
-                raise ArtifactError(error.message) from error
-            except OSError as error:
-                raise ArtifactError(f"There is no file at {source}.") from error
-            return SourceFile(path=Path(source))
-        if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
-            if not kinds:
-                raise ImagesError(f"{source} is an artifact; {self.name} takes a folder of images.")
-            return Artifact.load(source).expect(*kinds)
-        if "images" in self.reads:
-            return scan(source)
-        return Artifact.load(source)
+
+def open_source(verb: str, source: str | Path | Artifact | ImageFolder | None, reads: tuple[str, ...]) -> Source:
+    """Open what a verb works on.
+
+    Args:
+        verb: Its name, for errors.
+        source: The source.
+        reads: The kinds that it takes, as those of a `Stage`.
+
+    Raises:
+        SettingError: There is none, and the verb needs one.
+        ArtifactError: It is damaged, or of a kind that the verb does not read.
+        ImagesError: It is a folder of images that cannot be used, or no folder of images.
+    """
+    if source is None and "nothing" not in reads:
+        raise SettingError(f"{verb} needs a source: {' or '.join(reads)}.")
+    if source is None or isinstance(source, ImageFolder):
+        return source
+    kinds = [kind for kind in reads if kind not in ("images", "file", "saved model", "nothing")]
+    if "file" in reads and not isinstance(source, Artifact):
+        marker = Path(source, _SAVED_MODEL)
+        try:
+            expect_regular(marker if "saved model" in reads and marker.exists() else source)
+        except IrregularFileError as error:
+            raise ArtifactError(error.message) from error
+        except OSError as error:
+            raise ArtifactError(f"There is no file at {source}.") from error
+        return SourceFile(path=Path(source))
+    if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
+        if not kinds:
+            raise ImagesError(f"{source} is an artifact; {verb} takes a folder of images.")
+        return Artifact.load(source).expect(*kinds)
+    if "images" in reads:
+        return scan(source)
+    return Artifact.load(source)
 
 
 def _paths(source: str | Path | Source, chosen: Mapping[str, Any]) -> Iterator[str | Path]:

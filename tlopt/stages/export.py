@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "model.onnx"
+READS = ("torch", "onnx")
 # Float32 sums taken in another order: logits differ by about 1e-5 of their spread, seen on ResNet,
 # MobileNet and EfficientNet. A wrong graph is off by orders of magnitude more.
 TOLERANCE = 1e-3
@@ -84,8 +85,9 @@ def export(
     if target and not trt:
         raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
+    kind = Artifact.load(source).card.kind
     steps: list[tuple[str, Stage, dict[str, Any]]] = [("fp32", _export, {"input": input_, "opset": opset})]
-    if Artifact.load(source).card.kind == "onnx" and input_ == "float32":
+    if kind == "onnx" and input_ == "float32":
         steps = []
         if precision == "fp32" and not trt:
             raise SettingError(
@@ -98,7 +100,7 @@ def export(
         steps.append((precision, require("tlopt.stages.quantize").quantize, given))
     if trt:
         steps.append(("engine", require("tlopt.stages.build").build, {"target": target} if target else {}))
-    places = [out.with_name(f"{out.name}-{label}") for label, *_ in steps[:-1]] + [out]
+    places = [*on_the_way(out, kind=kind, precision=precision, trt=trt, input_=input_), out]
     reads = [source.path if isinstance(source, Artifact) else source, *([images] if images else [])]
     artifact: Artifact | None = None if force else Artifact.load(source)
     kept: dict[Path, Artifact] = {}
@@ -109,13 +111,22 @@ def export(
             kept[place] = artifact
         else:
             check_place(place, force=force, reads=reads)
+            if place != out:
+                step.expect_own(place)
     made = Artifact.load(source)
     for (_, step, given), place in zip(steps, places, strict=True):
         made = kept[place] if place in kept else step(made, place, force=force, **given)
     return made
 
 
-@stage(reads=("torch", "onnx"), writes="onnx")
+def on_the_way(out: Path, *, kind: str, precision: str, trt: bool, input_: str) -> list[Path]:
+    """Return the places of the artifacts that `export` makes before its result, from the kind of its source."""
+    labels = [] if kind == "onnx" and input_ == "float32" else ["fp32"]
+    labels += [precision] if precision != "fp32" else []
+    return [out.with_name(f"{out.name}-{label}") for label in (labels if trt else labels[:-1])]
+
+
+@stage(reads=READS, writes="onnx")
 def _export(
     source: Artifact,
     out: Draft,
