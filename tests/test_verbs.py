@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import tlopt
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import SettingError
+from tlopt.settings import parameters
 from tlopt.verbs import GROUPS, MOST, TABLE, WORDS
 
 
@@ -53,3 +55,10 @@ def test_type_checkers_know_the_public_names():
 def test_every_public_name_is_there():
     for name in tlopt.__all__:
         assert getattr(tlopt, name) is not None
+
+
+@pytest.mark.parametrize("verb", TABLE.values(), ids=TABLE)
+def test_a_hundred_thousand_threads_are_refused(verb):
+    for one in parameters(verb.function()):
+        if one.name in ("threads", "streams", "instances"):
+            assert one.setting.maximum == MOST_THREADS

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tlopt.process.cpu import MOST_THREADS as MOST_THREADS
 from tlopt.process.cpu import cores as cores
 from tlopt.process.cpu import waiting as waiting
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tlopt
+from tlopt import backends
 from tlopt.artifact import Artifact, seal
 from tlopt.backends import _trial, open_runner
 from tlopt.backends import onnxruntime as onnxruntime_backend
@@ -33,6 +34,13 @@ def test_torch_gives_its_threads_back(tuned):
     with open_runner(tuned, "torch", threads=1) as runner:
         assert runner.conditions["threads"] == torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cores_are_told_once(exported, monkeypatch, caplog):
+    monkeypatch.setattr(backends, "cores", lambda: 3)
+    for threads in (0, 3, 4, 4):
+        open_runner(exported, "onnxruntime", threads=threads)
+    assert caplog.messages == ["4 threads wait for each other on 3 cores. --threads 0 takes one per core."]
 
 
 def test_torch_tells_the_memory_layout_that_a_network_works_in(tuned, tmp_path):

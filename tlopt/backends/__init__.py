@@ -29,6 +29,7 @@ import numpy as np
 from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch as fixed_batch
+from tlopt.environment import cores
 from tlopt.errors import MissingLibraryError, PluginError, StageError, suggestion
 from tlopt.outputs import Answer
 
@@ -129,8 +130,23 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
             "The int8 graph%s gives wrong answers on this processor. Its weights use the whole int8 range, and "
             "the integer kernels of %s saturate. %s --reduce-range on.", which, name, mend,
         )  # fmt: skip
+    if threads > cores() and "cpu" in module.DEVICES and device in ("", *_ON_CORES):
+        _warn_of_threads(threads, cores())
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
     return runner
+
+
+_ON_CORES = ("cpu", "cpu-throughput", "openvino")  # devices that run on the processor's cores
+
+
+@functools.cache
+def _warn_of_threads(threads: int, own: int) -> None:
+    """Warn, once, of threads that cannot all run."""
+    log.warning(
+        "%d threads wait for each other on %s. --threads 0 takes one per core.",
+        threads,
+        "one core" if own == 1 else f"{own} cores",
+    )
 
 
 def saturates_here(artifact: Artifact, name: str, device: str = "") -> bool:
@@ -144,8 +160,7 @@ def saturates_here(artifact: Artifact, name: str, device: str = "") -> bool:
     if artifact.card.precision != "int8" or quantized is None or quantized.reduce_range:
         return False
     in_float = name == "onnxruntime" and quantized.runtime == "tensorrt"
-    here = device in ("", "cpu", "cpu-throughput", "openvino")
-    return here and not in_float and saturates(name)
+    return device in ("", *_ON_CORES) and not in_float and saturates(name)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.cards.details import AnswerKind
+from tlopt.environment import MOST_THREADS
 from tlopt.preprocess import Preprocess
 from tlopt.settings import Setting
 
@@ -32,10 +33,11 @@ class Serving:
         float | None, Setting("Time that a request may wait for others to share its run, ms.", minimum=0, maximum=1e4)
     ] = None
     instances: Annotated[
-        int, Setting("Runs that go on at once. 0 leaves that to the target.", minimum=0, maximum=1024)
+        int, Setting("Runs that go on at once. 0 leaves that to the target.", minimum=0, maximum=MOST_THREADS)
     ] = 0
     threads: Annotated[
-        int, Setting("Processor threads of each instance. 0 leaves that to the server.", minimum=0, maximum=1024)
+        int,
+        Setting("Processor threads of each instance. 0 leaves that to the server.", minimum=0, maximum=MOST_THREADS),
     ] = 0
     tune_latency_ms: Annotated[
         float | None,

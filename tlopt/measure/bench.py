@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tlopt.artifact import Artifact
-from tlopt.environment import cores, processor, versions, waiting
+from tlopt.environment import MOST_THREADS, cores, processor, versions, waiting
 from tlopt.errors import SettingError
 from tlopt.measure.candidates import candidates, labels, on_gpu
 from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
@@ -35,7 +35,9 @@ _LOADGEN = "It belongs to LoadGen: tlopt loadgen ARTIFACT --scenario single-stre
 class Load:
     """How many run an artifact at once."""
 
-    streams: Annotated[tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1)] = (1,)
+    streams: Annotated[
+        tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1, maximum=MOST_THREADS)
+    ] = (1,)
     callers: Annotated[Kind, Setting("What these callers are.")] = "threads"
     sessions: Annotated[
         int,
@@ -78,7 +80,9 @@ def bench(
     seconds: Annotated[
         float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
     ] = 5.0,
-    threads: Annotated[int, Setting("Processor threads. 0 takes one per core. Streams share them.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads. 0 takes one per core. Streams share them.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     load: Load = Load(),
     images: Annotated[Path | None, Setting("Folder of images to run. Default: the training images.")] = None,
     noise: Annotated[bool, Setting("Run random inputs instead of images.")] = False,

@@ -12,6 +12,7 @@ import numpy as np
 from tlopt import judging, registry
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, load
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import ImagesError, MissingLibraryError, StageError
 from tlopt.measure.answers.images import ImagePart, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
@@ -50,7 +51,9 @@ def choose(
     images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
     seconds: Annotated[float, Setting("Time measured for each backend, in seconds.", minimum=0.01)] = 1.0,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     min_agreement: Annotated[
         float, Setting("Smallest share of equal answers that a backend must reach.", minimum=0, maximum=1)
     ] = 0.99,

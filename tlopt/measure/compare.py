@@ -11,6 +11,7 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
+from tlopt.environment import MOST_THREADS
 from tlopt.measure.answers.differences import Differences, differences, same_outputs
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.limits import Limits
@@ -180,7 +181,9 @@ def compare(
     reference_backend: Annotated[str, Setting("Backend of the reference. Default: that of its kind.")] = "",
     backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     limits: Limits = _NONE,
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
     html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.", output=True)] = None,

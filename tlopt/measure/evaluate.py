@@ -11,7 +11,7 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import MOST_THREADS, cores, processor, versions
 from tlopt.errors import ImagesError
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
@@ -38,7 +38,7 @@ def evaluate(
         ),
     ] = "",
     batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)] = 0,
     tta: Annotated[
         Views,
         Setting(

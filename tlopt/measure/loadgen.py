@@ -12,7 +12,7 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner
 from tlopt.backends._logits import check_logits
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import MOST_THREADS, cores, processor, versions
 from tlopt.images import intrusion
 from tlopt.measure.candidates import Candidate, candidates, labels, opened, running
 from tlopt.measure.speed import mlperf
@@ -37,7 +37,9 @@ def loadgen(
     ] = 600.0,
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
     batch: Annotated[int, Setting("Largest batch in the offline and server scenarios.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     target_qps: Annotated[
         float | None,
         Setting(

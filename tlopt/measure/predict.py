@@ -12,6 +12,7 @@ import numpy as np
 from tlopt.artifact import Artifact
 from tlopt.backends import open_runner
 from tlopt.backends._logits import check_logits
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, Unreadable
 from tlopt.judging import probabilities
@@ -71,7 +72,7 @@ def predict(
         ),
     ] = 0.0,
     batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
-    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)] = 0,
 ) -> Iterator[Prediction]:
     """Classify an image, or every image in a folder.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, call_of, expect_here, fixed_batch, load, open_runner, profiler
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import MOST_THREADS, cores, processor, versions
 from tlopt.errors import SettingError
 from tlopt.measure.candidates import running
 from tlopt.measure.speed.feeds import Inputs
@@ -29,7 +29,9 @@ def profile(
     backend: Annotated[str, Setting("Backend, or backend:device. Default: that of the artifact's kind.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
     runs: Annotated[int, Setting("Number of runs whose times are averaged.", minimum=1)] = 30,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     top: Annotated[int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0)] = 20,
     picture: Annotated[
         Path | None, Setting("SVG file to write, with the layers and operators as bars.", output=True)

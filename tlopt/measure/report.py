@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt.artifact import Artifact
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 from tlopt.images import intrusion
 from tlopt.measure.answers.images import ImagePart, Part, open_part
@@ -40,7 +41,9 @@ def report(
     seconds: Annotated[
         float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
     ] = 1.5,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
     title: Annotated[str, Setting("Title of the page. Default: the network's name.")] = "",
     force: bool = False,
 ) -> Report:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from tlopt.artifact import Artifact
-from tlopt.environment import cores, processor, versions
+from tlopt.environment import MOST_THREADS, cores, processor, versions
 from tlopt.errors import StageError
 from tlopt.measure.bench import bench
 from tlopt.measure.candidates import labels
@@ -38,7 +38,9 @@ def roofline(
     seconds: Annotated[
         float, Setting("Time measured for each artifact, backend and batch, in seconds.", minimum=0.01)
     ] = 3.0,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
+    ] = 0,
 ) -> Report:
     """Measure the share of the processor's peak that is used.
 

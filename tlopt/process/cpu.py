@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tlopt.process.waiting import CHOICES, SPIN_VARIABLE, can_adapt, chosen
 
+MOST_THREADS = 1024  # that anybody asks for and means it: runtimes do begin to start a hundred thousand
 ROOT = Path("/")  # of the file system that is asked
 
 # Rounds for which waiting threads of libgomp, the OpenMP runtime in the Linux packages of torch, may spin where it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tlopt import backends
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME
-from tlopt.environment import versions
+from tlopt.environment import MOST_THREADS, versions
 from tlopt.errors import ImagesError, SettingError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
@@ -57,7 +56,10 @@ class Tried:
     backend: Annotated[
         tuple[str, ...], Setting("Backends, or backend:device. Default: those that are installed.", group=_SEARCH)
     ] = ()
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, group=_SEARCH)] = 0
+    threads: Annotated[
+        int,
+        Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS, group=_SEARCH),
+    ] = 0
     pruning: Annotated[bool, Setting("Prune networks that are too slow unpruned.", group=_SEARCH)] = True
 
 
@@ -286,12 +288,7 @@ def _images_of(
 
 def _backends() -> tuple[str, ...]:
     """Return the backends that run exported graphs here, and are not told apart by a name."""
-    return tuple(_installed(("onnxruntime", "openvino"))) or ("onnxruntime",)
-
-
-def _installed(names: Sequence[str]) -> Iterator[str]:
     import importlib.util
 
-    for name in names:
-        if importlib.util.find_spec(name) is not None:
-            yield name
+    installed = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name) is not None]
+    return tuple(installed) or ("onnxruntime",)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt.backends import expect_here
-from tlopt.environment import cores, processor, versions, waiting
+from tlopt.environment import MOST_THREADS, cores, processor, versions, waiting
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError
 from tlopt.images import ImageFolder, scan
 from tlopt.images.cache import Cache
@@ -114,7 +114,9 @@ def rank(
         "onnxruntime",
     ),
     batch: Annotated[int, Setting("Images per run.", minimum=1, common=True)] = 1,
-    threads: Annotated[int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, common=True)] = 0,
+    threads: Annotated[
+        int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS, common=True)
+    ] = 0,
     seconds: Annotated[
         float, Setting("Time measured for each network, size and precision, in seconds.", minimum=0.01)
     ] = 1.0,
