@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
 from tlopt.networks import reparametrized
 
@@ -36,3 +36,21 @@ def test_other_networks_keep_their_names():
     model = nn.Sequential(nn.Linear(2, 2))
     state = {**model.state_dict(), "0.weight_g": torch.zeros(1)}
     assert reparametrized.renamed(state, model.state_dict()).keys() == state.keys()
+
+
+@pytest.mark.parametrize("normalized", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_weights_made_plain_compute_the_same_and_are_read_into_a_fresh_network(normalized):
+    model, images = network(normalized).eval(), torch.randn(2, 3, 8, 8)
+    wanted = model(images).detach()
+    state = reparametrized.folded(model).state_dict()
+    torch.testing.assert_close(model(images), wanted)
+    assert list(state) == ["0.bias", "0.weight", "2.bias", "2.weight", "4.bias", "4.weight"]
+    fresh = reparametrized.folded_as(network(normalized), state)
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(fresh.eval()(images), wanted)
+
+
+def test_only_weights_that_were_saved_plain_are_made_plain():
+    model = network(parametrizations.weight_norm)
+    reparametrized.folded_as(model, ["0.weight", "weight", "2.parametrizations.weight.original0"])
+    assert [parametrize.is_parametrized(model[i]) for i in (0, 2, 4)] == [False, True, True]

@@ -308,3 +308,16 @@ def test_a_network_without_removable_blocks_says_so_and_loses_channels(artifact,
     assert "No block of this network adds what it computes to what it is given" in caplog.text
     assert pruned.card.torch.removed_blocks == pruned.card.torch.pruned.splits == ()
     assert macs(pruned) <= 0.7 * macs(artifact)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["weight", "spectral"])
+def test_weights_that_are_computed_from_others_are_cut_as_plain_ones(kind, tmp_path):
+    model = f"odd_nets:normalized?kind={kind}"
+    source = write(tmp_path / "whole", model=model)
+    pruned = prune(source, tmp_path / "pruned", criterion="magnitude", ratio=0.3, epochs=0, blocks="keep", rival=False)
+    assert pruned.card.torch.macs.after < pruned.card.torch.macs.before
+    again = prune(pruned, tmp_path / "again", criterion="random", ratio=0.3, epochs=0, blocks="keep", rival=False)
+    whole, cut = (sources.open_model(one) for one in (source, again))
+    assert "0.0.parametrizations.weight.original0" in whole.state_dict() or kind == "spectral"
+    assert cut.state_dict()["0.0.weight"].shape[0] < 24

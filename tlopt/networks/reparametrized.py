@@ -1,4 +1,4 @@
-"""Layers under the old forms of weight and spectral normalization, brought to the form that torch can copy."""
+"""Weights that are computed from others: old forms brought to those that torch can copy, and plain weights made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrizations, parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -34,6 +34,29 @@ def renew(model: nn.Module) -> nn.Module:
                 parametrizations.weight_norm(module, hook.name, hook.dim)
             elif isinstance(hook, SpectralNorm):
                 _renew_spectral(module, hook)
+    return model
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Make plain weights of those that are computed from others at each call, in place.
+
+    The network computes the same afterwards, and its weights can be cut.
+    """
+    return folded_as(model, None)
+
+
+def folded_as(model: nn.Module, state: Iterable[str] | None) -> nn.Module:
+    """Make plain weights, in place, where saved weights have them: they are of a network that was folded.
+
+    Args:
+        model: A network as its architecture is built.
+        state: The names of the saved weights; None for plain weights everywhere.
+    """
+    names = None if state is None else set(state)
+    for prefix, module in model.named_modules():
+        for name in [*module.parametrizations] if parametrize.is_parametrized(module) else ():
+            if names is None or f"{prefix}.{name}".removeprefix(".") in names:
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return model
 
 

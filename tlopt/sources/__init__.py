@@ -166,7 +166,9 @@ def open_model(artifact: Artifact) -> nn.Module:
     model = build(card.model, classes=len(card.classes), size=card.preprocess.size, named_by=str(artifact.path))
     removal.repeat(model, card.torch.removed_blocks, where=str(artifact.path))
     file = artifact.payload(".safetensors")
-    state = reparametrized.renamed(weights.read(file), model.state_dict())
+    state = weights.read(file)
+    reparametrized.folded_as(model, state)
+    state = reparametrized.renamed(state, model.state_dict())
     weights.restore(model, state, groups=card.torch.groups, where=str(file))
     return _settled(parse(card.model, str(artifact.path)), model, card.preprocess.size).eval()
 

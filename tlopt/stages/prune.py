@@ -101,7 +101,7 @@ def prune(
         StageError: The network cannot be traced, nothing of it can be removed, or it cannot be made
             as much faster as asked.
     """
-    from tlopt.networks import removal, sparsity
+    from tlopt.networks import removal, reparametrized, sparsity
     from tlopt.pruning import analysis, criteria, telling, widths
     from tlopt.pruning.depth import splits
     from tlopt.pruning.ranking import ranked
@@ -119,7 +119,7 @@ def prune(
     ranking = criteria.load(cut.criterion)
     if cut.speedup is not None:
         require("tlopt.pruning.latency")  # says now, not after the ranking, what is missing
-    model = open_model(source)
+    model = reparametrized.folded(open_model(source))
     whole = copy.deepcopy(model)
     size = source.card.preprocess.size
     data = _open(source, images, cache, seed, needed=epochs != 0 or bool(ranking.NEEDS), blocks=cut.blocks == "auto")
