@@ -1,243 +1,182 @@
-"""A pruned network beside its rival: the unpruned network, fine-tuned for smaller images, at equal measured latency.
+"""A pruned network beside its rival, the unpruned network on smaller images, at equal measured latency.
 
-    python benchmarks/prune_rival.py [--sets clothing10-48,signdigits6] [--seeds 0] [--size 64] [--speedup 1.5]
+    python benchmarks/prune_rival.py [--sets clothing10-40,signdigits6-30] [--seeds 0] [--size 96] [--speedup 1.5]
+        [--data ../shared/data] [--more DIR]
 
-EfficientNet-Lite0 is fine-tuned with the defaults on a few hundred training images and cut once by
-``tlopt prune --speedup`` with its defaults. From that cut it recovers for five epochs and, as the default now is, for
-as many epochs as 200 steps take. The rival is the same network, fine-tuned with the defaults at the image size that
-prune names: the largest at which it is as fast. With --ratio the cut is by multiply-adds, and that size is found by
-the clock afterwards. Accuracy is that on the test part, time that of all of them in
-turns in ONNX Runtime. "Classifier refitted" is what prune judges the rival by, without training it: where no size is
-as fast by the clock, it has as many multiply-adds. Sets
-are those of accuracy.py: a number after the name is the images of each class. What is there already is not made anew.
+EfficientNet-Lite0 is fine-tuned with the defaults and pruned by ``tlopt prune --speedup`` with its defaults. The
+rival is the same network, fine-tuned with the defaults at the image size that prune names: the largest at which it is
+as fast. Where prune names none, no smaller size that was timed is as fast, and there is no rival to train.
+
+Sets are those of effort.py: images of each class to train and to choose on, and 400 others that judge once. All
+networks of a set and seed are timed in turns in ONNX Runtime. What is there already is not made anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import opened, processor_seconds
-from torch import nn
+from accuracy import processor_seconds
+from effort import drawn
 
-from tlopt.artifact import Artifact, seal
+from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
-from tlopt.images import reopen
+from tlopt.images import scan
 from tlopt.images.opening import open_pixels
-from tlopt.images.pixels import Pixels
-from tlopt.preprocess import Preprocess
-from tlopt.pruning import latency, rival
-from tlopt.publishing import draft, write_whole
-from tlopt.sources import keep, open_model
-from tlopt.stages import prune as stage
+from tlopt.pruning import latency
+from tlopt.publishing import write_whole
+from tlopt.sources import open_model
 from tlopt.stages.finetune import finetune
+from tlopt.stages.prune import prune
 from tlopt.training.inputs import predict
-from tlopt.training.loop import train
-from tlopt.training.methods.estimate import estimate
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).resolve().parent
 MODEL = "pip:efficientnet_lite0"
 BATCHES = (1, 32)
-RECOVERIES = {"recovered-5-epochs": 0, "recovered": 200}  # steps, at least; both for five epochs at least
-TIMED = ("whole", "cut", "rival")
-STEPS = ("whole", "cut", "rival", *RECOVERIES, "measure")
+NETWORKS = ("whole", "pruned", "rival")
+
+Row = dict[str, Any]
 
 
-def pixels(artifact: Artifact, preprocess: Preprocess) -> dict[str, Pixels]:
-    """Return the decoded images of each part."""
-    assert artifact.card.images is not None
-    parts = reopen(artifact.card.images)
-    return {part: open_pixels(parts[part], preprocess).filled() for part in ("train", "val", "test")}
+def made(name: str, seed: int, options: argparse.Namespace, places: Sequence[Path]) -> Path:
+    """Make the networks of a set and seed that are not there yet; return their folder."""
+    work: Path = options.work / f"{name}-{options.size}-{seed}-{options.speedup:g}"
+    images = work / "images" / "set"
+    if not images.exists():
+        drawn(name, seed, places, work / "images")
 
-
-def accuracy(network: nn.Module, images: Pixels) -> float:
-    """Return the share of right answers."""
-    logits, labels = predict(copy.deepcopy(network), images, device=torch.device("cpu"))
-    return round(float((logits.argmax(1) == labels).mean()), 4)
-
-
-def made(name: str, seed: int, options: argparse.Namespace, steps: tuple[str, ...]) -> Path:
-    """Make what the steps name and what is not there yet, and return the folder of a set and seed."""
-    work: Path = options.work / f"{name}-{options.size}-{seed}"
-    images = opened(name, options.work / "images")
-
-    def once(step: str, make: Callable[[Path], object]) -> None:
-        if step in steps and not (work / step).exists():
+    def once(label: str, make: Callable[[Path], object]) -> None:
+        if not (work / label).exists():
             started = processor_seconds()
-            make(work / step)
-            seconds = {"seconds": round(processor_seconds() - started, 1)}
-            write_whole(work / f"{step}.json", json.dumps(seconds) + "\n")
+            make(work / label)
+            write_whole(work / f"{label}.json", json.dumps(round(processor_seconds() - started, 1)) + "\n")
 
-    once("whole", lambda to: finetune(images, to, model=MODEL, image_size=options.size, seed=seed))
-    asked = {"speedup": options.speedup} if options.ratio is None else {"ratio": options.ratio}
-    once("cut", lambda to: stage.prune(work / "whole", to, epochs=0, seed=seed, **asked))
-    if "rival" in steps and (size := size_of_rival(work, by_the_clock=options.ratio is not None)):
-        once("rival", lambda to: finetune(images, to, model=MODEL, image_size=size, seed=seed))
-    for step in RECOVERIES:
-        once(step, lambda to, step=step: recover(work, to, RECOVERIES[step], seed))  # type: ignore[misc]
+    def tuned(to: Path, size: int) -> Artifact:
+        return finetune(images, to, model=MODEL, image_size=size, seed=seed, cache_dir=options.work / "cache")
+
+    once("whole", lambda to: tuned(to, options.size))
+    once(
+        "pruned",
+        lambda to: prune(work / "whole", to, speedup=options.speedup, seed=seed, cache_dir=options.work / "cache"),
+    )
+    if (rival := Artifact.load(work / "pruned").card.torch.rival) is not None:
+        once("rival", lambda to: tuned(to, rival.image_size))
     return work
 
 
-def size_of_rival(work: Path, *, by_the_clock: bool) -> int:
-    """Return the largest image size at which the unpruned network is as cheap as the pruned one; 0 for none.
-
-    Args:
-        work: Of a set and seed.
-        by_the_clock: Measure it; otherwise the size is the one that prune named.
-    """
-    source, cut = Artifact.load(work / "whole"), Artifact.load(work / "cut")
-    if not by_the_clock:
-        return cut.card.torch.rival.image_size if cut.card.torch.rival is not None else 0
-    assert cut.card.torch.macs is not None
-    macs, size = cut.card.torch.macs, source.card.preprocess.size
-    found = rival.of_time(
-        lambda side: _at(source, side), open_model(cut), size, speedup=macs.before / macs.after, batches=BATCHES
-    )
-    return found.size if found is not None else 0
+def measured(name: str, seed: int, work: Path) -> list[Row]:
+    """Return a row for each network of a set and seed."""
+    file = work / "rows.json"
+    if not file.exists():
+        write_whole(file, json.dumps(_rows(name, seed, work)) + "\n")
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8"))
+    return rows
 
 
-def recover(work: Path, out: Path, steps: int, seed: int) -> None:
-    """Train a cut network as prune does: for so many steps, but for five epochs at least."""
-    source, cut = Artifact.load(work / "whole"), Artifact.load(work / "cut")
-    own = pixels(source, source.card.preprocess)
-    epochs = max(5, -(-steps // max(1, len(own["train"].folder) // stage._RECOVERY.batch)))
-    network = open_model(cut)
-    settings = replace(stage._RECOVERY, epochs=epochs, seed=seed, precision="fp32")
-    train(network, own["train"], own["val"], settings, teacher=open_model(source))
-    with draft(out) as made:
-        seal(made, keep(network, made.folder, cut.card))
-
-
-def measure(name: str, seed: int, work: Path) -> list[dict[str, Any]]:
-    """Return a row for each network; what was measured of it before is not measured anew."""
-
-    def noted(label: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        file = work / f"{label}-measured.json"
-        if not file.exists():
-            write_whole(file, json.dumps(make()) + "\n")
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
-
-    def at(label: str) -> tuple[Artifact, nn.Module, int]:
-        artifact = Artifact.load(work / label)
-        return artifact, open_model(artifact), artifact.card.preprocess.size
-
-    smaller = at("rival")[2] if (work / "rival").exists() else size_of_rival(work, by_the_clock=False)
-    frozen = _at(at("whole")[0], smaller)
-
-    def times() -> dict[str, Any]:
-        networks, sizes = [at("whole")[1], at("cut")[1], frozen], [at("whole")[2], at("cut")[2], smaller]
-        found = latency.compare(networks, sizes, BATCHES, threads=1, seconds=2)
-        return {label: {str(batch): ms for batch, ms in own.items()} for label, own in zip(TIMED, found, strict=True)}
-
-    def judged(label: str) -> dict[str, Any]:
-        artifact, network, size = at(label)
-        parts = pixels(artifact, artifact.card.preprocess)
-        return {
-            "size": size, "macs_m": round(rival.multiply_adds(network, size) / 1e6, 1),
-            "test_accuracy": accuracy(network, parts["test"]), "val_accuracy": accuracy(network, parts["val"]),
-            **{f"{part}_images": len(parts[part].folder) for part in ("train", "val", "test")},
-        }  # fmt: skip
-
-    def refitted() -> dict[str, Any]:
-        source, whole, _ = at("whole")
-        own = pixels(source, source.card.preprocess)
-        small = pixels(source, replace(source.card.preprocess, size=smaller))
-        both = {
-            part: estimate(frozen, (small["train"], small[part]), whole, (own["train"], own[part]), seed=seed)
-            for part in ("val", "test")
-        }
-        return {
-            "size": smaller, "macs_m": round(rival.multiply_adds(frozen, smaller) / 1e6, 1),
-            **{f"{part}_accuracy": round(found.accuracy, 4) for part, found in both.items()},
-            **{f"{part}_images": len(small[part].folder) for part in ("train", "val", "test")},
-        }  # fmt: skip
-
-    ms = noted("times", times)
+def _rows(name: str, seed: int, work: Path) -> list[Row]:
+    artifacts = {label: Artifact.load(work / label) for label in NETWORKS if (work / label).exists()}
+    networks = {label: open_model(artifact) for label, artifact in artifacts.items()}
+    sizes = {label: artifact.card.preprocess.size for label, artifact in artifacts.items()}
+    found = latency.compare(list(networks.values()), list(sizes.values()), BATCHES, threads=1, seconds=2)
+    times = dict(zip(networks, found, strict=True))
+    judges = scan(work / "images" / "set").split(val=0, test=0, seed=0)["test"]
+    rival = artifacts["pruned"].card.torch.rival
+    said = "none is as fast" if rival is None else "rival" if rival.better else "pruned"
     rows = []
-    made: dict[str, Callable[[], dict[str, Any]]]
-    made = {label: partial(judged, label) for label in ("whole", *RECOVERIES, "rival") if (work / label).exists()}
-    for label, make in {**made, "unpruned, classifier refitted": refitted}.items():
-        own = ms["cut" if label in RECOVERIES else "whole" if label == "whole" else "rival"]  # training changes none
-        file = work / f"{label}.json"
+    for label, network in networks.items():
+        test = open_pixels(judges, artifacts[label].card.preprocess, cache_gb=0)
+        logits, labels = predict(network, test, device=torch.device("cpu"))
         rows.append({
-            "set": name, "seed": seed, "network": label, **noted(label, make),
-            **(json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}),
-            **{f"batch_{batch}_ms": round(own[str(batch)], 3) for batch in BATCHES},
-            **{f"batch_{batch}_speedup": round(ms["whole"][str(batch)] / own[str(batch)], 3) for batch in BATCHES},
+            "set": name, "seed": seed, "network": label, "size": sizes[label],
+            "test_accuracy": round(float((logits.argmax(1) == labels).mean()), 4), "test_images": len(labels),
+            "ms": {str(batch): round(times[label][batch], 3) for batch in BATCHES},
+            "seconds": json.loads((work / f"{label}.json").read_text(encoding="utf-8")), "prune_prefers": said,
         })  # fmt: skip
     return rows
 
 
-def _at(source: Artifact, size: int) -> nn.Module:
-    card = replace(source.card, preprocess=replace(source.card.preprocess, size=size))
-    return open_model(replace(source, card=card))
+def markdown(record: dict[str, Any]) -> str:
+    """Return the rows as tables: a line for each set and seed, and what follows from all of them."""
+    lines = [
+        "# A pruned network beside the unpruned one on smaller images", "",
+        f"{record['model']}, fp32. {record['device']}, ONNX Runtime {record['versions'].get('onnxruntime')}; "
+        f"{record['timing']}. Seconds of processor time: fine-tuning at both sizes, and pruning with its training.", "",
+        f"    {record['command']}", "",
+        "| set | seed | unpruned | pruned | rival | rival's px | pruned, batch 1 and 32 | rival, batch 1 and 32 "
+        "| prune prefers | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
+    ]  # fmt: skip
+    groups: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in record["rows"]:
+        groups.setdefault((row["set"], row["seed"]), {})[row["network"]] = row
+    for (name, seed), group in groups.items():
+        whole, rival = group["whole"], group.get("rival")
+        cells = [
+            name, seed, *(f"{group[label]['test_accuracy']:.3f}" if label in group else "" for label in NETWORKS),
+            rival["size"] if rival else "", *(_speed(whole, group.get(label)) for label in ("pruned", "rival")),
+            whole["prune_prefers"], ", ".join(f"{group[label]['seconds']:.0f}" for label in NETWORKS if label in group),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", *_summary(list(groups.values()))]) + "\n"
+
+
+def _speed(whole: Row, one: Row | None) -> str:
+    return ", ".join(f"{whole['ms'][str(batch)] / one['ms'][str(batch)]:.2f} x" for batch in BATCHES) if one else ""
+
+
+def _summary(groups: Sequence[dict[str, Row]]) -> list[str]:
+    lost = [100 * (one["whole"]["test_accuracy"] - one["pruned"]["test_accuracy"]) for one in groups]
+    lines = [f"Pruning loses {statistics.mean(lost):.1f} points in the mean of {len(groups)} runs."]
+    beside = [one for one in groups if "rival" in one]
+    if beside:
+        ahead = [100 * (one["pruned"]["test_accuracy"] - one["rival"]["test_accuracy"]) for one in beside]
+        right = sum(
+            (one["whole"]["prune_prefers"] == "rival") == (points <= 0)
+            for one, points in zip(beside, ahead, strict=True)
+        )
+        lines += [
+            "",
+            f"The pruned network is {statistics.mean(ahead):+.1f} points from its rival in the mean of {len(beside)} "
+            f"runs, and ahead in {sum(points > 0 for points in ahead)}. What prune prefers is the more accurate on the "
+            f"test in {right}.",
+        ]  # fmt: skip
+    return lines
 
 
 def main() -> None:
+    """Do the sets and seeds that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", default="clothing10-48,signdigits6")
+    parser.add_argument("--sets", default="clothing10-40,elpv-100,signdigits6-30")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--speedup", type=float, default=1.5)
-    parser.add_argument("--ratio", type=float, help="cut this share of the multiply-adds, which is quicker found")
+    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared/data")
+    parser.add_argument("--more", type=Path, help="folder with more sets")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-rival"))
-    parser.add_argument("--steps", default=",".join(STEPS), help="what to do now; the rest in another call")
-    parser.add_argument("--out", type=Path, default=RESULTS / "prune-rival.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results/prune-rival.json")
     options = parser.parse_args()
-    (options.work / "images").mkdir(parents=True, exist_ok=True)
-    steps = tuple(options.steps.split(","))
+    torch.set_num_threads(1)
+    places = [place for place in (options.data, options.more) if place is not None]
+    rows: list[Row] = []
     for seed in map(int, options.seeds.split(",")):
         for name in options.sets.split(","):
-            work = made(name, seed, options, steps)
-            if "measure" in steps:
-                write(options, name, seed, measure(name, seed, work))
-
-
-def write(options: argparse.Namespace, name: str, seed: int, rows: list[dict[str, Any]]) -> None:
-    """Put the rows of a set and seed into the result file."""
-    old = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
-    kept = [row for row in old if (row["set"], row["seed"]) != (name, seed)]
-    record = {
-        "command": f"python benchmarks/prune_rival.py --sets ... --seeds ... --size {options.size} "
-        + (f"--speedup {options.speedup:g}" if options.ratio is None else f"--ratio {options.ratio:g}"),
-        "model": MODEL, "device": processor(), "cores": cores(), "versions": versions(), "precision": "fp32",
-        "timing": "median of turns, 2 s per network and batch size, one thread, after warm-up",
-        "written": time.strftime("%Y-%m-%d"), "rows": kept + rows,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out, json.dumps(record, indent=2) + "\n")
-    write_whole(options.out.with_suffix(".md"), markdown(record))
-
-
-def markdown(record: dict[str, Any]) -> str:
-    """Return the rows as a table."""
-    lines = [
-        "# A pruned network beside the unpruned one on smaller images", "",
-        f"{record['model']}, {record['precision']}. {record['device']}, ONNX Runtime "
-        f"{record['versions'].get('onnxruntime')}; {record['timing']}. Seconds of processor time: recovery, or the "
-        "rival's fine-tuning.", "", f"    {record['command']}", "",
-        "| set, training images | seed | network | px | M multiply-adds | test accuracy (images) | validation "
-        "| batch 1 | batch 32 | seconds |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
-    for row in record["rows"]:
-        speed = [f"{row[f'batch_{b}_ms']:.2f} ms ({row[f'batch_{b}_speedup']:.2f} x)" for b in BATCHES]
-        cells = (
-            f"{row['set']}, {row['train_images']}", row["seed"], row["network"], row["size"], row["macs_m"],
-            f"{row['test_accuracy']:.3f} ({row['test_images']})", f"{row['val_accuracy']:.3f}", *speed,
-            row.get("seconds", ""),
-        )  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+            rows += measured(name, seed, made(name, seed, options, places))
+            record = {
+                "command": "python benchmarks/prune_rival.py "
+                f"--sets {options.sets} --seeds {options.seeds} --size {options.size} --speedup {options.speedup:g}"
+                + " --more MORE" * (options.more is not None),
+                "model": MODEL, "device": processor(), "cores": cores(), "versions": versions(),
+                "timing": "median of turns, 2 s per network and batch size, one thread, after warm-up",
+                "written": time.strftime("%Y-%m-%d"), "rows": rows,
+            }  # fmt: skip
+            write_whole(options.out, json.dumps(record, indent=1) + "\n")
+            write_whole(options.out.with_suffix(".md"), markdown(record))
 
 
 if __name__ == "__main__":
