@@ -17,6 +17,7 @@ from tlopt.images.opening import open_pixels
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Run, train
+from tlopt.training.outcome.history import History
 from tlopt.training.resumption.checkpoint import Checkpoint
 from tlopt.training.teacher import Teacher
 
@@ -248,6 +249,48 @@ def test_the_best_epoch_is_kept_and_patience_stops(net, parts):
     assert best["val_accuracy"] == max(record["val_accuracy"] for record in history.epochs)
     assert (logits.argmax(1) == labels).mean() == best["val_accuracy"]
     assert len(history.epochs) < 12
+
+
+def judged_as(monkeypatch, *accuracies):
+    """Let the validation of each epoch find one of some accuracies, whatever the network answers."""
+    left = list(accuracies)
+    monkeypatch.setattr(
+        "tlopt.training.loop.judged", lambda *_, **__: {"val_loss": 0.5, "val_accuracy": left.pop(0)}
+    )  # fmt: skip
+
+
+def test_a_lucky_epoch_on_few_images_does_not_stay(net, parts, monkeypatch):
+    without, _ = trained(net, (parts[0], None))  # it has the weights of its last epoch
+    judged_as(monkeypatch, 0.8, 0.6, 0.7)
+    net, history = trained(net, parts)
+    assert len(parts[1]) < 50
+    assert history.best == 2
+    assert same(net, without)
+
+
+def test_an_epoch_that_is_clearly_better_stays(net, parts, monkeypatch):
+    history = History(epochs=[{"val_accuracy": 0.9}, {"val_accuracy": 0.5}], best=0)
+    assert history.last_will_do(4)
+    assert not history.last_will_do(40)
+    judged_as(monkeypatch, 0.2, 1.0, 0.1)
+    net, history = trained(net, parts)
+    assert history.best == 1
+    assert history.epochs[1]["val_accuracy"] == 1
+
+
+def test_with_patience_the_best_epoch_stays(net, parts, monkeypatch):
+    judged_as(monkeypatch, 0.8, 0.6, 0.7)
+    _, history = trained(net, parts, dataclasses.replace(SETTINGS, patience=3))
+    assert history.best == 0
+
+
+def test_the_average_of_the_last_epoch_stays_too(net, parts, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, ema=0.9)
+    without, _ = trained(net, (parts[0], None), settings)
+    judged_as(monkeypatch, 0.8, 0.6, 0.7)
+    averaged, history = trained(net, parts, settings)
+    assert history.best == 2
+    assert same(averaged, without)
 
 
 def test_training_the_head_leaves_the_backbone_alone(net, parts):

@@ -41,6 +41,11 @@ def save(model: nn.Module, folder: Path) -> dict[str, int]:
     }
 
 
+def snapshot(model: nn.Module, device: str | None = None) -> dict[str, torch.Tensor]:
+    """Return copies of a network's weights and buffers, on a device; None for where each is."""
+    return {name: tensor.detach().to(device or tensor.device, copy=True) for name, tensor in model.state_dict().items()}
+
+
 def read(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 

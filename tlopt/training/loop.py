@@ -16,14 +16,14 @@ from torch import nn
 from tlopt.errors import SettingError, StageError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import ending, folding, layout
-from tlopt.networks.weights import load
+from tlopt.networks.weights import load, snapshot
 from tlopt.progress import Bar, bar
 from tlopt.training import distributed, freezing, joining, memory, pace
 from tlopt.training.augmentation import mixing
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import batch_size, judged, to_inputs, training_batches
 from tlopt.training.optimization import losses, optimizers, regularizers
-from tlopt.training.optimization.averaging import Average
+from tlopt.training.optimization.averaging import Average, applied
 from tlopt.training.optimization.precision import arithmetic
 from tlopt.training.outcome.history import History, score
 from tlopt.training.resumption import pausing, resuming
@@ -50,11 +50,12 @@ def train(
     note: Callable[[dict[str, float]], None] | None = None,
     beside: Pixels | None = None,
 ) -> History:
-    """Train a network in place; at the end it has the weights of its best epoch.
+    """Train a network in place; at the end it has the weights of the last epoch, or of a better one before it.
 
-    The best epoch is the one of the highest validation accuracy, then of the lowest loss. Everything
-    random follows from `settings.seed` and the step, so that a run goes on from a checkpoint to
-    exactly the weights it would have had.
+    An earlier epoch is kept if its validation accuracy is higher beyond chance: of several epochs judged on a few
+    images, the best is the luckiest. Where training stops early, the one of the highest accuracy is kept, then of the
+    lowest loss. Everything random follows from `settings.seed` and the step, so that a run goes on from a checkpoint
+    to exactly the weights it would have had.
 
     Args:
         model: Returns logits (n, classes) for float32 (n, 3, size, size).
@@ -258,8 +259,7 @@ class Run:
         )
 
     def _validate(self, epoch: int, images_per_s: float) -> None:
-        weights = self._answering()
-        with weights:
+        with applied(self.average, self.model):
             record = {
                 "epoch": epoch + 1,
                 "loss": self.total / self.steps,
@@ -272,17 +272,8 @@ class Run:
             epochs.append(record)
             if self.val_images is None or self.history.best < 0 or score(record) > score(epochs[self.history.best]):
                 self.history.best = len(epochs) - 1
-                self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+                self.best = snapshot(self.model)
         log.info("epoch %d: %s", epoch + 1, record)
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Give the network the averaged weights, if there are any, for the length of the block."""
-        if self.average is None:
-            yield
-        else:
-            with self.average.applied(self.model):
-                yield
 
     def stopped(self) -> bool:
         """Return whether validation has not improved for too long."""
@@ -293,7 +284,12 @@ class Run:
         return self.checkpoints is not None and time.monotonic() - self.saved > self.checkpoints.every_s
 
     def finish(self) -> None:
-        """Give the network its best weights."""
+        """Give the network the weights that are kept."""
+        ended = self.settings.patience == 0 and self.done == self.steps * self.settings.epochs
+        if ended and self.val_images is not None and self.history.last_will_do(len(self.val_images)):
+            self.history.best = len(self.history.epochs) - 1
+            with applied(self.average, self.model):
+                self.best = snapshot(self.model)
         if self.best:
             load(self.model, self.best)
         self.model.requires_grad_(True)

@@ -54,7 +54,7 @@ def soup(
             logits, labels = predict(model.to(device), pixels, device=device)
             return float((logits.argmax(1) == labels).mean())
 
-        first = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        first = weights.snapshot(model)
         opened = [(other.name, weights.read(other.payload(".safetensors"))) for other in map(Artifact.load, others)]
         joining = [(source.name, first), *((name, state) for name, state in opened if _fits(state, first))]
         used, _, best = greedy([state for _, state in joining], accuracy)

@@ -84,7 +84,15 @@ def cross_validate(
             f"A class of {folder.source} has one image for training and validation, copies aside.",
             hint="Add images to it, or leave out --folds.",
         )
-    each = _Each(model=model, whole=whole, method=method, teacher=teacher, pool=pool, note=note, begun=_state(model))
+    each = _Each(
+        model=model,
+        whole=whole,
+        method=method,
+        teacher=teacher,
+        pool=pool,
+        note=note,
+        begun=weights.snapshot(model, "cpu"),
+    )
     if pool is not None:
         pool.look(model, cache=cache)
     if method != "full":
@@ -191,7 +199,7 @@ class _Each:
                 bias=head.find(self.model).biased,
             )
             probe.fold(self.model, fitted)
-        start, history = _state(self.model), History()
+        start, history = weights.snapshot(self.model, "cpu"), History()
         beside = None
         if self.pool is not None:
             beside = self.pool.sure(self.model)
@@ -207,8 +215,4 @@ class _Each:
         part.close()
         if beside is not None:
             beside.close()
-        return start, _state(self.model), history
-
-
-def _state(model: nn.Module) -> Weights:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        return start, weights.snapshot(self.model, "cpu"), history

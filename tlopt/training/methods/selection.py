@@ -50,7 +50,7 @@ def select(
     Returns:
         What was kept, and all that were tried.
     """
-    tuned = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    tuned = weights.snapshot(model)
     tried = []
     for share in track(SHARES, label="Comparing weights", total=len(SHARES)):
         weights.load(model, mean(start, tuned, share))

@@ -51,7 +51,7 @@ def train_several(
             beside=beside,
         )  # fmt: skip
         return history, {}
-    start = _state(model)
+    start = weights.snapshot(model, "cpu")
     # What the caller has done before comes first.
     done = checkpoint.earlier(checkpoints)[len(checkpoints.earlier) :] if checkpoints else []
     before = checkpoints.earlier if checkpoints else ()
@@ -71,7 +71,7 @@ def train_several(
             note=note,
             beside=beside,
         )
-        done.append(State(tensors=_state(model), record=dataclasses.asdict(history)))
+        done.append(State(tensors=weights.snapshot(model, "cpu"), record=dataclasses.asdict(history)))
         if checkpoints is not None:  # the next training begins anew
             checkpoints = dataclasses.replace(checkpoints, resume=False)
     histories = [History(**outcome.record) for outcome in done]
@@ -131,10 +131,6 @@ def _mean(states: Sequence[Weights]) -> Weights:
         name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point() else first
         for name, first in states[0].items()
     }
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _joined(histories: Sequence[History], best: int) -> History:

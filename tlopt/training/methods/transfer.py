@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tlopt.images.pixels import LARGE, Pixels
-from tlopt.networks import head, layout, sparsity
+from tlopt.networks import head, layout, sparsity, weights
 from tlopt.training import distributed, memory
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
@@ -116,7 +116,7 @@ def transfer(
         details["unlabelled"] = pool.record(beside, train_images.folder.labels)
     history = History()
     if method != "head":
-        start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        start = weights.snapshot(model, "cpu")
         if method == "lp-ft" and fresh:
             soften(model)
         moves: Literal["gradual", "full"] = "gradual" if method == "gradual" else "full"

@@ -57,3 +57,13 @@ class Average:
 def _put(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
+
+
+@contextmanager
+def applied(average: Average | None, model: nn.Module) -> Iterator[None]:
+    """Give the network the averaged weights, if there are any, for the length of the block."""
+    if average is None:
+        yield
+    else:
+        with average.applied(model):
+            yield
