@@ -18,6 +18,7 @@ from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.scales import Choose, fit_scales, given_scales
+from tlopt.quantization.fences import fenced
 from tlopt.quantization.grid import Scale
 from tlopt.quantization.options import EightBits
 from tlopt.quantization.placement import Placement, Runtime, place
@@ -96,10 +97,9 @@ class Calibrated:
         Args:
             floats: Names of nodes.
         """
-        if not floats:
-            return insert(self.view, self.placement, self.scales(), self.weights)
-        part = _placed(self.view, self.scheme, self.floats | set(floats))
-        return insert(self.view, part, self.scales(part), self.weights)
+        part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
+        made = insert(self.view, part, self.scales(part), self.weights)
+        return fenced(made) if self.scheme.runtime == "openvino" else made
 
     def multiply_adds(self, floats: Collection[str] = ()) -> tuple[int, int]:
         """Return how many multiply-adds of one image the graph computes in 8 bits, and how many it has.
