@@ -1,8 +1,14 @@
 from __future__ import annotations
 
-import pytest
+import logging
+from dataclasses import replace
 
-from tlopt.errors import ArtifactError, CheckError
+import pytest
+from tiny_onnx import RIGHT, write_onnx
+
+from tlopt import registry
+from tlopt.cards.details import OnnxDetails, Quantized
+from tlopt.errors import ArtifactError, CheckError, MissingLibraryError
 from tlopt.measure.compare import compare
 
 
@@ -68,3 +74,37 @@ def test_a_class_that_lost_too_much_breaches_its_gate(tiny, biased):
     with pytest.raises(CheckError, match=f"The recall of {worst} fell by"):
         result.check()
     assert compare(tiny, tiny, max_class_drop=0).breaches == ()
+
+
+@pytest.fixture(scope="module")
+def for_openvino(card, tmp_path_factory):
+    details = OnnxDetails(opset=17, quantized=Quantized(runtime="openvino", calibration_images=1, reduce_range=True))
+    made = replace(card, details=details)
+    return write_onnx(tmp_path_factory.mktemp("artifacts") / "for-openvino", made, RIGHT)
+
+
+def test_what_was_quantized_for_openvino_runs_there(tiny, for_openvino, tmp_path, photos):
+    found = compare(tiny, for_openvino)
+    assert (found.reference.runner, found.candidate.runner) == ("onnxruntime:cpu", "openvino:cpu")
+    assert compare(for_openvino, tiny).reference.runner == "openvino:cpu"
+    assert compare(tiny, for_openvino, backend="onnxruntime").candidate.runner == "onnxruntime:cpu"
+    (tmp_path / "flat").mkdir()
+    for file in list(photos.glob("*/*"))[:2]:
+        (tmp_path / "flat" / file.name).write_bytes(file.read_bytes())
+    unlabelled = compare(tiny, for_openvino, images=tmp_path / "flat")
+    assert unlabelled.runners == ("onnxruntime:cpu", "openvino:cpu")
+    assert "The reference ran in onnxruntime:cpu, the candidate in openvino:cpu." in unlabelled.to_report().notes
+
+
+def test_without_openvino_it_runs_in_onnx_runtime_and_says_so(tiny, for_openvino, monkeypatch, caplog):
+    load = registry.load
+
+    def missing(folder, name):
+        if name == "openvino":
+            raise MissingLibraryError("openvino is not installed.")
+        return load(folder, name)
+
+    monkeypatch.setattr(registry, "load", missing)
+    with caplog.at_level(logging.INFO):
+        assert compare(tiny, for_openvino).candidate.runner == "onnxruntime:cpu"
+    assert "is not installed: it runs in ONNX Runtime" in caplog.text

@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no stubs
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]  # it has no stubs
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tlopt.errors import ArtifactError
 from tlopt.reading import files
 
 _LARGEST = 2 << 30  # bytes: what a protobuf message can hold; larger networks keep their weights in external data
+_UNREADABLE = (
+    DecodeError,
+    json_format.Error,
+    text_format.Error,
+    onnx.parser.ParseError,
+)  # onnx.load goes by the ending of the name
 _HINT = "Export it again, or run python -m onnx.checker on it."
 # Whole elements in so many bytes; several elements share a byte in the others.
 _DENSE = {
@@ -35,7 +42,7 @@ def load_graph(file: Path) -> onnx.ModelProto:
         files.expect_regular(file, limit=_LARGEST)
         model = onnx.load(file)
         onnx.checker.check_model(model)
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError, RuntimeError, MemoryError) as error:
+    except (OSError, *_UNREADABLE, ValueError, onnx.checker.ValidationError, RuntimeError, MemoryError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ArtifactError(f"{file} is not a readable ONNX file: {reason}", hint=_HINT) from error
     if problem := _problem(model):

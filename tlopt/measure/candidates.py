@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from tlopt import registry
 from tlopt.artifact import Artifact
 from tlopt.backends import Runner, load, open_runner
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError, TloptError
+from tlopt.progress import NOTICE
 from tlopt.reading.files import real_path
+
+log = logging.getLogger(__name__)
 
 # What runs a kind if the user names no backend; one that is not installed is passed over.
 _USUAL = {"torch": ("torch",), "onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
@@ -36,6 +40,24 @@ def for_tensorrt(artifact: Artifact) -> bool:
     card = artifact.card
     half = card.precision in ("fp16", "bf16", "fp8")
     return card.kind == "onnx" and (half or card.made_for == "tensorrt")
+
+
+def own_backend(artifact: Artifact) -> str:
+    """Return what runs an artifact if the user names nothing; empty for what runs its kind.
+
+    A graph that was quantized for OpenVINO is run there, if that is installed. In another runtime its answers are not
+    those that its users get.
+    """
+    if artifact.card.kind != "onnx" or artifact.card.made_for != "openvino":
+        return ""
+    try:
+        registry.load("backends", "openvino")
+    except MissingLibraryError:
+        log.log(
+            NOTICE, "%s was quantized for OpenVINO, which is not installed: it runs in ONNX Runtime.", artifact.path
+        )
+        return ""
+    return "openvino"
 
 
 def labels(artifacts: Sequence[Artifact]) -> list[str]:

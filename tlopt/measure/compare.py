@@ -15,6 +15,7 @@ from tlopt.environment import MOST_THREADS
 from tlopt.measure.answers.differences import Differences, differences, same_outputs
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.limits import Limits
+from tlopt.measure.candidates import own_backend
 from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
@@ -178,8 +179,10 @@ def compare(
     *,
     images: Annotated[Path | None, Setting("Folder of images, labelled or not. Default: the training images.")] = None,
     split: Annotated[Part, Setting("Part of the images to use.")] = "test",
-    reference_backend: Annotated[str, Setting("Backend of the reference. Default: that of its kind.")] = "",
-    backend: Annotated[str, Setting("Backend of the candidate. Default: that of its kind.")] = "",
+    reference_backend: Annotated[
+        str, Setting("Backend of the reference. Default: that of its kind, or OpenVINO if it was quantized for that.")
+    ] = "",
+    backend: Annotated[str, Setting("Backend of the candidate. Default: likewise.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
@@ -216,6 +219,7 @@ def compare(
         second.expect("onnx")
     if opened is None:
         opened = open_part(first, images, split, flat=True)
+    reference_backend, backend = reference_backend or own_backend(first), backend or own_backend(second)
     if html is not None:
         check_file(html, reads=[first.path, second.path, *opened.folder.places()])
     if first.card.task == "any" or not opened.folder.classes:

@@ -170,12 +170,19 @@ def _graph(file: Path, given: dict[str, Any]) -> onnx.ModelProto:
     """Return the graph of an ONNX file, or of one in another format."""
     from tlopt.graphs.loading import load_graph
     from tlopt.imports import formats
+    from tlopt.imports.formats import foreign
 
     made = formats.read(file, size=given.get("size"), width=given.get("width"))
     if made is not None:
         return made
-    external_data.check(file)
-    return load_graph(file)
+    try:
+        external_data.check(file)
+        return load_graph(file)
+    except ArtifactError as error:
+        what, hint = foreign.described(file)
+        if not what:
+            raise
+        raise ArtifactError(f"{file} is {what}.", hint=hint) from error
 
 
 def _with_family(file: Path, given: dict[str, Any]) -> dict[str, Any]:

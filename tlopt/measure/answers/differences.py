@@ -47,6 +47,7 @@ class Differences:
         images: Images that both answered.
         outputs: The error of each output; of a classifier, of its logits.
         agreement: Share of the images with the same class; None if they are no classifiers.
+        runners: Backend and device of the reference and of the candidate.
         far: Every image, the one with the largest error first.
         breaches: The gates breached, one sentence each.
         folder: What the images' files are relative to.
@@ -60,6 +61,7 @@ class Differences:
     images: int
     outputs: tuple[OutputError, ...]
     agreement: float | None
+    runners: tuple[str, str]
     far: tuple[Far, ...] = field(repr=False)
     folder: Path
     unreadable: Mapping[str, str] = field(repr=False)
@@ -100,6 +102,7 @@ class Differences:
             for error in self.outputs
         )
         notes = ["Judged by the error of each output, as there are no labels."]
+        notes.append("The reference ran in {}, the candidate in {}.".format(*self.runners))
         if self.agreement is not None:
             notes.append(f"The answers agree on {self.agreement:.2%} of the images.")
         if self.far:
@@ -168,6 +171,7 @@ def differences(
         candidate=second.name,
         images=len(far),
         outputs=whole.found(),
+        runners=(runners[0].name, runners[1].name),
         agreement=same / len(far) if first.card.task == "classify" else None,
         far=tuple(sorted(far, key=lambda one: one.snr_db)),
         folder=folder.path,
