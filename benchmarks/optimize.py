@@ -49,7 +49,7 @@ from tlopt.search.machine import fingerprint
 from tlopt.search.networks import network
 from tlopt.search.once import digest_of, once, remembered
 from tlopt.search.space import Point
-from tlopt.search.untrained import time_artifact
+from tlopt.search.timed import time_artifact
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 HERE = Path(__file__).resolve().parent

@@ -13,7 +13,7 @@ from tlopt.search.funnel.results import read
 from tlopt.search.funnel.situation import Situation
 from tlopt.search.space import Network, Space
 from tlopt.search.study.storage import Entry
-from tlopt.search.untrained import Timed
+from tlopt.search.timed import Timed
 
 
 def asked(*, names=("a", "b"), sizes=(32,), precisions=("fp32", "int8"), kind="images", **budget):

@@ -11,7 +11,7 @@ import tlopt
 from tlopt.cli import main
 from tlopt.errors import ArtifactError, ImagesError, PluginError, SettingError, StageError
 from tlopt.search import rank as module
-from tlopt.search.untrained import Timed
+from tlopt.search.timed import Timed
 
 QUICK = {"models": "tiny_models:cnn", "image_sizes": 32, "seconds": 0.02, "threads": 1}
 

@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from tlopt.search import timed as timing
 from tlopt.search import untrained as module
 from tlopt.search.space import Network, Point, network
-from tlopt.search.untrained import SESSIONS, Timed, time_artifact, time_untrained, untrained
+from tlopt.search.timed import SESSIONS, Timed, time_artifact, time_untrained
+from tlopt.search.untrained import untrained
 
 TINY = Network(name="tiny_models:cnn")
 
@@ -87,8 +89,8 @@ def test_a_narrower_network_has_fewer_weights(work):
 
 def test_nothing_is_made_or_measured_twice(work, monkeypatch):
     first = timed(point(precision="int8"), work)
-    monkeypatch.setattr(module, "bench", None)
-    monkeypatch.setattr(module, "untrained", None)
+    monkeypatch.setattr(timing, "bench", None)
+    monkeypatch.setattr(timing, "untrained", None)
     assert timed(point(precision="int8"), work) == first
     monkeypatch.undo()
     monkeypatch.setattr(module, "new_network", None)
@@ -99,7 +101,7 @@ def test_nothing_is_made_or_measured_twice(work, monkeypatch):
 
 def test_another_machine_measures_again(work, monkeypatch):
     first = timed(point(), work)
-    monkeypatch.setattr(module, "fingerprint_digest", lambda: "another")
+    monkeypatch.setattr(timing, "fingerprint_digest", lambda: "another")
     assert timed(point(), work).machine == "another" != first.machine
 
 

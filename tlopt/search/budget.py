@@ -10,7 +10,7 @@ from tlopt.errors import SettingError
 from tlopt.settings import Setting
 
 if TYPE_CHECKING:
-    from tlopt.search.untrained import Timed
+    from tlopt.search.timed import Timed
 
 _GROUP = "Budget"
 _LIMITS = ("latency_ms", "latency_p99_ms", "throughput", "size_mb", "memory_mb")

@@ -21,7 +21,7 @@ from tlopt.reports import Report, Scalar
 from tlopt.search.features import MOST, Score, frozen_accuracy, seen
 from tlopt.search.pareto import front
 from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
-from tlopt.search.untrained import SESSIONS, Timed, time_untrained
+from tlopt.search.timed import SESSIONS, Timed, time_untrained
 from tlopt.settings import Setting, flat
 
 log = logging.getLogger(__name__)

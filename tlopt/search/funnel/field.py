@@ -9,7 +9,7 @@ from tlopt.search.funnel.asked import Asked, Contender
 from tlopt.search.funnel.proposing import in_play
 from tlopt.search.funnel.results import Results
 from tlopt.search.space import Point
-from tlopt.search.untrained import Timed
+from tlopt.search.timed import Timed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from tlopt.errors import StudyError
 from tlopt.reading import schema
 from tlopt.search.features import Score
 from tlopt.search.study.storage import Entry
-from tlopt.search.untrained import Timed
+from tlopt.search.timed import Timed
 
 if TYPE_CHECKING:
     T = TypeVar("T")

@@ -27,7 +27,7 @@ from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.tasks import Task
 from tlopt.search.funnel.variants import Variant
 from tlopt.search.study.leases import Leases
-from tlopt.search.untrained import Timed, time_artifact, time_untrained
+from tlopt.search.timed import Timed, time_artifact, time_untrained
 
 if TYPE_CHECKING:
     from tlopt.search.funnel.workshop import Workshop
