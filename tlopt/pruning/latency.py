@@ -19,6 +19,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from tlopt.errors import ArtifactError
+from tlopt.graphs.cleaning import clean
+from tlopt.graphs.constants import fold_constants
+from tlopt.graphs.pads import merge_pads
 from tlopt.networks.tracing import trace
 from tlopt.progress import track
 from tlopt.pruning.channels import Layer, Network
@@ -152,9 +156,9 @@ def compare(
 def to_onnx(model: nn.Module, size: int) -> bytes:
     """Return a network as ONNX, images -> logits, with a dynamic batch axis.
 
-    The tracing exporter takes a second where the newer one, which `tlopt export` uses, takes ten; ONNX
-    Runtime makes the same kernels of both. Not so where padding depends on the input's size (TensorFlow's
-    "same"): the tracing exporter leaves it beside the convolutions, which costs as much as they do.
+    The tracing exporter takes a second where the newer one, which `tlopt export` uses, takes ten; ONNX Runtime makes
+    the same kernels of both. Where padding depends on the input's size (TensorFlow's "same"), the tracing exporter
+    leaves it beside the convolutions, which would cost as much as they do: it becomes part of them afterwards.
     """
     target = io.BytesIO()
     mode, device = model.training, next(model.parameters()).device
@@ -171,11 +175,22 @@ def to_onnx(model: nn.Module, size: int) -> bytes:
                 opset_version=_OPSET,
                 dynamo=False,
             )
-        if any(node.op_type == "Pad" for node in onnx.load_from_string(target.getvalue()).graph.node):
-            return bytes(trace(model, size, _EXPORTED_OPSET)[0].SerializeToString())
+        traced = onnx.load_from_string(target.getvalue())
+        if not _pads(traced):
+            return target.getvalue()
+        try:
+            made = merge_pads(fold_constants(clean(traced)))
+        except ArtifactError:  # it holds what cannot be merged into
+            made = traced
+        if _pads(made):
+            made = trace(model, size, _EXPORTED_OPSET)[0]
+        return bytes(made.SerializeToString())
     finally:
         model.train(mode).to(device)
-    return target.getvalue()
+
+
+def _pads(graph: onnx.ModelProto) -> bool:
+    return any(node.op_type == "Pad" for node in graph.graph.node)
 
 
 def _shape(layer: Layer) -> Shape:
