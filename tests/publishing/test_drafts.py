@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -284,3 +285,25 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be made: No space left on device"), draft(tmp_path / "a"):
         pytest.fail("the block must not run")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [None, "source.png", "draft"])
+def test_a_disk_that_is_full_is_told_by_the_name_of_the_output(tmp_path, name):
+    told = r"out cannot be made: No space left on device\."
+    with pytest.raises(OutputError, match=told), draft(tmp_path / "out") as made:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made / "x") if name == "draft" else name)
+    with pytest.raises(PermissionError, match="source"), draft(tmp_path / "out"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "source")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_replaced_goes_though_its_folders_are_protected(tmp_path):
+    make(tmp_path / "out")
+    (tmp_path / "outside").mkdir(mode=0o555)
+    inner = tmp_path / "out" / "tensorboard"
+    inner.mkdir()
+    for folder in (inner, tmp_path / "out"):
+        folder.chmod(0o555)
+    make(tmp_path / "out", "new", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "outside"]
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o555

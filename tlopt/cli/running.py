@@ -37,6 +37,8 @@ def run(verb: Verb, **values: Any) -> None:
         options = {*_TABLES, *(one.name for one in parameters(function) if one.setting.output)}
         named = {name: file for name, file in (*shown.items(), *values.items()) if file and name in options}
         _check_files(named, [*takes, *(value for name, value in values.items() if name not in options)])
+        folders = {"out", *(one.name for one in parameters(function) if one.kind is Path)} - options
+        _refuse_same(named, {name: value for name, value in values.items() if name in folders})
         out, force = values.pop("out", None), values.pop("force", False)
         _refuse_empty([*zip((argument.label for argument in verb.takes), takes, strict=True), ("--out", out)])
         settings = given(values)
@@ -69,9 +71,21 @@ def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
     reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if files else []  # noqa: PTH110
     # A command reads the images of its artifact, too, though nobody named them: they may be a manifest.
     reads += [images for read in reads if (images := images_of(read)) is not None]
+    for file in files.values():
+        check_file(file, reads=reads)
+
+
+def _refuse_same(files: Mapping[str, str], others: Mapping[str, str | None]) -> None:
+    """Refuse a file to write whose place another option names, too: one would be written over the other.
+
+    Args:
+        files: Name of an option -> the file that it names.
+        others: Name of another option -> the place that it names, if any.
+    """
     options: dict[Path, str] = {}
     for name, file in files.items():
-        check_file(file, reads=reads)
-        if other := options.get(real_path(file)):
-            raise OutputExistsError(f"--{other} and --{name} name the same file, {file}.", hint="Name two files.")
-        options[real_path(file)] = name
+        if (other := options.setdefault(real_path(file), name)) != name:
+            raise OutputExistsError(f"--{other} and --{name} both name {file}.", hint="Name two files.")
+    for name, place in others.items():
+        if place and (other := options.get(real_path(place), "")):
+            raise OutputExistsError(f"--{other} and --{name} both name {place}.", hint="Name two places.")

@@ -58,7 +58,7 @@ class Collection:
             row |= {SPLITS[part]: int((mine & (images.fixed == part)).sum()) for part in parts}
             row |= {f"from {o}": int((mine & (origins == o)).sum()) for o in sorted(set(origins)) if o}
             rows.append(row)
-        left = [f"{len(self.left_out)} images were left out; {self.path / LOG} says why."] if self.left_out else []
+        left = [f"Images left out: {len(self.left_out)}; {self.path / LOG} says why."] if self.left_out else []
         return Report(
             title=title or f"{len(images)} images in {self.path}",
             rows=tuple(rows),

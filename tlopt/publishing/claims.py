@@ -17,6 +17,8 @@ from tlopt.errors import OutputError, OutputExistsError
 _PAUSE_S = 0.2  # between two looks at a lock
 _NOTE_BYTES = 4096  # a whole block, so that a full disk is noticed before the work
 _NOTE = b"process "  # how it begins
+# Failures of the disk itself. They come without the name of a file, or with that of a file which was copied.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 

@@ -9,13 +9,14 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing.claims import claim, follows, lock_file, unwritable
+from tlopt.errors import OutputError, OutputExistsError, TloptError
+from tlopt.publishing.claims import OF_THE_DISK, claim, follows, lock_file, unwritable
 from tlopt.publishing.marks import Group
 from tlopt.publishing.places import CHECKPOINT, check_place, checkpoints, examined, is_occupied, located
 
@@ -93,8 +94,15 @@ def draft(
             yield made
             _publish(made, out, lambda: examined(out, force=force, reads=reads, makes=makes))
             _forget(made.checkpoints)
+        except TloptError:
+            raise
+        except OSError as error:
+            inside = str(error.filename).startswith(str(made.folder))
+            if inside or error.errno in OF_THE_DISK:
+                raise unwritable(out, error) from error
+            raise
         finally:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            _discard(made.folder)
 
 
 def _scratch(place: Path, out: str | Path, kind: str = "draft") -> Path:
@@ -119,7 +127,7 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
             aside = _scratch(made.out, out, "old")
             made.out.rename(aside)
             made.folder.rename(made.out)
-            shutil.rmtree(aside, ignore_errors=True)
+            _discard(aside)
     else:
         try:
             made.folder.rename(made.out)  # fails if anything but an empty folder has appeared
@@ -130,6 +138,18 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
                 f"{out} has appeared while it was being made, and was left as it is.", hint="Choose another --out."
             ) from error
     sync(made.out.parent)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder of ours; those in it may be protected, as those of the output that it took the place of."""
+    with contextlib.suppress(OSError):
+        folder.chmod(stat.S_IRWXU)
+    for root, folders, _ in os.walk(folder):
+        for name in folders:
+            if not (inner := Path(root, name)).is_symlink():
+                with contextlib.suppress(OSError):
+                    inner.chmod(stat.S_IRWXU)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -204,4 +224,4 @@ def _sweep(place: Path) -> None:
         if kind == "old" and not is_occupied(place) and any(Path(path).iterdir()):
             Path(path).rename(place)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            _discard(Path(path))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError
-from tlopt.publishing.claims import locked, unwritable
+from tlopt.publishing.claims import OF_THE_DISK, locked, unwritable
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
 from tlopt.reading.files import IrregularFileError, irregular
@@ -75,16 +75,13 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
         os.close(handle)
 
 
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # they come without the name of a file
-
-
 @contextlib.contextmanager
 def _told_of(scratch: Path, file: str | Path) -> Iterator[None]:
     """Have failures name the file that the user knows, not the one that is written beside it."""
     try:
         yield
     except OSError as error:
-        if error.filename in (scratch, str(scratch)) or (error.filename is None and error.errno in _OF_THE_DISK):
+        if error.filename in (scratch, str(scratch)) or (error.filename is None and error.errno in OF_THE_DISK):
             raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
