@@ -230,7 +230,7 @@ def test_two_options_do_not_name_the_same_file(capsys, exported, tmp_path):
     (tmp_path / "deep").mkdir()
     code, _, error = called(capsys, "compare", exported.path, exported.path, *pages)
     assert code == 2
-    assert "--markdown and --html both name" in error
+    assert "--markdown and --html name the same file" in error
     code, _, error = called(capsys, "optimize", tmp_path, "-o", tmp_path / "new", "--csv", tmp_path / "new")
     assert code == 2
     assert "--csv and --out both name" in error

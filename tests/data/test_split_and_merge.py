@@ -169,3 +169,21 @@ def test_a_label_that_is_no_unicode_is_refused(animals, tmp_path):
     with pytest.raises(ImagesError, match="cannot be read as a CSV table") as caught:
         scan(table)
     assert "UTF-8" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [" cat", "cat ", "cat\u3000"])
+def test_a_class_whose_outer_spaces_no_manifest_keeps_is_refused_before_anything_is_made(animals, tmp_path, name):
+    (animals / "cat").rename(animals / name)
+    for write in (lambda: split(animals, tmp_path / "out"), lambda: merge([animals], tmp_path / "out")):
+        with pytest.raises(ImagesError, match="begins or ends with a space"):
+            write()
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_speaks_of_groups_only_where_there_are_some(tmp_path):
+    for i in range(12):
+        draw(tmp_path / "in" / "ab"[i % 2] / f"{i}.png", i)
+    assert split(tmp_path / "in", tmp_path / "alone").notes == ()
+    for i in range(2):
+        draw(tmp_path / "in" / "a" / f"again{i}.png", i * 2)
+    assert split(tmp_path / "in", tmp_path / "two").notes == ("Groups of 2 images that stayed in one part: 2.",)

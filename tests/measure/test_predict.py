@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tlopt.errors import SettingError
+from tlopt.errors import ImagesError, SettingError
 from tlopt.measure.predict import predict
 
 
@@ -22,3 +22,11 @@ def test_answers_below_a_confidence_are_marked(tiny, swatches):
 def test_a_confidence_is_a_share(wrong, tiny, swatches):
     with pytest.raises(SettingError, match="min_confidence"):
         predict(tiny, swatches, min_confidence=wrong)
+
+
+def test_a_single_image_that_cannot_be_read_is_told_as_what_it_is(tiny, tmp_path, caplog):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ImagesError) as raised:
+        list(predict(tiny, tmp_path / "empty.jpg"))
+    assert raised.value.message == f"{tmp_path / 'empty.jpg'} cannot be read as an image: it is empty."
+    assert not caplog.messages

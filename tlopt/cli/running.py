@@ -85,7 +85,7 @@ def _refuse_same(files: Mapping[str, str], others: Mapping[str, str | None]) -> 
     options: dict[Path, str] = {}
     for name, file in files.items():
         if (other := options.setdefault(real_path(file), name)) != name:
-            raise OutputExistsError(f"--{other} and --{name} both name {file}.", hint="Name two files.")
+            raise OutputExistsError(f"--{other} and --{name} name the same file, {file}.", hint="Name two files.")
     for name, place in others.items():
         if place and (other := options.get(real_path(place), "")):
             raise OutputExistsError(f"--{other} and --{name} both name {place}.", hint="Name two places.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from tlopt.data.duplicates import Duplicates
 from tlopt.data.inspection import Inspection
+from tlopt.errors import ImagesError
 from tlopt.images import SPLITS, ImageFolder, manifest, scan
 from tlopt.progress import track
 from tlopt.reports import Report, Scalar
@@ -101,7 +102,15 @@ def write(entries: Sequence[Entry], folder: Path, *, link: bool = False, label: 
         folder: An existing folder.
         link: Make hard links where the file system can; they share the source's content.
         label: Name of the progress bar.
+
+    Raises:
+        ImagesError: A class has a name that the manifest does not keep.
     """
+    for name in sorted({entry.label for entry in entries if entry.label != entry.label.strip()}):
+        raise ImagesError(
+            f"The class {name!r} begins or ends with a space, which no manifest keeps.",
+            hint="Rename the class without it.",
+        )
     for entry in track(entries, label=label, total=len(entries)):
         if entry.action != "copied":
             continue

@@ -135,7 +135,9 @@ def _notes(folder: ImageFolder, groups: np.ndarray, assigned: np.ndarray, val: f
     if np.any(folder.fixed >= 0):
         notes.append("The parts that the images had before were dissolved.")
     sizes = np.bincount(groups)
-    notes.append(f"{int((sizes > 1).sum())} groups of 2 to {int(sizes.max())} images stayed in one part.")
+    if several := int((sizes > 1).sum()):
+        span = "2" if sizes.max() == 2 else f"2 to {int(sizes.max())}"
+        notes.append(f"Groups of {span} images that stayed in one part: {several}.")
     for part, share in (("val", val), ("test", test)):
         got = float((assigned == SPLITS.index(part)).sum() / max(1, (assigned >= 0).sum()))
         if abs(got - share) > max(0.02, 0.2 * share):

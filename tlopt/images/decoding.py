@@ -50,6 +50,8 @@ class Unreadable:
         Raises:
             ImagesError: More than a tenth of the images are unreadable, or the only one is.
         """
+        if self.total == 1:
+            raise ImagesError(reason)
         if file not in self.reasons:
             log.warning("left out: %s", reason)
         self.reasons[file] = reason

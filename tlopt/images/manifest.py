@@ -108,6 +108,8 @@ def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         # utf-8-sig: spreadsheets put a byte order mark in front. Names of files may be any bytes; labels are text.
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             head = stream.readline()
+            if "\0" in head:  # as in UTF-16, which spreadsheets call Unicode
+                raise ImagesError(f"{file} cannot be read as a CSV table: line 1 is not UTF-8.", hint=_UTF8)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=max(",;\t", key=head.count), strict=True)
             columns = _columns(next(reader, []), file)
