@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
-import logging
 import warnings
 
 import onnx
@@ -13,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-log = logging.getLogger(__name__)
+from tlopt.networks import untraceable
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -27,6 +24,9 @@ def trace(model: nn.Module, size: int, opset: int) -> tuple[onnx.ModelProto, Exp
         model: Put into evaluation mode, on the processor.
         size: Side of the square input, pixels.
         opset: Version of the ONNX operators.
+
+    Raises:
+        StageError: torch can make no graph of it.
     """
     for module in model.modules():
         # Conv and batch norm fuse only in plain memory order; forward hooks would be traced.
@@ -53,8 +53,7 @@ def trace_program(
 def _exported(
     model: nn.Module, example: torch.Tensor, opset: int, *, free: bool, names: tuple[str, tuple[str, ...]]
 ) -> tuple[onnx.ModelProto, ExportedProgram]:
-    noise = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
+    with warnings.catch_warnings(), untraceable.in_words():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
@@ -67,7 +66,6 @@ def _exported(
             verbose=False,
         )
     assert program is not None
-    log.debug("%s", noise.getvalue())
     proto: onnx.ModelProto = program.model_proto
     _strip(proto)
     assert program.exported_program is not None

@@ -35,6 +35,7 @@ from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
 from tlopt.networks import ending, layout, padding, prefixes, removal, reparametrized, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
+from tlopt.sources._checks import SAME, check
 from tlopt.sources._naming import Model, parse
 
 log = logging.getLogger(__name__)
@@ -106,33 +107,9 @@ def load(
         module, preprocess = _from_file(found, weights_file, classes, options)
     if size:
         preprocess = Preprocess.from_dict({**preprocess.to_dict(), "size": size})
-    _check_size(model, module, preprocess.size, own=not size)
+    check(model, module, preprocess.size, own=not size)
     module = padding.fix(module, preprocess.size)
     return _settled(found, module, preprocess.size), preprocess
-
-
-def _check_size(name: str, module: nn.Module, size: int, *, own: bool) -> None:
-    """Run a network once: some take images of one size only, or are no classifiers."""
-    training = module.training
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():  # what it keeps may be trained later
-            answers: Any = module.eval()(torch.zeros(1, 3, size, size))
-    except MemoryError:
-        raise
-    except Exception as error:  # what a network's own code runs into has no common type
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise PluginError(
-            f"The network {shown_name(name)} does not run on images of {size} px: {reason}",
-            hint="Look at its code." if own else "Leave out the image size: the network was made for one.",
-        ) from error
-    finally:
-        module.train(training)
-    if not isinstance(answers, torch.Tensor) or answers.dim() != 2 or len(answers) != 1:
-        raise PluginError(
-            f"The network {shown_name(name)} must return one tensor of the shape (images, classes). "
-            f"For one image it returned {ending.described(answers)}.",
-            hint=ending.WRAP,
-        )
 
 
 def pinned(model: str) -> str:
@@ -202,7 +179,7 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
             hint=_REPORT,
         ) from error
     difference = float((found - wanted).abs().max() / wanted.std().clamp(min=1e-6))
-    if not difference <= _SAME:
+    if not difference <= SAME:
         raise StageError(
             f"The network {shown_name(artifact.card.model)} answers differently after it is opened again: "
             f"logits differ by {difference:.2g} of their spread.",
@@ -211,7 +188,6 @@ def keep(model: nn.Module, folder: Path, card: Card) -> Card:
     return card
 
 
-_SAME = 1e-2  # of the logits' spread: kernels may add up in another order, other weights are another network
 _REPORT = "Its architecture is not rebuilt as it was: report the model's name, or use another one."
 
 

@@ -15,7 +15,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
 from tlopt.cards.details import OnnxDetails, Parity
-from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError
+from tlopt.errors import ArtifactError, CheckError, ImagesError, MissingLibraryError, SettingError, reason
 from tlopt.images import batches
 from tlopt.images.of_artifact import parts_of
 from tlopt.progress import bar
@@ -293,4 +293,8 @@ def _run(file: Path, inputs: np.ndarray) -> tuple[str, np.ndarray]:
         from onnx.reference import ReferenceEvaluator
 
         return "onnx reference", np.asarray(ReferenceEvaluator(str(file)).run(None, {"images": inputs})[0])
-    return "onnxruntime", np.asarray(session.run(None, {"images": inputs})[0])
+    try:
+        return "onnxruntime", np.asarray(session.run(None, {"images": inputs})[0])
+    except Exception as error:  # its exceptions share no base
+        told = f"The exported graph does not run on {len(inputs)} images: {reason(error)}."
+        raise CheckError(told, hint="Look in its forward for what makes numbers of tensors: item, tolist.") from error
