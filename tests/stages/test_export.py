@@ -170,7 +170,7 @@ def test_import_takes_an_onnx_file_of_any_tool(tuned, tmp_path):
 
 
 def test_import_names_what_is_wrong_with_a_file(tmp_path):
-    (tmp_path / "x.onnx").write_bytes(b"no model")
+    (tmp_path / "x.onnx").write_bytes(b"\xff no model")
     with pytest.raises(ArtifactError, match=r"x\.onnx is not a readable ONNX file"):
         tlopt.import_model(tmp_path / "x.onnx", tmp_path / "out")
     with pytest.raises(ArtifactError, match="There is no file at"):

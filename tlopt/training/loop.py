@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +25,13 @@ from tlopt.training.optimization import losses, optimizers, regularizers
 from tlopt.training.optimization.averaging import Average, applied
 from tlopt.training.optimization.precision import arithmetic
 from tlopt.training.outcome.history import History, score
+from tlopt.training.parallel import parallel
 from tlopt.training.resumption import pausing, resuming
 from tlopt.training.resumption.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
-# Each process keeps its own batch-norm statistics; torch 2.13 renamed the option.
-_RENAMED = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
 
 
@@ -193,9 +190,8 @@ class Run:
         # What torch.compile returns is a module, though it is declared as a function.
         forward: Any = torch.compile(self.model) if self.compiled else self.model
         if self.world > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
             # Made anew each epoch: the set of layers that train may have grown.
-            forward = nn.parallel.DistributedDataParallel(forward, device_ids=ids, **_OWN_BUFFERS)
+            forward = parallel(forward, self.model, self.device, self.train_images.preprocess.size)
         called: Callable[[torch.Tensor], torch.Tensor] = forward
         return called
 
