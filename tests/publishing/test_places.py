@@ -5,7 +5,7 @@ import pytest
 from contents import CARD, FOREIGN, MAKES, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing import check_place
+from tlopt.publishing import check_file, check_place
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -121,3 +121,13 @@ def test_the_root_of_a_file_system_is_refused_before_the_work(tmp_path, monkeypa
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
     with pytest.raises(OutputExistsError, match="is the root of a file system"):
         check_place(tmp_path / "volume")
+
+
+@pytest.mark.parametrize("out", ["~", "~/runs/tuned", "./~/x"])
+def test_a_tilde_that_no_shell_has_seen_makes_no_folder_of_that_name(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for check in (check_place, check_file):
+        with pytest.raises(OutputError, match="only a shell") as raised:
+            check(out)
+    assert raised.value.hint == f"Write {Path.home().joinpath(*Path(out).parts[1:])}"
+    check_place("~backup")

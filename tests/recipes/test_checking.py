@@ -58,6 +58,7 @@ def refused(photos, tuned, tmp_path):
         ),
         ('prune = "{photos}"', ArtifactError, "{photos} is not an artifact"),
         ('finetune = "{photos}/../../.."\nmodel = "pip:x"', ImagesError, "step a: "),
+        ('report = ["tuned", "tuned"]', SettingError, "report works on tuned twice"),
         ('compare = ["tuned", "{photos}"]', ArtifactError, "{photos} is not an artifact"),
         (
             'compare = ["tuned", "tuned"]\nhtml = "{out}/a/page.html"',

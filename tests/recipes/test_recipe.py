@@ -222,6 +222,15 @@ def names(folder):
         ('out = "x"\n[a]\nfinetune = "{photos}"\nepochs = 0', "step a: epochs must be at least 1"),
         ('out = "x"\n[a]\nfinetune = ["{photos}", "{photos}"]', "works on one source"),
         ('out = "x"\n[a]\ncompare = ["{photos}"]', "compare takes the reference and the candidate"),
+        ('out = "x"\n[[a]]\nfinetune = "{photos}"', "a is a list of tables"),
+        ('out = "x"\n[a]\nbench = "{photos}"', "step a: recipes have no bench"),
+        (
+            'out = "x"\n[a]\nexport = "b"\n[b]\nfinetune = "{photos}"',
+            r"called 'b'\.\nMove the step b before",
+        ),
+        ('out = "x"\n[a]\nexport = "a"', r"called 'a'\.\nPaths are relative to"),
+        ('out = "x"\n[a]\nfinetune = "{photos}"\nimage-size = 32\nimage_size = 64', "image-size is given twice"),
+        ('out = "x"\n[a]\nfinetune = "{photos}"\nmodel = "lite0"', "step a: A model is named source:name, got 'lite0'"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(text, message, photos, tmp_path):

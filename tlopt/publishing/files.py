@@ -15,6 +15,7 @@ from tlopt.errors import OutputExistsError
 from tlopt.publishing.claims import OF_THE_DISK, locked, unwritable
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
+from tlopt.publishing.places import refuse_tilde
 from tlopt.reading.files import IrregularFileError, irregular
 
 
@@ -101,6 +102,7 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
         OutputError: It cannot be written.
     """
     file = Path(file)
+    refuse_tilde(file)
     try:
         _try(file)
     except OSError as error:

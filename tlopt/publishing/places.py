@@ -53,6 +53,7 @@ def check_place(
 def examined(out: str | Path, *, force: bool, reads: Iterable[str | Path], makes: Group) -> Path:
     """Do what `check_place` does, but let the one ask who is making `out` himself."""
     place = located(out)
+    refuse_tilde(out)
     _refuse_homes(place, out)
     _check_parent(place, out)
     _check_checkpoints(checkpoints(place), out)
@@ -135,6 +136,19 @@ def _named(files: tuple[str, ...]) -> str:
         return "what it holds"
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"{shown_name(files[0])}{more}"
+
+
+def refuse_tilde(out: str | Path) -> None:
+    """Refuse ~ for the home folder: only a shell knows it, and a folder of that name would be made.
+
+    Raises:
+        OutputError: The path begins with it.
+    """
+    if Path(out).parts[:1] == ("~",):
+        raise OutputError(
+            f"{out} begins with ~, which only a shell takes for your home folder.",
+            hint=f"Write {Path(out).expanduser()}" if "HOME" in os.environ else "Write the whole path.",
+        )
 
 
 def _refuse_homes(place: Path, out: str | Path) -> None:

@@ -40,8 +40,7 @@ def check(recipe: Recipe, *, ours: Collection[str]) -> None:
     for step in recipe.steps:
         where = f"{recipe.path}, step {step.name}"
         try:
-            for source in step.sources:
-                _check_source(recipe, step, source)
+            _check_sources(recipe, step)
             _check_read(recipe, step)
         except SettingError as error:
             raise SettingError(f"{where}: {error.message}", hint=error.hint) from error
@@ -111,6 +110,19 @@ def _kind_made(step: Step) -> str:
     if step.verb == "export":
         return "tensorrt" if step.settings.get("trt") else "onnx"
     return "" if VERBS[step.verb].gives == "study" else "report"
+
+
+def _check_sources(recipe: Recipe, step: Step) -> None:
+    """Check all that a step works on."""
+    for source in step.sources:
+        _check_source(recipe, step, source)
+    places = list(map(located, sources_of(recipe, step)))
+    for source, place in zip(step.sources, places, strict=True):
+        if step.verb == "report" and places.count(place) > 1:
+            raise SettingError(f"report works on {source} twice.", hint="Name each artifact once.")
+    model = str(step.settings.get("model", ""))
+    if model and ":" not in model:
+        raise SettingError(f"A model is named source:name, got {model!r}.", hint="tlopt list models shows some.")
 
 
 def _check_source(recipe: Recipe, step: Step, source: str) -> None:

@@ -83,7 +83,7 @@ class Recipe:
             )
         steps: list[Step] = []
         for name, table in raw.items():
-            steps.append(_step(path, name, table, [step.name for step in steps]))
+            steps.append(_step(path, name, table, [step.name for step in steps], list(raw)))
         if not steps:
             raise SettingError(f"The recipe {path} has no step.", hint='Add one: [tuned] with finetune = "images".')
         return cls(path=path, out=Path(out), steps=tuple(steps))
@@ -94,18 +94,22 @@ def step_named(source: str) -> str:
     return source.removesuffix("/best")
 
 
-def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
+def _step(path: Path, name: str, table: Any, earlier: list[str], every: list[str]) -> Step:
     where = f"{path}, step {name}"
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise SettingError(
             f"{path}: {name!r} cannot be the name of a step.",
             hint="It is the name of the step's folder: letters, digits, - and _.",
         )
+    if isinstance(table, list) and table and isinstance(table[0], dict):
+        raise SettingError(f"{path}: {name} is a list of tables.", hint=f"Each step is a table of its own: [{name}]")
     if not isinstance(table, dict):
         raise SettingError(f"{path}: unknown key {name!r}.", hint=suggestion(name, ["out"]))
     verbs = [key for key in table if key in VERBS]
     if len(verbs) != 1:
         problem = f"has {len(verbs)} verbs" if verbs else "has no verb"
+        if (other := next((key for key in table if key in TABLE), "")) and not verbs:
+            raise SettingError(f"{where}: recipes have no {other}.", hint=f"They have {', '.join(VERBS)}.")
         near = suggestion(next(iter(table)), VERBS) if table and not verbs else f"One of: {', '.join(VERBS)}."
         raise SettingError(f"{where}: the step {problem}.", hint=near)
     verb = verbs[0]
@@ -124,10 +128,17 @@ def _step(path: Path, name: str, table: Any, earlier: list[str]) -> Step:
         if step_named(source) not in earlier and not os.path.exists(source):  # noqa: PTH110 - Path raises for a name too long
             raise SettingError(
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
-                hint=suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}.",
+                hint=_nearest(source, earlier, [one for one in every if one not in (name, "out")]),
             )
     try:
         settings.check(VERBS[verb].function(), given)
     except SettingError as error:
         raise SettingError(f"{where}: {error.message}", hint=error.hint) from error
     return Step(name=name, verb=verb, sources=sources, settings=given)
+
+
+def _nearest(source: str, earlier: list[str], every: list[str]) -> str:
+    """Return a hint for a source that is neither a step before nor a path."""
+    if step_named(source) in every:
+        return f"Move the step {step_named(source)} before this one."
+    return suggestion(source, earlier) if earlier else f"Paths are relative to {Path.cwd()}."

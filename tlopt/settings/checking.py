@@ -36,6 +36,9 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
             where = getattr(function, "__name__", "this function")
             hint = moved(function).get(name) or suggestion(name, known)
             raise SettingError(f"{where} has no setting {name!r}.", hint=hint)
+    if len(given) < len(values):
+        spelled = next(name for name in values if name.rstrip("_").replace("-", "_") != name)
+        raise SettingError(f"{spelled} is given twice, in two spellings.", hint="Leave one of them out.")
     bundled = _bundled(known.values(), given)
     given = {**bundled, **given}
     result = {}
