@@ -109,6 +109,8 @@ def test_a_kept_folder_that_is_there_is_one_error(exported, capsys, tmp_path):
     )
     assert (code, out) == (2, "")
     assert "exists already" in err
+    assert "Choose another folder for --keep." in err
+    assert "--force" not in err
 
 
 @pytest.mark.usefixtures("a_server")

@@ -38,7 +38,7 @@ def test_postscript_is_no_image_and_starts_no_program(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(POSTSCRIPT)
     with pytest.raises(ImagesError, match=r"a\.jpg cannot be read as an image: its content is none of JPEG, PNG"):
         image_files.read_image(tmp_path / "a.jpg")
-    with pytest.raises(ImagesError, match="its content is none of"):
+    with pytest.raises(ImagesError, match=r"^The content cannot be read as an image: its content is none of"):
         image_files.read_image(io.BytesIO(POSTSCRIPT))
 
 

@@ -23,7 +23,7 @@ from tlopt.deployment.serving import environment
 from tlopt.deployment.serving.server import Ports, Server, serving
 from tlopt.deployment.targets import triton
 from tlopt.deployment.triton.asking import Body
-from tlopt.errors import ArtifactError, SettingError, StageError
+from tlopt.errors import ArtifactError, OutputExistsError, SettingError, StageError
 from tlopt.process import programs
 from tlopt.settings import Setting, flat
 
@@ -111,7 +111,10 @@ def _lines(
     artifact: str | Path | Artifact, found: environment.Environment, ports: Ports, wanted: _Wanted, keep: Path | None
 ) -> Iterator[str]:
     with _told_to_stop() as stopped, tempfile.TemporaryDirectory(prefix="tlopt-serve-") as name:
-        folder, said = _deployment(artifact, wanted, keep or Path(name) / "deployment")
+        try:
+            folder, said = _deployment(artifact, wanted, keep or Path(name) / "deployment")
+        except OutputExistsError as error:
+            raise OutputExistsError(error.message, hint="Choose another folder for --keep.") from error
         with serving(found, folder / triton.MODELS, ports, stopped) as server:
             if stopped():
                 return

@@ -137,7 +137,8 @@ def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Imag
             problem = "it is empty" if _empty(path) else f"its content is none of {known}"
         else:
             problem = reason(error)
-        raise ImagesError(f"{path} cannot be read as an image: {problem}.") from error
+        named = path if isinstance(path, str | Path) else "The content"
+        raise ImagesError(f"{named} cannot be read as an image: {problem}.") from error
 
 
 def _empty(path: str | Path | IO[bytes]) -> bool:

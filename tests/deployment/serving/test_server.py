@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tlopt.deployment.serving import server as servers
 from tlopt.deployment.serving.environment import Environment
 from tlopt.deployment.serving.server import Ports, serving
 from tlopt.errors import StageError
@@ -126,3 +127,13 @@ def test_a_program_that_cannot_run_is_an_error(environment, repository):
 )
 def test_a_client_reaches_it_at_an_address(host, address):
     assert Ports(host=host, http=1, grpc=2, metrics=3).address == address
+
+
+@pytest.mark.parametrize(
+    ("host", "http", "grpc"),
+    [("127.0.0.1", "127.0.0.1", "127.0.0.1"), ("::1", "ipv6:::1", "[::1]"), ("::", "ipv6:::", "[::]")],
+)
+def test_the_server_is_told_an_address_as_each_of_its_parts_reads_it(environment, tmp_path, host, http, grpc):
+    ports = Ports(host=host, http=1, grpc=2, metrics=3)
+    told = servers._command(environment, tmp_path, ports, "x")
+    assert {f"--http-address={http}", f"--grpc-address={grpc}", f"--metrics-address={http}"} <= set(told)

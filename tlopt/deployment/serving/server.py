@@ -205,9 +205,10 @@ def _command(environment: Environment, work: Path, ports: Ports, prefix: str) ->
     options: dict[str, Any] = {
         "model-repository": work / "models",
         "backend-directory": work / "backends",
-        "http-address": ports.host, "http-port": ports.http,
-        "grpc-address": ports.host, "grpc-port": ports.grpc,
-        "metrics-address": ports.host, "metrics-port": ports.metrics,
+        # Its parts write an address of IPv6 in two ways.
+        "http-address": f"ipv6:{ports.host}" if ":" in ports.host else ports.host, "http-port": ports.http,
+        "grpc-address": f"[{ports.host}]" if ":" in ports.host else ports.host, "grpc-port": ports.grpc,
+        "metrics-address": f"ipv6:{ports.host}" if ":" in ports.host else ports.host, "metrics-port": ports.metrics,
         "exit-timeout-secs": 5,
         "backend-config": f"python,shm-region-prefix-name={prefix}",
     }  # fmt: skip
