@@ -74,11 +74,11 @@ class Known:
             self.done(f"time/{found.digest}", timed(latency_ms * share, point=found.digest, **given))
         return self
 
-    def rank(self, name, accuracy, size=32, seconds=0.0):
+    def rank(self, name, accuracy, size=32, seconds=0.0, loss=None):
         """Write down what a network's frozen features are worth."""
         score = Score(
-            accuracy=accuracy, interval=(accuracy, accuracy), loss=1 - accuracy, images=100, folds=5, penalty=0.1,
-            seconds=seconds,
+            accuracy=accuracy, interval=(accuracy, accuracy), loss=1 - accuracy if loss is None else loss, images=100,
+            folds=5, penalty=0.1, seconds=seconds,
         )  # fmt: skip
         return self.done(f"rank/{contender(self.search, name, size).key}", score)
 

@@ -29,6 +29,13 @@ def test_the_plan_takes_the_most_promising_and_fits_the_time():
     assert planned(known, 0.0).epochs == 1
 
 
+def test_the_loss_tells_which_is_the_most_promising():
+    known = Known(asked(names=("a", "b", "c")))
+    for name, accuracy, loss in (("a", 0.83, 0.41), ("b", 0.82, 0.37), ("c", 0.81, 0.43)):
+        known.time(name, 4.0).rank(name, accuracy, loss=loss)
+    assert planned(known, 1e6).contenders == tuple(contender(known.search, name).key for name in "bac")
+
+
 def test_where_the_time_does_for_one_training_it_is_one_that_needs_no_pruning():
     known = Known(asked(names=("a", "b", "c")))
     known.time("a", 12.0).time("a", 3.0, width=0.35).rank("a", 0.9, seconds=20.0)
