@@ -110,7 +110,7 @@ _VERBS = (
         name="finetune", at="stages.finetune:finetune", group="Make", gives="path", recipe=True,
         summary="Fine-tune a pretrained network on labelled images.",
         example="tlopt finetune images -o runs/tuned --model pip:efficientnet_lite0",
-        takes=(_IMAGES,),
+        takes=(Argument(name="source", shown="IMAGES|ARTIFACT"),),
     ),
     Verb(
         name="adapt", at="stages.adapt:adapt", group="Make", gives="path", recipe=True,

@@ -117,7 +117,7 @@ def test_too_many_unreadable_images_stop_the_work(photos, tmp_path):
 
 def test_what_was_unused_for_longest_makes_room(photos, tmp_path):
     root = tmp_path / "cache"
-    features = root / "features" / "old.npz"
+    features = root / "features" / f"{'0' * 32}.npz"
     features.parent.mkdir(parents=True)
     features.write_bytes(bytes(1000))
     os.utime(features, (10, 10))
@@ -134,7 +134,7 @@ def test_what_was_unused_for_longest_makes_room(photos, tmp_path):
 def test_opening_a_kept_set_makes_room_too(photos, tmp_path):
     root = tmp_path / "cache"
     open_pixels(scan(photos), PREPROCESS, cache=root).filled().close()
-    features = root / "features" / "old.npz"
+    features = root / "features" / f"{'0' * 32}.npz"
     features.parent.mkdir()
     features.write_bytes(bytes(1000))
     os.utime(features, (10, 10))

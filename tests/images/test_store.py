@@ -156,8 +156,8 @@ def test_what_killed_runs_left_is_swept_away(folder, kept):
     left = [
         pixels / f".{kept.stem}.json.part-0123abcd",
         pixels / f"{kept.stem}.json.4711",
-        pixels / "0123.part",
-        pixels / "0123.lock",
+        pixels / f"{'0' * 32}.part",
+        pixels / f"{'0' * 32}.lock",
         features / f"{kept.stem}.4711",
         features / f".{kept.stem}.npz.part-0123abcd",
     ]
@@ -169,6 +169,24 @@ def test_what_killed_runs_left_is_swept_away(folder, kept):
     assert kept.exists()
     assert running.filled()._publish is None
     assert len(list(pixels.glob("*.u8"))) == 2
+
+
+def test_what_a_user_keeps_in_the_folder_of_the_cache_is_never_deleted(kept):
+    root = kept.parents[1]
+    (root / "features").mkdir()
+    mine = [
+        root / name
+        for name in (
+            "features/train.npz", "features/.train.npz.part-0123abcd", "features/a.json.1", "pixels/film.part",
+            "pixels/poetry.lock", "pixels/raw.u8", "pixels/.film.mp4.part-0123abcd",
+        )
+    ]  # fmt: skip
+    for file in mine:
+        file.write_bytes(b"mine")
+        os.utime(file, (10, 10))
+    make_room(root, cache_gb=0)
+    assert all(file.read_bytes() == b"mine" for file in mine)
+    assert not kept.exists()
 
 
 def test_many_runs_at_once_make_one_set(folder, expected, tmp_path):

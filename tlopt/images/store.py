@@ -28,7 +28,10 @@ UNKNOWN, UNREADABLE = -1, 0  # in place of a height: not decoded yet, cannot be 
 _VERSION = 2  # of the file format and of what `Preprocess.resized` does
 COLUMNS = 4  # of an index: offset in bytes, height, width, checksum of the pixels
 
-_SCRATCH = re.compile(r"\..+\.part-[0-9a-f]{8}|.+\.json\.\d+|[0-9a-f]{32}\.\d+")  # the last two: of tlopt 0.1
+# The folder may be one of the user's, with files of the same kinds. Ours are called by a digest.
+_OURS = re.compile(r"[0-9a-f]{32}\.(u8|npz|part|lock)")
+# The last two are of tlopt 0.1.
+_SCRATCH = re.compile(r"\.[0-9a-f]{32}\.(json|u8|npz)\.part-[0-9a-f]{8}|[0-9a-f]{32}\.json\.\d+|[0-9a-f]{32}\.\d+")
 
 
 def key_of(folder: ImageFolder, preprocess: Preprocess) -> str:
@@ -144,7 +147,7 @@ def make_room(root: Path, *, cache_gb: float, coming: int = 0) -> None:
     """
     _sweep(root)
     kept = []
-    for file in (*root.glob("pixels/*.u8"), *root.glob("features/*.npz")):
+    for file in _ours(root, "pixels/*.u8", "features/*.npz"):
         with contextlib.suppress(OSError):
             state = file.stat()
             kept.append((state.st_mtime, state.st_size, file))
@@ -168,9 +171,14 @@ def _locked(handle: int) -> bool:
     return True
 
 
+def _ours(root: Path, *patterns: str) -> list[Path]:
+    """Return the files of a cache that are where some patterns say."""
+    return [file for pattern in patterns for file in root.glob(pattern) if _OURS.fullmatch(file.name)]
+
+
 def _sweep(root: Path) -> None:
     """Delete what killed runs left: sets half made, their locks, and scratch files."""
-    for file in (*root.glob("pixels/*.lock"), *root.glob("pixels/*.part")):
+    for file in _ours(root, "pixels/*.lock", "pixels/*.part"):
         if file.suffix == ".part" or not file.with_suffix(".u8").exists():
             _drop(file.with_suffix(".lock"), file.with_suffix(".part"))
     for folder in (root / "pixels", root / "features"):
