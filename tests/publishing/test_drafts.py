@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from contents import fill
@@ -307,3 +308,21 @@ def test_what_is_replaced_goes_though_its_folders_are_protected(tmp_path):
     make(tmp_path / "out", "new", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "outside"]
     assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o555
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "I/O error")])
+def test_what_stops_the_second_of_two_renames_leaves_the_old_output(tmp_path, monkeypatch, error):
+    make(tmp_path / "out")
+    rename = Path.rename
+
+    def stopped(path, target):
+        if ".draft-" in path.name:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(drafts, "_exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises((KeyboardInterrupt, OutputError)):
+        make(tmp_path / "out", "new", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "model.onnx").read_text() == "old"

@@ -126,7 +126,11 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
             # Here a folder cannot be replaced in one step: the old one is set aside first, then dropped.
             aside = _scratch(made.out, out, "old")
             made.out.rename(aside)
-            made.folder.rename(made.out)
+            try:
+                made.folder.rename(made.out)
+            except BaseException:  # an interruption, too: the old one must not be missing
+                aside.rename(made.out)
+                raise
             _discard(aside)
     else:
         try:
