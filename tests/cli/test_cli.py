@@ -199,6 +199,9 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exp
     code, _, error = called(capsys, "bench", exported.path, "--csv", tmp_path / "none" / "rows.csv")
     assert code == 2
     assert "there is no folder" in error
+    code, _, error = called(capsys, "bench", exported.path, "--csv", "-")
+    assert code == 2
+    assert "/dev/stdout is the output" in error
     code, _, error = called(capsys, "bench", exported.path, "--markdown", tmp_path)
     assert code == 2
     assert "is a folder" in error

@@ -326,3 +326,10 @@ def test_what_stops_the_second_of_two_renames_leaves_the_old_output(tmp_path, mo
         make(tmp_path / "out", "new", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "model.onnx").read_text() == "old"
+
+
+def test_the_mode_of_a_folder_stays(tmp_path):
+    (tmp_path / "out").mkdir(mode=0o700)
+    for force in (False, True):
+        make(tmp_path / "out", force=force)
+        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700

@@ -168,3 +168,14 @@ def test_a_disk_that_is_full_is_told_by_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: .*rows\.csv'$"), writing(tmp_path / "rows.csv"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == []
+
+
+def test_a_link_to_the_pipe_of_a_process_is_written_to(tmp_path):
+    reader, writer = os.pipe()
+    link = tmp_path / "stdout"
+    link.symlink_to(f"/proc/self/fd/{writer}")
+    check_file(link)
+    write_whole(link, "through", special=True)
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    os.close(writer)

@@ -85,6 +85,8 @@ def _in_a_folder(context: click.Context, parameter: click.Parameter, value: str 
     """Refuse a file that could not be written, before anything is measured."""
     if value == "":
         raise click.BadParameter("the name of the file is an empty text", context, parameter)
+    if value == "-":
+        raise click.BadParameter("- is no name of a file: /dev/stdout is the output", context, parameter)
     if value and Path(value).is_dir():
         raise click.BadParameter(f"{value} is a folder: name a file in it", context, parameter)
     if value and not Path(value).parent.is_dir():

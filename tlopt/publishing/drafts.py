@@ -120,6 +120,8 @@ def _scratch(place: Path, out: str | Path, kind: str = "draft") -> Path:
 
 def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> None:
     sync_tree(made.folder)
+    with contextlib.suppress(OSError):  # what nobody else may look into stays so
+        made.folder.chmod(stat.S_IMODE(made.out.lstat().st_mode))
     if is_occupied(made.out):
         check_again()
         if not _exchange(made.folder, made.out):

@@ -53,13 +53,13 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
         IrregularFileError: A pipe, a device or the like is in its place.
         OSError: It cannot be written.
     """
-    target = Path(os.path.realpath(file))
-    mode = _mode(target)
+    mode = _mode(Path(file))
     if mode is not None and not stat.S_ISREG(mode):
         if not special:
             raise IrregularFileError(file, f"is {irregular(mode)}, no regular file")
-        yield target
+        yield Path(file)  # a link to the pipe of a process has no other name
         return
+    target = Path(os.path.realpath(file))
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
     scratch, handle = _open(target, file)
@@ -153,10 +153,10 @@ def _try(file: Path) -> None:
     Raises:
         OSError: It cannot be.
     """
-    target = Path(os.path.realpath(file))
-    mode = _mode(target)
+    mode = _mode(file)
     if mode is not None and not stat.S_ISREG(mode):
         return
+    target = Path(os.path.realpath(file))
     if target.parent.is_dir():
         scratch, handle = _open(target, file)
         os.close(handle)
