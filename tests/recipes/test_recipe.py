@@ -108,6 +108,24 @@ def test_what_no_recipe_made_is_not_replaced(recipe, tmp_path):
     assert (place / "mine.txt").read_text() == "kept"
 
 
+def test_what_another_recipe_made_is_kept_or_refused_and_never_replaced_unasked(done, photos, tmp_path):
+    out = Path(shutil.copytree(done.parent / "runs", tmp_path / "runs"))
+    other = tmp_path / "other.toml"
+    other.write_text(GOOD.format(out=out, photos=photos))
+    assert states(other) == [("tuned", "kept"), ("fp32", "kept")]
+    other.write_text(other.read_text().replace("epochs = 1", "epochs = 2"))
+    before = (out / "tuned" / "artifact.json").read_bytes()
+    for dry_run in (True, False):
+        with pytest.raises(OutputExistsError, match="no run of this recipe made it") as caught:
+            states(other, dry_run=dry_run)
+    assert "--force-from tuned replaces it" in caught.value.hint
+    assert (out / "tuned" / "artifact.json").read_bytes() == before
+    assert states(other, dry_run=True, force_from="tuned") == [("tuned", "to make"), ("fp32", "to make")]
+    same = tmp_path / done.name  # the recipe itself, changed, makes them anew
+    same.write_text(other.read_text())
+    assert states(same, dry_run=True) == [("tuned", "to make"), ("fp32", "to make")]
+
+
 class Killed(BaseException):
     """Ends a run where it stands, as a kill does."""
 

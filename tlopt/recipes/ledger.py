@@ -23,6 +23,8 @@ Entry = dict[str, str]
 def parse(text: str) -> dict[str, Entry]:
     """Read what runs wrote down: step -> "key" of what decided its result, digest of the "result", "text" to show.
 
+    The "recipe" is the name of the file whose run it was.
+
     A step that was begun and not ended has an empty result, and the digest of what stood "before".
 
     Raises:

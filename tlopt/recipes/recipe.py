@@ -92,8 +92,10 @@ def run(
     state, damage = ledger.read(loaded.out)
     if damage:
         log.warning("%s", damage)
-    replaced = [step.name for step in loaded.steps if damage or step.name in state or step.name not in kept]
-    made = [step.name for step in loaded.steps if step.name not in replaced and _is_made(loaded, step)]
+    ours = [name for name, entry in state.items() if entry.get("recipe", loaded.path.name) == loaded.path.name]
+    replaced = [step.name for step in loaded.steps if damage or step.name in ours or step.name not in kept]
+    others = [step for step in loaded.steps if step.name not in replaced]
+    made = [step.name for step in others if _is_made(loaded, step) or _stands(loaded, step, state.get(step.name))]
     checking.check(loaded, ours=[*replaced, *made])
     for step in loaded.steps:
         for model in _models(step):
@@ -146,15 +148,19 @@ def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bo
     if not forced and _is_kept(recipe, step, place, entry, key):
         text = entry["text"] if entry else ""
         tidy(place)
-        ledger.write(recipe.out, state, step.name, {"key": key, "result": ledger.identity(place), "text": text})
+        by = entry.get("recipe", recipe.path.name) if entry else recipe.path.name
+        done = {"key": key, "result": ledger.identity(place), "text": text, "recipe": by}
+        ledger.write(recipe.out, state, step.name, done)
         return Done(step=step, state="kept", path=place, text=text)
     started = time.perf_counter()
     log.info("step %s: %s", step.name, step.verb)
     # Written down before the step begins: what it leaves if it is killed is this recipe's.
-    ledger.write(recipe.out, state, step.name, {"key": key, "result": "", "text": "", "before": ledger.identity(place)})
+    begun = {"key": key, "result": "", "text": "", "before": ledger.identity(place), "recipe": recipe.path.name}
+    ledger.write(recipe.out, state, step.name, begun)
     text = _make(recipe, step, place)
     seconds = time.perf_counter() - started
-    ledger.write(recipe.out, state, step.name, {"key": key, "result": ledger.identity(place), "text": text})
+    done = {"key": key, "result": ledger.identity(place), "text": text, "recipe": recipe.path.name}
+    ledger.write(recipe.out, state, step.name, done)
     return Done(step=step, state="made", path=place, seconds=seconds, text=text)
 
 
@@ -219,6 +225,11 @@ def _is_kept(recipe: Recipe, step: Step, place: Path, entry: ledger.Entry | None
         return entry["key"] == key and entry["result"] == found
     # The run that began it was killed. It may have been before the step stood: then the old result still does.
     return entry["key"] == key and found != entry.get("before") and _is_made(recipe, step)
+
+
+def _stands(recipe: Recipe, step: Step, entry: ledger.Entry | None) -> bool:
+    """Return whether the run of another recipe made what stands at a step's place, and the step would make the same."""
+    return entry is not None and _is_kept(recipe, step, recipe.out / step.name, entry, _key(recipe, step))
 
 
 def _is_made(recipe: Recipe, step: Step) -> bool:
