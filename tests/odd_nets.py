@@ -145,3 +145,19 @@ class _Forgetful(nn.Module):
 
     def forward(self, images):
         return self.fc(images.mean((2, 3))) * self.sign
+
+
+def loud(classes):
+    """Return a network that prints, when it is made and when it runs."""
+    print("made")  # noqa: T201 - that is the point
+    return _Loud(classes)
+
+
+class _Loud(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, classes)
+
+    def forward(self, images):
+        print("runs")  # noqa: T201
+        return self.fc(self.body(images).mean((2, 3)))

@@ -82,3 +82,12 @@ def test_float64_without_a_kernel_is_said_in_words(kind, tmp_path):
     given = {"graph": model, "bytes": model.SerializeToString(), "file": tmp_path / "m.onnx"}[kind]
     with pytest.raises(ArtifactError, match="no Conv in float64"):
         sessions.open_session(given)
+
+
+def test_a_graph_that_cannot_be_opened_prints_nothing(graph, capfd, tmp_path):
+    graph.graph.node[0].op_type = "Missing"
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    for opens in (sessions.open_session, sessions.simplified):
+        with pytest.raises(Exception, match="Missing"):
+            opens(tmp_path / "model.onnx")
+    assert capfd.readouterr() == ("", "")

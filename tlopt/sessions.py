@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnx
 
 CPU = ("CPUExecutionProvider",)
+# Else it prints on stdout what went wrong, and tries once more with the processor alone.
+_ONCE = {"enable_fallback": 0}
 # What ONNX Runtime (1.32) does wrong where values are rounded to other types than 8- and 16-bit integers, such as E4M3:
 # it drops a Relu, though the type has negative numbers, and fails at a Clip. Without these, the graph runs as it is.
 _WITHOUT = ("optimization.disable_specified_optimizers", "ClipQuantRewrite;ReluQuantRewrite")
@@ -69,7 +71,7 @@ def open_session(
     if rounds_to_other_types(model) if other_types is None else other_types:
         options.add_session_config_entry(*_WITHOUT)
     try:
-        return runtime.InferenceSession(_given(model), options, providers=list(providers))
+        return runtime.InferenceSession(_given(model), options, providers=list(providers), **_ONCE)
     except Exception as error:  # its exceptions share no base but Exception
         missing = _NO_KERNEL.search(str(error))
         if missing is None or not _has_float64(_loaded(model)):
@@ -126,7 +128,7 @@ def simplified(file: Path) -> onnx.ModelProto:
         options.optimized_model_filepath = str(Path(folder) / "simple.onnx")
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        runtime.InferenceSession(str(file), options, providers=list(CPU))
+        runtime.InferenceSession(str(file), options, providers=list(CPU), **_ONCE)
         model: onnx.ModelProto = onnx.load(options.optimized_model_filepath)
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]

@@ -44,7 +44,8 @@ def run(verb: Verb, **values: Any) -> None:
         settings = given(values)
         if "force" in inspect.signature(function).parameters:
             settings["force"] = force
-        result = function(*takes, *([out] if out is not None else []), **settings)
+        with terminal.aside():
+            result = function(*takes, *([out] if out is not None else []), **settings)
         if verb.gives == "path":
             showing.show_path(result, out)
         elif verb.gives in ("report", "study"):

@@ -67,7 +67,7 @@ def show_path(result: object, out: str) -> None:
 
 def show_lines(results: Iterable[Entry | str], *, as_json: bool) -> None:
     """Show results as they come, each on a line of its own."""
-    for result in results:
+    for result in terminal.made_aside(results):
         if as_json:
             click.echo(json.dumps(result if isinstance(result, str) else result.to_dict()))
         else:

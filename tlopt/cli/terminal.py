@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -11,15 +12,17 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from tlopt.progress import NOTICE, Bar, display
 from tlopt.reading.names import shown, shown_name
+
+T = TypeVar("T")
 
 
 class _ClickBar:
@@ -147,6 +150,25 @@ def mend_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Let what libraries and networks of the user print inside the block go to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def made_aside(items: Iterable[T]) -> Iterator[T]:
+    """Yield items as they come; what is printed while one is made goes to stderr."""
+    rest = iter(items)
+    while True:
+        with aside():
+            try:
+                item = next(rest)
+            except StopIteration:
+                return
+        yield item
 
 
 def drop_unwritable() -> None:

@@ -26,7 +26,12 @@ class Network:
         options.log_severity_level = 3
         for name, value in settings.items():
             options.add_session_config_entry(name, value)
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(file),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # which prints to stdout
+        )
         entry = self._session.get_inputs()[0]
         self._input, self._type = entry.name, _TYPES.get(entry.type, np.float32)
 
