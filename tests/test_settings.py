@@ -73,6 +73,7 @@ def test_a_keyword_of_python_loses_its_underscore():
         ({"batch": ""}, "batch needs at least one value"),
         ({"images": 3}, "images must be the name of a file or folder"),
         ({"images": ""}, "images must be the name of a file or folder, got ''"),
+        ({"images": "~/photos"}, "images begins with ~, which only a shell takes for your home folder"),
         ({"for": 3.5j}, "'for' must be text"),
         ({"epochs": 10**30}, "epochs must be a number of at most 63 bits, got one of 100"),
         ({"batch": [1, -(10**30)]}, "batch must be a number of at most 63 bits"),

@@ -11,7 +11,10 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] in ([""],
 
 
 def start() -> None:
-    """Run the command line; Ctrl-C ends it with exit code 130 and no traceback, also while it is imported."""
+    """Run the command line; Ctrl-C ends it with exit code 130 and no traceback, also while it is imported.
+
+    SIGTERM and SIGHUP end it alike, with 143 and 129.
+    """
     try:
         from tlopt.process import interrupts
 
@@ -21,7 +24,8 @@ def start() -> None:
         main()
     except KeyboardInterrupt:
         os.write(2, b"Interrupted; nothing half-written was left.\n")
-        sys.exit(130)
+        loaded = sys.modules.get("tlopt.process.interrupts")
+        sys.exit(getattr(loaded, "code", lambda: 130)())
 
 
 if __name__ == "__main__":

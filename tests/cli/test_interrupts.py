@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -33,6 +34,36 @@ def test_an_interruption_while_starting_ends_with_130_and_no_traceback(module):
     done = run(INTERRUPTED, module, 1, text=True)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "Interrupted; nothing half-written was left.\n"
+
+
+ENDED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from tlopt import cli
+from tlopt.__main__ import start
+from tlopt.publishing import draft
+class Root:
+    def main(self, *rest, **options):
+        with draft(sys.argv[1]) as made:
+            (made / "half").write_text("half")
+            try:
+                os.kill(os.getpid(), int(sys.argv[2]))
+                sys.stdin.read(0)
+            finally:
+                os.kill(os.getpid(), int(sys.argv[2]))  # once more, at once: as from a process group
+                sys.stdin.read(0)
+                (made / "tidied").write_text("")
+cli.root = Root
+start()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_asks_a_command_to_end_leaves_nothing_half_written(tmp_path, number):
+    done = run(ENDED, tmp_path / "out", int(number), text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (128 + number, "Interrupted; nothing half-written was left.\n")
+    assert not list(tmp_path.iterdir())
 
 
 WRAPPED = """

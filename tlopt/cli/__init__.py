@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _interrupted() -> int:
     terminal.complain("Interrupted; nothing half-written was left.")
-    return 130
+    return interrupts.code()
 
 
 def _fail(message: str, hint: str, code: int, arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -122,6 +123,11 @@ def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
     converted = _converted(kind, value)
     if converted is None:
         raise SettingError(f"{parameter.shown} must be {_WANTED[kind]}, got {value!r}.", hint=parameter.setting.help)
+    if kind is Path and converted.parts[:1] == ("~",):
+        raise SettingError(
+            f"{parameter.shown} begins with ~, which only a shell takes for your home folder.",
+            hint=f"Write {os.path.expanduser(converted)}",  # noqa: PTH111 - Path raises where there is no home
+        )
     if kind is int and abs(converted) > _LARGEST:
         raise SettingError(
             f"{parameter.shown} must be a number of at most 63 bits, got one of {converted.bit_length()}.",
