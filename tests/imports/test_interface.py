@@ -205,3 +205,16 @@ def test_an_artifact_of_a_file_is_quantized(tmp_path, photos):
     artifact = brought(Net(opset=9).save(tmp_path / "m.onnx", weights=True), tmp_path)
     made = tlopt.quantize(artifact, tmp_path / "q", images=photos, samples=4, rounding="nearest")
     assert made.card.precision == "int8"
+
+
+@pytest.mark.parametrize("left_out", ["shape", "type"])
+def test_an_output_that_is_not_described_is_looked_up(tmp_path, left_out):
+    file = Net().save(tmp_path / "net.onnx")
+    wanted = by_itself(file, some())
+    model = onnx.load(file)
+    if left_out == "shape":
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    else:
+        model.graph.output[0].ClearField("type")
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    np.testing.assert_allclose(said(brought(tmp_path / "bare.onnx", tmp_path), some()), wanted, atol=1e-4)

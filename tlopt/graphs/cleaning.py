@@ -32,7 +32,10 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     inner = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     if any(found.type in inner for node in model.graph.node for found in node.attribute):
-        raise ArtifactError("The graph holds control flow (If, Loop or Scan), which cannot be quantized.")
+        raise ArtifactError(
+            "The graph holds control flow (If, Loop or Scan), which cannot be quantized.",
+            hint="Export the network again with a newer exporter (torch.onnx.export with dynamo=True).",
+        )
     model = _modern(copy.deepcopy(model))
     graph = model.graph
     nodes: list[onnx.NodeProto] = []

@@ -41,6 +41,7 @@ def load_graph(file: Path) -> onnx.ModelProto:
     try:
         files.expect_regular(file, limit=_LARGEST)
         model = onnx.load(file)
+        _describe_outputs(model)
         onnx.checker.check_model(model)
     except (OSError, *_UNREADABLE, ValueError, onnx.checker.ValidationError, RuntimeError, MemoryError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -48,6 +49,24 @@ def load_graph(file: Path) -> onnx.ModelProto:
     if problem := _problem(model):
         raise ArtifactError(f"{file} is not a complete ONNX graph: {problem}.", hint=_HINT)
     return model
+
+
+def _describe_outputs(model: onnx.ModelProto) -> None:
+    """Give outputs the type and shape that follow from the graph where a file leaves them out, in place.
+
+    ONNX Runtime runs such files. The checker of ONNX refuses them.
+    """
+    bare = [value for value in model.graph.output if not value.type.WhichOneof("value") or _has_no_shape(value)]
+    if not bare:
+        return
+    found = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    for value in bare:
+        if not _has_no_shape(found[value.name]):
+            value.CopyFrom(found[value.name])
+
+
+def _has_no_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def _problem(model: onnx.ModelProto) -> str:
