@@ -210,7 +210,7 @@ def test_an_artifact_of_a_file_is_quantized(tmp_path, photos):
 @pytest.mark.parametrize("left_out", ["shape", "type"])
 def test_an_output_that_is_not_described_is_looked_up(tmp_path, left_out):
     file = Net().save(tmp_path / "net.onnx")
-    wanted = by_itself(file, some())
+    wanted = by_itself(file, some() / 255)
     model = onnx.load(file)
     if left_out == "shape":
         model.graph.output[0].type.tensor_type.ClearField("shape")
