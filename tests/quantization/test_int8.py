@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from any_nets import AnyNet
+from onnx import TensorProto, helper
 
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.graphs.cleaning import clean
@@ -132,3 +134,26 @@ def test_float_nodes_that_leave_nothing_to_quantize_are_refused(build, photos_li
     view = View(build("mobile"))
     with pytest.raises(SettingError, match="leaves no weights to quantize"):
         calibrate(view, Scheme(runtime="onnxruntime"), [photos_like], floats=[node.name for node in view.nodes])
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", ""])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+def test_an_output_may_be_read_inside_too(activation, runtime, tmp_path):
+    net = AnyNet()
+    tensor = net.conv(net.deep, 8, 8)
+    inner = net.add(activation, tensor) if activation else tensor
+    net.outputs.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, ["n", 8, 4, 6]))
+    net.output(net.conv(inner, 8, 4), "mask")
+    model = onnx.load(net.save(tmp_path / "net.onnx"))
+    inputs = np.random.default_rng(0).normal(0, 1, (8, 3, 16, 24)).astype(np.float32)
+    view = View(fold(clean(model)))
+    calibrated = calibrate(view, Scheme(runtime=runtime), [inputs]).rounded(lambda: [inputs])
+    assert len(calibrated.placement.weights) == 4
+    made = calibrated.graph()
+    for found, wanted in zip(every(made, inputs), every(model, inputs), strict=True):
+        assert 10 * np.log10((wanted**2).mean() / ((found - wanted) ** 2).mean()) > 25
+
+
+def every(model: onnx.ModelProto, inputs: np.ndarray) -> list[np.ndarray]:
+    session = open_session(model)
+    return session.run(None, {session.get_inputs()[0].name: inputs})

@@ -72,7 +72,8 @@ class Placement:
         if node.name not in self.weights:
             return False
         whole = node.op_type in ("Gemm", "MatMul") or self.runtime != "onnxruntime"
-        return whole or bool(self.edges.get(fused_activation(view, node.output[0])))
+        result = fused_activation(view, node.output[0])
+        return whole or (bool(self.edges.get(result)) and result not in view.outputs)
 
     def root(self, tensor: str) -> str:
         """Return the tensor whose scale a tensor uses."""
@@ -142,8 +143,12 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         wanted.update(inputs)
         result = node.output[0]
         wanted.add(fused_activation(view, result) if node.op_type in WEIGHTED | {"Add"} else result)
-    for tensor in wanted - _logits(view):
-        if readers := {node.name for node in view.readers(tensor)}:
+    logits = _logits(view)
+    for tensor in wanted:
+        readers = {node.name for node in view.readers(tensor)}
+        if tensor in logits:  # stays float; layers that compute in integers read a rounded form of it
+            readers &= set(placement.weights)
+        if readers:
             placement.edges[tensor] = readers
     return placement
 

@@ -112,6 +112,8 @@ class _Writer:
         output = node.output[0]
         if not self.placement.edges.get(output) or self.view.only_reader(node.input[0]) is None:
             return False
+        if output in self.view.outputs:
+            return False
         scale = self.scales[output]
         low, high = clip_range(self.view, node)
         slack = scale.scale / 2
