@@ -186,3 +186,13 @@ def test_a_val_part_of_its_own_stands_where_folds_are_asked_for(tmp_path, caplog
     assert ref.folds == 0
     assert len(parts["val"]) == 6
     assert "folds are left out" in caplog.text
+
+
+def test_images_that_were_moved_are_told_with_the_option_that_names_them(tmp_path):
+    root = fill(tmp_path / "photos", CLASSES)
+    made = artifact(tmp_path, root)
+    root.rename(tmp_path / "moved")
+    with pytest.raises(ImagesError, match=r"are no longer at .*photos") as caught:
+        parts_of(made, labels="all")
+    assert caught.value.hint == "Name their folder with --images."
+    assert parts_of(made, tmp_path / "moved", labels="all").trained_on

@@ -84,6 +84,10 @@ def parts_of(
     if images is None and ref is None:
         raise ImagesError(f"{artifact.path} knows no training images: its model was imported.", hint=hint)
     path = images or Path(ref.path if ref else "")
+    if images is None and not path.exists():
+        raise ImagesError(
+            f"The images of {artifact.path} are no longer at {path}.", hint="Name their folder with --images."
+        )
     known = () if labels == "all" else classes
     folder = _scanned(path, artifact, labels, known)
     if ref is not None and (images is None or folder.digest == ref.digest):

@@ -58,7 +58,7 @@ class Inputs:
         needed = self._count * math.prod(preprocess.input_shape) * (1 if preprocess.folded else 4)
         if held and needed > held / 2:
             raise SettingError(
-                f"A batch of {self._largest} images takes {needed / 1e9:.3g} GB; the machine has {held / 1e9:.3g} GB.",
+                f"A batch of {self._largest} images takes {needed / 1e9:,.0f} GB; there are {held / 1e9:,.0f} GB.",
                 hint="Try a smaller --batch.",
             )
 
