@@ -48,6 +48,7 @@ hard-formats 30 s hard_formats.py --images $shared/data/clothing10 --work runs/b
 block-reconstruction 30 s block_reconstruction.py --images $shared/data/clothing10 --work runs/benchmark-hard
 qat-unlabelled 30 s qat_unlabelled.py --images $shared/data/clothing10 --work runs/benchmark-hard
 optimize 120 s optimize.py
+ranking 10 s ranking.py --sets clothing10,elpv --networks lite0,lite1,mobilenetv2,resnet18 --image-sizes 128,160,224 --widths 1,0.6 --epochs 6
 serving 20 - serving.py
 cpp 5 s cpp.py
 rtx-engines 90 - rtx_engines.py
