@@ -77,7 +77,7 @@ def test_onnxruntime_that_falls_back_is_an_error(exported, monkeypatch):
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
         onnxruntime, "InferenceSession",
-        lambda model, options, providers: real(model, options, providers=["CPUExecutionProvider"]),  # noqa: ARG005
+        lambda model, options, **_: real(model, options, providers=["CPUExecutionProvider"]),
     )  # fmt: skip
     with pytest.raises(StageError, match="with CPUExecutionProvider instead of CUDAExecutionProvider"):
         open_runner(exported, "onnxruntime:cuda")
