@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.constants import fold_parameters
-from tlopt.graphs.folding import fold
+from tlopt.graphs.rewriting.constants import fold_parameters
+from tlopt.graphs.rewriting.folding import fold
 
 ARITHMETIC = {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Sum", "Neg"}
 

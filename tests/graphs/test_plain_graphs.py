@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.pads import merge_pads
+from tlopt.graphs.rewriting.pads import merge_pads
+from tlopt.graphs.rewriting.transposes import cancel_transposes
 from tlopt.graphs.shapes import fold_shapes
-from tlopt.graphs.transposes import cancel_transposes
 from tlopt.sessions import open_session
 
 FIRST, LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # where a Transpose puts the channels

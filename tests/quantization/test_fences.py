@@ -8,7 +8,7 @@ import pytest
 from any_nets import HIGH, WIDE, AnyNet
 
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.folding import fold
+from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View
 from tlopt.quantization.fences import fenced
 from tlopt.quantization.int8 import Scheme, calibrate

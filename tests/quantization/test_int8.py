@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.folding import fold
+from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View
 from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.search.blocks import blocks_of

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
-from tlopt.graphs.constants import fold_constants
+from tlopt.graphs.rewriting.constants import fold_constants
 from tlopt.graphs.view import View, attribute
 
 # A tensor of whole numbers some of which are known, dtype object: int, or None where it depends on the input.

@@ -21,8 +21,8 @@ from torch import nn
 
 from tlopt.errors import ArtifactError
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.constants import fold_constants
-from tlopt.graphs.pads import merge_pads
+from tlopt.graphs.rewriting.constants import fold_constants
+from tlopt.graphs.rewriting.pads import merge_pads
 from tlopt.networks.tracing import trace
 from tlopt.progress import track
 from tlopt.pruning.channels import Layer, Network

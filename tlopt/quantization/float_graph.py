@@ -5,10 +5,10 @@ from __future__ import annotations
 from tlopt.artifact import Artifact
 from tlopt.graphs.activations import with_gelu
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.folding import fold
 from tlopt.graphs.lengths import settle
 from tlopt.graphs.loading import load_graph
 from tlopt.graphs.precision import precision_of
+from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View
 from tlopt.quantization.options import refuse_quantized
 

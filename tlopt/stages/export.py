@@ -140,7 +140,7 @@ def _export(
     import onnx
 
     from tlopt.graphs import pixels
-    from tlopt.graphs.constants import fold_parameters
+    from tlopt.graphs.rewriting.constants import fold_parameters
     from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
     from tlopt.sources import open_model

@@ -143,8 +143,8 @@ def _width_of(network: nn.Module, preprocess: Preprocess) -> int:
 def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict[str, Any], ends: Ends) -> Card:
     import onnx
 
-    from tlopt.graphs.constants import fold_parameters
     from tlopt.graphs.precision import opset_of, precision_of
+    from tlopt.graphs.rewriting.constants import fold_parameters
     from tlopt.imports.feeding import fed
     from tlopt.imports.interface import answer_floats, narrow
     from tlopt.imports.meaning import kind_of

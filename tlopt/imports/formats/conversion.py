@@ -17,10 +17,10 @@ import onnx
 
 from tlopt.errors import ArtifactError, MissingLibraryError
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.folding import fold
-from tlopt.graphs.pads import merge_pads
+from tlopt.graphs.rewriting.folding import fold
+from tlopt.graphs.rewriting.pads import merge_pads
+from tlopt.graphs.rewriting.transposes import cancel_transposes
 from tlopt.graphs.shapes import fold_shapes
-from tlopt.graphs.transposes import cancel_transposes
 from tlopt.imports.formats.comparison import Original
 from tlopt.process import children
 from tlopt.sessions import simplified

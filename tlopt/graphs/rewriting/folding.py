@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tlopt.graphs.affine import Affine, affine, moved_axis, vector
 from tlopt.graphs.cleaning import infer, rewritten
-from tlopt.graphs.constants import fold_constants
 from tlopt.graphs.naming import free_name, taken_names
+from tlopt.graphs.rewriting.affine import Affine, affine, moved_axis, vector
+from tlopt.graphs.rewriting.constants import fold_constants
 from tlopt.graphs.view import WEIGHTED, View, attribute
 
 

@@ -1,0 +1,1 @@
+"""Equal graphs in another form: what is computed once, merged into a neighbour, or moved."""
