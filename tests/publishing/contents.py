@@ -59,6 +59,26 @@ FOREIGN = {
 }
 
 
+# Empty folders that lie in what tlopt made: its own, which killed runs and deleted files leave, and the user's.
+LEFT = {
+    "artifact": ["tensorboard"],
+    "set": ["a"],
+    "deployment": ["selfcheck"],
+    "search": [
+        "pareto", "work/graphs", "work/finetune-0123456789abcdee", "work/.prune-0123456789abcdef.draft-01234567",
+        "work/.prune-0123456789abcdef.draft-01234567/tensorboard", "work/.qat-0123456789abcdef.checkpoint",
+        ".best.old-01234567",
+    ],
+}  # fmt: skip
+MINE = {
+    "artifact": ["notes", "tensorboard/mine"],
+    "report": ["images"],
+    "set": ["b", "a/new"],
+    "deployment": ["selfcheck/x/y"],
+    "search": ["mine", "work/mine", "best/tensorboard", "work/finetune-0123456789abcdef/mine", ".notes.draft"],
+}
+
+
 def fill(folder, files):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -301,8 +301,9 @@ def test_a_disk_that_is_full_is_told_by_the_name_of_the_output(tmp_path, name):
 def test_what_is_replaced_goes_though_its_folders_are_protected(tmp_path):
     make(tmp_path / "out")
     (tmp_path / "outside").mkdir(mode=0o555)
-    inner = tmp_path / "out" / "tensorboard"
-    inner.mkdir()
+    inner = fill(tmp_path / "out" / "model", {"weights": ""})
+    (tmp_path / "out" / "artifact.json").write_text(CARD.replace("model.onnx", "model/weights"))
+    (tmp_path / "out" / "model.onnx").unlink()
     for folder in (inner, tmp_path / "out"):
         folder.chmod(0o555)
     make(tmp_path / "out", "new", force=True)

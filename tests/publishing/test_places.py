@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from contents import CARD, FOREIGN, MAKES, OURS, SET, fill
+from contents import CARD, FOREIGN, LEFT, MAKES, MINE, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
 from tlopt.publishing import check_file, check_place
@@ -36,6 +36,25 @@ def test_force_replaces_nothing_else_and_names_what_would_be_lost(tmp_path, kind
         check_place(out, force=True, makes="set" if "set" in kind else "artifact")
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_force_replaces_the_folders_that_tlopt_left_empty(tmp_path, kind):
+    files = {name: text for name, text in OURS[kind].items() if os.path.dirname(name) not in LEFT[kind]}
+    out = fill(tmp_path / "out", files)
+    for name in LEFT[kind]:
+        (out / name).mkdir(parents=True, exist_ok=True)
+    assert check_place(out, force=True, makes=MAKES.get(kind, "artifact")) == out
+
+
+@pytest.mark.parametrize(("kind", "folder"), [(kind, folder) for kind in MINE for folder in MINE[kind]])
+def test_force_replaces_no_empty_folder_of_the_user(tmp_path, kind, folder):
+    out = fill(tmp_path / "out", OURS[kind])
+    (out / folder).mkdir(parents=True)
+    for litter in ((), (".DS_Store",)):
+        fill(out / folder, dict.fromkeys(litter, ""))
+        with pytest.raises(OutputExistsError, match=f"did not put there: {folder}/ would be lost"):
+            check_place(out, force=True, makes=MAKES.get(kind, "artifact"))
 
 
 def test_force_never_replaces_what_is_read_or_what_holds_it(tmp_path, monkeypatch):

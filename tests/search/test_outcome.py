@@ -1,4 +1,5 @@
 import contextlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,3 +57,22 @@ def test_names_of_kept_artifacts_differ_and_are_short(tmp_path):
         Path(tmp_path / name).mkdir()
         assert name.isascii()
         assert len(name) < 100
+
+
+@pytest.mark.parametrize(
+    ("remove", "artifact"),
+    [(outcome.remove_work, "work/finetune-0123456789abcdef"), (outcome.withdraw_best, "best")],
+)
+@pytest.mark.parametrize("mine", [True, False])
+def test_of_what_is_removed_the_users_empty_folders_stay(tmp_path, remove, artifact, mine):
+    (tmp_path / "optimize.json").write_text('{"tlopt": "0", "identity": {}, "study": ""}')
+    folder = tmp_path / artifact
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").touch()
+    (folder / "artifact.json").write_text(json.dumps({"schema": 1, "lineage": [], "files": {"model.onnx": "0"}}))
+    if mine:
+        (folder / "mine").mkdir()
+    remove(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "optimize.json"]
+    assert (folder / "mine").exists() == mine
+    assert folder.exists() == mine

@@ -10,7 +10,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,12 +35,15 @@ class Mark:
         file: The file that shows it.
         owned: Reads that file and returns the paths of all that tlopt wrote, relative to the folder and without
             the file itself. It raises ValueError, KeyError or TypeError for a file of somebody else.
+        empty: Fits the paths of folders that tlopt may leave empty there. Those of other empty folders are the
+            user's, unless tlopt wrote a file into them that is gone.
     """
 
     what: str
     group: Group
     file: str
     owned: Callable[[Path], Iterable[str]]
+    empty: re.Pattern[str] = re.compile(r"(?!)")  # none
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -116,10 +119,16 @@ _SEARCH_FILE = re.compile(
     + "|".join(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
     + ")"
 )
+# Made before what goes into them, or emptied before they go.
+_SEARCH_EMPTY = re.compile(
+    r"(best|pareto|work)(/(timings|graphs))?(/([a-z]+-)?[0-9a-f]{16})?"
+    r"|((pareto|work)/(.*/)?)?\.[^/]+\.((draft|old)-[0-9a-f]{8}(/.*)?|checkpoint)"
+)
 
 
 MARKS = (
-    Mark(what="a search", group="search", file=SEARCH, owned=_search),  # before the report that it holds, too
+    # Before the report that it holds, too.
+    Mark(what="a search", group="search", file=SEARCH, owned=_search, empty=_SEARCH_EMPTY),
     Mark(what="an artifact", group="artifact", file="artifact.json", owned=_artifact),
     Mark(what="a report", group="report", file="report.json", owned=_report),
     Mark(what="a comparison", group="report", file="compare.json", owned=_report),
@@ -135,18 +144,25 @@ class Contents:
 
     Args:
         mark: What tlopt made of it; None if it did not make it.
-        owned: What tlopt wrote into it.
-        foreign: What it did not write, sorted.
+        owned: The files that tlopt wrote into it.
+        foreign: What it did not write, sorted: files, and empty folders with a slash at the end.
     """
 
     mark: Mark | None
     owned: frozenset[str]
     foreign: tuple[str, ...]
 
+    def made(self, folder: str) -> bool:
+        """Return whether tlopt made a folder in it, told by its path."""
+        if self.mark is None:
+            return False
+        return any(name.startswith(f"{folder}/") for name in self.owned) or bool(self.mark.empty.fullmatch(folder))
+
 
 def contents(folder: Path) -> Contents:
     """Tell what of a folder is tlopt's."""
     present = set(_files(folder))
+    empty = list(_empty_folders(folder))
     for mark in MARKS:
         if mark.file not in present:
             continue
@@ -156,8 +172,10 @@ def contents(folder: Path) -> Contents:
             continue
         if mark.group == "set" and "log.csv" not in present:
             continue  # a table that a person wrote beside the images
-        return Contents(mark=mark, owned=owned, foreign=tuple(sorted(present - owned)))
-    return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted(present)))
+        ours = Contents(mark=mark, owned=owned, foreign=())
+        theirs = [f"{name}/" for name in empty if not ours.made(name)]
+        return replace(ours, foreign=tuple(sorted([*(present - owned), *theirs])))
+    return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted([*present, *(f"{name}/" for name in empty)])))
 
 
 def made(folder: Path) -> Mark | None:
@@ -185,3 +203,10 @@ def _files(folder: Path) -> Iterable[str]:
             if name not in _LITTER:
                 yield os.path.normpath(os.path.join(below, name))
     yield from (os.path.relpath(path, folder) for path in closed)
+
+
+def _empty_folders(folder: Path) -> Iterable[str]:
+    """Yield the path of every folder below a folder that holds nothing, or what file browsers leave, relative to it."""
+    for root, folders, here in os.walk(folder):
+        if not folders and _LITTER.issuperset(here) and Path(root) != folder:
+            yield os.path.relpath(root, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,9 +101,12 @@ def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
 def withdraw_best(out: Path) -> None:
     """Remove a best artifact that turned out not to keep to the budget when it was timed once more."""
     best = out / BEST
-    for name in contents(best).owned if best.is_dir() else ():
+    if not best.is_dir():
+        return
+    held = contents(best)
+    for name in held.owned:
         (best / name).unlink(missing_ok=True)
-    _prune(best)
+    _prune(best, held.made)
 
 
 def copy_artifact(made: Artifact, place: Path) -> Artifact:
@@ -144,14 +148,16 @@ def file_name(label: str, key: str) -> str:
 
 def remove_work(out: Path) -> None:
     """Remove the artifacts that led to the answer; what tlopt did not write stays."""
-    for name in contents(out).owned:
+    held = contents(out)
+    for name in held.owned:
         if name.startswith("work" + os.sep):
             (out / name).unlink(missing_ok=True)
-    _prune(out / "work")
+    _prune(out / "work", lambda below: held.made(os.path.join("work", below)))
 
 
-def _prune(folder: Path) -> None:
-    """Remove the empty folders of a folder, and itself if nothing is left in it."""
+def _prune(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Remove the empty folders of a folder that are ours, told by their paths in it, and itself if nothing is left."""
     for root, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):
-            Path(root).rmdir()
+        if Path(root) == folder or ours(os.path.relpath(root, folder)):
+            with contextlib.suppress(OSError):
+                Path(root).rmdir()
