@@ -5,9 +5,14 @@ What is being written is removed then, as it is after any other failure.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Of each signal, what is done about it if nobody has said anything: a user, a supervisor, a closed terminal.
 _USUAL = {
@@ -16,8 +21,22 @@ _USUAL = {
     signal.SIGHUP: signal.SIG_DFL,
 }
 _TWICE_S = 1.0  # `timeout` and terminals tell a process and then its group, which is once more: not to stop the tidying
+_LATER_S = 0.02  # until it is tried again where it may not interrupt
 _seen = 0
 _last_s = 0.0
+_whole: set[str] = set()
+
+
+def keep_whole(package: str) -> None:
+    """Let no interruption fall between two lines of the modules of a package: it comes when they have returned.
+
+    So there is no moment in which something is made and nobody knows yet that it is to be removed. Whoever asks a
+    second time, after a second, does interrupt them.
+
+    Args:
+        package: The ``__file__`` of its ``__init__.py``.
+    """
+    _whole.add(f"{Path(package).parent}{os.sep}")
 
 
 def listen() -> None:
@@ -25,6 +44,7 @@ def listen() -> None:
     for number, usual in _USUAL.items():
         if signal.getsignal(number) is usual:
             signal.signal(number, _handle)
+    sys.unraisablehook = _heeding(sys.unraisablehook)
 
 
 def seen() -> bool:
@@ -39,14 +59,49 @@ def code() -> int:
 
 def ignore() -> None:
     """Pass over each further one: the process ends already, and its exit code is known."""
-    for number in _USUAL:
-        if signal.getsignal(number) is _handle:
+    for number in (*_USUAL, signal.SIGALRM):
+        if signal.getsignal(number) in (_handle, _late):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - of every handler
+def _handle(number: int, frame: FrameType | None) -> None:
     global _seen, _last_s
-    again, _last_s = _seen and time.monotonic() - _last_s < _TWICE_S, time.monotonic()
-    _seen = number
-    if not again:
+    first, again = not _seen, _seen and time.monotonic() - _last_s < _TWICE_S
+    _seen, _last_s = number, time.monotonic()
+    if again or (first and _is_whole(frame) and _come_later()):
+        return
+    raise KeyboardInterrupt
+
+
+def _late(_number: int, frame: FrameType | None) -> None:
+    """Interrupt what could not be interrupted when the signal came."""
+    if not (_is_whole(frame) and _come_later()):
         raise KeyboardInterrupt
+
+
+def _is_whole(frame: FrameType | None) -> bool:
+    """Return whether a frame or one of its callers is of a module that is not to be interrupted."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(tuple(_whole)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _come_later() -> bool:
+    """Have the interruption come a moment later; return False if the clock for that is somebody else's."""
+    if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, _late):
+        return False
+    signal.signal(signal.SIGALRM, _late)
+    signal.setitimer(signal.ITIMER_REAL, _LATER_S)
+    return True
+
+
+def _heeding(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a hook for exceptions that nobody can catch, as those in a finalizer: an interruption comes again."""
+
+    def told(unraisable: Any) -> object:
+        swallowed = issubclass(unraisable.exc_type, KeyboardInterrupt) and seen()
+        return None if swallowed and _come_later() else hook(unraisable)
+
+    return told

@@ -4,9 +4,12 @@ A folder is written into a `draft`, a file with `write_whole` or `writing`. `che
 before the work, an output that would destroy something.
 """
 
+from tlopt.process import interrupts
 from tlopt.publishing.claims import claim
 from tlopt.publishing.drafts import Draft, draft, tidy
 from tlopt.publishing.files import check_file, write_whole, writing
 from tlopt.publishing.places import CHECKPOINT, check_place
 
 __all__ = ["CHECKPOINT", "Draft", "check_file", "check_place", "claim", "draft", "tidy", "write_whole", "writing"]
+
+interrupts.keep_whole(__file__)
