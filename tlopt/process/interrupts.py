@@ -5,12 +5,11 @@ What is being written is removed then, as it is after any other failure.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
@@ -27,16 +26,16 @@ _last_s = 0.0
 _whole: set[str] = set()
 
 
-def keep_whole(package: str) -> None:
-    """Let no interruption fall between two lines of the modules of a package: it comes when they have returned.
+def keep_whole(module: str) -> None:
+    """Let no interruption fall between two lines of a module or a package: it comes when they have returned.
 
     So there is no moment in which something is made and nobody knows yet that it is to be removed. Whoever asks a
     second time, after a second, does interrupt them.
 
     Args:
-        package: The ``__file__`` of its ``__init__.py``.
+        module: Its ``__file__``; that of a package is ``__init__.py``.
     """
-    _whole.add(f"{Path(package).parent}{os.sep}")
+    _whole.add(module.removesuffix("__init__.py"))
 
 
 def listen() -> None:
@@ -79,10 +78,14 @@ def _late(_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+# While the compiled code of a library loads, it calls Python where it can take no exception: the process would abort.
+_LOADING = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
+
+
 def _is_whole(frame: FrameType | None) -> bool:
-    """Return whether a frame or one of its callers is of a module that is not to be interrupted."""
+    """Return whether a frame or one of its callers is not to be interrupted."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith(tuple(_whole)):
+        if frame.f_code in _LOADING or frame.f_code.co_filename.startswith(tuple(_whole)):
             return True
         frame = frame.f_back
     return False
