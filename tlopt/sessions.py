@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError
+from tlopt.process import temporary
 from tlopt.registry import require
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def simplified(file: Path) -> onnx.ModelProto:
     import onnx
 
     runtime = require("onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder() as folder:
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "simple.onnx")
+        options.optimized_model_filepath = str(folder / "simple.onnx")
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         runtime.InferenceSession(str(file), options, providers=list(CPU), **_ONCE)

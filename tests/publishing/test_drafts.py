@@ -2,6 +2,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def dies_at(step, monkeypatch):
 
     for where, name in ((os, "rename"), (os, "mkdir"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (os, "open")):
         monkeypatch.setattr(where, name, counted(getattr(where, name)))
-    monkeypatch.setattr(drafts.shutil, "rmtree", counted(drafts.shutil.rmtree))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
     monkeypatch.setattr(drafts, "_exchange", counted(drafts._exchange))
 
 

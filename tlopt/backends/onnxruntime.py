@@ -7,7 +7,6 @@ import ctypes
 import importlib.util
 import json
 import sys
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +20,7 @@ from tlopt.backends._batching import fixed_batch, in_parts, of_each
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
 from tlopt.outputs import Answer
+from tlopt.process import temporary
 from tlopt.quantization import saturation
 from tlopt.sessions import open_session, rounds_to_other_types
 
@@ -153,8 +153,8 @@ def profile(
             f"ONNX Runtime's profiler does not report the time of layers on {device}.",
             hint="Use --backend onnxruntime:cpu, or build an engine and profile that.",
         )
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = str(Path(folder) / "profile")
+    with temporary.folder("profile") as folder:
+        prefix = str(folder / "profile")
         session = _session(
             artifact.payload(".onnx"), device or DEVICES[0], threads or cores(),
             integers=_in_integers(artifact), other_types=_rounds_to_other_types(artifact), profile=prefix,

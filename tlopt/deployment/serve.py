@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import logging
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from tlopt.deployment.serving.server import Ports, Server, serving
 from tlopt.deployment.targets import triton
 from tlopt.deployment.triton.asking import Body
 from tlopt.errors import ArtifactError, OutputExistsError, SettingError, StageError
-from tlopt.process import programs
+from tlopt.process import programs, temporary
 from tlopt.settings import Setting, flat
 
 log = logging.getLogger(__name__)
@@ -110,9 +109,9 @@ def _ports(host: str, port: int) -> Ports:
 def _lines(
     artifact: str | Path | Artifact, found: environment.Environment, ports: Ports, wanted: _Wanted, keep: Path | None
 ) -> Iterator[str]:
-    with _told_to_stop() as stopped, tempfile.TemporaryDirectory(prefix="tlopt-serve-") as name:
+    with _told_to_stop() as stopped, temporary.folder("serve") as scratch:
         try:
-            folder, said = _deployment(artifact, wanted, keep or Path(name) / "deployment")
+            folder, said = _deployment(artifact, wanted, keep or scratch / "deployment")
         except OutputExistsError as error:
             raise OutputExistsError(error.message, hint="Choose another folder for --keep.") from error
         with serving(found, folder / triton.MODELS, ports, stopped) as server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from tlopt.graphs.cleaning import clean
 from tlopt.graphs.rewriting.constants import fold_constants
 from tlopt.graphs.rewriting.pads import merge_pads
 from tlopt.networks.tracing import trace
+from tlopt.process import temporary
 from tlopt.progress import track
 from tlopt.pruning.channels import Layer, Network
 from tlopt.sessions import open_session
@@ -242,8 +242,8 @@ def _profile(layers: Sequence[tuple[Layer, int, int, int]], threads: int) -> lis
         feeds[f"x{index}"] = random.standard_normal(shape, dtype=np.float32)
     graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(model, threads=threads, profile=str(Path(folder) / "profile"))
+    with temporary.folder("prune") as folder:
+        session = open_session(model, threads=threads, profile=str(folder / "profile"))
         for _ in range(_REPEATS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

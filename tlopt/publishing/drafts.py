@@ -8,14 +8,14 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError, TloptError
+from tlopt.process import temporary
+from tlopt.process.temporary import remove_tree
 from tlopt.publishing.claims import OF_THE_DISK, claim, follows, lock_file, unwritable
 from tlopt.publishing.marks import Group
 from tlopt.publishing.places import CHECKPOINT, check_place, checkpoints, examined, is_occupied, located
@@ -77,8 +77,8 @@ def draft(
                 "another process leads this one.",
                 hint="Only finetune and qat share their work. Run others without torchrun: unset RANK WORLD_SIZE",
             )
-        with tempfile.TemporaryDirectory() as folder:
-            yield Draft(folder=Path(folder), out=place)
+        with temporary.folder("follower") as folder:
+            yield Draft(folder=folder, out=place)
         return
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def draft(
                 raise unwritable(out, error) from error
             raise
         finally:
-            _discard(made.folder)
+            remove_tree(made.folder)
 
 
 def _scratch(place: Path, out: str | Path, kind: str = "draft") -> Path:
@@ -133,7 +133,7 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
             except BaseException:  # an interruption, too: the old one must not be missing
                 aside.rename(made.out)
                 raise
-            _discard(aside)
+            remove_tree(aside)
     else:
         try:
             made.folder.rename(made.out)  # fails if anything but an empty folder has appeared
@@ -144,18 +144,6 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
                 f"{out} has appeared while it was being made, and was left as it is.", hint="Choose another --out."
             ) from error
     sync(made.out.parent)
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder of ours; those in it may be protected, as those of the output that it took the place of."""
-    with contextlib.suppress(OSError):
-        folder.chmod(stat.S_IRWXU)
-    for root, folders, _ in os.walk(folder):
-        for name in folders:
-            if not (inner := Path(root, name)).is_symlink():
-                with contextlib.suppress(OSError):
-                    inner.chmod(stat.S_IRWXU)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -230,4 +218,4 @@ def _sweep(place: Path) -> None:
         if kind == "old" and not is_occupied(place) and any(Path(path).iterdir()):
             Path(path).rename(place)
         else:
-            _discard(Path(path))
+            remove_tree(Path(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageE
 from tlopt.images import ImageFolder, scan
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
+from tlopt.process import temporary
 from tlopt.progress import hidden, track
 from tlopt.reports import Report, Scalar
 from tlopt.search.features import MOST, Score, frozen_accuracy, seen
@@ -190,11 +190,11 @@ def _ranked(
 ) -> list[Ranked]:
     """Measure every point, then look at the features of each network and size."""
     grouped: dict[tuple[Network, int], dict[str, list[Timed]]] = {}
-    with tempfile.TemporaryDirectory(prefix="tlopt-rank-") as folder:
+    with temporary.folder("rank") as folder:
         for point in track(points, label="Timing networks", total=len(points)):
             with hidden():
                 timed = time_untrained(
-                    point, classes=len(images.classes), work=Path(folder), seconds=seconds, batch=batch, memory=False
+                    point, classes=len(images.classes), work=folder, seconds=seconds, batch=batch, memory=False
                 )
             of = grouped.setdefault((point.network, point.image_size), {})
             of.setdefault(point.precision, []).append(timed)

@@ -19,6 +19,7 @@ from tlopt.cards.details import Quantized, Runtime, TrainedScales
 from tlopt.errors import SettingError
 from tlopt.images import ImageFolder
 from tlopt.images.of_artifact import parts_of
+from tlopt.process import temporary
 from tlopt.publishing import Draft
 from tlopt.quantization.calibration.images import ROUNDING, SEARCHED, Feed, divided, stratified
 from tlopt.quantization.options import CalibrationImages, EightBits, Precision, limit_of, refuse, trained_scales
@@ -172,7 +173,7 @@ def _bench(source: Artifact, unseen: ImageFolder, quantized: Quantized) -> Itera
 
     backend = verdict.backend_of(quantized.runtime)
     timed = partial(verdict.times, seconds=_TRIAL_SECONDS, sizes=verdict.timed_batches(source))
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder("quantize") as folder:
 
         def opened(graph: onnx.ModelProto) -> AbstractContextManager[Run]:
             made = _written(source, Path(tempfile.mkdtemp(dir=folder)), graph, "int8", quantized)

@@ -6,12 +6,12 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tlopt.environment import cores
 from tlopt.errors import StageError
+from tlopt.process import temporary
 
 PROJECT = Path(__file__).parent / "project"
 PROGRAM = "classify"
@@ -39,8 +39,8 @@ def problem(runtime: str) -> str:
     """
     if shutil.which("cmake") is None:
         return f"CMake is not installed: {_TOOLS}"
-    with tempfile.TemporaryDirectory(prefix="tlopt-") as folder:
-        done = _run(_configuring(PROJECT, Path(folder), runtime))
+    with temporary.folder("build") as folder:
+        done = _run(_configuring(PROJECT, folder, runtime))
     if not done.returncode:
         return ""
     reason = _reason(done)

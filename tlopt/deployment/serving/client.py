@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from tlopt.deployment.serving.environment import INSIDE, Environment
 from tlopt.deployment.serving.server import Ports
 from tlopt.errors import CheckError, StageError
-from tlopt.process import children, programs
+from tlopt.process import children, programs, temporary
 
 CONCURRENT = 8  # requests that are on their way at once
 REPEATS = 8  # times that each input is asked for then
@@ -89,8 +88,7 @@ def ask(
         StageError: The server answered with an error.
     """
     told = {"concurrent": CONCURRENT, "repeats": REPEATS, "classes": labels, "network": endpoint.network}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary.folder("client") as folder:
         _request(folder, ports, endpoint, inputs, told)
         _run(environment, "asking.py", folder)
         with np.load(folder / "answers.npz") as stored:
@@ -126,8 +124,7 @@ def load(
         StageError: The script failed.
     """
     told = {"loads": list(loads), "stop_over_p99_ms": stop_over_p99_ms}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary.folder("client") as folder:
         more = {} if expected is None else {"expected": expected}
         _request(folder, ports, endpoint, inputs, told, **more)
         _run(environment, "loading.py", folder)

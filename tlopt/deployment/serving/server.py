@@ -7,11 +7,9 @@ import http.client
 import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +18,12 @@ from typing import Any
 
 from tlopt.deployment.serving.environment import INSIDE, Environment
 from tlopt.errors import StageError
-from tlopt.process import children, programs
+from tlopt.process import children, programs, temporary
 from tlopt.reading.names import shown_name
 
 log = logging.getLogger(__name__)
 
 STAND_INS = ("onnxruntime", "openvino")  # backends that a Python model stands in for
-_SHARED_MEMORY = Path("/dev/shm")  # where the Python backend exchanges tensors
 _READY_SECONDS = 300
 _STOP_SECONDS = 20
 _NOISE = frozenset({"CudaDriverHelper has not been initialized."})  # on every machine without a GPU
@@ -167,9 +164,7 @@ def serving(
     Raises:
         StageError: The server does not start, or refuses a model.
     """
-    prefix = f"tlopt_{os.getpid()}_{secrets.token_hex(4)}_"
-    with tempfile.TemporaryDirectory(prefix="tlopt-serve-") as name:
-        work = Path(name)
+    with temporary.locked_folder("serve") as (work, lock):
         _backends(environment, work / "backends")
         # Python compiles the models where they lie, whatever its variables say: not in the folder of somebody else.
         shutil.copytree(repository, work / "models")
@@ -178,9 +173,10 @@ def serving(
         ports = ports or Ports.free()
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
-                _command(environment, work, ports, prefix),
+                _command(environment, work, ports, temporary.shared_memory(work)),
                 env=programs.environment(first=[environment.folder / "bin"], libraries=environment.libraries),
                 cwd=work / "empty", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=(lock,),  # it may outlive this process for a moment
             )  # fmt: skip
         server = Server(process, ports, work / "log")
         try:
@@ -188,8 +184,6 @@ def serving(
             yield server
         finally:
             server.stop()
-            for left in _SHARED_MEMORY.glob(f"{prefix}*"):  # of a model's process that was killed
-                left.unlink(missing_ok=True)
 
 
 def _backends(environment: Environment, folder: Path) -> None:

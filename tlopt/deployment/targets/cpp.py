@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from tlopt.deployment.cpp.readme import readme
 from tlopt.deployment.job import Checks, Input, Job, Written
 from tlopt.environment import cores, versions
 from tlopt.errors import ArtifactError, CheckError
+from tlopt.process import temporary
 
 BACKENDS = {"onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
 INPUTS: tuple[Input, ...] = ("image",)
@@ -76,11 +76,11 @@ def check(job: Job, folder: Path) -> Checks:
     """
     files = reference.images(_IMAGES)
     wanted = reference.answers(job, files)
-    with tempfile.TemporaryDirectory(prefix="tlopt-") as scratch:
-        images = [Path(scratch) / name for name in files]
+    with temporary.folder("check") as scratch:
+        images = [scratch / name for name in files]
         for image, content in zip(images, files.values(), strict=True):
             image.write_bytes(content)
-        compiled = building.build(folder, Path(scratch) / "build", job.backend)
+        compiled = building.build(folder, scratch / "build", job.backend)
         model = folder / _MODEL
         seen = program.pictures(program.run(compiled, ["--model", model, "--pixels", *images]))
         threads = str(cores())

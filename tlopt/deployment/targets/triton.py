@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from tlopt.deployment.triton.asking import Body, body, request_inputs
 from tlopt.deployment.triton.containers import container
 from tlopt.deployment.triton.repository import CONFIG, Settings, on_gpu, repository
 from tlopt.errors import ArtifactError, CheckError, SettingError
+from tlopt.process import temporary
 
 BACKENDS = {"onnx": ("onnxruntime", "openvino"), "tensorrt": ("tensorrt",)}
 INPUTS = ("image", "pixels")
@@ -163,8 +163,8 @@ def check(job: Job, folder: Path) -> Checks:
         return Checks(by=by, proves=(_READ,), leaves_open=_PARSED)
     if not on_gpu(job):
         return _answered(job, found, models)
-    with tempfile.TemporaryDirectory(prefix="tlopt-check-") as name:
-        copy = shutil.copytree(models, Path(name) / MODELS)
+    with temporary.folder("check") as folder:
+        copy = shutil.copytree(models, folder / MODELS)
         for config in copy.glob(f"*/{CONFIG}"):
             config.write_text(config.read_text(encoding="utf-8").replace("KIND_GPU", "KIND_CPU"), encoding="utf-8")
         return _answered(job, found, copy)

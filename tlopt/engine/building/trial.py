@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 from tlopt.engine.building import builder
 from tlopt.engine.building.options import Options
 from tlopt.engine.building.targets import AHEAD_OF_TIME, plan
 from tlopt.engine.flavour import FlavourName
 from tlopt.errors import TloptError
+from tlopt.process import temporary
 
 _SHAPE = (3, 8, 8)
 
@@ -24,8 +23,8 @@ def try_build(flavour: FlavourName) -> tuple[str, str]:
     try:
         chosen = plan(("current",) if flavour == "tensorrt" else AHEAD_OF_TIME, flavour=flavour)
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "trial.onnx"
+        with temporary.folder("trial") as folder:
+            file = folder / "trial.onnx"
             file.write_bytes(_network())
             engine = builder.build(file, chosen, Options(opt_batch=1, max_batch=1), shape=_SHAPE, dtype="float32")
     except TloptError as error:

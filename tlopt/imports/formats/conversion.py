@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from tlopt.graphs.rewriting.pads import merge_pads
 from tlopt.graphs.rewriting.transposes import cancel_transposes
 from tlopt.graphs.shapes import fold_shapes
 from tlopt.imports.formats.comparison import Original
-from tlopt.process import children
+from tlopt.process import children, temporary
 from tlopt.sessions import simplified
 
 
@@ -60,8 +59,8 @@ def converted(library: Library, source: Path, *, size: int | None, width: int | 
         ArtifactError: The library cannot open or export it.
         MissingLibraryError: The library is not installed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        target, example = Path(folder) / "model.onnx", Path(folder) / "example.npz"
+    with temporary.folder("import") as folder:
+        target, example = folder / "model.onnx", folder / "example.npz"
         own = children.command(library.module, source.absolute(), target, example, size or 0, width or 0)
         variables = {name: value.format(folder=folder) for name, value in library.environment.items()}
         environment = {**children.environment(), **variables}

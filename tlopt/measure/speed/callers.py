@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,6 +17,7 @@ from tlopt.backends import call_of, open_call, open_runner
 from tlopt.environment import cores
 from tlopt.measure.candidates import Candidate
 from tlopt.measure.speed.process import Process, parts
+from tlopt.process import temporary
 from tlopt.timing import STABLE, WARM_SECONDS, lap
 
 Kind = Literal["threads", "processes"]
@@ -160,7 +159,7 @@ def open_callers(
     with ExitStack() as stack:
         found: list[Caller] = []
         if kind == "processes":
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = stack.enter_context(temporary.folder("bench"))
             np.save(folder / "pool.npy", pool)
             own = _cores_of_each(share, streams)
             for i in range(streams):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from tlopt.measure.candidates import Candidate, on_gpu, opened, running, said
 from tlopt.measure.speed.callers import Kind, Together, open_callers
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.process import Process, parts
+from tlopt.process import temporary
 from tlopt.progress import track
 from tlopt.reports import Scalar
 from tlopt.timing import Alone, Rotating, Timed
@@ -150,8 +149,8 @@ def measure_memory(tried: Sequence[Candidate], inputs: Inputs, batch: Iterable[i
     will not open here either, and the table says why.
     """
     found: dict[int, Memory] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        pool = Path(folder) / "pool.npy"
+    with temporary.folder("bench") as folder:
+        pool = folder / "pool.npy"
         for place, one in enumerate(track(tried, label="Measuring memory", total=len(tried))):
             if one.problem:
                 continue
