@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+from onnx import helper
 
 from tlopt.backends import reduced_range
 from tlopt.graphs.activations import with_gelu
@@ -265,3 +266,15 @@ def test_what_a_graph_calls_its_tensors_changes_no_answer(build, runtime, kind, 
     plain, odd = (quantized(one, runtime, photos_like) for one in (model, _renamed(model)))
     onnx.checker.check_model(odd, full_check=True)
     np.testing.assert_array_equal(run(odd, photos_like), run(plain, photos_like))
+
+
+@pytest.mark.parametrize(("shape", "quantizes"), [(("n", 3, 8, 8), True), (("n", 1, 3, 8, 8), False)])
+def test_a_mean_over_a_volume_stays_float_in_onnx_runtime(shape, quantizes):
+    pool = helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[3] * (len(shape) - 2))
+    nodes = [pool, helper.make_node("Exp", ["pooled"], ["y"])]
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model = clean(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert ("images" in place(View(model), "onnxruntime").edges) is quantizes

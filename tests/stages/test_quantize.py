@@ -198,8 +198,9 @@ def test_a_file_that_another_tool_quantized_is_known_and_refused(exported, photo
     imported = tlopt.import_model(tmp_path / "q.onnx", tmp_path / "art", classes=tmp_path / "classes.txt")
     assert imported.card.precision == "int8"
     for precision in ("int8", "fp16"):
-        with pytest.raises(ArtifactError, match="is in int8 already"):
+        with pytest.raises(ArtifactError, match="is in int8 already") as refused:
             tlopt.quantize(imported, tmp_path / "q", images=photos, precision=precision)
+        assert refused.value.hint == "Import the ONNX file that it was converted from, in fp32."
     with draft(tmp_path / "older") as folder:
         (folder / "model.onnx").write_bytes(imported.payload(".onnx").read_bytes())
         seal(folder, replace(imported.card, precision="fp32"))

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from tlopt.errors import ArtifactError
+from tlopt.graphs.branches import settle_branches
 from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View, attribute
 
@@ -24,12 +25,13 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Older operators are brought to opset 13. Initializers are no longer inputs, and Constant nodes become
     initializers. Identity nodes go, and Dropout, which does nothing after training. A mean over the image plane
-    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. Every node has a name of its
-    own, and what the exporter noted for itself goes.
+    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. Branches that shapes decide are
+    settled. Every node has a name of its own, and what the exporter noted for itself goes.
 
     Raises:
         ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
     """
+    model = settle_branches(model)
     inner = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     if any(found.type in inner for node in model.graph.node for found in node.attribute):
         raise ArtifactError(

@@ -134,9 +134,12 @@ def refuse_quantized(source: Artifact, precision: str) -> None:
         ArtifactError: It is quantized already.
     """
     if precision != "fp32":
+        came_so = [step.stage for step in source.card.lineage] == ["import"]
         raise ArtifactError(
             f"{source.path} is in {precision} already; quantize takes an fp32 artifact.",
-            hint="Quantize the fp32 artifact that it was made from; tlopt export makes one.",
+            hint="Import the ONNX file that it was converted from, in fp32."
+            if came_so
+            else "Quantize the fp32 artifact that it was made from; tlopt export makes one.",
         )
 
 

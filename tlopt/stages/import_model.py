@@ -169,6 +169,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
 def _graph(file: Path, given: dict[str, Any]) -> onnx.ModelProto:
     """Return the graph of an ONNX file, or of one in another format."""
     from tlopt.graphs.loading import load_graph
+    from tlopt.graphs.opsets import unmistakable
     from tlopt.imports import formats
     from tlopt.imports.formats import foreign
 
@@ -177,7 +178,7 @@ def _graph(file: Path, given: dict[str, Any]) -> onnx.ModelProto:
         return made
     try:
         external_data.check(file)
-        return load_graph(file)
+        return unmistakable(load_graph(file))
     except ArtifactError as error:
         what, hint = foreign.described(file)
         if not what:
