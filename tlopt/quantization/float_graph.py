@@ -10,6 +10,7 @@ from tlopt.graphs.loading import load_graph
 from tlopt.graphs.precision import precision_of
 from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View
+from tlopt.quantization.depthwise import with_depthwise
 from tlopt.quantization.options import refuse_quantized
 
 
@@ -32,5 +33,6 @@ def float_graph(source: Artifact, *, precision: str, runtime: str, folded: bool 
     if source.card.task == "any":
         graph = settle(graph)
     view = View(fold(graph) if folded else graph)
-    # In five nodes ONNX Runtime would round inside of GELU, too.
-    return with_gelu(view) if folded and (precision, runtime) == ("int8", "onnxruntime") else view
+    if not folded or (precision, runtime) != ("int8", "onnxruntime"):
+        return view
+    return with_gelu(with_depthwise(view))  # in five nodes it would round inside of GELU, too
