@@ -1,0 +1,138 @@
+"""int8 in ONNX Runtime of networks with means over windows, or with batch norms that no convolution can take in.
+
+    python benchmarks/int8_operators.py [--models densenet121,inception_v3] [--turns 7] [--out …]
+
+Each network has random weights and ranges from noise: neither changes a time. Four graphs take turns, each opened anew:
+float, tlopt's int8, tlopt's with these operators as they are, and that of ONNX Runtime's quantize_static. One thread.
+Needs timm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from int8_judge import RESULTS, ort, prepared_for_ort, reader, side_by_side
+
+import tlopt
+from tlopt.artifact import Artifact
+from tlopt.environment import cores, processor, versions
+from tlopt.publishing import write_whole
+from tlopt.search.drafting import cast_graph
+
+MODELS = "densenet121,inception_v3,resnet50d,resnetv2_50"
+BATCHES = (1, 8)
+NAMES = ("float", "tlopt", "tlopt, operators as they are")
+
+
+def quantize_static(fp32: Path, images: np.ndarray, folder: Path) -> Path:
+    """Quantize with ONNX Runtime's tool, by the ranges met."""
+    from onnxruntime import quantization as tool
+
+    made = folder / "peer.onnx"
+    tool.quantize_static(
+        str(prepared_for_ort(fp32, folder)), str(made), reader(list(np.split(images, len(images)))), per_channel=True,
+        activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
+    )  # fmt: skip
+    return made
+
+
+@contextlib.contextmanager
+def operators_as_they_are() -> Iterator[None]:
+    """Keep tlopt from making depthwise convolutions of them."""
+    with mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view: view):
+        yield
+
+
+def graphs(model: str, folder: Path) -> tuple[Artifact, dict[str, Path]]:
+    """Make a network's four graphs; return the float artifact, too."""
+    from tlopt.networks import vision_ops
+
+    vision_ops.declare()  # before timm, beside a CPU-only torch
+    import timm
+
+    torch_network = timm.create_model(model, num_classes=10)
+    size = torch_network.default_cfg["input_size"][-1]
+    fp32 = exported(torch_network, size, folder)
+    made = {"float": fp32.payload(".onnx")}
+    for name, how in (("tlopt", contextlib.nullcontext()), (NAMES[2], operators_as_they_are())):
+        with how:
+            made[name] = cast_graph(fp32, folder / name, precision="int8", runtime="onnxruntime").payload(".onnx")
+    noise = np.random.default_rng(0).normal(size=(4, 3, size, size)).astype(np.float32)
+    made["peer"] = quantize_static(made["float"], noise, folder)
+    return fp32, made
+
+
+def exported(network: Any, size: int, folder: Path) -> Artifact:
+    """Export a network with random weights to an ONNX artifact."""
+    import torch
+
+    classes = folder / "classes.txt"
+    write_whole(classes, "\n".join(f"class {i}" for i in range(10)))
+    torch.onnx.export(
+        network.eval(), (torch.randn(2, 3, size, size),), folder / "network.onnx", dynamo=True, verbose=False,
+        input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("n")},),
+    )  # fmt: skip
+    return tlopt.import_model(folder / "network.onnx", folder / "fp32", classes=classes)
+
+
+def measure(model: str, turns: int) -> dict[str, Any]:
+    """Return how long each graph of a network takes, as a share of the peer's time."""
+    with tempfile.TemporaryDirectory() as place:
+        fp32, made = graphs(model, Path(place))
+        size = fp32.card.preprocess.size
+        row: dict[str, Any] = {"model": model, "size": size}
+        for batch in BATCHES:
+            inputs = np.random.default_rng(1).normal(size=(batch, 3, size, size)).astype(np.float32)
+            sides = {name: functools.partial(ort, path) for name, path in made.items()}
+            row[f"batch_{batch}"] = side_by_side(sides, inputs, turns)
+    return row
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the shares as a table."""
+    lines = [
+        "# int8 in ONNX Runtime: means over windows, and batch norms that no convolution can take in", "",
+        f"{result['processor']}, {result['threads']} thread(s); `{result['command']}`. "
+        "Times as shares of quantize_static's, medians of the turns and their 95 % intervals.", "",
+        f"| network | px | batch | {' | '.join(NAMES)} |", f"|---|--:|--:{'|--:' * len(NAMES)}|",
+    ]  # fmt: skip
+    for row in result["rows"]:
+        for batch in BATCHES:
+            found = row[f"batch_{batch}"]
+            cells = (
+                f"{found[name]['share']:.2f} ({found[name]['share_95'][0]:.2f} to {found[name]['share_95'][1]:.2f})"
+                for name in NAMES
+            )
+            lines.append(f"| {row['model']} | {row['size']} | {batch} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure all networks, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--turns", type=int, default=7, help="how often each graph is opened, at least 7")
+    parser.add_argument("--out", type=Path, default=RESULTS / "int8-operators.json")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/int8_operators.py --models {options.models} --turns {options.turns}",
+        "processor": processor(), "threads": cores(), "versions": versions(), "rows": [],
+    }  # fmt: skip
+    for model in options.models.split(","):
+        result["rows"].append(measure(model, options.turns))
+        print(json.dumps(result["rows"][-1]), flush=True)
+        write_whole(options.out, json.dumps(result, indent=1) + "\n")
+        write_whole(options.out.with_suffix(".md"), table(result))
+
+
+if __name__ == "__main__":
+    main()
