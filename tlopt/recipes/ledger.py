@@ -37,14 +37,28 @@ def parse(text: str) -> dict[str, Entry]:
     return {name: {"text": "", **entry} for name, entry in found.items()}
 
 
-def read(out: Path) -> tuple[dict[str, Entry], str]:
-    """Return what was written down, and what is wrong with it: nothing can be read then."""
+def read(out: Path, *, anew: bool = False) -> dict[str, Entry]:
+    """Return what was written down.
+
+    Args:
+        out: Folder of the steps' folders.
+        anew: Whether all steps are made again: then a damaged record says nothing.
+
+    Raises:
+        ArtifactError: It is damaged. Nobody knows then which results are the recipe's, and may be replaced.
+    """
     try:
-        return parse(files.read_text(out / _STATE)), ""
+        return parse(files.read_text(out / _STATE))
     except (FileNotFoundError, NotADirectoryError):
-        return {}, ""
+        return {}
     except (OSError, ValueError) as error:
-        return {}, f"{out / _STATE} is damaged ({reason(error)}): steps whose lineage does not fit are made again."
+        if anew:
+            return {}
+        raise ArtifactError(
+            f"{out / _STATE}, which says what the steps were made of, is damaged: {reason(error)}.",
+            hint="Put it back from a copy, or delete it. Without it, results whose lineage fits their step are kept, "
+            "and others are not replaced unless --force-from says so.",
+        ) from error
 
 
 def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:

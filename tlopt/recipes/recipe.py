@@ -80,6 +80,7 @@ def run(
 
     Raises:
         SettingError: The recipe does not fit, or has no step called `force_from`.
+        ArtifactError: What runs wrote down of the steps is damaged.
         OutputExistsError: There is something that no run of a recipe made where a step's result goes.
         PluginError: A model is of a module that the person who runs the recipe does not trust.
         TloptError: What a step raises.
@@ -89,11 +90,9 @@ def run(
     if force_from is not None and force_from not in names:
         raise SettingError(f"The recipe has no step {force_from!r}.", hint=suggestion(force_from, names))
     kept = names if force_from is None else names[: names.index(force_from)]
-    state, damage = ledger.read(loaded.out)
-    if damage:
-        log.warning("%s", damage)
+    state = ledger.read(loaded.out, anew=_is_anew(loaded, force_from))
     ours = [name for name, entry in state.items() if entry.get("recipe", loaded.path.name) == loaded.path.name]
-    replaced = [step.name for step in loaded.steps if damage or step.name in ours or step.name not in kept]
+    replaced = [step.name for step in loaded.steps if step.name in ours or step.name not in kept]
     others = [step for step in loaded.steps if step.name not in replaced]
     made = [step.name for step in others if _is_made(loaded, step) or _stands(loaded, step, state.get(step.name))]
     checking.check(loaded, ours=[*replaced, *made])
@@ -103,6 +102,11 @@ def run(
                 with trusted.reading():
                     trusted.allow(model)
     return _run(loaded, dry_run, force_from)
+
+
+def _is_anew(recipe: Recipe, force_from: str | None) -> bool:
+    """Return whether all steps are to be made again."""
+    return force_from == recipe.steps[0].name
 
 
 def _models(step: Step) -> list[str]:
@@ -121,7 +125,7 @@ def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done
     except OSError as error:
         raise OutputError(f"{recipe.out} cannot be made: {error.strerror}.", hint="Choose another `out`.") from error
     with claim(recipe.out / _LOCK, recipe.out):
-        state, _ = ledger.read(recipe.out)
+        state = ledger.read(recipe.out, anew=_is_anew(recipe, force_from))
         forced = False
         for step in recipe.steps:
             forced = forced or step.name == force_from
@@ -130,7 +134,7 @@ def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done
 
 def _planned(recipe: Recipe, force_from: str | None) -> Iterator[Done]:
     """Yield what a run would do."""
-    state, _ = ledger.read(recipe.out)
+    state = ledger.read(recipe.out, anew=_is_anew(recipe, force_from))
     forced, changed = False, set[str]()
     for step in recipe.steps:
         forced = forced or step.name == force_from
