@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         result = root().main(arguments, prog_name="tlopt", standalone_mode=False)
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
+        if interrupts.seen():  # it came too late for the work, or a library passed over it
+            code = _interrupted()
     except click.UsageError as error:
         terminal.complain_of_usage(error)
         code = error.exit_code

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
@@ -78,14 +77,14 @@ def _late(_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-# While the compiled code of a library loads, it calls Python where it can take no exception: the process would abort.
-_LOADING = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
+# While a library is imported, its C++ code calls Python where it can take no exception: torch aborts the process then.
+_IMPORTING = "<frozen importlib._bootstrap"
 
 
 def _is_whole(frame: FrameType | None) -> bool:
     """Return whether a frame or one of its callers is not to be interrupted."""
     while frame is not None:
-        if frame.f_code in _LOADING or frame.f_code.co_filename.startswith(tuple(_whole)):
+        if frame.f_code.co_filename.startswith((_IMPORTING, *_whole)):
             return True
         frame = frame.f_back
     return False
