@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlopt.errors import SettingError
-from tlopt.settings import Setting, Without, arguments, check, checked, flat, flat_signature, parameters
+from tlopt.settings import (
+    Setting,
+    Without,
+    arguments,
+    check,
+    check_kind,
+    checked,
+    flat,
+    flat_signature,
+    parameters,
+    ruled,
+)
 
 
 def example(
@@ -247,3 +258,33 @@ def test_a_setting_gives_values_to_others_that_are_not_given():
     with pytest.raises(SettingError, match="size cannot be 'lage'") as caught:
         check(sized, {"size": "lage"})
     assert "large" in caught.value.hint
+
+
+def refuse_long(speed: Speed, epochs: int) -> None:
+    if speed.limit * epochs > 2:
+        raise SettingError("limit and epochs are too much together.")
+
+
+def refuse_images(speed: Speed, kind: str) -> None:
+    if kind == "images" and speed.limit:
+        raise SettingError("limit is for an artifact.")
+
+
+@flat
+@ruled(refuse_long, refuse_images)
+def ruled_function(source, *, speed: Speed, epochs: Annotated[int, Setting("Passes.")] = 2):
+    return speed.limit * epochs
+
+
+def test_rules_between_settings_are_asked_wherever_they_are_checked():
+    for refused in (lambda: check(ruled_function, {"limit": 1.1}), lambda: ruled_function(None, limit=1.1)):
+        with pytest.raises(SettingError, match="too much together"):
+            refused()
+    assert ruled_function(None, limit=0.5) == 1
+
+
+def test_rules_about_what_is_worked_on_are_asked_when_that_is_known():
+    chosen = check(ruled_function, {"limit": 0.5})
+    check_kind(ruled_function, chosen, "torch")
+    with pytest.raises(SettingError, match="limit is for an artifact"):
+        check_kind(ruled_function, chosen, "images")

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 
 import tlopt
-from tlopt.errors import ArtifactError, ImagesError, OutputError, OutputExistsError, SettingError, TloptError
+from tlopt.errors import (
+    ArtifactError,
+    ImagesError,
+    OutputError,
+    OutputExistsError,
+    PluginError,
+    SettingError,
+    TloptError,
+)
 from tlopt.recipes.recipe import run
 
 FIRST = '[tuned]\nfinetune = "{photos}"\nmodel = "tiny_models:cnn"\n'
@@ -74,6 +82,48 @@ def test_what_a_later_step_cannot_use_is_told_before_the_first_step(
 ):
     told = refused(f'out = "{{out}}"\n{FIRST}[a]\n{step}\n', error)
     assert message.format(photos=photos, tuned=tuned.path, out=tmp_path / "runs") in told
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "message"),
+    [
+        ('finetune = "{photos}"\nmodel = "tiny_models:cnn"\nfolds = 1', SettingError, "folds must be 0 or at least 2"),
+        ('finetune = "tuned"\nfolds = 3', SettingError, "none of them can judge it out of fold"),
+        ('finetune = "tuned"\nweights = "{photos}"', SettingError, "An artifact keeps its own weights"),
+        ('finetune = "{photos}"\nmodel = "tiny_models:cnn"\neffort = "quick"\nunlabelled = "{photos}"', SettingError,
+         "Images without labels take part when all layers train"),
+        ('finetune = "{photos}"\nmodel = "tiny_models:cnn"\nmethod = "full"\nunlabelled = "{photos}"', SettingError,
+         "nothing can answer for images without labels"),
+        ('qat = "tuned"\nimages = "{photos}/red"\nsmoothing = 0.2', SettingError, "smoothing does not go with that"),
+        ('import = ""', SettingError, "Give either a file or --model"),
+        ('import = "{tuned}/artifact.json"\nmodel = "tiny_models:cnn"', SettingError, "Give either a file or --model"),
+        ('import = ""\nmodel = "tiny_models:cnn"\nmean = [1.0, 2.0]', SettingError, "mean needs three values"),
+        ('import = ""\nmodel = "tiny_models:cnn"\nlayout = "nhwc"', SettingError, "describe an ONNX file"),
+        ('import = ""\nmodel = "tiny_models:cnn"\npreset = "none"', SettingError, "There is no preset 'none'"),
+        ('export = "tuned"\ntarget = "sm89"', SettingError, "--target is for engines"),
+        ('export = "fp32"', SettingError, "an ONNX artifact already"),
+        ('quantize = "fp32"\nprecision = "fp16"\nmax_drop = 0.01', SettingError, "max_drop is for int8"),
+        ('quantize = "fp32"\nmin_db = 20\nmax_drop = 0.01', SettingError, "Leave one of them out"),
+        ('quantize = "fp32"\nprecision = "fp8"', SettingError, "onnxruntime has no fp8 kernels"),
+        ('build = "fp32"\nmin_batch = 8\nmax_batch = 4', SettingError, "must satisfy min <= opt <= max"),
+        ('build = "fp32"\nflavour = "rtx"\nversion_compatible = true', SettingError, "builds no version-compatible"),
+        ('build = "fp32"\ntarget = ["sm1"]', PluginError, "Unknown target 'sm1'"),
+        ('optimize = "{photos}"', SettingError, "needs a limit of time, size or memory"),
+        ('optimize = "{photos}"\nlatency_ms = 5\nrole = "train"', SettingError, "Name it with --study"),
+        ('optimize = "{photos}"\nlatency_ms = 5\nimages = "{photos}"', SettingError, "images is for an artifact"),
+        ('optimize = "tuned"\nlatency_ms = 5\nmodels = "pip:x"', SettingError, "an artifact keeps its own network"),
+        ('optimize = "{photos}"\nlatency_ms = 5\nbackend = "nowhere"', PluginError, "nowhere"),
+        ('optimize = "{photos}"\nlatency_ms = 5\ndry_run = true', SettingError, "dry_run only asks"),
+        ('optimize = "{photos}"\nlatency_ms = 5\nstatus = "x"', SettingError, "status only asks"),
+        ('rank = "{photos}"\nbackend = "nowhere"', PluginError, "nowhere"),
+        ('report = "tuned"\nbackend = "onnxruntime:nowhere"', PluginError, "no device 'nowhere'"),
+        ('compare = ["tuned", "fp32"]\nbackend = "nowhere"', PluginError, "nowhere"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_are_told_before_the_first_step(refused, step, error, message):
+    told = refused(f'out = "{{out}}"\n{FIRST}[fp32]\nexport = "tuned"\n[a]\n{step}\n', error)
+    assert message in told
+    assert "step a: " in told
 
 
 def test_a_search_is_worked_on_by_its_answer(refused):

@@ -178,6 +178,21 @@ def test_where_the_record_is_gone_the_lineage_says_what_to_keep(done):
     assert states(done) == [("tuned", "kept"), ("fp32", "kept")]
 
 
+@pytest.mark.slow
+def test_where_the_record_is_gone_no_result_is_replaced_whose_lineage_cannot_tell(recipe, photos, tmp_path):
+    """Of what a setting names, only the name is in the lineage, not what was in it."""
+    recipe.write_text(recipe.read_text() + f'images = "{photos}"\n')
+    assert states(recipe) == [("tuned", "made"), ("fp32", "made")]
+    (tmp_path / "runs" / ".steps.json").unlink()
+    before = (tmp_path / "runs" / "fp32" / "artifact.json").read_bytes()
+    for dry_run in (True, False):
+        with pytest.raises(OutputExistsError, match="no run of this recipe made it") as caught:
+            states(recipe, dry_run=dry_run)
+    assert "--force-from fp32 replaces it" in caught.value.hint
+    assert (tmp_path / "runs" / "fp32" / "artifact.json").read_bytes() == before
+    assert states(recipe, dry_run=True, force_from="fp32") == [("tuned", "to keep"), ("fp32", "to make")]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"fp32": 1}', '{"fp32": {"key": 1, "result": ""}}', '{"fp32": {}}', "\0"]
 )

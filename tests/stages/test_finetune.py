@@ -277,8 +277,11 @@ def test_an_existing_output_is_not_replaced(colors, settings, tuned):
 
 
 def test_an_artifact_keeps_its_own_weights_and_size(tuned, tmp_path):
-    with pytest.raises(SettingError, match="its own weights and input size"):
+    with pytest.raises(SettingError, match=r"takes images of 32 pixels, and image_size is 64\."):
         finetune(tuned, tmp_path / "out", image_size=64)
+    for own in ({"weights": tuned.path}, {"dropout": 0.1}, {"drop_path": 0.1}):
+        with pytest.raises(SettingError, match="An artifact keeps its own weights"):
+            finetune(tuned, tmp_path / "out", **own)
 
 
 def test_every_setting_has_help_and_a_default():

@@ -228,6 +228,18 @@ def load(name: str, device: str = "") -> ModuleType:
     return module
 
 
+def expect_known(*spelled: str) -> None:
+    """Refuse a backend that nobody knows; an empty name stands for the usual one.
+
+    Raises:
+        PluginError: The backend or its device is unknown.
+        MissingLibraryError: Its library is not installed.
+    """
+    for one in filter(None, spelled):
+        name, _, device = one.partition(":")
+        load(name, device)
+
+
 def expect_here(spelled: str) -> None:
     """Refuse a backend that somebody named and that cannot run here.
 

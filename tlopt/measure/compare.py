@@ -11,6 +11,7 @@ import numpy as np
 
 from tlopt import judging
 from tlopt.artifact import Artifact
+from tlopt.backends import expect_known
 from tlopt.environment import MOST_THREADS
 from tlopt.measure.answers.differences import Differences, differences, same_outputs
 from tlopt.measure.answers.images import ImagePart, Part, open_part
@@ -22,7 +23,7 @@ from tlopt.measure.scores import Evaluation
 from tlopt.measure.statistics import mcnemar, paired_drop
 from tlopt.publishing import check_file, write_whole
 from tlopt.reports import Report, Scalar, page
-from tlopt.settings import Setting, flat
+from tlopt.settings import Setting, flat, ruled
 
 _NONE = Limits()
 _Found = TypeVar("_Found", "Comparison", Differences)
@@ -172,7 +173,12 @@ def _verdict(flip: Flip) -> str:
     return "mended" if flip.label == flip.candidate else "both wrong"
 
 
+def _check_backends(reference_backend: str, backend: str) -> None:
+    expect_known(reference_backend, backend)
+
+
 @flat
+@ruled(_check_backends)
 def compare(
     reference: str | Path | Artifact,
     candidate: str | Path | Artifact,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tlopt.artifact import Artifact
+from tlopt.backends import expect_known
 from tlopt.environment import MOST_THREADS
 from tlopt.errors import ArtifactError, MissingLibraryError, SettingError, StageError
 from tlopt.images import intrusion
@@ -20,14 +21,19 @@ from tlopt.measure.scores import Evaluation
 from tlopt.measure.speed.work import multiply_adds
 from tlopt.publishing import check_place, draft, write_whole
 from tlopt.reports import Point, Report, Scalar, page
-from tlopt.settings import Setting, checked
+from tlopt.settings import Setting, checked, ruled
 
 log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]  # artifact, backend with device
 
 
+def _check_backends(backend: tuple[str, ...]) -> None:
+    expect_known(*backend)
+
+
 @checked
+@ruled(_check_backends)
 def report(
     artifacts: Sequence[str | Path | Artifact],
     out: str | Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tlopt.artifact import Artifact
-from tlopt.cards.details import TrainedScales
+from tlopt.cards.details import Runtime, TrainedScales
 from tlopt.errors import ArtifactError, SettingError
 from tlopt.settings import Setting
 
@@ -90,22 +90,39 @@ def limit_of(how: EightBits) -> float | None:
     return how.max_drop if how.min_db is None else 10 ** (-how.min_db / 10)
 
 
-def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits) -> None:
+def check_precision(precision: Precision, for_: Runtime, how: EightBits) -> None:
     """Refuse settings that do not go together.
 
     Raises:
+        SettingError: One does not fit the precision, or the runtime lacks the precision.
+    """
+    if precision == "fp8" and for_ != "tensorrt":
+        raise SettingError(
+            f"{for_} has no fp8 kernels. TensorRT has fp8 kernels for sm89 and newer.", hint="Add --for tensorrt."
+        )
+    for name, given in (
+        ("max_drop", how.max_drop is not None), ("min_db", how.min_db is not None),
+        ("reduce_range", how.reduce_range != "auto"),
+    ):  # fmt: skip
+        if given and precision != "int8":
+            hint = f"Leave --{name.replace('_', '-')} out."
+            raise SettingError(f"{name} is for int8, got precision {precision}.", hint=hint)
+    if how.max_drop is not None and how.min_db is not None:
+        raise SettingError("max_drop is for classifiers, and min_db for other networks.", hint="Leave one of them out.")
+    if how.equalization and precision not in ("int8", "fp8"):
+        raise SettingError(
+            f"equalization is for int8 and fp8, got precision {precision}.", hint="Leave --equalization out."
+        )
+
+
+def refuse(source: Artifact, how: EightBits) -> None:
+    """Refuse settings that do not go with a source.
+
+    Raises:
         ArtifactError: The source is quantized already.
-        SettingError: A setting does not fit the precision.
+        SettingError: A setting is for another kind of network.
     """
     refuse_quantized(source, source.card.precision)
-    if precision == "fp8" and runtime != "tensorrt":
-        raise SettingError(
-            f"{runtime} has no fp8 kernels. TensorRT has fp8 kernels for sm89 and newer.", hint="Add --for tensorrt."
-        )
-    if how.max_drop is not None and precision != "int8":
-        raise SettingError(f"max_drop is for int8, got precision {precision}.", hint="Leave --max-drop out.")
-    if how.min_db is not None and precision != "int8":
-        raise SettingError(f"min_db is for int8, got precision {precision}.", hint="Leave --min-db out.")
     if how.max_drop is not None and source.card.task == "any":
         raise SettingError(
             f"max_drop is for classifiers, and {source.path} is none.",
@@ -114,12 +131,6 @@ def refuse(source: Artifact, precision: Precision, runtime: str, how: EightBits)
     if how.min_db is not None and source.card.task == "classify":
         raise SettingError(
             f"min_db is for networks that are no classifiers, and {source.path} is one.", hint="Use --max-drop 0.01."
-        )
-    if how.reduce_range != "auto" and precision != "int8":
-        raise SettingError(f"reduce_range is for int8, got precision {precision}.", hint="Leave --reduce-range out.")
-    if how.equalization and precision not in ("int8", "fp8"):
-        raise SettingError(
-            f"equalization is for int8 and fp8, got precision {precision}.", hint="Leave --equalization out."
         )
 
 

@@ -14,7 +14,7 @@ from tlopt.images import intrusion
 from tlopt.publishing import check_file, check_place
 from tlopt.publishing.places import located
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
-from tlopt.stages import Stage, open_source
+from tlopt.stages import Stage, kind_of, open_source
 from tlopt.stages.export import READS, on_the_way
 
 _READ = frozenset({"images", "teacher", "unlabelled", "weights", "classes"})  # settings that name what a step reads
@@ -31,7 +31,8 @@ def check(recipe: Recipe, *, ours: Collection[str]) -> None:
         ours: Steps that a run of the recipe has worked on before, or that are to replace what is there.
 
     Raises:
-        SettingError: A step needs what no step before it makes, or names what is not there.
+        SettingError: A step needs what no step before it makes, names what is not there, or has a setting that does
+            not go with what it works on.
         ArtifactError: A source or a teacher is damaged or of the wrong kind.
         ImagesError: A folder of images cannot be used.
         OutputExistsError: A step's result would replace what is not the recipe's.
@@ -105,17 +106,21 @@ def _kinds_read(step: Step) -> tuple[str, ...]:
 def _kind_made(step: Step) -> str:
     """Return the kind of artifact that a step makes; empty if only its run tells."""
     function = VERBS[step.verb].function()
-    if isinstance(function, Stage):
+    if isinstance(function, Stage) and function.writes:
         return function.writes
+    if step.verb == "import":
+        return "torch" if step.settings.get("model") else "onnx"
     if step.verb == "export":
         return "tensorrt" if step.settings.get("trt") else "onnx"
     return "" if VERBS[step.verb].gives == "study" else "report"
 
 
 def _check_sources(recipe: Recipe, step: Step) -> None:
-    """Check all that a step works on."""
-    for source in step.sources:
-        _check_source(recipe, step, source)
+    """Check all that a step works on, and that its settings go with it."""
+    kinds = [_check_source(recipe, step, source) for source in step.sources] or ["nothing"]
+    if len(kinds) == 1 and kinds[0]:
+        function = VERBS[step.verb].function()
+        settings.check_kind(function, settings.check(function, step.settings), kinds[0])
     places = list(map(located, sources_of(recipe, step)))
     for source, place in zip(step.sources, places, strict=True):
         if step.verb == "report" and places.count(place) > 1:
@@ -125,8 +130,8 @@ def _check_sources(recipe: Recipe, step: Step) -> None:
         raise SettingError(f"A model is named source:name, got {model!r}.", hint="tlopt list models shows some.")
 
 
-def _check_source(recipe: Recipe, step: Step, source: str) -> None:
-    """Check one of the things that a step works on.
+def _check_source(recipe: Recipe, step: Step, source: str) -> str:
+    """Check one of the things that a step works on; return its kind, empty if only the run tells.
 
     Raises:
         SettingError: It is a step that makes something else.
@@ -135,8 +140,7 @@ def _check_source(recipe: Recipe, step: Step, source: str) -> None:
     """
     kinds = _kinds_read(step)
     if not is_step(recipe, step, source):
-        open_source(step.verb, source, kinds)
-        return
+        return kind_of(open_source(step.verb, source, kinds))
     before = next(one for one in recipe.steps if one.name == step_named(source))
     searches = VERBS[before.verb].gives == "study"
     if searches != source.endswith(_BEST):
@@ -152,6 +156,7 @@ def _check_source(recipe: Recipe, step: Step, source: str) -> None:
         needed = f"an artifact of kind {wanted}" if wanted else _OTHERS[kinds[0]]
         what = "a report" if made == "report" else f"one of kind {made}"
         raise SettingError(f"{step.verb} needs {needed}, and the step {before.name} makes {what}.")
+    return made
 
 
 def _check_read(recipe: Recipe, step: Step) -> None:

@@ -94,7 +94,7 @@ def run(
     ours = [name for name, entry in state.items() if entry.get("recipe", loaded.path.name) == loaded.path.name]
     replaced = [step.name for step in loaded.steps if step.name in ours or step.name not in kept]
     others = [step for step in loaded.steps if step.name not in replaced]
-    made = [step.name for step in others if _is_made(loaded, step) or _stands(loaded, step, state.get(step.name))]
+    made = [step.name for step in others if _stands(loaded, step, state.get(step.name))]
     checking.check(loaded, ours=[*replaced, *made])
     for step in loaded.steps:
         for model in _models(step):
@@ -232,8 +232,8 @@ def _is_kept(recipe: Recipe, step: Step, place: Path, entry: ledger.Entry | None
 
 
 def _stands(recipe: Recipe, step: Step, entry: ledger.Entry | None) -> bool:
-    """Return whether the run of another recipe made what stands at a step's place, and the step would make the same."""
-    return entry is not None and _is_kept(recipe, step, recipe.out / step.name, entry, _key(recipe, step))
+    """Return whether what stands at a step's place, and no run of this recipe wrote down, is what it would make."""
+    return _is_kept(recipe, step, recipe.out / step.name, entry, _key(recipe, step))
 
 
 def _is_made(recipe: Recipe, step: Step) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt import settings
-from tlopt.errors import SettingError, suggestion
+from tlopt.errors import SettingError, TloptError, suggestion
 from tlopt.reading import files, schema
 from tlopt.verbs import TABLE
 
@@ -66,6 +66,7 @@ class Recipe:
 
         Raises:
             SettingError: Anything in it does not fit, with the step and the close match.
+            TloptError: A rule between settings is broken, as it says.
         """
         path = Path(path)
         try:
@@ -130,11 +131,22 @@ def _step(path: Path, name: str, table: Any, earlier: list[str], every: list[str
                 f"{where}: there is neither an earlier step nor a path called {source!r}.",
                 hint=_nearest(source, earlier, [one for one in every if one not in (name, "out")]),
             )
-    try:
-        settings.check(VERBS[verb].function(), given)
-    except SettingError as error:
-        raise SettingError(f"{where}: {error.message}", hint=error.hint) from error
+    _check_settings(where, verb, given)
     return Step(name=name, verb=verb, sources=sources, settings=given)
+
+
+def _check_settings(where: str, verb: str, given: Mapping[str, Any]) -> None:
+    function = VERBS[verb].function()
+    for one in settings.parameters(function):
+        if one.setting.asks and one.name in given:
+            raise SettingError(
+                f"{where}: {one.name} only asks, and a step makes something.",
+                hint="Leave it out. tlopt run --dry-run shows what the steps would do.",
+            )
+    try:
+        settings.check(function, given)
+    except TloptError as error:
+        raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _nearest(source: str, earlier: list[str], every: list[str]) -> str:

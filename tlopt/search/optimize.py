@@ -18,7 +18,7 @@ from tlopt.search.budget import Budget
 from tlopt.search.outcome import Study, read_report
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import folder, reads
-from tlopt.settings import Setting, flat
+from tlopt.settings import Setting, flat, ruled
 
 if TYPE_CHECKING:
     from tlopt.images import ImageFolder, Split
@@ -98,7 +98,36 @@ class Work:
     ] = "best"
 
 
+def _check_budget(budget: Budget, status: Path | None) -> None:
+    if status is None:
+        budget.check()
+
+
+def _check_work(work: Work, tried: Tried, status: Path | None) -> None:
+    if status is not None:
+        return
+    if work.role != "all" and not work.study:
+        raise SettingError(
+            f"role {work.role} is for several machines that share a study.", hint="Name it with --study FILE_OR_URL."
+        )
+    if "qat" in tried.precisions and "int8" not in tried.precisions:
+        raise SettingError("qat is tried where int8 loses accuracy.", hint="Add int8: --precisions int8,qat.")
+    if work.role != "train":  # the others run elsewhere
+        for spelled in tried.backend:
+            backends.expect_here(spelled)
+
+
+def _check_source(tried: Tried, images: Path | None, kind: str) -> None:
+    if kind == "images" and images is not None:
+        raise SettingError("images is for an artifact.", hint="Give the folder of images as SOURCE.")
+    if kind != "images" and (tried.models or tried.weights):
+        raise SettingError(
+            "models and weights are for images: an artifact keeps its own network.", hint="Leave them out."
+        )
+
+
 @flat
+@ruled(_check_budget, _check_work, _check_source)
 def optimize(
     source: str | Path | None = None,
     out: str | Path | None = None,
@@ -112,9 +141,9 @@ def optimize(
     ] = None,
     shares: Shares,
     cache: Cache,
-    dry_run: Annotated[bool, Setting("Show what would be tried, and try nothing.")] = False,
+    dry_run: Annotated[bool, Setting("Show what would be tried, and try nothing.", asks=True)] = False,
     status: Annotated[
-        Path | None, Setting("Show how far the search in this folder is, and do nothing.", metavar="OUT")
+        Path | None, Setting("Show how far the search in this folder is, and do nothing.", metavar="OUT", asks=True)
     ] = None,
     force: bool = False,
 ) -> Study:
@@ -154,11 +183,6 @@ def optimize(
             f"optimize needs {'images or an artifact' if source is None else 'a folder for its results'}.",
             hint="tlopt optimize IMAGES -o OUT --latency-ms 5",
         )
-    budget.check()
-    _check(work, tried)
-    if work.role != "train":  # the others run elsewhere
-        for spelled in tried.backend:
-            backends.expect_here(spelled)
     source = Path(source)
     deciding = {
         "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,
@@ -180,16 +204,6 @@ def optimize(
         asked, whole, parts, Path(out), quick=quick, minutes=effort.minutes, study=work.study, role=work.role,
         keep=work.keep, cache=cache, force=force,
     )  # fmt: skip
-
-
-def _check(work: Work, tried: Tried) -> None:
-    """Refuse settings that exclude each other."""
-    if work.role != "all" and not work.study:
-        raise SettingError(
-            f"role {work.role} is for several machines that share a study.", hint="Name it with --study FILE_OR_URL."
-        )
-    if "qat" in tried.precisions and "int8" not in tried.precisions:
-        raise SettingError("qat is tried where int8 loses accuracy.", hint="Add int8: --precisions int8,qat.")
 
 
 def _finished(out: Path, quick: str) -> Study | None:
@@ -218,17 +232,12 @@ def _asked(
 
     artifact = Artifact.load(source).expect("torch", "onnx") if (source / CARD_NAME).exists() else None
     own = True
+    _check_source(tried, images, "images" if artifact is None else artifact.card.kind)
     if artifact is None:
-        if images is not None:
-            raise SettingError("images is for an artifact.", hint="Give the folder of images as SOURCE.")
         whole = scan(source)
         _, parts = drawn(whole, shares, effort.seed)
         models: tuple[str, ...] = tried.models
     else:
-        if tried.models or tried.weights:
-            raise SettingError(
-                "models and weights are for images: an artifact keeps its own network.", hint="Leave them out."
-            )
         whole, parts, shares, own = _images_of(artifact, images, shares, effort.seed)
         models = (str(source),)
     space, left_out = chosen_space(

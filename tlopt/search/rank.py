@@ -22,7 +22,7 @@ from tlopt.search.features import MOST, Score, frozen_accuracy, seen
 from tlopt.search.pareto import front
 from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
 from tlopt.search.timed import SESSIONS, Timed, time_untrained
-from tlopt.settings import Setting, flat
+from tlopt.settings import Setting, flat, ruled
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,13 @@ class Ranked:
         return [*found, *([f"{where}: {self.problem}"] if self.problem else [])]
 
 
+def _check_backends(backend: tuple[str, ...]) -> None:
+    for spelled in backend:
+        expect_here(spelled)
+
+
 @flat
+@ruled(_check_backends)
 def rank(
     source: str | Path,
     *,
@@ -146,8 +152,6 @@ def rank(
         MissingLibraryError: A library is not installed.
         StageError: A backend cannot run here.
     """
-    for spelled in backend:
-        expect_here(spelled)
     folder = scan(source)
     space, left_out = chosen_space(
         models=models, weights=weights, image_sizes=image_sizes, precisions=_NUMBERS, backend=backend, threads=threads

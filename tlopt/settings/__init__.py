@@ -4,12 +4,13 @@ A setting is a keyword-only parameter annotated ``Annotated[type, Setting("Help.
 several functions share, or that travel together, are fields of a frozen dataclass annotated alike, a
 record: a keyword-only parameter of that type stands for all of its fields. Outside of the function
 settings are always flat: command-line options, recipe keys, keyword arguments, validation and lineage
-come from `parameters` and `check`; `arguments` puts checked settings into the records again.
+come from `parameters` and `check`; `arguments` puts checked settings into the records again. What holds between
+settings is a rule, a function that `ruled` names: recipes ask it before their first step.
 """
 
-from tlopt.settings.checking import check, checked, flat
+from tlopt.settings.checking import check, check_kind, checked, flat
 from tlopt.settings.declaring import Only, Parameter, Setting, Without, range_text
-from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters
+from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters, ruled
 
 __all__ = [
     "Only",
@@ -18,6 +19,7 @@ __all__ = [
     "Without",
     "arguments",
     "check",
+    "check_kind",
     "checked",
     "flat",
     "flat_signature",
@@ -25,4 +27,5 @@ __all__ = [
     "moved",
     "parameters",
     "range_text",
+    "ruled",
 ]

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from tlopt.errors import SettingError, suggestion
 from tlopt.process.waiting import sharing
 from tlopt.settings.declaring import Parameter, range_text
-from tlopt.settings.signatures import arguments, flat_signature, moved, parameters
+from tlopt.settings.signatures import KIND, arguments, flat_signature, moved, parameters, rules
 
 _LARGEST = 2**63 - 1  # what TOML holds; a card holds one bit more, for a seed and a small number added to it
 P = ParamSpec("P")
@@ -29,6 +29,7 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
 
     Raises:
         SettingError: A name is unknown, a required value is missing, a value does not fit.
+        TloptError: A rule between settings is broken, as it says.
     """
     known = {parameter.name: parameter for parameter in parameters(function)}
     given = {name.rstrip("_").replace("-", "_"): value for name, value in values.items()}
@@ -53,7 +54,29 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
             )
         else:
             result[parameter.attribute] = parameter.default
+    _ask(function, result, {})
     return result
+
+
+def check_kind(function: Callable[..., Any], chosen: Mapping[str, Any], kind: str) -> None:
+    """Ask the rules of a function about what it works on.
+
+    Args:
+        function: Whose rules they are.
+        chosen: What `check` returned.
+        kind: That of an artifact, or "images", "file" or "nothing".
+
+    Raises:
+        TloptError: A rule is broken, as it says.
+    """
+    _ask(function, chosen, {KIND: kind})
+
+
+def _ask(function: Callable[..., Any], chosen: Mapping[str, Any], more: Mapping[str, str]) -> None:
+    if asked := rules(function, of_kind=KIND in more):
+        given = {**arguments(function, chosen), **more}
+        for rule in asked:
+            rule(**{name: given[name] for name in inspect.signature(rule).parameters})
 
 
 def _bundled(known: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Setting:
         group: Heading under which the help lists it ("Augmentation"); empty for the first one.
         common: Whether it is one of the few that most people set; the help shows those first.
         output: Whether it names a file that the function writes.
+        asks: Whether the function only answers a question if it is given, and makes nothing.
         sets: Value of this setting -> other settings and the values that they take where none is given.
     """
 
@@ -37,6 +38,7 @@ class Setting:
     group: str = ""
     common: bool = False
     output: bool = False
+    asks: bool = False
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 

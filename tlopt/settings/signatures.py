@@ -17,6 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SCALARS = (bool, int, float, str, Path)
+KIND = "kind"  # the parameter of a rule that gets the kind of the source: of an artifact, "images", "file" or "nothing"
 
 
 @functools.cache
@@ -51,6 +52,27 @@ def formerly(**where: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return body
 
     return told
+
+
+def ruled(*rules: Callable[..., object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Say which rules hold between the settings of a function; they are asked wherever the settings are checked.
+
+    Args:
+        rules: Functions of some of its keyword-only parameters, by their names. Each raises the error if it is broken.
+            A rule with the parameter `KIND` is asked when it is known what the function will work on.
+    """
+
+    def told(body: Callable[P, R]) -> Callable[P, R]:
+        body.__dict__["rules"] = rules
+        return body
+
+    return told
+
+
+def rules(function: Callable[..., Any], *, of_kind: bool) -> tuple[Callable[..., object], ...]:
+    """Return the rules of a function: those about what it works on, or the others."""
+    found: tuple[Callable[..., object], ...] = inspect.unwrap(function).__dict__.get("rules", ())
+    return tuple(rule for rule in found if (KIND in inspect.signature(rule).parameters) == of_kind)
 
 
 def _keyword_only(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:

@@ -92,6 +92,7 @@ class Stage:
         chosen = settings.check(self.body, given)
         check_place(out, force=force, reads=_paths(source, chosen))
         opened = open_source(self.name, source, self.reads)
+        settings.check_kind(self.body, chosen, kind_of(opened))
         intrusion.refuse(out, _paths(opened, chosen))
         log.info("%s: %s -> %s", self.name, getattr(opened, "path", "-"), out)
         with draft(out, force=force, reads=_paths(opened, chosen), shared=self.shared) as made:
@@ -178,6 +179,13 @@ def open_source(verb: str, source: str | Path | Artifact | ImageFolder | None, r
     if "images" in reads:
         return scan(source)
     return Artifact.load(source)
+
+
+def kind_of(source: Source) -> str:
+    """Return the kind of what a stage works on, as rules of its settings take it."""
+    if isinstance(source, Artifact):
+        return source.card.kind
+    return "nothing" if source is None else "images" if isinstance(source, ImageFolder) else "file"
 
 
 def _paths(source: str | Path | Source, chosen: Mapping[str, Any]) -> Iterator[str | Path]:

@@ -15,12 +15,12 @@ from tlopt.cards.details import BuiltFrom, EngineDetails, EngineOptions
 from tlopt.engine.building import builder, explaining
 from tlopt.engine.building.builder import Engine
 from tlopt.engine.building.options import Options
-from tlopt.engine.building.targets import Plan, plan
+from tlopt.engine.building.targets import Plan, check_names, plan
 from tlopt.errors import ArtifactError
 from tlopt.publishing import Draft
 from tlopt.reading.files import real_path
 from tlopt.registry import require
-from tlopt.settings import Setting
+from tlopt.settings import Setting, ruled
 from tlopt.stages import stage
 from tlopt.trusted import engines as trusted_engines
 
@@ -35,6 +35,7 @@ _QUANTIZED = {"int8": "Int8", "fp8": "FP8"}
 
 
 @stage(reads="onnx", writes="tensorrt")
+@ruled(check_names, builder.check_options)
 def build(
     source: Artifact,
     out: Draft,

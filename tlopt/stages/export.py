@@ -22,7 +22,7 @@ from tlopt.progress import bar
 from tlopt.publishing import Draft, check_place
 from tlopt.registry import require
 from tlopt.sessions import open_session
-from tlopt.settings import Setting, checked, formerly
+from tlopt.settings import Setting, checked, formerly, ruled
 from tlopt.stages import Stage, stage
 
 if TYPE_CHECKING:
@@ -43,7 +43,20 @@ _AS_EXACT, _LOST = 4, 0.1
 _FLIPS = 100  # times the noise of sums in another order: what a rounded or chosen value may turn it into
 
 
+def _refuse_target(target: tuple[str, ...] | None, trt: bool) -> None:
+    if target and not trt:
+        raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
+
+
+def _refuse_same(precision: str, trt: bool, input_: str, kind: str) -> None:
+    if (kind, precision, input_, trt) == ("onnx", "fp32", "float32", False):
+        raise SettingError(
+            "The source is an ONNX artifact already.", hint="Add --input uint8, --precision int8 or --trt."
+        )
+
+
 @checked
+@ruled(_refuse_target, _refuse_same)
 @formerly(onnx="Leave it out: export stops at the ONNX file unless --trt is given.")
 def export(
     source: str | Path | Artifact,
@@ -82,18 +95,12 @@ def export(
         SettingError: A setting does not fit, or there is a `target` without `trt`.
         CheckError: The ONNX file computes something else than the torch model.
     """
-    if target and not trt:
-        raise SettingError("--target is for engines.", hint="Add --trt, or leave --target out.")
     out = Path(out)
     kind = Artifact.load(source).card.kind
+    _refuse_same(precision, trt, input_, kind)
     steps: list[tuple[str, Stage, dict[str, Any]]] = [("fp32", _export, {"input": input_, "opset": opset})]
     if kind == "onnx" and input_ == "float32":
         steps = []
-        if precision == "fp32" and not trt:
-            raise SettingError(
-                f"{Artifact.load(source).path} is an ONNX artifact already.",
-                hint="Add --input uint8, --precision int8 or --trt.",
-            )
     if precision != "fp32":
         runtime = "tensorrt" if trt else "onnxruntime"
         given = {"precision": precision, "for": runtime, "images": images}

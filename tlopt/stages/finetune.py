@@ -15,17 +15,34 @@ from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import drawn, trained_on
 from tlopt.images.parts import Shares
 from tlopt.publishing import Draft
-from tlopt.settings import Setting
+from tlopt.settings import Setting, ruled
 from tlopt.stages import stage
 from tlopt.training import unlabelled
 from tlopt.training.hyperparameters import EFFORTS, Effort, Hyperparameters, Method
-from tlopt.training.network import Pretrained, of_artifact, pretrained
+from tlopt.training.network import Pretrained, of_artifact, pretrained, refuse_changes
+from tlopt.training.outcome import expect_tensorboard
 from tlopt.training.unlabelled import Guidance
 
 _QAT = "tlopt qat ARTIFACT -o OUT trains a fine-tuned artifact for int8."
 
 
+def _check_folds(training: Hyperparameters) -> None:
+    if training.folds == 1:
+        raise SettingError("folds must be 0 or at least 2, got 1.", hint="Five are usual: --folds 5.")
+
+
+def _refuse_folds(training: Hyperparameters, kind: str) -> None:
+    if training.folds and kind != "images":
+        raise SettingError(
+            "An artifact was trained on its images, so that none of them can judge it out of fold.",
+            hint="Leave out --folds, or fine-tune a folder of images with --folds.",
+        )
+
+
 @stage(reads=("images", "torch"), writes="torch", shared=True, moved={"qat": _QAT, "for": _QAT, "reduce_range": _QAT})
+@ruled(
+    _check_folds, _refuse_folds, unlabelled.refuse_head, unlabelled.refuse_untrained, refuse_changes, expect_tensorboard
+)
 def finetune(
     source: ImageFolder | Artifact,
     out: Draft,
@@ -71,21 +88,11 @@ def finetune(
         StageError: The loss is no number or explodes, or the disk is full; the last checkpoint stands.
         SystemExit: With code 0, in every process but the first, when training is over.
     """
-    from tlopt import registry, sources
+    from tlopt import sources
 
-    if tensorboard:
-        registry.require("tensorboard")  # told before the training rather than after it
     if guidance.teacher is not None:
         sources.check_artifact(guidance.teacher)  # a wrong one is told before images are decoded
-    unlabelled.check(guidance, method, fresh=not isinstance(source, Artifact))
-    if training.folds == 1:
-        raise SettingError("folds must be 0 or at least 2, got 1.", hint="Five are usual: --folds 5.")
     if isinstance(source, Artifact):
-        if training.folds:
-            raise SettingError(
-                f"{source.path} was trained on these images, so that none of them can judge it out of fold.",
-                hint="Leave out --folds, or fine-tune a folder of images with --folds.",
-            )
         ref, parts = trained_on(source, images)
     else:
         ref, parts = drawn(source, shares, training.seed, folds=training.folds)

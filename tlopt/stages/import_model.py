@@ -21,7 +21,7 @@ from tlopt.publishing import Draft
 from tlopt.reading import external_data
 from tlopt.reading.names import shown_name
 from tlopt.registry import require
-from tlopt.settings import Setting
+from tlopt.settings import Setting, ruled
 from tlopt.stages import SourceFile, stage
 
 if TYPE_CHECKING:
@@ -33,7 +33,32 @@ log = logging.getLogger(__name__)
 _FILE = "model.onnx"
 
 
+def _expect_one(model: str | None, kind: str) -> None:
+    if (kind == "nothing") == (model is None):
+        raise SettingError("Give either a file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR")
+
+
+def _refuse_classes(classes: Path | None, ends: Ends) -> None:
+    if ends.task == "any" and (classes is not None or ends.answers is not None):
+        raise SettingError("classes and answers are for classifiers.", hint="Leave them out, or leave --task out.")
+
+
+def _check_feeding(feeding: Feeding) -> None:
+    feeding.given()
+
+
+def _refuse_ends(model: str | None, feeding: Feeding, ends: Ends) -> None:
+    given = feeding.given()
+    described = feeding.layout == "nhwc" or given.get("channels") == "bgr" or ends != Ends()
+    if model is not None and (described or {"width", "fit"} & given.keys()):
+        raise SettingError(
+            "layout, channels, image_width, fit, task, input, output and answers describe an ONNX file; torch "
+            "models are classifiers, and take square images in RGB and NCHW."
+        )
+
+
 @stage(reads=("file", "saved model", "nothing"), writes="")
+@ruled(_expect_one, _check_feeding, _refuse_classes, _refuse_ends)
 def import_model(
     source: SourceFile | None,
     out: Draft,
@@ -77,16 +102,12 @@ def import_model(
         CheckError: The graph made of a file of another format answers otherwise than its network.
         ImagesError: `images` cannot be used.
     """
-    if (source is None) == (model is None):
-        raise SettingError("Give either a file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR")
     given = feeding.given()
     names = read_classes(classes) if classes else None
     if images is not None:
         from tlopt.imports.sanity import look
 
         look(images, classifier=ends.task == "classify")
-    if ends.task == "any" and (classes is not None or ends.answers is not None):
-        raise SettingError("classes and answers are for classifiers.", hint="Leave them out, or leave --task out.")
     if source is not None and ends.task == "any":
         card = _any_from_onnx(source.path, out.folder, given, ends)
     elif source is not None:
@@ -94,12 +115,6 @@ def import_model(
         card = _from_onnx(source.path, out.folder, names, given, ends)
     else:
         assert model is not None
-        described = feeding.layout == "nhwc" or given.get("channels") == "bgr" or ends != Ends()
-        if described or {"width", "fit"} & given.keys():
-            raise SettingError(
-                "layout, channels, image_width, fit, task, input, output and answers describe an ONNX file; torch "
-                "models are classifiers, and take square images in RGB and NCHW."
-            )
         from tlopt import sources
 
         model = sources.pinned(model)

@@ -23,10 +23,11 @@ from tlopt.images.of_artifact import OTHERS, trained_on
 from tlopt.images.scanning import every_image, is_flat
 from tlopt.publishing import Draft
 from tlopt.registry import require
-from tlopt.settings import Setting, Without
+from tlopt.settings import Setting, Without, ruled
 from tlopt.stages import stage
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Network, of_artifact
+from tlopt.training.outcome import expect_tensorboard
 
 if TYPE_CHECKING:
     from tlopt.images.pixels import Pixels
@@ -41,7 +42,27 @@ _ABOUT_LABELS = ("loss", "smoothing", "focal_gamma", "teacher_weight")  # of no 
 _LEFT_OUT = ("precision", "compile", "teacher_features", "soup", "folds")
 
 
+def _expect_no_labels(images: Path | None, training: Hyperparameters, teacher: Path | None) -> None:
+    """Refuse settings that are about labels where there are none.
+
+    Raises:
+        SettingError: One is given.
+    """
+    if images is None or not is_flat(images):
+        return
+    given = [name for name in _ABOUT_LABELS if getattr(training, name) != getattr(_TRAINING, name)]
+    if teacher is not None:
+        given.insert(0, "teacher")
+    if given:
+        raise SettingError(
+            f"{images} has no class folders, so the network learns its own answers alone. "
+            f"{given[0]} does not go with that.",
+            hint=f"Leave out --{given[0].replace('_', '-')}, or leave out --images to train with labels.",
+        )
+
+
 @stage(reads="torch", writes="torch", shared=True)
+@ruled(_expect_no_labels, expect_tensorboard)
 def qat(
     source: Artifact,
     out: Draft,
@@ -97,7 +118,6 @@ def qat(
     unlabelled = images is not None and is_flat(images)
     ref: ImagesRef | None
     if images is not None and unlabelled:
-        _expect_no_labels(images, training, teacher)
         ref, parts = source.card.images, _divided(images, source, training.seed)
         training, teacher = replace(training, teacher_weight=1.0), source.path
     else:
@@ -125,23 +145,6 @@ def qat(
         trained[0].details["without_labels"] = parts_read
     details = replace(pruning, qat=TrainedScales(runtime=for_, reduce_range=reduced, scales=scales))
     return run.card(out.folder, trained, ref, details=details, tensorboard=tensorboard)
-
-
-def _expect_no_labels(images: Path, training: Hyperparameters, teacher: Path | None) -> None:
-    """Refuse settings that are about labels.
-
-    Raises:
-        SettingError: One is given.
-    """
-    given = [name for name in _ABOUT_LABELS if getattr(training, name) != getattr(_TRAINING, name)]
-    if teacher is not None:
-        given.insert(0, "teacher")
-    if given:
-        raise SettingError(
-            f"{images} has no class folders, so the network learns its own answers alone. "
-            f"{given[0]} does not go with that.",
-            hint=f"Leave out --{given[0].replace('_', '-')}, or leave out --images to train with labels.",
-        )
 
 
 def _divided(images: Path, source: Artifact, seed: int) -> dict[Split, ImageFolder]:

@@ -22,9 +22,17 @@ from tlopt.images.of_artifact import parts_of
 from tlopt.process import temporary
 from tlopt.publishing import Draft
 from tlopt.quantization.calibration.images import ROUNDING, SEARCHED, Feed, divided, stratified
-from tlopt.quantization.options import CalibrationImages, EightBits, Precision, limit_of, refuse, trained_scales
+from tlopt.quantization.options import (
+    CalibrationImages,
+    EightBits,
+    Precision,
+    check_precision,
+    limit_of,
+    refuse,
+    trained_scales,
+)
 from tlopt.registry import require
-from tlopt.settings import Setting
+from tlopt.settings import Setting, ruled
 from tlopt.stages import stage
 
 if TYPE_CHECKING:
@@ -43,6 +51,7 @@ _TRIAL_SECONDS = 0.4
 
 
 @stage(reads="onnx", writes="onnx")
+@ruled(check_precision)
 def quantize(
     source: Artifact,
     out: Draft,
@@ -80,7 +89,7 @@ def quantize(
         StageError: The runtime cannot open the result.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
-    refuse(source, precision, for_, how)
+    refuse(source, how)
     trained = trained_scales(source, for_, how) if precision == "int8" else None
     reduced = _reduced(for_, how, trained) if precision == "int8" else False
     limit, classifier = limit_of(how), source.card.task == "classify"

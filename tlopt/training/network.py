@@ -101,6 +101,23 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
     return Network(name=name, module=module, preprocess=preprocess, fresh=True)
 
 
+def refuse_changes(start: Pretrained, kind: str) -> None:
+    """Refuse what changes a pretrained network where an artifact is trained.
+
+    Args:
+        start: What was asked for.
+        kind: What is trained: "images" for a pretrained network.
+
+    Raises:
+        SettingError: It is an artifact, and it would change.
+    """
+    if kind != "images" and (start.weights is not None or (start.dropout, start.drop_path) != (None, None)):
+        raise SettingError(
+            "An artifact keeps its own weights: weights, dropout and drop_path are for a pretrained network.",
+            hint="Leave them out.",
+        )
+
+
 def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
     """Open the network of a torch artifact, to go on with it.
 
@@ -109,19 +126,17 @@ def of_artifact(source: Artifact, chosen: Pretrained | None = None) -> Network:
         chosen: What was asked for, which must leave the network as it is.
 
     Raises:
-        SettingError: It does not.
+        SettingError: The size of its images does not.
         ArtifactError: The weights do not fit.
         StageError: The network answers with probabilities.
     """
     from tlopt import sources
 
     card, chosen = source.card, chosen or Pretrained()
-    changes = chosen.weights is not None or (chosen.dropout, chosen.drop_path) != (None, None)
-    if changes or chosen.image_size not in (None, card.preprocess.size):
+    if chosen.image_size not in (None, card.preprocess.size):
         raise SettingError(
-            f"{source.path} has its own weights and input size: weights, image_size, dropout and drop_path "
-            "are for a pretrained network.",
-            hint="Leave them out.",
+            f"{source.path} takes images of {card.preprocess.size} pixels, and image_size is {chosen.image_size}.",
+            hint="Leave --image-size out.",
         )
     check_logits(card.model, card.answers)
     return Network(name=card.model, module=sources.open_model(source), preprocess=card.preprocess, fresh=False)

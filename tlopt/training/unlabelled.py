@@ -61,25 +61,36 @@ class Unlabelled:
     left_out: Mapping[str, int]
 
 
-def check(given: Guidance, method: Method, *, fresh: bool) -> None:
-    """Refuse a method that nothing without a label can take part in.
+def refuse_head(guidance: Guidance, method: Method) -> None:
+    """Refuse a method that nothing without a label takes part in.
 
     Args:
-        given: What was asked for.
+        guidance: What was asked for.
         method: Of the training.
-        fresh: Whether the network has an untrained classifier.
 
     Raises:
         SettingError: It is one.
     """
-    if given.unlabelled is None:
-        return
-    if method == "head":
+    if guidance.unlabelled is not None and method == "head":
         raise SettingError(
             "Images without labels take part when all layers train, which --method head and --effort quick leave out.",
             hint="Leave out --unlabelled, or choose another --effort or --method.",
         )
-    if method == "full" and fresh and given.teacher is None:
+
+
+def refuse_untrained(guidance: Guidance, method: Method, kind: str) -> None:
+    """Refuse images without labels that nothing can answer for.
+
+    Args:
+        guidance: What was asked for.
+        method: Of the training.
+        kind: What is trained: "images" for a network whose classifier is untrained.
+
+    Raises:
+        SettingError: Nothing can.
+    """
+    given = guidance.unlabelled is not None and guidance.teacher is None
+    if given and method == "full" and kind == "images":
         raise SettingError(
             "With --method full the classifier is untrained, so nothing can answer for images without labels.",
             hint="Name a --teacher, or leave out --method.",

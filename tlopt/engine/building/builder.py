@@ -15,6 +15,7 @@ from tlopt.engine.building.monitor import monitored
 from tlopt.engine.building.options import Options
 from tlopt.engine.building.profiles import add_profile, profile_of
 from tlopt.engine.building.targets import Plan
+from tlopt.engine.flavour import TITLES
 from tlopt.engine.layers import Layers
 from tlopt.engine.messages import Messages, parse_error
 from tlopt.errors import SettingError, StageError, reason
@@ -50,6 +51,26 @@ def check(plan: Plan, options: Options) -> None:
     Raises:
         SettingError: The batches are out of order, or an option does not apply.
     """
+    check_options(options, plan.flavour.name)
+    if plan.flavour.name != "rtx":
+        _warn_of_refit(plan, options)
+    elif (options.refit or options.strip_weights) and plan.gpu is None:
+        raise SettingError(
+            f"{plan.flavour.title} makes refittable and weight-stripped engines only on a GPU, for that GPU.",
+            hint="Leave out --refit and --strip-weights, or add --target current on a machine with a GPU.",
+        )
+
+
+def check_options(options: Options, flavour: str) -> None:
+    """Refuse options that do not go together.
+
+    Args:
+        options: The options.
+        flavour: The kind of TensorRT, "auto" if that is not known yet.
+
+    Raises:
+        SettingError: The batches are out of order, or an option does not apply.
+    """
     if not options.min_batch <= options.tuned_batch <= options.max_batch:
         raise SettingError(
             "The batches must satisfy min <= opt <= max, got "
@@ -61,10 +82,9 @@ def check(plan: Plan, options: Options) -> None:
             "A version-compatible engine cannot have its weights replaced: the lean runtime in it cannot refit.",
             hint="Leave out --version-compatible, or --refit and --strip-weights.",
         )
-    if plan.flavour.name != "rtx":
-        _warn_of_refit(plan, options)
+    if flavour != "rtx":
         return
-    title = plan.flavour.title
+    title = TITLES[flavour]
     if options.hardware_compatible != "no":
         raise SettingError(
             f"{title} builds no hardware-compatible engines.",
@@ -79,11 +99,6 @@ def check(plan: Plan, options: Options) -> None:
         raise SettingError(
             f"{title} times no kernels while it builds, so it has no timing cache.",
             hint="Leave out --timing-cache, or build with --flavour tensorrt.",
-        )
-    if (options.refit or options.strip_weights) and plan.gpu is None:
-        raise SettingError(
-            f"{title} makes refittable and weight-stripped engines only on a GPU, for that GPU.",
-            hint="Leave out --refit and --strip-weights, or add --target current on a machine with a GPU.",
         )
 
 

@@ -74,18 +74,29 @@ def plan(
         MissingLibraryError: The kind of TensorRT that is needed is not installed.
         StageError: The target cannot be built here.
     """
-    names = tuple(dict.fromkeys(name.lower() for name in targets))
+    names = check_names(targets)
+    if names == ("auto",):
+        names = _automatic(flavour, precision)
+    chosen = _current(flavour) if names == ("current",) else _ahead(names, flavour)
+    _refuse_precision(chosen.targets, precision)
+    return chosen
+
+
+def check_names(target: tuple[str, ...]) -> tuple[str, ...]:
+    """Return targets as they are spelled here, each once.
+
+    Raises:
+        PluginError: One is unknown.
+        SettingError: They cannot be combined.
+    """
+    names = tuple(dict.fromkeys(name.lower() for name in target))
     for name in names:
         if name not in ("auto", "current", *CAPABILITIES):
             raise PluginError(f"Unknown target {name!r}.", hint=suggestion(name, ("auto", "current", *CAPABILITIES)))
     for single in ("auto", "current"):
         if single in names and len(names) > 1:
             raise SettingError(f"The target {single!r} cannot be combined with others, got {', '.join(names)}.")
-    if names == ("auto",):
-        names = _automatic(flavour, precision)
-    chosen = _current(flavour) if names == ("current",) else _ahead(names, flavour)
-    _refuse_precision(chosen.targets, precision)
-    return chosen
+    return names
 
 
 def _automatic(flavour: str, precision: str) -> tuple[str, ...]:
