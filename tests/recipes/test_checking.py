@@ -65,7 +65,7 @@ def refused(photos, tuned, tmp_path):
             'no search, so there is no tuned/best.\nWrite prune = "tuned".',
         ),
         ('prune = "{photos}"', ArtifactError, "{photos} is not an artifact"),
-        ('finetune = "{photos}/../../.."\nmodel = "pip:x"', ImagesError, "step a: "),
+        ('finetune = "{tuned}/model.safetensors"\nmodel = "pip:x"', ImagesError, "step a: "),
         ('report = ["tuned", "tuned"]', SettingError, "report works on tuned twice"),
         ('compare = ["tuned", "{photos}"]', ArtifactError, "{photos} is not an artifact"),
         (
