@@ -242,6 +242,16 @@ def test_what_a_graph_calls_its_tensors_changes_no_answer(build, runtime, kind, 
     np.testing.assert_array_equal(run(odd, photos_like), run(plain, photos_like))
 
 
+def test_what_is_only_concatenated_has_the_scale_of_the_result(builder):
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 8))
+    own = b.node("Relu", b.conv(x, 8, 4))
+    whole = b.node("Concat", x, own, axis=1)
+    placement = place(View(clean(b.model(b.head(b.conv(whole, 12, 8), 8)))), "onnxruntime")
+    assert placement.root(own) == whole
+    assert placement.root(x) == x  # a layer reads it, too, and is better off with its own scale
+
+
 @pytest.mark.parametrize(("shape", "quantizes"), [(("n", 3, 8, 8), True), (("n", 1, 3, 8, 8), False)])
 def test_a_mean_over_a_volume_stays_float_in_onnx_runtime(shape, quantizes):
     pool = helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[3] * (len(shape) - 2))

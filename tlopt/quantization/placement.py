@@ -150,6 +150,7 @@ def _around(view: View, floats: Collection[str]) -> Placement:
             readers &= set(placement.weights)
         if readers:
             placement.edges[tensor] = readers
+    _share_concatenated(view, placement)
     return placement
 
 
@@ -164,6 +165,20 @@ def _in_float(view: View) -> set[str]:
         if function and any(item.op_type not in _INTEGER for item in function.nodes):
             found |= {item.name for item in function.nodes}
     return found
+
+
+def _share_concatenated(view: View, placement: Placement) -> None:
+    """Give what is concatenated, and read by nothing else, the scale of the result.
+
+    It is rounded once then instead of twice, and copied instead of computed anew.
+    """
+    for node in view.nodes:
+        if node.op_type != "Concat" or not placement.edges.get(node.output[0]):
+            continue
+        for name in node.input:
+            alone = all(reader.op_type == "Concat" for reader in view.readers(name))
+            if alone and node.name in placement.edges.get(name, ()):
+                placement.share(node.output[0], name)
 
 
 def _computes_integers(view: View, node: onnx.NodeProto) -> bool:
