@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from tlopt import settings
+from tlopt import registry, settings
 from tlopt.artifact import Artifact, images_of
-from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError
+from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, TloptError
 from tlopt.images import intrusion
 from tlopt.publishing import check_file, check_place
 from tlopt.publishing.places import located
@@ -37,6 +37,8 @@ def check(recipe: Recipe, *, ours: Collection[str]) -> None:
         ImagesError: A folder of images cannot be used.
         OutputExistsError: A step's result would replace what is not the recipe's.
         OutputError: It cannot be made in its place, or lies among images.
+        PluginError: A network is unknown to its source.
+        MissingLibraryError: The library of a network's source is not installed.
     """
     for step in recipe.steps:
         where = f"{recipe.path}, step {step.name}"
@@ -58,6 +60,8 @@ def check(recipe: Recipe, *, ours: Collection[str]) -> None:
                 )
         _check_places(recipe, step, reads, ours=step.name in ours)
         _check_files(recipe, step, reads)
+    for step in recipe.steps:  # last, because a source's library is imported for its names
+        _check_models(recipe, step)
 
 
 def read_by(step: Step) -> dict[str, Path]:
@@ -179,6 +183,39 @@ def _check_read(recipe: Recipe, step: Step) -> None:
             raise SettingError(f"{name}: there is nothing at {path}.", hint=hint)
         if name == "teacher":
             Artifact.load(path).expect_classifier("A teacher")
+
+
+def models_of(step: Step) -> list[str]:
+    """Return the models that a step names."""
+    several = step.settings.get("models", ())
+    named = several.split(",") if isinstance(several, str) else several
+    found = [str(model).strip() for model in (step.settings.get("model", ""), *named)]
+    return [model for model in found if model]
+
+
+def _check_models(recipe: Recipe, step: Step) -> None:
+    """Check that the networks that a step names are known to their source, or are there.
+
+    Raises:
+        SettingError: There is no artifact where a step names one.
+        TloptError: What `sources.expect_known` raises.
+    """
+    where = f"{recipe.path}, step {step.name}"
+    made = [located(recipe.out / name) for name in _names_before(recipe, step)]
+    for model in models_of(step):
+        if ":" not in model:
+            place = located(model)
+            if not place.exists() and not any(folder in (place, *place.parents) for folder in made):
+                raise SettingError(
+                    f"{where}: there is no artifact at {model}.", hint=f"Paths are relative to {Path.cwd()}."
+                )
+        elif model.partition(":")[0] in registry.names("sources"):
+            from tlopt import sources  # it takes seconds to import torch
+
+            try:
+                sources.expect_known(model)
+            except TloptError as error:
+                raise type(error)(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _beside(recipe: Recipe, step: Step) -> list[Path]:

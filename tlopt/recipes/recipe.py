@@ -22,7 +22,7 @@ from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
 from tlopt.publishing import claim, draft, tidy, write_whole
 from tlopt.recipes import checking, ledger
-from tlopt.recipes.checking import read_by, sources_of
+from tlopt.recipes.checking import models_of, read_by, sources_of
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
 from tlopt.settings import Setting, checked
 
@@ -97,7 +97,7 @@ def run(
     made = [step.name for step in others if _stands(loaded, step, state.get(step.name))]
     checking.check(loaded, ours=[*replaced, *made])
     for step in loaded.steps:
-        for model in _models(step):
+        for model in models_of(step):
             if ":" in model and model.partition(":")[0] not in registry.names("sources"):
                 with trusted.reading():
                     trusted.allow(model)
@@ -107,13 +107,6 @@ def run(
 def _is_anew(recipe: Recipe, force_from: str | None) -> bool:
     """Return whether all steps are to be made again."""
     return force_from == recipe.steps[0].name
-
-
-def _models(step: Step) -> list[str]:
-    """Return the models that a step names."""
-    several = step.settings.get("models", ())
-    named = several.split(",") if isinstance(several, str) else several
-    return [str(model).strip() for model in (step.settings.get("model", ""), *named)]
 
 
 def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done]:

@@ -31,7 +31,7 @@ from torch import nn
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import Card
-from tlopt.errors import ArtifactError, PluginError, StageError, TloptError
+from tlopt.errors import ArtifactError, PluginError, StageError, TloptError, suggestion
 from tlopt.networks import ending, layout, padding, prefixes, removal, reparametrized, weights
 from tlopt.preprocess import Preprocess
 from tlopt.reading.names import shown_name
@@ -68,6 +68,21 @@ def check_artifact(path: Path) -> None:
     artifact = Artifact.load(path)
     if artifact.card.kind == "torch":
         parse(artifact.card.model, str(artifact.path))
+
+
+def expect_known(model: str) -> None:
+    """Refuse a model that its source does not know, without opening it.
+
+    Raises:
+        PluginError: The source or the model is unknown, or its code is not trusted.
+        MissingLibraryError: The source's library is not installed.
+        SettingError: An option makes no sense.
+    """
+    found = parse(model)
+    known = {name.partition(".")[0] for name in found.source.names()}  # behind a period, weights are named
+    if known and found.name.partition(".")[0] not in known:
+        where = model.partition(":")[0]
+        raise PluginError(f"{where} has no model {shown_name(found.name)!r}.", hint=suggestion(found.name, known))
 
 
 def load(
