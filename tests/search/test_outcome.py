@@ -1,13 +1,16 @@
 import contextlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tlopt.errors import OutputExistsError
+from tlopt.errors import OutputExistsError, StudyError
 from tlopt.publishing import claims
 from tlopt.publishing.claims import claim, lock_file
+from tlopt.reports import Report
 from tlopt.search import outcome
 
 
@@ -76,3 +79,25 @@ def test_of_what_is_removed_the_users_empty_folders_stay(tmp_path, remove, artif
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "optimize.json"]
     assert (folder / "mine").exists() == mine
     assert folder.exists() == mine
+
+
+def test_a_finished_search_whose_answer_or_report_is_gone_or_damaged_is_no_answer(tuned, tmp_path):
+    shutil.copytree(tuned.path, tmp_path / "best")
+    report = Report(title="Best", rows=())
+    (tmp_path / "report.json").write_text(report.to_json())
+    assert outcome.finished(tmp_path).report == report
+    with (tmp_path / "best" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(StudyError, match=r"its answer cannot be used any more\. .*model\.safetensors"):
+        outcome.finished(tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    with pytest.raises(StudyError, match=r"any more\. There is no artifact at .*best\."):
+        outcome.finished(tmp_path)
+    none = replace(report, breaches=("Nothing keeps to the budget.",))
+    (tmp_path / "report.json").write_text(none.to_json())
+    assert outcome.finished(tmp_path).report == none
+    (tmp_path / "best").mkdir()
+    (tmp_path / "report.json").unlink()
+    with pytest.raises(StudyError, match=r"report\.json cannot be read: No such file or directory\.") as caught:
+        outcome.finished(tmp_path)
+    assert caught.value.hint == f"The answer is in {tmp_path / 'best'}."

@@ -15,7 +15,7 @@ from tlopt.errors import ImagesError, SettingError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
-from tlopt.search.outcome import Study, read_report
+from tlopt.search.outcome import Study, finished
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import folder, reads
 from tlopt.settings import Setting, flat, ruled
@@ -211,7 +211,7 @@ def _finished(out: Path, quick: str) -> Study | None:
     with contextlib.suppress(StudyError):
         note = folder.read_note(out)
         if note is not None and note.finished and (note.quick, note.tlopt) == (quick, versions()["tlopt"]):
-            return Study(path=out, report=read_report(out))
+            return finished(out)
     return None
 
 

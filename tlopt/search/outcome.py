@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME, plain
-from tlopt.errors import ArtifactError, OutputExistsError, StudyError
+from tlopt.errors import ArtifactError, OutputExistsError, StudyError, reason
 from tlopt.publishing import draft
 from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import contents
@@ -52,6 +52,24 @@ class Study:
         return self.report
 
 
+def finished(out: Path) -> Study:
+    """Return what a finished search found, which stands in its folder.
+
+    Raises:
+        StudyError: Its report or its answer is gone or damaged.
+    """
+    found = Study(path=out, report=read_report(out))
+    if not found.report.breaches:
+        try:
+            Artifact.load(out / BEST)
+        except ArtifactError as error:
+            raise StudyError(
+                f"The search in {out} is finished, and its answer cannot be used any more. {error.message}",
+                hint=f"Put {out / BEST} back from a copy, or start anew with --force.",
+            ) from error
+    return found
+
+
 def read_report(out: Path) -> Report:
     """Return the report that stands in the folder of a search.
 
@@ -62,7 +80,8 @@ def read_report(out: Path) -> Report:
         found = Report.from_json(files.read_text(out / REPORT))
     except (OSError, ValueError) as error:
         raise StudyError(
-            f"{out / REPORT} cannot be read: {str(error).rstrip('.')}.", hint="Start anew with --force."
+            f"{out / REPORT} cannot be read: {reason(error)}.",
+            hint=f"The answer is in {out / BEST}." if (out / BEST).is_dir() else "Start anew with --force.",
         ) from error
     costs = found.details.get("costs")
     return replace(found, more=(Report(title=COSTS, rows=tuple(costs)),) if costs else ())

@@ -81,8 +81,9 @@ def search(
         refuse_live(study)
     with folder.opened(out, note, force=force, shared=bool(study), reads=_reads(asked, whole)) as place:
         if _is_finished(place):
+            found = outcome.finished(out)
             folder.write_note(place, replace(note, finished=True))
-            return Study(path=out, report=outcome.read_report(out))
+            return found
         try:
             storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
         except TloptError:
