@@ -152,6 +152,15 @@ def test_wrong_settings_are_refused_before_anything_is_measured(photos, tmp_path
         tlopt.rank(photos, **{**QUICK, **given}, cache_dir=tmp_path)
 
 
+def test_a_class_of_one_image_is_refused_before_anything_is_measured(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "time_untrained", None)
+    few = shutil.copytree(photos, tmp_path / "few")
+    for file in sorted((few / "red").iterdir())[1:]:
+        file.write_bytes((few / "red/00.png").read_bytes())
+    with pytest.raises(ImagesError, match=r"The class red of .* has one image"):
+        tlopt.rank(few, **QUICK, cache_dir=tmp_path / "cache")
+
+
 def test_images_without_labels_are_refused(photos, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -58,6 +58,18 @@ def seen(folder: ImageFolder, shares: Shares, seed: int) -> ImageFolder:
     return folder.select([place for place, file in enumerate(folder.files) if file not in test])
 
 
+def expect_pairs(folder: ImageFolder) -> None:
+    """Refuse images by which no network can be judged: told before any work.
+
+    Raises:
+        ImagesError: A class has a single image, copies aside.
+    """
+    _, contents = np.unique(folder.hashes, return_inverse=True)
+    pairs = np.unique(np.stack([folder.labels, contents]), axis=1)
+    if np.bincount(pairs[0], minlength=len(folder.classes)).min() < 2:
+        raise _too_few(folder, folder.labels, contents)
+
+
 def frozen_accuracy(
     network: Network,
     size: int,

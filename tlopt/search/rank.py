@@ -18,7 +18,7 @@ from tlopt.images.parts import Shares
 from tlopt.process import temporary
 from tlopt.progress import hidden, track
 from tlopt.reports import Report, Scalar
-from tlopt.search.features import MOST, Score, frozen_accuracy, seen
+from tlopt.search.features import MOST, Score, expect_pairs, frozen_accuracy, seen
 from tlopt.search.pareto import front
 from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
 from tlopt.search.timed import SESSIONS, Timed, time_untrained
@@ -160,6 +160,7 @@ def rank(
         if (artifact := one.opened_artifact()) is not None:
             artifact.expect("torch")
     images = seen(folder, shares, seed)
+    expect_pairs(images)
     ranked = _ranked(space.points(), images, batch=batch, seconds=seconds, samples=samples, seed=seed, cache=cache)
     best = front([(-one.score.accuracy if one.score else math.nan, one.latency_ms) for one in ranked])
     rows = [one.row(pareto=marked, backends=len(space.backends) > 1) for one, marked in zip(ranked, best, strict=True)]
