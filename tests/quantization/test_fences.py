@@ -112,6 +112,22 @@ def test_a_convolution_without_a_bias_may_have_two_readers(tmp_path):
     assert decibels(in_openvino(int8_of(model, inputs), inputs), in_onnxruntime(model, inputs)) > 25
 
 
+@pytest.mark.parametrize(("before", "fences"), [("Relu", 0), ("Tanh", 1)])
+def test_only_a_mean_over_shifted_integers_has_a_fence_and_no_other_reader(tmp_path, before, fences):
+    """As in Inception, where convolutions read what the mean reads. Behind a fence they would compute in float."""
+    net = AnyNet()
+    shared = net.add(before, net.conv(net.deep, 8, 8))
+    mean = net.add("AveragePool", shared, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
+    branches = [net.conv(shared, 8, 4, kernel=1), net.conv(mean, 8, 4, kernel=1)]
+    net.output(net.add("Concat", *branches, axis=1), "mask")
+    model, inputs = onnx.load(net.save(tmp_path / "net.onnx")), photo_like()
+    quantized = int8_of(model, inputs)
+    made = [node for node in quantized.graph.node if node.op_type == "Max"]
+    assert len(made) == fences
+    assert all(View(quantized).only_reader(node.output[0]).op_type == "AveragePool" for node in made)
+    assert decibels(in_openvino(quantized, inputs), in_onnxruntime(model, inputs)) > 25
+
+
 def test_a_fence_changes_no_value_and_plain_networks_have_none(tmp_path):
     net = AnyNet()
     net.output(net.conv(dealt(net)[0], 8, 6), "mask")

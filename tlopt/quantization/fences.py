@@ -34,37 +34,54 @@ def fenced(model: onnx.ModelProto) -> onnx.ModelProto:
         model: With the types of its tensors; stays as it is.
     """
     view = View(model)
-    places = {name for node in view.nodes for name in _endangered(view, node) if view.is_float(name)}
-    places -= set(view.outputs)
-    if not places:
+    behind = {node.output[0] for node in view.nodes if _is_moved_on(view, node) and view.is_float(node.output[0])}
+    behind -= set(view.outputs)
+    before = {node.name for node in view.nodes if _is_moved_past(view, node) and view.is_float(node.input[0])}
+    if not behind and not before:
         return model
     taken = taken_names(model.graph)
     lowest = free_name("lowest", taken)
     renamed: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
+
+    def fence(name: str) -> str:
+        made = free_name(f"{name}_fenced", taken)
+        nodes.append(helper.make_node("Max", [name, lowest], [made], name=made))
+        return made
+
     for original in view.nodes:
         node = onnx.NodeProto()
         node.CopyFrom(original)
         node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.name in before and node.input[0] == original.input[0]:  # there is none yet
+            node.input[0] = fence(node.input[0])  # others that read it compute in integers
         nodes.append(node)
-        for name in places.intersection(node.output):
-            renamed[name] = free_name(f"{name}_fenced", taken)
-            nodes.append(helper.make_node("Max", [name, lowest], [renamed[name]], name=renamed[name]))
+        renamed |= {name: fence(name) for name in behind.intersection(node.output)}
     return infer(rewritten(model, nodes, [numpy_helper.from_array(np.array(_LOWEST, np.float32), lowest)]))
 
 
-def _endangered(view: View, node: onnx.NodeProto) -> list[str]:
-    """Return the tensors beside a node that need a fence."""
+def _is_moved_on(view: View, node: onnx.NodeProto) -> bool:
+    """Whether what a node computes would be moved past its readers, so that each reader needs a fence."""
     kind, result = node.op_type, str(node.output[0])
     # A constant less a tensor is a product with -1 to OpenVINO.
     scaled = kind in ("Mul", "Div", "Sub") and _by_several(view, node)
-    if scaled or kind in _NORMS or kind in ("ReduceMax", "ReduceMin"):
-        return [result]
-    if kind == "AveragePool" and attribute(node, "count_include_pad", 0) and any(attribute(node, "pads", [])):
-        return [str(node.input[0])]
-    if kind in ("Conv", "ConvTranspose") and not _shifts(view, node) and len(view.readers(result)) > 1:
-        return [result]
-    return []
+    shared = kind in ("Conv", "ConvTranspose") and not _shifts(view, node) and len(view.readers(result)) > 1
+    return scaled or shared or kind in _NORMS or kind in ("ReduceMax", "ReduceMin")
+
+
+def _is_moved_past(view: View, node: onnx.NodeProto) -> bool:
+    """Whether what was added before a node would be moved past it, so that its input needs a fence."""
+    counts_border = attribute(node, "count_include_pad", 0) and any(attribute(node, "pads", []))
+    return node.op_type == "AveragePool" and bool(counts_border) and not _has_no_shift(view, node.input[0])
+
+
+def _has_no_shift(view: View, tensor: str) -> bool:
+    """Whether a tensor comes from integers whose zero is 0: nothing is added that could move."""
+    producer = view.producer.get(tensor)
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return False
+    zero = view.constant(producer.input[2]) if len(producer.input) > 2 else np.zeros(1)
+    return zero is not None and not zero.any()
 
 
 def _by_several(view: View, node: onnx.NodeProto) -> bool:
