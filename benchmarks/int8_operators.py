@@ -1,10 +1,10 @@
-"""int8 in ONNX Runtime of networks with means over windows, or with batch norms that no convolution can take in.
+"""int8 of networks with means over windows, or with batch norms that no convolution can take in.
 
     python benchmarks/int8_operators.py [--models densenet121,inception_v3] [--turns 7] [--out …]
 
-Each network has random weights and ranges from noise: neither changes a time. Four graphs take turns, each opened anew:
-float, tlopt's int8, tlopt's with these operators as they are, and that of ONNX Runtime's quantize_static. One thread.
-Needs timm.
+Each network has random weights and ranges from noise: neither changes a time. In each runtime four graphs take turns,
+each opened anew: float, tlopt's int8, tlopt's with these operators as they are, and a peer's. The peer is
+quantize_static in ONNX Runtime, and NNCF in OpenVINO. Needs timm and `python -m pip install nncf`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import contextlib
 import functools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from int8_judge import RESULTS, ort, prepared_for_ort, reader, side_by_side
+from int8_judge import RESULTS, RUNTIMES, prepared_for_ort, reader, side_by_side
 
 import tlopt
 from tlopt.artifact import Artifact
+from tlopt.cards.words import Runtime
 from tlopt.environment import cores, processor, versions
 from tlopt.publishing import write_whole
 from tlopt.search.drafting import cast_graph
@@ -45,65 +46,87 @@ def quantize_static(fp32: Path, images: np.ndarray, folder: Path) -> Path:
     return made
 
 
+def nncf_quantize(fp32: Path, images: np.ndarray, folder: Path) -> Path:
+    """Quantize with NNCF at its defaults."""
+    import nncf
+    import openvino
+
+    made = folder / "peer.xml"
+    calibration = nncf.Dataset(list(np.split(images, len(images))))
+    model = nncf.quantize(openvino.Core().read_model(fp32), calibration, subset_size=len(images))
+    openvino.save_model(model, str(made), compress_to_fp16=False)
+    return made
+
+
+PEERS: dict[Runtime, Callable[[Path, np.ndarray, Path], Path]] = {
+    "onnxruntime": quantize_static,
+    "openvino": nncf_quantize,
+}
+
+
 @contextlib.contextmanager
 def operators_as_they_are() -> Iterator[None]:
     """Keep tlopt from making depthwise convolutions of them."""
-    with mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view: view):
+    with mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view, _: view):
         yield
 
 
-def graphs(model: str, folder: Path) -> tuple[Artifact, dict[str, Path]]:
-    """Make a network's four graphs; return the float artifact, too."""
+def graphs(fp32: Artifact, runtime: Runtime, folder: Path) -> dict[str, Path]:
+    """Make a network's four graphs for a runtime."""
+    folder.mkdir()
+    made = {"float": fp32.payload(".onnx")}
+    for name, how in (("tlopt", contextlib.nullcontext()), (NAMES[2], operators_as_they_are())):
+        with how:
+            made[name] = cast_graph(fp32, folder / name, precision="int8", runtime=runtime).payload(".onnx")
+    size = fp32.card.preprocess.size
+    noise = np.random.default_rng(0).normal(size=(4, 3, size, size)).astype(np.float32)
+    made["peer"] = PEERS[runtime](made["float"], noise, folder)
+    return made
+
+
+def exported(model: str, folder: Path) -> Artifact:
+    """Export a network with random weights to an ONNX artifact."""
+    import torch
+
     from tlopt.networks import vision_ops
 
     vision_ops.declare()  # before timm, beside a CPU-only torch
     import timm
 
-    torch_network = timm.create_model(model, num_classes=10)
-    size = torch_network.default_cfg["input_size"][-1]
-    fp32 = exported(torch_network, size, folder)
-    made = {"float": fp32.payload(".onnx")}
-    for name, how in (("tlopt", contextlib.nullcontext()), (NAMES[2], operators_as_they_are())):
-        with how:
-            made[name] = cast_graph(fp32, folder / name, precision="int8", runtime="onnxruntime").payload(".onnx")
-    noise = np.random.default_rng(0).normal(size=(4, 3, size, size)).astype(np.float32)
-    made["peer"] = quantize_static(made["float"], noise, folder)
-    return fp32, made
-
-
-def exported(network: Any, size: int, folder: Path) -> Artifact:
-    """Export a network with random weights to an ONNX artifact."""
-    import torch
-
+    network = timm.create_model(model, num_classes=10).eval()
+    size = network.default_cfg["input_size"][-1]
     classes = folder / "classes.txt"
     write_whole(classes, "\n".join(f"class {i}" for i in range(10)))
     torch.onnx.export(
-        network.eval(), (torch.randn(2, 3, size, size),), folder / "network.onnx", dynamo=True, verbose=False,
+        network, (torch.randn(2, 3, size, size),), folder / "network.onnx", dynamo=True, verbose=False,
         input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("n")},),
     )  # fmt: skip
     return tlopt.import_model(folder / "network.onnx", folder / "fp32", classes=classes)
 
 
-def measure(model: str, turns: int) -> dict[str, Any]:
-    """Return how long each graph of a network takes, as a share of the peer's time."""
+def measure(model: str, turns: int) -> Iterator[dict[str, Any]]:
+    """Yield how long each graph of a network takes in a runtime, as a share of the peer's time."""
     with tempfile.TemporaryDirectory() as place:
-        fp32, made = graphs(model, Path(place))
+        fp32 = exported(model, Path(place))
         size = fp32.card.preprocess.size
-        row: dict[str, Any] = {"model": model, "size": size}
-        for batch in BATCHES:
-            inputs = np.random.default_rng(1).normal(size=(batch, 3, size, size)).astype(np.float32)
-            sides = {name: functools.partial(ort, path) for name, path in made.items()}
-            row[f"batch_{batch}"] = side_by_side(sides, inputs, turns)
-    return row
+        for runtime in PEERS:
+            made = graphs(fp32, runtime, Path(place) / runtime)
+            row: dict[str, Any] = {"model": model, "size": size, "runtime": runtime}
+            for batch in BATCHES:
+                inputs = np.random.default_rng(1).normal(size=(batch, 3, size, size)).astype(np.float32)
+                sides = {name: functools.partial(RUNTIMES[runtime], path) for name, path in made.items()}
+                row[f"batch_{batch}"] = side_by_side(sides, inputs, turns)
+            yield row
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the shares as a table."""
     lines = [
-        "# int8 in ONNX Runtime: means over windows, and batch norms that no convolution can take in", "",
+        "# int8: means over windows, and batch norms that no convolution can take in", "",
         f"{result['processor']}, {result['threads']} thread(s); `{result['command']}`. "
-        "Times as shares of quantize_static's, medians of the turns and their 95 % intervals.", "",
-        f"| network | px | batch | {' | '.join(NAMES)} |", f"|---|--:|--:{'|--:' * len(NAMES)}|",
+        "Times as shares of the peer's, which is quantize_static in ONNX Runtime and NNCF in OpenVINO: medians of the "
+        "turns and their 95 % intervals.", "",
+        f"| network | px | runtime | batch | {' | '.join(NAMES)} |", f"|---|--:|---|--:{'|--:' * len(NAMES)}|",
     ]  # fmt: skip
     for row in result["rows"]:
         for batch in BATCHES:
@@ -112,7 +135,7 @@ def table(result: dict[str, Any]) -> str:
                 f"{found[name]['share']:.2f} ({found[name]['share_95'][0]:.2f} to {found[name]['share_95'][1]:.2f})"
                 for name in NAMES
             )
-            lines.append(f"| {row['model']} | {row['size']} | {batch} | {' | '.join(cells)} |")
+            lines.append(f"| {row['model']} | {row['size']} | {row['runtime']} | {batch} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -128,10 +151,11 @@ def main() -> None:
         "processor": processor(), "threads": cores(), "versions": versions(), "rows": [],
     }  # fmt: skip
     for model in options.models.split(","):
-        result["rows"].append(measure(model, options.turns))
-        print(json.dumps(result["rows"][-1]), flush=True)
-        write_whole(options.out, json.dumps(result, indent=1) + "\n")
-        write_whole(options.out.with_suffix(".md"), table(result))
+        for row in measure(model, options.turns):
+            result["rows"].append(row)
+            print(json.dumps(row), flush=True)
+            write_whole(options.out, json.dumps(result, indent=1) + "\n")
+            write_whole(options.out.with_suffix(".md"), table(result))
 
 
 if __name__ == "__main__":

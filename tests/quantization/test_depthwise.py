@@ -47,7 +47,7 @@ def kinds(model):
 )
 def test_a_mean_over_windows_is_a_depthwise_convolution(attributes, photos_like, tmp_path):
     before = pooled(**attributes)
-    after = with_depthwise(View(before)).model
+    after = with_depthwise(View(before), "onnxruntime").model
     assert "AveragePool" not in kinds(after)
     np.testing.assert_allclose(run(after, photos_like), run(before, photos_like), atol=1e-5)
     assert not optimized(quantized(after, "onnxruntime", photos_like), tmp_path)["QLinearAveragePool"]
@@ -64,13 +64,13 @@ def test_a_mean_over_windows_is_a_depthwise_convolution(attributes, photos_like,
 )
 def test_a_mean_that_is_none_or_that_would_be_rounded_once_more_stays(how):
     view = View(pooled(**how))
-    assert with_depthwise(view) is view
+    assert with_depthwise(view, "onnxruntime") is view
 
 
 def test_a_batch_norm_between_layers_is_a_depthwise_convolution(photos_like, tmp_path):
     before = normed()
     assert "BatchNormalization" in kinds(before)
-    after = with_depthwise(View(before)).model
+    after = with_depthwise(View(before), "onnxruntime").model
     assert "BatchNormalization" not in kinds(after)
     np.testing.assert_allclose(run(after, photos_like), run(before, photos_like), atol=1e-5)
     found = optimized(quantized(after, "onnxruntime", photos_like), tmp_path)
@@ -83,6 +83,34 @@ def test_its_weights_lose_nothing_in_8_bits(photos_like):
     wanted = run(before, photos_like)
     errors = [
         np.square(run(quantized(model, "onnxruntime", photos_like), photos_like) - wanted).mean()
-        for model in (before, with_depthwise(View(before)).model)
+        for model in (before, with_depthwise(View(before), "onnxruntime").model)
     ]
     assert errors[1] < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "after", "kind"),
+    [
+        ("openvino", "Add", "Conv"),
+        ("openvino", "Concat", "BatchNormalization"),
+        ("onnxruntime", "Concat", "Conv"),
+        ("tensorrt", "Add", "BatchNormalization"),
+    ],
+)
+def test_a_batch_norm_stays_where_it_is_faster(runtime, after, kind):
+    b = Builder()
+    x = b.node("Relu", b.conv("images", 3, 8))
+    x = (
+        b.node("Add", x, b.conv(x, 8, 8))
+        if after == "Add"
+        else b.node("Concat", b.conv(x, 8, 4), b.conv(x, 8, 4), axis=1)
+    )
+    y = b.node("BatchNormalization", x, *(b.constant(b.random.uniform(0.2, 2, 8).astype(np.float32)) for _ in range(4)))
+    graph = fold(clean(b.model(b.head(b.node("Add", x, b.conv(b.node("Relu", y), 8, 8)), 8))))
+    found = with_depthwise(View(graph), runtime).producer[y]
+    assert found.op_type == kind
+
+
+def test_a_mean_over_windows_stays_in_openvino():
+    view = View(pooled(kernel_shape=[2, 2], strides=[2, 2]))
+    assert with_depthwise(view, "openvino") is view

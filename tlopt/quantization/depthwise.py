@@ -1,8 +1,9 @@
-"""What ONNX Runtime computes slowly between integers becomes a depthwise convolution, which it computes fast.
+"""What a runtime computes slowly between integers becomes a depthwise convolution, which it computes fast.
 
-A mean over windows, as in Inception and ResNet-D, takes ten times as long in 8 bits as in float. A batch norm that no
-convolution can take in, as in DenseNet and pre-activation ResNets, is computed in float between two roundings.
-Both are depthwise convolutions. Their weights are one value for each channel, which 8 bits hold without error.
+In ONNX Runtime a mean over windows, as in Inception and ResNet-D, takes ten times as long in 8 bits as in float. A
+batch norm that no convolution can take in, as in DenseNet and pre-activation ResNets, is computed in float between two
+roundings, and in OpenVINO, too. Both are depthwise convolutions. Their weights are one value for each channel, which
+8 bits hold without error.
 """
 
 from __future__ import annotations
@@ -17,24 +18,30 @@ from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.rewriting.affine import Affine, affine
 from tlopt.graphs.view import MOVES, WEIGHTED, View
+from tlopt.quantization.placement import Runtime
 
 Layer = tuple[np.ndarray, np.ndarray | None, dict[str, object]]  # weight (channels, 1, a, b), bias, attributes
 # What gives integers, so that reading them in 8 bits costs no further rounding.
 _INTEGER = WEIGHTED | MOVES | {"Add", "Concat", "AveragePool", "BatchNormalization", "Relu", "Clip"}
 
 
-def with_depthwise(view: View) -> View:
+def with_depthwise(view: View, runtime: Runtime) -> View:
     """Return an equal graph whose means over windows and batch norms between layers are depthwise convolutions.
 
-    A mean that leaves the border out of its count stays: its divisor differs from place to place.
+    A mean that leaves the border out of its count stays: its divisor differs from place to place. So do means in
+    OpenVINO, which has a kernel for them, and what it concatenates: DenseNet is slower there with convolutions.
 
     Args:
         view: Of a cleaned and folded graph.
+        runtime: That will run it in 8 bits; graphs for TensorRT stay as they are.
     """
+    if runtime == "tensorrt":
+        return view
     taken = taken_names(view.model.graph)
     made: dict[str, tuple[onnx.NodeProto, list[onnx.TensorProto]]] = {}
     for node in view.nodes:
-        if (layer := _mean(view, node)) is not None or (layer := _norm(view, node)) is not None:
+        layer = _mean(view, node, runtime) or _norm(view, node, runtime)
+        if layer is not None:
             made[node.name] = _convolution(node, *layer, taken)
     if not made:
         return view
@@ -43,10 +50,10 @@ def with_depthwise(view: View) -> View:
     return View(infer(rewritten(view.model, nodes, new)))
 
 
-def _mean(view: View, node: onnx.NodeProto) -> Layer | None:
-    """Return a mean over windows as a convolution; None if it is none."""
+def _mean(view: View, node: onnx.NodeProto, runtime: Runtime) -> Layer | None:
+    """Return a mean over windows as a convolution; None if it is none, or is fast as it is."""
     channels = _channels(view, node)
-    if node.op_type != "AveragePool" or not channels:
+    if node.op_type != "AveragePool" or not channels or runtime != "onnxruntime":
         return None
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     window = given["kernel_shape"]
@@ -66,10 +73,12 @@ def _divides(sides: Sequence[int], window: Sequence[int], strides: Sequence[int]
     return all(side and (side + before + after - size) % stride == 0 for side, size, stride, before, after in ends)
 
 
-def _norm(view: View, node: onnx.NodeProto) -> Layer | None:
-    """Return a batch norm as a convolution of one pixel; None if it is none."""
+def _norm(view: View, node: onnx.NodeProto, runtime: Runtime) -> Layer | None:
+    """Return a batch norm as a convolution of one pixel; None if it is none, or is faster as it is."""
     channels = _channels(view, node)
     if node.op_type != "BatchNormalization" or not channels:
+        return None
+    if runtime == "openvino" and view.producer[node.input[0]].op_type == "Concat":
         return None
     found: Affine | None = affine(node, node.input[0], view.constant, rank=4, axis=1, channels=channels)
     if found is None:

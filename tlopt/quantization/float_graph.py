@@ -12,9 +12,10 @@ from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View
 from tlopt.quantization.depthwise import with_depthwise
 from tlopt.quantization.options import refuse_quantized
+from tlopt.quantization.placement import Runtime
 
 
-def float_graph(source: Artifact, *, precision: str, runtime: str, folded: bool = True) -> View:
+def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: bool = True) -> View:
     """Return an artifact's graph in plain form.
 
     Args:
@@ -33,6 +34,8 @@ def float_graph(source: Artifact, *, precision: str, runtime: str, folded: bool 
     if source.card.task == "any":
         graph = settle(graph)
     view = View(fold(graph) if folded else graph)
-    if not folded or (precision, runtime) != ("int8", "onnxruntime"):
+    if not folded or precision != "int8":
         return view
-    return with_gelu(with_depthwise(view))  # in five nodes it would round inside of GELU, too
+    view = with_depthwise(view, runtime)
+    # In five nodes ONNX Runtime would round inside of GELU, too.
+    return with_gelu(view) if runtime == "onnxruntime" else view
