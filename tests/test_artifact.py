@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tlopt.cards.card import CARD_NAME, Card, Step
 from tlopt.errors import ArtifactError
 from tlopt.preprocess import Preprocess
 from tlopt.publishing import draft
+from tlopt.reading import files
 
 
 def make(folder: Path) -> Path:
@@ -52,7 +55,7 @@ def test_load_rejects_a_payload_that_is_a_loop_of_links(target, tmp_path):
     payload.unlink()
     payload.symlink_to(target)
     (tmp_path / "a" / "other").symlink_to("model.safetensors")
-    with pytest.raises(ArtifactError, match=r"model\.safetensors is missing or cannot be read"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors cannot be read: Too many levels"):
         Artifact.load(tmp_path / "a")
 
 
@@ -124,3 +127,20 @@ def test_load_says_how_a_network_of_another_program_becomes_an_artifact(tmp_path
     with pytest.raises(ArtifactError, match="is not an artifact") as caught:
         Artifact.load(tmp_path / "net.onnx")
     assert "tlopt import" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["artifact.json", "model.safetensors"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_nobody_is_told_to_make_an_artifact_again_that_may_not_be_read(tmp_path, monkeypatch, name, number):
+    folder = make(tmp_path / "a")
+    opened = files.open_descriptor
+
+    def refused(path, **options):
+        if Path(path).name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, **options)
+
+    monkeypatch.setattr(files, "open_descriptor", refused)
+    with pytest.raises(ArtifactError, match=rf"{name} cannot be read: {os.strerror(number)}\.") as caught:
+        Artifact.load(folder)
+    assert caught.value.hint == "It may be whole. See to its permissions and to its disk."

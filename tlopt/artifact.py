@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlopt.cards.card import CARD_NAME, Card, plain
-from tlopt.errors import ArtifactError
+from tlopt.errors import ArtifactError, wrong_with
 from tlopt.preprocess import LATER
 from tlopt.publishing import marks
 from tlopt.reading import external_data, files
@@ -39,6 +39,9 @@ class Artifact:
         except (OSError, ValueError) as error:
             if not os.path.exists(path):  # noqa: PTH110 - Path raises for a name too long
                 raise ArtifactError(f"There is no artifact at {path}.") from error
+            wrong, hint = wrong_with(error, "")
+            if hint:  # it is there
+                raise ArtifactError(f"{path / CARD_NAME} {wrong}.", hint=hint) from error
             raise _no_artifact(path, error) from error
         try:
             card = Card.from_json(text)
@@ -53,7 +56,8 @@ class Artifact:
             except files.IrregularFileError as error:
                 raise ArtifactError(error.message, hint="Make the artifact again.") from error
             except OSError as error:
-                raise ArtifactError(f"{file} is missing or cannot be read.", hint="Make the artifact again.") from error
+                wrong, hint = wrong_with(error, "Make the artifact again.")
+                raise ArtifactError(f"{file} {wrong}.", hint=hint) from error
             if found != expected:
                 raise ArtifactError(
                     f"{file} was changed after the artifact was made: sha256 {found[:12]}…, expected {expected[:12]}….",

@@ -98,6 +98,25 @@ def reason(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+def wrong_with(error: Exception, hint: str) -> tuple[str, str]:
+    """Return what is wrong with a file, as the end of a sentence, and what to do about it.
+
+    What the system does not let us read may be whole: nobody is told to make it again.
+
+    Args:
+        error: What reading it raised.
+        hint: What to do if the file itself is wrong.
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _ABSENT:
+        return f"cannot be read: {reason(error)}", "It may be whole. See to its permissions and to its disk."
+    if isinstance(error, OSError) and error.errno is not None:
+        return "is missing" if error.errno == errno.ENOENT else f"cannot be read: {reason(error)}", hint
+    return f"is damaged: {reason(error)}", hint
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown name: its closest match, or the known names."""
     choices = sorted(set(known))

@@ -98,6 +98,6 @@ def test_a_finished_search_whose_answer_or_report_is_gone_or_damaged_is_no_answe
     assert outcome.finished(tmp_path).report == none
     (tmp_path / "best").mkdir()
     (tmp_path / "report.json").unlink()
-    with pytest.raises(StudyError, match=r"report\.json cannot be read: No such file or directory\.") as caught:
+    with pytest.raises(StudyError, match=r"report\.json is missing\.") as caught:
         outcome.finished(tmp_path)
     assert caught.value.hint == f"The answer is in {tmp_path / 'best'}."

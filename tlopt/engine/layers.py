@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tlopt.cards.details import Inspector
-from tlopt.errors import ArtifactError, reason
+from tlopt.errors import ArtifactError, wrong_with
 from tlopt.reading.files import read_text
 from tlopt.reading.schema import convert, parse_json
 
@@ -79,7 +79,8 @@ def read_types(file: Path) -> dict[str, str]:
     try:
         return {row["name"]: row["type"] for row in Layers.from_json(read_text(file)).rows}
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read: {reason(error)}.", hint="Build the engine again.") from error
+        wrong, hint = wrong_with(error, "Build the engine again.")
+        raise ArtifactError(f"{file} {wrong}.", hint=hint) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlopt.artifact import Artifact, sha256
 from tlopt.cards.card import CARD_NAME
-from tlopt.errors import ArtifactError, ImagesError, reason
+from tlopt.errors import ArtifactError, ImagesError, wrong_with
 from tlopt.images import scan
 from tlopt.images.manifest import is_manifest
 from tlopt.images.scanning import every_image
@@ -18,6 +18,10 @@ from tlopt.reading.schema import convert, parse_json
 
 _STATE = ".steps.json"
 Entry = dict[str, str]
+_WITHOUT = (
+    "Put it back from a copy, or delete it. Without it, results whose lineage fits their step are kept, and others are "
+    "not replaced unless --force-from says so."
+)
 
 
 def parse(text: str) -> dict[str, Entry]:
@@ -54,11 +58,8 @@ def read(out: Path, *, anew: bool = False) -> dict[str, Entry]:
     except (OSError, ValueError) as error:
         if anew:
             return {}
-        raise ArtifactError(
-            f"{out / _STATE}, which says what the steps were made of, is damaged: {reason(error)}.",
-            hint="Put it back from a copy, or delete it. Without it, results whose lineage fits their step are kept, "
-            "and others are not replaced unless --force-from says so.",
-        ) from error
+        wrong, hint = wrong_with(error, _WITHOUT)
+        raise ArtifactError(f"{out / _STATE}, which says what the steps were made of, {wrong}.", hint=hint) from error
 
 
 def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME, plain
-from tlopt.errors import ArtifactError, OutputExistsError, StudyError, reason
+from tlopt.errors import ArtifactError, OutputExistsError, StudyError, wrong_with
 from tlopt.publishing import draft
 from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import contents
@@ -79,10 +79,9 @@ def read_report(out: Path) -> Report:
     try:
         found = Report.from_json(files.read_text(out / REPORT))
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{out / REPORT} cannot be read: {reason(error)}.",
-            hint=f"The answer is in {out / BEST}." if (out / BEST).is_dir() else "Start anew with --force.",
-        ) from error
+        stands = (out / BEST).is_dir()
+        wrong, hint = wrong_with(error, f"The answer is in {out / BEST}." if stands else "Start anew with --force.")
+        raise StudyError(f"{out / REPORT} {wrong}.", hint=hint) from error
     costs = found.details.get("costs")
     return replace(found, more=(Report(title=COSTS, rows=tuple(costs)),) if costs else ())
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlopt.errors import OutputExistsError, StudyError
+from tlopt.errors import OutputExistsError, StudyError, wrong_with
 from tlopt.images import intrusion
 from tlopt.publishing import check_place, claim, draft, write_whole
 from tlopt.publishing.claims import lock_file, wait_claimed
@@ -61,10 +61,8 @@ def read_note(out: Path) -> Note | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{out / SEARCH} is damaged: {str(error).rstrip('.')}.",
-            hint="Start anew with --force, or choose another --out.",
-        ) from error
+        wrong, hint = wrong_with(error, "Start anew with --force, or choose another --out.")
+        raise StudyError(f"{out / SEARCH} {wrong}.", hint=hint) from error
 
 
 def write_note(out: Path, note: Note) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tlopt.errors import ArtifactError, StageError, TloptError, reason
+from tlopt.errors import ArtifactError, StageError, TloptError, wrong_with
 from tlopt.publishing import CHECKPOINT, writing
 from tlopt.reading import files
 from tlopt.reading.schema import convert, parse_json
@@ -158,9 +158,8 @@ def taking_up(file: Path) -> Iterator[None]:
 
 
 def _damaged(file: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"The checkpoint {file} is damaged: {reason(error)}.", hint=f"Delete {file.parent} and start without --resume."
-    )
+    wrong, hint = wrong_with(error, f"Delete {file.parent} and start without --resume.")
+    return ArtifactError(f"The checkpoint {file} {wrong}.", hint=hint)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
