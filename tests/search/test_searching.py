@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from searches import Known, asked
 
-from tlopt.errors import OutputExistsError
+from tlopt.errors import OutputExistsError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.search import outcome, searching
 from tlopt.search.networks import Network
@@ -73,6 +73,18 @@ def test_work_that_another_worker_needs_stays(search, tmp_path):
     search(join, study=study)
     assert folder.read_note(tmp_path / "out").finished
     assert (tmp_path / "out" / "work" / "model.onnx").exists()
+
+
+def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):
+    study = str(tmp_path / "study")
+    search(study=study)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match=r"is of the search in another folder, .*out: what") as caught:
+        search(study=study)
+    assert "Give all machines the same --out" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "out")
+    assert search(study=study).report.title == "No answer"
 
 
 def test_a_worker_that_is_late_leaves_the_answer_alone(search, tmp_path):

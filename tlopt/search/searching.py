@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from tlopt.environment import versions
-from tlopt.errors import SettingError, TloptError
+from tlopt.errors import SettingError, StudyError, TloptError
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
@@ -75,19 +76,21 @@ def search(
     """
     note = Note(
         tlopt=versions()["tlopt"], identity=asked.identity(), quick=quick, study=shown_place(study) or folder.JOURNAL,
-        minutes=minutes,
+        minutes=minutes, token=secrets.token_hex(8),
     )  # fmt: skip
     if force and study:
         refuse_live(study)
     with folder.opened(out, note, force=force, shared=bool(study), reads=_reads(asked, whole)) as place:
+        mine, note = note, replace(note, token=_token(place))  # another worker may have made the folder
         if _is_finished(place):
             found = outcome.finished(out)
             folder.write_note(place, replace(note, finished=True))
             return found
         try:
             storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
+            _expect_place(storage, place, note, study)
         except TloptError:
-            folder.withdraw(place, note)
+            folder.withdraw(place, mine)
             raise
         machine = _machine(storage, role)
         workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
@@ -114,6 +117,28 @@ def search(
         if keep != "all" and _is_finished(place) and not leases.held(storage.entries()):
             outcome.remove_work(place)
         return Study(path=out, report=report)
+
+
+def _token(place: Path) -> str:
+    note = folder.read_note(place)
+    return note.token if note is not None else ""
+
+
+def _expect_place(storage: Storage, place: Path, note: Note, study: str) -> None:
+    """Refuse the study of a search in another folder: what its steps made lies there.
+
+    Raises:
+        StudyError: It is one.
+    """
+    if storage.attribute("folder") is None:
+        storage.note("folder", {"token": note.token, "path": str(place)})
+    known = storage.attribute("folder")
+    if known["token"] != note.token:
+        raise StudyError(
+            f"The study {shown_place(study) or folder.JOURNAL} is of the search in another folder, {known['path']}: "
+            "what its steps made lies there.",
+            hint="Give all machines the same --out, on a disk that they share. Or name another --study.",
+        )
 
 
 def _reads(asked: Asked, whole: ImageFolder) -> list[Path]:

@@ -36,6 +36,7 @@ class Note:
         study: Where it is written down, without a password.
         minutes: How long it may take.
         finished: Whether the answer stands.
+        token: Tells the folder from any other one, by whatever path it is reached.
     """
 
     tlopt: str
@@ -44,6 +45,7 @@ class Note:
     study: str
     minutes: float
     finished: bool = False
+    token: str = ""
 
     def text(self) -> str:
         """Return the content of the file."""
