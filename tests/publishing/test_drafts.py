@@ -93,6 +93,29 @@ def test_what_appears_meanwhile_is_left_as_it_is(tmp_path):
     assert names(tmp_path) == ["aFalse", "aTrue", "b"]
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("mine", ["mine.txt", "mine/"])
+def test_what_is_put_into_the_old_output_at_the_last_moment_is_not_lost(tmp_path, monkeypatch, exchanges, mine):
+    out, exchange = make(tmp_path / "a"), drafts._exchange
+
+    def put():
+        if mine.endswith("/"):
+            (out / mine).mkdir(exist_ok=True)
+        else:
+            (out / mine).touch()
+
+    def late_exchange(one, other):
+        put()
+        return exchange(one, other) if exchanges else False
+
+    monkeypatch.setattr(drafts, "_exchange", late_exchange)
+    with pytest.raises(OutputExistsError, match=f"was left as it is: {mine} was put there"):
+        make(out, "new", force=True)
+    assert (out / mine).exists()
+    assert (out / "model.onnx").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
 def test_the_second_of_two_runs_is_refused_before_its_work(tmp_path):
     for force in (False, True):
         with draft(tmp_path / "a") as made:

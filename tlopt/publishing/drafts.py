@@ -17,8 +17,9 @@ from tlopt.errors import OutputError, OutputExistsError, TloptError
 from tlopt.process import temporary
 from tlopt.process.temporary import remove_tree
 from tlopt.publishing.claims import OF_THE_DISK, claim, follows, lock_file, unwritable
-from tlopt.publishing.marks import Group
+from tlopt.publishing.marks import Group, contents
 from tlopt.publishing.places import CHECKPOINT, check_place, checkpoints, examined, is_occupied, located
+from tlopt.reading.names import shown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +125,18 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
         made.folder.chmod(stat.S_IMODE(made.out.lstat().st_mode))
     if is_occupied(made.out):
         check_again()
-        if not _exchange(made.folder, made.out):
+        if _exchange(made.folder, made.out):
+            try:
+                _refuse_newcomers(made.folder, out)
+            except BaseException:  # an interruption, too
+                _exchange(made.folder, made.out)
+                raise
+        else:
             # Here a folder cannot be replaced in one step: the old one is set aside first, then dropped.
             aside = _scratch(made.out, out, "old")
             made.out.rename(aside)
             try:
+                _refuse_newcomers(aside, out)
                 made.folder.rename(made.out)
             except BaseException:  # an interruption, too: the old one must not be missing
                 aside.rename(made.out)
@@ -144,6 +152,19 @@ def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> N
                 f"{out} has appeared while it was being made, and was left as it is.", hint="Choose another --out."
             ) from error
     sync(made.out.parent)
+
+
+def _refuse_newcomers(old: Path, out: str | Path) -> None:
+    """Refuse to drop an old output into which somebody put a file after it had been looked through.
+
+    Raises:
+        OutputExistsError: Somebody did.
+    """
+    if new := contents(old).foreign:
+        raise OutputExistsError(
+            f"{out} was left as it is: {shown_name(new[0])} was put there while it was being made anew.",
+            hint=f"Move it out of {out}, or choose another --out.",
+        )
 
 
 def sync(path: Path) -> None:
