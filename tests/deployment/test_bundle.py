@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,35 @@ def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeyp
         program(made).main(arguments)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("labels.txt", None, r"No such file or directory: .*labels\.txt"),
+        ("labels.txt", b"one\n", "labels.txt names 1 classes, and the network has"),
+        ("model.onnx", None, "cannot be used: "),
+        ("model.onnx", b"damaged", "cannot be used: "),
+        ("network.json", b"{", "cannot be used: Expecting property name"),
+        ("network.json", b"{}", "cannot be used: 'fixed_batch'"),
+        ("selfcheck/expected.json", b"{}", "selfcheck cannot be used: 'images'"),
+        ("selfcheck/reference-1.png", b"", "selfcheck cannot be used: .*it is empty"),
+    ],
+)
+def test_a_file_that_is_missing_or_damaged_is_one_error(
+    made, program, images, tmp_path, capsys, monkeypatch, name, content, told
+):
+    copied = Path(shutil.copytree(made, tmp_path / "copied"))
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
+    module = program(copied)
+    assert module.main(["--self-check"] if "selfcheck" in name else [str(images)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert re.search(told, line)
 
 
 def test_its_classifier_takes_paths_and_open_files(made, program, images):

@@ -33,6 +33,10 @@ SUFFIXES = frozenset(
 )
 
 
+class BundleError(Exception):
+    """A file of this folder is missing or damaged, or the runtime does not open the network here."""
+
+
 class Classifier:
     """The network with its class names."""
 
@@ -42,11 +46,19 @@ class Classifier:
         Args:
             folder: The bundle.
             threads: Processor threads of a run; 0 for one per core.
+
+        Raises:
+            BundleError: It cannot be loaded.
         """
-        about = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-        self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
-        self.fixed_batch, self.max_batch = int(about["fixed_batch"]), int(about["max_batch"])
-        self._network = Network(folder / about["file"], threads=threads, settings=about["settings"])
+        try:
+            about = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+            self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+            self.fixed_batch, self.max_batch = int(about["fixed_batch"]), int(about["max_batch"])
+            self._network = Network(folder / about["file"], threads=threads, settings=about["settings"])
+        except Exception as error:  # each runtime has errors of its own
+            raise BundleError(
+                f"{folder} cannot be used: {_reason(error)}. Unpack it again, or make it again."
+            ) from error
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return what the network answers, float32 (n, classes).
@@ -75,7 +87,13 @@ class Classifier:
         return self.named(self.logits(np.stack([PREPROCESS.pixels(read_image(image)) for image in images])), top)
 
     def named(self, logits: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
-        """Return the most probable classes that logits, (n, classes), say."""
+        """Return the most probable classes that logits, (n, classes), say.
+
+        Raises:
+            BundleError: There are not as many names as classes.
+        """
+        if logits.shape[1] != len(self.labels):
+            raise BundleError(f"labels.txt names {len(self.labels)} classes, and the network has {logits.shape[1]}.")
         shares = probabilities(logits, ANSWERS)
         orders = np.argsort(-shares, axis=1, kind="stable")[:, :top]
         return [
@@ -117,8 +135,11 @@ def classify(classifier: Classifier, files: Sequence[Path], *, top: int, as_json
 def self_check(classifier: Classifier) -> dict[str, Any]:
     """Return how the answers on the reference images differ from those that the network has to give."""
     folder = HERE / "selfcheck"
-    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    pixels = np.stack([PREPROCESS.pixels(read_image(folder / name)) for name in expected["images"]])
+    try:
+        expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+        pixels = np.stack([PREPROCESS.pixels(read_image(folder / name)) for name in expected["images"]])
+    except (OSError, ValueError, KeyError, TypeError, ImagesError) as error:
+        raise BundleError(f"{folder} cannot be used: {_reason(error)}. Unpack it again, or make it again.") from error
     logits = classifier.logits(pixels)
     said: dict[str, Any] = {"images": len(pixels), "logits": logits.tolist()}
     if expected["logits"] is None:
@@ -128,8 +149,23 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
     return {**said, "difference": difference, "passed": difference <= expected["tolerance"]}
 
 
+def _reason(error: Exception) -> str:
+    """Return what an error says, to be put into a sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
+    """Run the command line; return 1 if something cannot be read, 3 if the self-check fails."""
+    try:
+        return _run(arguments)
+    except BundleError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description="Classify images.")
     parser.add_argument("images", nargs="*", metavar="IMAGE|FOLDER")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes to name (default 5)")
