@@ -114,9 +114,7 @@ def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeyp
         ("selfcheck/reference-1.png", b"", "selfcheck cannot be used: .*it is empty"),
     ],
 )
-def test_a_file_that_is_missing_or_damaged_is_one_error(
-    made, program, images, tmp_path, capsys, monkeypatch, name, content, told
-):
+def test_a_file_that_is_missing_or_damaged_is_one_error(made, program, images, tmp_path, capsys, name, content, told):
     copied = Path(shutil.copytree(made, tmp_path / "copied"))
     if content is None:
         (copied / name).unlink()

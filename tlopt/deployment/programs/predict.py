@@ -37,6 +37,13 @@ class BundleError(Exception):
     """A file of this folder is missing or damaged, or the runtime does not open the network here."""
 
 
+def _unusable(folder: Path, error: Exception) -> BundleError:
+    """Return the error for a folder of which something cannot be read."""
+    said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    reason = (said.strip().partition("\n")[0] or type(error).__name__).rstrip(".")
+    return BundleError(f"{folder} cannot be used: {reason}. Unpack it again, or make it again.")
+
+
 class Classifier:
     """The network with its class names."""
 
@@ -56,9 +63,7 @@ class Classifier:
             self.fixed_batch, self.max_batch = int(about["fixed_batch"]), int(about["max_batch"])
             self._network = Network(folder / about["file"], threads=threads, settings=about["settings"])
         except Exception as error:  # each runtime has errors of its own
-            raise BundleError(
-                f"{folder} cannot be used: {_reason(error)}. Unpack it again, or make it again."
-            ) from error
+            raise _unusable(folder, error) from error
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return what the network answers, float32 (n, classes).
@@ -139,7 +144,7 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
         expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
         pixels = np.stack([PREPROCESS.pixels(read_image(folder / name)) for name in expected["images"]])
     except (OSError, ValueError, KeyError, TypeError, ImagesError) as error:
-        raise BundleError(f"{folder} cannot be used: {_reason(error)}. Unpack it again, or make it again.") from error
+        raise _unusable(folder, error) from error
     logits = classifier.logits(pixels)
     said: dict[str, Any] = {"images": len(pixels), "logits": logits.tolist()}
     if expected["logits"] is None:
@@ -147,13 +152,6 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
     wanted = np.array(expected["logits"], np.float32)
     difference = float(np.abs(logits - wanted).max() / max(float(wanted.std()), 1e-6))
     return {**said, "difference": difference, "passed": difference <= expected["tolerance"]}
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, to be put into a sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
