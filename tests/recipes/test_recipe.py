@@ -213,6 +213,11 @@ def test_a_damaged_record_is_one_error_and_nothing_is_made_again(done, text, tmp
     assert states(file, dry_run=True) == [("tuned", "to keep"), ("fp32", "to keep")]
 
 
+def test_a_byte_order_mark_in_front_of_a_recipe_is_passed_over(recipe):
+    recipe.write_bytes(b"\xef\xbb\xbf" + recipe.read_bytes())
+    assert states(recipe, dry_run=True) == [("tuned", "to make"), ("fp32", "to make")]
+
+
 @pytest.mark.slow
 def test_the_second_run_of_a_recipe_is_refused(recipe, tmp_path):
     first = run(recipe)

@@ -70,7 +70,7 @@ class Recipe:
         """
         path = Path(path)
         try:
-            raw = schema.parse_toml(files.read_text(path))
+            raw = schema.parse_toml(files.read_text(path, encoding="utf-8-sig"))  # editors put a mark in front
         except OSError as error:
             raise SettingError(f"The recipe {path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
