@@ -108,7 +108,7 @@ def test_the_types_of_layers_are_read_from_the_listing(tmp_path):
     row = {"name": "conv", "type": "Convolution", "tactic": "", "onnx": [], "inputs": [], "weights": "", "outputs": []}
     (tmp_path / "layers.json").write_text(json.dumps({"source": "inspector", "layers": [row]}))
     assert read_types(tmp_path / "layers.json") == {"conv": "Convolution"}
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is missing"):
         read_types(tmp_path / "nowhere.json")
 
 

@@ -65,7 +65,7 @@ LEFT = {
     "set": ["a"],
     "deployment": ["selfcheck"],
     "search": [
-        "pareto", "work/graphs", "work/finetune-0123456789abcdee", "work/.prune-0123456789abcdef.draft-01234567",
+        "pareto", "work/networks", "work/finetune-0123456789abcdee", "work/.prune-0123456789abcdef.draft-01234567",
         "work/.prune-0123456789abcdef.draft-01234567/tensorboard", "work/.qat-0123456789abcdef.checkpoint",
         ".best.old-01234567",
     ],

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tlopt.errors import OutputExistsError, StudyError
-from tlopt.publishing import claims
+from tlopt.publishing import check_place, claims
 from tlopt.publishing.claims import claim, lock_file
 from tlopt.reports import Report
 from tlopt.search import outcome
@@ -101,3 +102,13 @@ def test_a_finished_search_whose_answer_or_report_is_gone_or_damaged_is_no_answe
     with pytest.raises(StudyError, match=r"report\.json is missing\.") as caught:
         outcome.finished(tmp_path)
     assert caught.value.hint == f"The answer is in {tmp_path / 'best'}."
+
+
+def test_each_folder_of_the_work_is_known_as_a_searchs_own_while_it_is_empty(tmp_path):
+    code = "".join(file.read_text() for file in Path(outcome.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r'work / "(\w+)"', code))
+    assert {"graphs", "timings"} <= names
+    (tmp_path / "optimize.json").write_text('{"tlopt": "0", "identity": {}, "study": ""}')
+    for name in names:
+        (tmp_path / "work" / name).mkdir(parents=True)
+    assert check_place(tmp_path, force=True, makes="search") == tmp_path

@@ -121,7 +121,7 @@ _SEARCH_FILE = re.compile(
 )
 # Made before what goes into them, or emptied before they go.
 _SEARCH_EMPTY = re.compile(
-    r"(best|pareto|work)(/(timings|graphs))?(/([a-z]+-)?[0-9a-f]{16})?"
+    r"(best|pareto|work)(/(engines|graphs|networks|timings))?(/([a-z]+-)?[0-9a-f]{16})?"
     r"|((pareto|work)/(.*/)?)?\.[^/]+\.((draft|old)-[0-9a-f]{8}(/.*)?|checkpoint)"
 )
 
