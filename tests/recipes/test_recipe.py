@@ -1,6 +1,8 @@
+import functools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,10 +11,11 @@ from hypothesis import strategies as st
 import tlopt
 from tlopt.artifact import Artifact
 from tlopt.errors import ArtifactError, CheckError, OutputError, OutputExistsError, SettingError, StageError
-from tlopt.recipes import ledger
+from tlopt.recipes import checking, ledger
 from tlopt.recipes.checking import sources_of
 from tlopt.recipes.recipe import _key, run
 from tlopt.recipes.tables import Recipe
+from tlopt.search import optimize
 
 GOOD = """
 out = "{out}"
@@ -216,6 +219,28 @@ def test_a_damaged_record_is_one_error_and_nothing_is_made_again(done, text, tmp
 def test_a_byte_order_mark_in_front_of_a_recipe_is_passed_over(recipe):
     recipe.write_bytes(b"\xef\xbb\xbf" + recipe.read_bytes())
     assert states(recipe, dry_run=True) == [("tuned", "to make"), ("fp32", "to make")]
+
+
+def test_a_search_is_kept_with_its_answer_alone_and_forced_to_begin_anew(photos, tuned, tmp_path, monkeypatch):
+    calls = []
+
+    @functools.wraps(optimize.optimize)
+    def search(source, out, *, force=False, **_):
+        calls.append(force)
+        shutil.copytree(tuned.path, out / "best", dirs_exist_ok=True)
+        (out / "report.json").write_text("{}")
+        return SimpleNamespace(to_report=lambda: SimpleNamespace(check=lambda: None))
+
+    monkeypatch.setattr(optimize, "optimize", search)
+    monkeypatch.setattr(checking, "check", lambda *_, **__: None)
+    file = tmp_path / "recipe.toml"
+    file.write_text(f'out = "{tmp_path / "runs"}"\n[s]\noptimize = "{photos}"\nlatency_ms = 5\n')
+    assert states(file) == [("s", "made")]
+    assert states(file) == [("s", "kept")]
+    shutil.rmtree(tmp_path / "runs" / "s" / "best")
+    assert states(file) == [("s", "made")]
+    assert states(file, force_from="s") == [("s", "made")]
+    assert calls == [False, False, True]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tlopt.stages.export import READS, on_the_way
 _READ = frozenset({"images", "teacher", "unlabelled", "weights", "classes"})  # settings that name what a step reads
 _ARTIFACTS = ("torch", "onnx", "tensorrt")
 _OTHERS = {"images": "a folder of images", "file": "a file"}  # what some verbs work on instead
-_BEST = "/best"  # behind a search: its answer
+BEST = "best"  # in the folder of a search: its answer
 
 
 def check(recipe: Recipe, *, ours: Collection[str]) -> None:
@@ -147,12 +147,12 @@ def _check_source(recipe: Recipe, step: Step, source: str) -> str:
         return kind_of(open_source(step.verb, source, kinds))
     before = next(one for one in recipe.steps if one.name == step_named(source))
     searches = VERBS[before.verb].gives == "study"
-    if searches != source.endswith(_BEST):
+    if searches != source.endswith(f"/{BEST}"):
         raise SettingError(
             f"{before.name} is a search, and {step.verb} works on its answer."
             if searches
             else f"{before.name} is no search, so there is no {source}.",
-            hint=f'Write {step.verb} = "{before.name}{_BEST if searches else ""}".',
+            hint=f'Write {step.verb} = "{before.name}{f"/{BEST}" if searches else ""}".',
         )
     made = _kind_made(before)
     if made == "report" or (made and made not in kinds):

@@ -22,7 +22,7 @@ from tlopt.environment import versions
 from tlopt.errors import ArtifactError, OutputError, OutputExistsError, SettingError, suggestion
 from tlopt.publishing import claim, draft, tidy, write_whole
 from tlopt.recipes import checking, ledger
-from tlopt.recipes.checking import models_of, read_by, sources_of
+from tlopt.recipes.checking import BEST, models_of, read_by, sources_of
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
 from tlopt.settings import Setting, checked
 
@@ -154,15 +154,15 @@ def _done(recipe: Recipe, step: Step, state: dict[str, ledger.Entry], forced: bo
     # Written down before the step begins: what it leaves if it is killed is this recipe's.
     begun = {"key": key, "result": "", "text": "", "before": ledger.identity(place), "recipe": recipe.path.name}
     ledger.write(recipe.out, state, step.name, begun)
-    text = _make(recipe, step, place)
+    text = _make(recipe, step, place, forced)
     seconds = time.perf_counter() - started
     done = {"key": key, "result": ledger.identity(place), "text": text, "recipe": recipe.path.name}
     ledger.write(recipe.out, state, step.name, done)
     return Done(step=step, state="made", path=place, seconds=seconds, text=text)
 
 
-def _make(recipe: Recipe, step: Step, place: Path) -> str:
-    """Do a step; return what is to be shown besides its folder."""
+def _make(recipe: Recipe, step: Step, place: Path, forced: bool) -> str:
+    """Do a step, anew if that is forced; return what is to be shown besides its folder."""
     function = VERBS[step.verb].function()
     sources = sources_of(recipe, step)
     if VERBS[step.verb].gives == "report":
@@ -179,7 +179,7 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
         made.check()
         return str(made.table())
     if VERBS[step.verb].gives == "study":
-        _search(function, sources, place, step)
+        _search(function, sources, place, step, forced)
         return ""
     # A recipe may be another one's: the modules that it names run only if the person who runs it trusts them.
     with trusted.reading():
@@ -187,16 +187,18 @@ def _make(recipe: Recipe, step: Step, place: Path) -> str:
     return ""
 
 
-def _search(function: Callable[..., Any], sources: list[Path], place: Path, step: Step) -> None:
-    """Go on with the search at a place, or begin it there anew if it is another one.
+def _search(function: Callable[..., Any], sources: list[Path], place: Path, step: Step, forced: bool) -> None:
+    """Go on with the search at a place, or begin it there anew if that is forced, or if it is another one.
 
     Raises:
         CheckError: Nothing keeps to its budget.
     """
     with trusted.reading():
         try:
-            found = function(*sources, place, **step.settings)
+            found = function(*sources, place, force=forced, **step.settings)
         except OutputExistsError:
+            if forced:
+                raise
             found = function(*sources, place, force=True, **step.settings)
     found.to_report().check()
 
@@ -213,7 +215,7 @@ def _key(recipe: Recipe, step: Step) -> str:
 def _is_kept(recipe: Recipe, step: Step, place: Path, entry: ledger.Entry | None, key: str) -> bool:
     """Return whether what stands at a step's place is what the step would make."""
     found = ledger.identity(place)
-    if not found:
+    if not found or (VERBS[step.verb].gives == "study" and not ledger.identity(place / BEST)):
         return False
     if entry is None:
         # Only what a step names is in its lineage, not what was in it.

@@ -65,7 +65,7 @@ def finished(out: Path) -> Study:
         except ArtifactError as error:
             raise StudyError(
                 f"The search in {out} is finished, and its answer cannot be used any more. {error.message}",
-                hint=f"Put {out / BEST} back from a copy, or start anew with --force.",
+                hint=f"Put {out / BEST} back from a copy, or start anew with --force, in a recipe with --force-from.",
             ) from error
     return found
 
