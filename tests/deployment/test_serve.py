@@ -32,6 +32,12 @@ def test_a_missing_server_is_one_error_with_the_command_that_brings_it(exported,
     assert "-m pip install nvidia-pytriton==" in err
 
 
+def test_what_cannot_be_served_is_told_before_anything_has_to_be_installed(tmp_path, capsys):
+    code, out, err = called(capsys, "serve", tmp_path / "nothing", "--server", tmp_path / "nowhere")
+    assert (code, out) == (1, "")
+    assert "There is no artifact at" in err
+
+
 @pytest.fixture
 def a_server(monkeypatch):
     """As if there were a server, which is not started."""

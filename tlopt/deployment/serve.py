@@ -65,9 +65,25 @@ def serve(
         MissingLibraryError: The server is not installed.
         StageError: The server refuses the model, or ends by itself.
     """
+    loaded = _served(artifact)
     found = environment.find(serving.server)
     ports = _ports(host, port)
-    return _lines(artifact, found, ports, _Wanted(input=input_, name=name, backend=backend, serving=serving), keep)
+    return _lines(loaded, found, ports, _Wanted(input=input_, name=name, backend=backend, serving=serving), keep)
+
+
+def _served(artifact: str | Path | Artifact) -> Artifact:
+    """Open what is to be served: told before anything has to be installed.
+
+    Raises:
+        ArtifactError: It is damaged, or an engine: that takes a GPU and a server with TensorRT.
+    """
+    loaded = Artifact.load(artifact)
+    if loaded.card.kind == "tensorrt":
+        raise ArtifactError(
+            f"{loaded.path} is an engine, and the server here has no TensorRT.",
+            hint="tlopt deploy --for triton says which container serves it. The onnx artifact is served here.",
+        )
+    return loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +123,7 @@ def _ports(host: str, port: int) -> Ports:
 
 
 def _lines(
-    artifact: str | Path | Artifact, found: environment.Environment, ports: Ports, wanted: _Wanted, keep: Path | None
+    artifact: Artifact, found: environment.Environment, ports: Ports, wanted: _Wanted, keep: Path | None
 ) -> Iterator[str]:
     with _told_to_stop() as stopped, temporary.folder("serve") as scratch:
         try:
@@ -127,20 +143,10 @@ def _lines(
             _wait(server, stopped)
 
 
-def _deployment(artifact: str | Path | Artifact, wanted: _Wanted, place: Path) -> tuple[Path, manifest.Manifest]:
-    """Make the folder with the model repository; return it and what it is.
-
-    Raises:
-        ArtifactError: The artifact is an engine: that takes a GPU and a server with TensorRT.
-    """
-    loaded = Artifact.load(artifact)
-    if loaded.card.kind == "tensorrt":
-        raise ArtifactError(
-            f"{loaded.path} is an engine, and the server here has no TensorRT.",
-            hint="tlopt deploy --for triton says which container serves it. The onnx artifact is served here.",
-        )
+def _deployment(artifact: Artifact, wanted: _Wanted, place: Path) -> tuple[Path, manifest.Manifest]:
+    """Make the folder with the model repository; return it and what it is."""
     made = deploy(
-        [loaded], place, for_=_TARGET, input_=wanted.input, name=wanted.name, backend=wanted.backend,
+        [artifact], place, for_=_TARGET, input_=wanted.input, name=wanted.name, backend=wanted.backend,
         check=False, **vars(wanted.serving),
     )  # fmt: skip
     return made.path, made.manifest
