@@ -33,6 +33,10 @@ NETWORKS = {
     "convnext_atto": "ConvNeXt-Atto",
     "regnety_002": "RegNetY-002",
     "repvgg_a0": "RepVGG-A0",
+    "densenet121": "DenseNet-121",
+    "inception_v3": "Inception v3",
+    "resnet50d": "ResNet-50-D",
+    "resnetv2_50": "ResNetV2-50",
 }
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}  # fmt: skip
 # Of files that several runs filled, the commands together.
@@ -44,6 +48,9 @@ COMMANDS = {
     "--models mobilenetv2 --seeds 0,1,2 --epochs 12 --lr 5e-4",
     "finetune-accuracy": "accuracy.py --arms methods,peers",
 }
+
+
+DEVICES = {"Intel(R) Xeon(R) Processor": "Xeon", "AMD EPYC": "EPYC"}  # results of a newer EPYC end in zen4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,9 @@ class Claim:
     def row(self) -> str:
         """Return it as a row of Markdown."""
         device = self.result.get("processor") or self.result["device"]
-        short = {"Intel(R) Xeon(R) Processor": "Xeon", "AMD EPYC": "EPYC"}.get(device, device)
+        short = DEVICES.get(device, device)
+        if short == "EPYC" and self.file.endswith("zen4"):
+            short = "Zen 4"
         file = f"[{self.file}](results/{self.file}.json)"
         command = f"`{COMMANDS.get(self.file, self.result['command']).removeprefix('python benchmarks/')}`"
         cells = (self.what, self.ours, self.peer, self.ratio, self.interval, short, file, command)
@@ -151,6 +160,23 @@ def hard() -> Iterator[Claim]:
                     interval="{:.2f} to {:.2f}, side by side".format(*final["share_95"]), file="hard-int8",
                     result=result,
                 )  # fmt: skip
+
+
+def operators() -> Iterator[Claim]:
+    """Yield how fast int8 is with means over windows and lone batch norms, for each network and runtime."""
+    if not (RESULTS / "int8-operators-zen4.json").exists():
+        return
+    result = read("int8-operators-zen4")
+    for row in result["rows"]:
+        for batch in ("1", "8"):
+            found = row[f"batch_{batch}"]["tlopt"]
+            yield Claim(
+                what=f"time in int8, batch {batch}: {NETWORKS[row['model']]}, {RUNTIMES[row['runtime']]}",
+                ours=f"{found['share']:.2f}",
+                peer="1 (NNCF)" if row["runtime"] == "openvino" else "1 (ORT `quantize_static`)",
+                ratio=f"{found['share']:.2f}", interval="{:.2f} to {:.2f}, side by side".format(*found["share_95"]),
+                file="int8-operators-zen4", result=result,
+            )  # fmt: skip
 
 
 def in_fp8() -> Iterator[Claim]:
@@ -341,6 +367,7 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 [docs/results.md](../docs/results.md) explains the conditions of each. `python benchmarks/page.py` writes this page.
 
 - "Xeon" is two cores of an Intel Xeon with AVX512-VNNI. "EPYC" is two cores of an AMD EPYC with AVX2 alone.
+  "Zen 4" is one core of an AMD EPYC with AVX512-VNNI.
 - A ratio is tlopt's figure divided by the peer's. Where less is better, a ratio below 1 is good.
 - An interval belongs to tlopt's figure, or to the ratio if it says "side by side".
   It is the 95 % interval, or the smallest and largest of the runs named.
@@ -358,7 +385,8 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 def text() -> str:
     """Return the page."""
     claims: Iterable[Claim] = (
-        *quantized(), *hard(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(), *served(), *searched(),
+        *quantized(), *hard(), *operators(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(), *served(),
+        *searched(),
     )  # fmt: skip
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
