@@ -64,7 +64,9 @@ class Hyperparameters:
     backbone_lr: Annotated[
         float,
         Setting(
-            "Learning rate of the last layers before the classifier, as a share of --lr.", minimum=0, group=_TRAINING
+            "Learning rate of the last layers before the classifier, as a share of the classifier's.",
+            minimum=0,
+            group=_TRAINING,
         ),
     ] = 0.1
     layer_decay: Annotated[
