@@ -132,8 +132,8 @@ def test_a_fence_changes_no_value_and_plain_networks_have_none(tmp_path):
     net = AnyNet()
     net.output(net.conv(dealt(net)[0], 8, 6), "mask")
     model, inputs = clean(onnx.load(net.save(tmp_path / "net.onnx"))), photo_like()
-    np.testing.assert_array_equal(in_onnxruntime(fenced(model), inputs), in_onnxruntime(model, inputs))
+    np.testing.assert_array_equal(in_onnxruntime(fenced(model, "openvino"), inputs), in_onnxruntime(model, inputs))
     plain = AnyNet()
     plain.output(plain.add("Relu", plain.conv(plain.deep, 8, 6)), "mask")
     model = clean(onnx.load(plain.save(tmp_path / "plain.onnx")))
-    assert fenced(model) is model
+    assert fenced(model, "openvino") is model

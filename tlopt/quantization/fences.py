@@ -1,4 +1,4 @@
-"""Nodes that keep OpenVINO from computing an int8 graph wrongly.
+"""Nodes that keep OpenVINO from computing an int8 graph wrongly, and ONNX Runtime from computing it slowly.
 
 Once a graph has a Q/DQ pair, OpenVINO takes every product with constants for a DequantizeLinear. It moves such products
 past the nodes behind them. Some moves are wrong, all seen in 2026.4:
@@ -8,12 +8,16 @@ past the nodes behind them. Some moves are wrong, all seen in 2026.4:
 - Of two readers of a convolution without a bias, one gets what the other should get.
 - A maximum over channels that is rounded at once comes out wrong.
 
-OpenVINO does not look past a Max with the lowest number, which changes no value: a fence.
+ONNX Runtime 1.32 fuses a mean over windows with the Q/DQ pairs around it. The fused mean takes several times as long as
+one in float. Most means are depthwise convolutions by then; those that leave the border out of their count are not.
+
+Neither looks past a Max with the lowest number, which changes no value: a fence.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -22,21 +26,24 @@ from onnx import helper, numpy_helper
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.view import View, attribute
+from tlopt.quantization.placement import Runtime
 
 _LOWEST = float(np.finfo(np.float32).min)
 _NORMS = ("BatchNormalization", "InstanceNormalization")  # OpenVINO writes them as products and sums
 
 
-def fenced(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return an int8 graph for OpenVINO with a fence at each place where it would go wrong.
+def fenced(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
+    """Return an int8 graph with a fence at each place where a runtime would go wrong, or slowly.
 
     Args:
         model: With the types of its tensors; stays as it is.
+        runtime: That will run it; graphs for TensorRT stay as they are.
     """
     view = View(model)
-    behind = {node.output[0] for node in view.nodes if _is_moved_on(view, node) and view.is_float(node.output[0])}
+    endangers, passes = _RULES.get(runtime, (_never, _never))
+    behind = {node.output[0] for node in view.nodes if endangers(view, node) and view.is_float(node.output[0])}
     behind -= set(view.outputs)
-    before = {node.name for node in view.nodes if _is_moved_past(view, node) and view.is_float(node.input[0])}
+    before = {node.name for node in view.nodes if passes(view, node) and view.is_float(node.input[0])}
     if not behind and not before:
         return model
     taken = taken_names(model.graph)
@@ -75,6 +82,22 @@ def _is_moved_past(view: View, node: onnx.NodeProto) -> bool:
     return node.op_type == "AveragePool" and bool(counts_border) and not _has_no_shift(view, node.input[0])
 
 
+def _is_slowed(view: View, node: onnx.NodeProto) -> bool:
+    """Whether ONNX Runtime would fuse a mean over windows with Q/DQ pairs on both sides."""
+    if node.op_type != "AveragePool":
+        return False
+    producer, readers = view.producer.get(node.input[0]), view.readers(node.output[0])
+    return (
+        producer is not None
+        and producer.op_type == "DequantizeLinear"
+        and any(reader.op_type == "QuantizeLinear" for reader in readers)
+    )
+
+
+def _never(_view: View, _node: onnx.NodeProto) -> bool:
+    return False
+
+
 def _has_no_shift(view: View, tensor: str) -> bool:
     """Whether a tensor comes from integers whose zero is 0: nothing is added that could move."""
     producer = view.producer.get(tensor)
@@ -95,3 +118,10 @@ def _shifts(view: View, node: onnx.NodeProto) -> bool:
         return False
     bias = view.constant(node.input[2])
     return bias is None or bool(bias.any())
+
+
+_Rule = Callable[[View, onnx.NodeProto], bool]
+# Runtime -> whether a fence stands behind a node, and whether one stands before it.
+_RULES: dict[Runtime, tuple[_Rule, _Rule]] = {
+    "openvino": (_is_moved_on, _is_moved_past), "onnxruntime": (_is_slowed, _never),
+}  # fmt: skip

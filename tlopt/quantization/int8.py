@@ -99,7 +99,7 @@ class Calibrated:
         """
         part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
         made = insert(self.view, part, self.scales(part), self.weights)
-        return fenced(made) if self.scheme.runtime == "openvino" else made
+        return fenced(made, self.scheme.runtime)
 
     def multiply_adds(self, floats: Collection[str] = ()) -> tuple[int, int]:
         """Return how many multiply-adds of one image the graph computes in 8 bits, and how many it has.
