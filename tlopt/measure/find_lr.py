@@ -59,6 +59,7 @@ def find_lr(
     with wrapping("find-lr"):
         import torch
 
+        from tlopt.training.inputs import batch_size
         from tlopt.training.outcome.pictures import range_test_curve
         from tlopt.training.range_test import range_test
 
@@ -79,7 +80,7 @@ def find_lr(
             "openmp": waiting(),
             "versions": versions(),
             "model": start.model,
-            "batch": training.batch,
+            "batch": batch_size(len(images), training),
         },
         details={
             "curve": [{"lr": float(r), "loss": float(v)} for r, v in zip(found.lr, found.loss, strict=True)],

@@ -25,7 +25,7 @@ from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting
 from tlopt.stages import stage
-from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.hyperparameters import BATCH, Hyperparameters
 from tlopt.training.network import check_logits
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RECOVERY = Hyperparameters(
-    epochs=5, lr=2e-4, batch=32, teacher_weight=0.7, backbone_lr=1.0, layer_decay=1.0, frozen_norm=True
+    epochs=5, lr=2e-4, batch=BATCH, teacher_weight=0.7, backbone_lr=1.0, layer_decay=1.0, frozen_norm=True
 )
 
 _STEPS = 200  # of training after a cut, at least
@@ -63,9 +63,7 @@ def prune(
     lr: Annotated[
         float, Setting("Learning rate of the training after a cut.", minimum=0, group="Training")
     ] = _RECOVERY.lr,
-    batch: Annotated[
-        int, Setting("Images per step of the training after a cut.", minimum=1, group="Training")
-    ] = _RECOVERY.batch,
+    batch: Annotated[int, Setting("Images per step of the training after a cut.", minimum=1, group="Training")] = BATCH,
     teacher_weight: Annotated[
         float,
         Setting(

@@ -18,7 +18,7 @@ from tlopt.preprocess import Preprocess
 from tlopt.progress import track
 from tlopt.training import distributed, joining, memory
 from tlopt.training.augmentation import crops
-from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.hyperparameters import BATCH, FEW, SMALL_BATCH, Hyperparameters
 from tlopt.training.optimization.losses import divergence
 
 _WORKERS = 8  # more threads than this only fill the memory with batches
@@ -105,7 +105,8 @@ def training_batches(
 
 def batch_size(images: int, settings: Hyperparameters, world: int = 1) -> int:
     """Return the images per step: the settings' batch, or less for a set smaller than one batch."""
-    return max(world, min(settings.batch, images) // world * world)
+    wanted = settings.batch or (SMALL_BATCH if images < FEW else BATCH)
+    return max(world, min(wanted, images) // world * world)
 
 
 @contextmanager

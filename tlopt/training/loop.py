@@ -102,7 +102,7 @@ class Run:
         beside: Pixels | None = None,
     ) -> None:
         self.world, self.rank = distributed.world(), distributed.rank()
-        if settings.batch % self.world:
+        if settings.batch and settings.batch % self.world:
             raise SettingError(
                 f"A batch of {settings.batch} cannot be shared evenly among {self.world} processes.",
                 hint=f"Give --batch a multiple of {self.world}.",

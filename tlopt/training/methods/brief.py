@@ -14,7 +14,7 @@ from torch.nn import functional
 from tlopt.images.opening import open_pixels
 from tlopt.images.pixels import Pixels
 from tlopt.training import distributed
-from tlopt.training.hyperparameters import Hyperparameters
+from tlopt.training.hyperparameters import BATCH, Hyperparameters
 from tlopt.training.inputs import batch_size, predict
 from tlopt.training.loop import train
 from tlopt.training.methods import probe
@@ -32,7 +32,7 @@ def few(parts: tuple[Pixels, Pixels], settings: Hyperparameters) -> Iterator[tup
         parts: Decoded training and validation images.
         settings: Batch and seed.
     """
-    most = (STEPS * settings.batch, _JUDGED)
+    most = (STEPS * (settings.batch or BATCH), _JUDGED)
     with contextlib.ExitStack() as stack:
         opened = []
         for part, count in zip(parts, most, strict=True):
