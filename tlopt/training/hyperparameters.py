@@ -63,7 +63,8 @@ class Hyperparameters:
     batch: Annotated[
         int | None,
         Setting(
-            f"Images per training step, over all processes. Default: {BATCH}; {SMALL_BATCH} of fewer than {FEW} images.",
+            f"Images per training step, over all processes. Default: {BATCH}, or {SMALL_BATCH} of fewer than {FEW} "
+            "images.",
             minimum=1,
             group=_TRAINING,
             common=True,
