@@ -6,6 +6,7 @@ its whole life.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -144,9 +145,11 @@ def prepared_for_ort(fp32: Path, folder: Path) -> Path:
     """Return the graph as ONNX Runtime's tool wants it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if not (folder / "prepared.onnx").exists():
-        quant_pre_process(str(fp32), str(folder / "prepared.onnx"))
-    return folder / "prepared.onnx"
+    made, source = (folder / "prepared.onnx").resolve(), fp32.resolve()
+    if not made.exists():
+        with contextlib.chdir(folder):  # where it fails it leaves what it was working on in the current folder
+            quant_pre_process(str(source), str(made))
+    return made
 
 
 def reader(calibration: list[np.ndarray]) -> Any:

@@ -115,11 +115,41 @@ def test_what_pixels_or_free_axes_decide_stays_a_branch(sides):
         clean(before)
 
 
-def test_what_the_number_of_images_decides_stays_a_branch():
+@pytest.mark.parametrize("asks", ["Equal", "Greater"])
+def test_what_the_number_of_images_decides_stays_a_branch(asks):
+    """It may be false for every number that was tried, and true for another."""
     condition = channels_are_three()
     condition[1].input[1] = "first"
-    before = graph(condition, constants=[constant("first", np.int64(0))])
+    condition[2] = helper.make_node(asks, ["channels", "many"], ["asked"])
+    before = graph(condition, constants=[constant("first", np.int64(0)), constant("many", np.int64(40))])
     assert settle_branches(before) is before
+
+
+def test_what_the_number_of_found_values_decides_stays_a_branch():
+    found = [
+        helper.make_node("Greater", ["x", "zero"], ["bright"]), helper.make_node("NonZero", ["bright"], ["places"]),
+        helper.make_node("Shape", ["places"], ["sides"]), helper.make_node("Gather", ["sides", "axis"], ["count"]),
+        helper.make_node("Equal", ["count", "none"], ["asked"]),
+    ]  # fmt: skip
+    before = graph(found, constants=[constant("zero", np.float32(0)), constant("none", np.int64(0))])
+    assert settle_branches(before) is before
+
+
+def test_an_input_without_a_shape_leaves_its_branches():
+    before = graph(channels_are_three())
+    before.graph.input[0].type.tensor_type.ClearField("shape")
+    assert settle_branches(before) is before
+
+
+def test_nodes_of_branches_may_have_the_names_of_others():
+    nested = helper.make_node("If", ["asked"], ["inner"], name="same")
+    for side, kind in (("then_branch", "Abs"), ("else_branch", "Exp")):
+        body = branch(side, helper.make_node(kind, ["x"], ["inner2"], name="same"), output="inner2")
+        nested.attribute.append(helper.make_attribute(side, body))
+    condition = channels_are_three()
+    condition[0].name = "same"
+    before = graph(condition, then=branch("then", nested, output="inner"))
+    same(before, clean(before))
 
 
 @pytest.mark.filterwarnings("ignore")

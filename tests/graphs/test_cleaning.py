@@ -47,3 +47,13 @@ def test_the_shapes_behind_a_normalization_are_known(kind, opset, length):
     inputs = random.normal(size=(2, 4, 5, 6)).astype(np.float32)
     wanted, found = (open_session(model).run(None, {"x": inputs})[0] for model in (before, after))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_name_that_is_made_is_no_other_nodes():
+    nodes = [
+        helper.make_node("Relu", ["images"], ["a"], name="Relu_1"), helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"], name="Relu_1"),
+    ]  # fmt: skip
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("images", "y")]
+    made = clean(helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:])))
+    assert len({node.name for node in made.graph.node}) == 3

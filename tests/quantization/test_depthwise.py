@@ -104,6 +104,7 @@ def test_a_mean_that_stays_is_computed_in_float(how, photos_like, tmp_path):
     [
         ("openvino", "Add", "Conv"),
         ("openvino", "Concat", "BatchNormalization"),
+        ("openvino", "Relu", "BatchNormalization"),
         ("onnxruntime", "Concat", "Conv"),
         ("tensorrt", "Add", "BatchNormalization"),
     ],

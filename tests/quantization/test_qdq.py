@@ -252,6 +252,19 @@ def test_what_is_only_concatenated_has_the_scale_of_the_result(builder):
     assert placement.root(x) == x  # a layer reads it, too, and is better off with its own scale
 
 
+def test_what_two_concatenate_or_what_is_bound_to_another_tensor_keeps_its_scale(builder):
+    """The scale of a wide neighbour would reach what is read by itself."""
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 8))
+    pooled = b.node("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    twice = b.node("Relu", b.conv(x, 8, 4))
+    first = b.node("Concat", pooled, twice, axis=1)
+    second = b.node("Concat", twice, b.conv(first, 12, 4), axis=1)
+    placement = place(View(clean(b.model(b.head(b.conv(second, 8, 8), 8)))), "onnxruntime")
+    assert placement.root(pooled) == placement.root(x) == x
+    assert placement.root(twice) == twice
+
+
 @pytest.mark.parametrize(("shape", "quantizes"), [(("n", 3, 8, 8), True), (("n", 1, 3, 8, 8), False)])
 def test_a_mean_over_a_volume_stays_float_in_onnx_runtime(shape, quantizes):
     pool = helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[3] * (len(shape) - 2))

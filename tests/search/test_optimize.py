@@ -125,7 +125,7 @@ def test_the_folder_of_another_search_is_refused_and_replaced_only_by_force(foun
 def test_ctrl_c_leaves_a_search_that_the_same_command_goes_on_with(images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     given = {"latency_ms": 1000.0, "keep": "all", **FAST}
-    token = progress.display.set(interrupt_after(2))
+    token = progress.display.set(interrupt_after(4))
     try:
         with pytest.raises(KeyboardInterrupt):
             tlopt.optimize(images, out, **given)

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tlopt.errors import ArtifactError
 from tlopt.graphs.branches import settle_branches
+from tlopt.graphs.naming import free_name
 from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View, attribute
 
@@ -166,8 +167,10 @@ def _over_plane(view: View, node: onnx.NodeProto) -> bool:
 
 
 def _name(nodes: list[onnx.NodeProto]) -> None:
+    """Give each node a name that no other has."""
+    given = {node.name for node in nodes}
     taken: set[str] = set()
     for index, node in enumerate(nodes):
         if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{index}"
+            node.name = free_name(f"{node.op_type}_{index}", given)
         taken.add(node.name)

@@ -29,7 +29,8 @@ def with_depthwise(view: View, runtime: Runtime) -> View:
     """Return an equal graph whose means over windows and batch norms between layers are depthwise convolutions.
 
     A mean that leaves the border out of its count stays: its divisor differs from place to place. So do means in
-    OpenVINO, which has a kernel for them, and what it concatenates: DenseNet is slower there with convolutions.
+    OpenVINO, which has a kernel for them. Of its batch norms only those after a sum go, which is rounded anyway.
+    Others would read integers where they read floats, and DenseNet is slower there with convolutions.
 
     Args:
         view: Of a cleaned and folded graph.
@@ -78,7 +79,7 @@ def _norm(view: View, node: onnx.NodeProto, runtime: Runtime) -> Layer | None:
     channels = _channels(view, node)
     if node.op_type != "BatchNormalization" or not channels:
         return None
-    if runtime == "openvino" and view.producer[node.input[0]].op_type == "Concat":
+    if runtime == "openvino" and view.producer[node.input[0]].op_type != "Add":
         return None
     found: Affine | None = affine(node, node.input[0], view.constant, rank=4, axis=1, channels=channels)
     if found is None:

@@ -168,15 +168,17 @@ def _in_float(view: View) -> set[str]:
 
 
 def _share_concatenated(view: View, placement: Placement) -> None:
-    """Give what is concatenated, and read by nothing else, the scale of the result.
+    """Give what one Concat reads, and nothing else, the scale of the result.
 
-    It is rounded once then instead of twice, and copied instead of computed anew.
+    It is rounded once then instead of twice, and copied instead of computed anew. What has its scale from another
+    tensor, or gives it to one, keeps it: the range of a wide neighbour would reach what is read by itself.
     """
+    bound = set(placement.leader) | set(placement.leader.values())
     for node in view.nodes:
         if node.op_type != "Concat" or not placement.edges.get(node.output[0]):
             continue
         for name in node.input:
-            alone = all(reader.op_type == "Concat" for reader in view.readers(name))
+            alone = view.only_reader(name) is not None and name not in bound
             if alone and node.name in placement.edges.get(name, ()):
                 placement.share(node.output[0], name)
 

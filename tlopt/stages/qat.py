@@ -25,7 +25,7 @@ from tlopt.publishing import Draft
 from tlopt.registry import require
 from tlopt.settings import Setting, Without, ruled
 from tlopt.stages import stage
-from tlopt.training.hyperparameters import BATCH, Hyperparameters
+from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Network, of_artifact
 from tlopt.training.outcome import expect_tensorboard
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _CALIBRATED = 256  # training images from which scales to be trained begin
 _OPSET = 18  # of the graph that shows where to round; any that export knows has the same tensors
 # All layers train in fp32, as the exported graph computes them, so these are no settings of this stage.
-_TRAINING = Hyperparameters(precision="fp32", batch=BATCH)
+_TRAINING = Hyperparameters(precision="fp32")
 _ABOUT_LABELS = ("loss", "smoothing", "focal_gamma", "teacher_weight")  # of no use without them
 _LEFT_OUT = ("precision", "compile", "teacher_features", "soup", "folds")
 

@@ -29,7 +29,7 @@ EFFORTS: Mapping[str, Mapping[str, object]] = {
     "best": {"epochs": 14, "mixup": 0.2, "policy": "trivialaugment", "magnitude": 10.0, "soup": 2},
 }
 
-# Fewer images than FEW are fewer than 20 steps of an epoch. With half the batch it has twice as many, in the same time.
+# Fewer training images than FEW are fewer than 20 steps of an epoch. With half the batch it has twice as many.
 BATCH, SMALL_BATCH, FEW = 32, 16, 640
 
 _TRAINING, _REGULARIZATION = "Training", "Regularization"
@@ -64,7 +64,7 @@ class Hyperparameters:
         int | None,
         Setting(
             f"Images per training step, over all processes. Default: {BATCH}, or {SMALL_BATCH} of fewer than {FEW} "
-            "images.",
+            "training images.",
             minimum=1,
             group=_TRAINING,
             common=True,
