@@ -92,7 +92,7 @@ def test_its_weights_lose_nothing_in_8_bits(photos_like):
     "how", [{"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}]
 )
 def test_a_mean_that_stays_is_computed_in_float(how, photos_like, tmp_path):
-    """In 8 bits ONNX Runtime takes several times as long."""
+    """In 8 bits ONNX Runtime is slower."""
     before = pooled(**how)
     found = optimized(made := quantized(before, "onnxruntime", photos_like), tmp_path)
     assert (found["QLinearAveragePool"], found["AveragePool"], found["QLinearConv"]) == (0, 1, 2)

@@ -1,6 +1,6 @@
 """What a runtime computes slowly between integers becomes a depthwise convolution, which it computes fast.
 
-In ONNX Runtime a mean over windows, as in Inception and ResNet-D, takes ten times as long in 8 bits as in float. A
+In ONNX Runtime a mean over windows, as in Inception and ResNet-D, is slower in 8 bits than in float. A
 batch norm that no convolution can take in, as in DenseNet and pre-activation ResNets, is computed in float between two
 roundings, and in OpenVINO, too. Both are depthwise convolutions. Their weights are one value for each channel, which
 8 bits hold without error.

@@ -8,8 +8,8 @@ past the nodes behind them. Some moves are wrong, all seen in 2026.4:
 - Of two readers of a convolution without a bias, one gets what the other should get.
 - A maximum over channels that is rounded at once comes out wrong.
 
-ONNX Runtime 1.32 fuses a mean over windows with the Q/DQ pairs around it. The fused mean takes several times as long as
-one in float. Most means are depthwise convolutions by then; those that leave the border out of their count are not.
+ONNX Runtime 1.32 fuses a mean over windows with the Q/DQ pairs around it. The fused mean is slower than one in float.
+Most means are depthwise convolutions by then; those that leave the border out of their count are not.
 
 Neither looks past a Max with the lowest number, which changes no value: a fence.
 """
