@@ -69,6 +69,19 @@ def sweep() -> None:
                 _sweep(path)
 
 
+def locked(handle: int, path: Path) -> bool:
+    """Lock an open file or folder; return False if another process has it, or if its name has gone to another one.
+
+    Raises:
+        OSError: There are no locks here.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder of ours; those in it may be protected."""
     with contextlib.suppress(OSError):
@@ -90,7 +103,7 @@ def _made(kind: str) -> tuple[Path, int]:
         except (FileExistsError, FileNotFoundError):  # the latter if it was swept away before it was locked
             continue
         try:
-            if _is_locked(lock, made):
+            if locked(lock, made):
                 return made, lock
         except OSError:
             return made, lock  # no locks here, so nobody sweeps
@@ -100,7 +113,7 @@ def _made(kind: str) -> tuple[Path, int]:
 def _sweep(path: Path) -> None:
     handle = _opened(path)
     try:
-        if os.fstat(handle).st_uid == os.geteuid() and _is_locked(handle, path):
+        if os.fstat(handle).st_uid == os.geteuid() and locked(handle, path):
             _remove(path)
     finally:
         os.close(handle)
@@ -108,19 +121,6 @@ def _sweep(path: Path) -> None:
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-
-def _is_locked(handle: int, path: Path) -> bool:
-    """Lock an open folder; return False if another process has it, or if its name has gone to another one.
-
-    Raises:
-        OSError: There are no locks here.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), os.lstat(path))
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def _remove(path: Path) -> None:

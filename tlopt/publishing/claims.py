@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputError, OutputExistsError
+from tlopt.process.temporary import locked
 
 _PAUSE_S = 0.2  # between two looks at a lock
 _NOTE_BYTES = 4096  # a whole block, so that a full disk is noticed before the work
@@ -90,15 +91,6 @@ def refuse_claimed(lock: Path, shown: str | Path) -> None:
         _refuse_foreign(handle, lock, shown)
     finally:
         os.close(handle)
-
-
-def locked(handle: int, file: Path) -> bool:
-    """Lock an open file; return False if another process has it, or if its name has gone to another file."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), os.lstat(file))
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def unwritable(shown: str | Path, error: OSError) -> OutputError:

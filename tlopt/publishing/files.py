@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tlopt.errors import OutputExistsError
-from tlopt.publishing.claims import OF_THE_DISK, locked, unwritable
+from tlopt.process.temporary import locked
+from tlopt.publishing.claims import OF_THE_DISK, unwritable
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
 from tlopt.publishing.places import refuse_tilde
