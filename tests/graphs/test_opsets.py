@@ -51,29 +51,6 @@ def test_a_maximum_looks_over_all_axes_from_its_own_on(kind, axis):
     same(before, clean(before))
 
 
-@pytest.mark.parametrize("opset", [11, 12])
-def test_every_runtime_reads_a_softmax_alike(opset):
-    openvino = pytest.importorskip("openvino")
-    inputs = np.random.default_rng(1).normal(size=(2, 2, 6, 8)).astype(np.float32)
-    for axis in (None, 0, 1, 2, 3, -1):
-        before = graph(opset, "Softmax", **({} if axis is None else {"axis": axis}))
-        wanted = open_session(before).run(None, {"x": inputs})[0]
-        core = openvino.Core()
-        found = core.compile_model(core.read_model(opsets.unmistakable(before).SerializeToString()), "CPU")(inputs)[0]
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
-def test_a_softmax_that_cannot_be_misread_stays_as_it_is():
-    for before in (graph(12, "Softmax", axis=3), graph(9, "Softmax", axis=1), graph(13, "Softmax", axis=1)):
-        assert opsets.unmistakable(before) is before
-
-
-def test_a_softmax_over_the_classes_of_one_pixel_stays_as_it_is():
-    before = graph(12, "Softmax", axis=1)
-    before.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 9, 1, 1]))
-    assert opsets.unmistakable(before) is before
-
-
 def test_an_operator_that_the_converter_changes_is_refused(monkeypatch):
     def wrong(model, version):
         made = convert(model, version)

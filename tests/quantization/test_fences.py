@@ -53,6 +53,12 @@ def brightest(net):
     return net.add("ReduceMax", scaled, axes=[1], keepdims=1), 1
 
 
+def largest(net):
+    """As at the end of networks with a pool of means and maxima."""
+    pools = [net.add(kind, net.conv(net.deep, 8, 8)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
+    return net.add("Concat", *pools, axis=1), 16
+
+
 def subtracted(net):
     rest = net.add("Sub", net.constant(FACTORS.reshape(1, 8, 1, 1)), net.add("Sigmoid", net.deep))
     return net.add("Reshape", rest, whole(net, -1, 8, 2, 6)), 8
@@ -84,7 +90,7 @@ def int8_of(model, inputs):
     return calibrate(View(fold(clean(model))), scheme, [inputs]).graph()
 
 
-@pytest.mark.parametrize("made", [dealt, normalized, padded, averaged, brightest, subtracted])
+@pytest.mark.parametrize("made", [dealt, normalized, padded, averaged, brightest, largest, subtracted])
 def test_what_openvino_takes_for_a_dequantization_keeps_its_place(made, tmp_path):
     net = AnyNet()
     tensor, channels = made(net)

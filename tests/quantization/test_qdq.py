@@ -268,10 +268,32 @@ def test_what_two_concatenate_or_what_is_bound_to_another_tensor_keeps_its_scale
 @pytest.mark.parametrize(("shape", "quantizes"), [(("n", 3, 8, 8), True), (("n", 1, 3, 8, 8), False)])
 def test_a_mean_over_a_volume_stays_float_in_onnx_runtime(shape, quantizes):
     pool = helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[3] * (len(shape) - 2))
-    nodes = [pool, helper.make_node("Exp", ["pooled"], ["y"])]
+    nodes = [pool, helper.make_node("Sigmoid", ["pooled"], ["y"])]
     made = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
     )  # fmt: skip
     model = clean(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     assert ("images" in place(View(model), "onnxruntime").edges) is quantizes
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_generalized_mean_is_not_rounded_inside(builder, photos_like, runtime):
+    b = builder
+    x = b.node("Clip", b.conv("images", 3, 8), b.constant(np.float32(1e-6)))
+    mean = b.node("GlobalAveragePool", b.node("Pow", x, b.constant(np.float32(3))))
+    root = b.node("Pow", mean, b.constant(np.float32(1 / 3)))
+    model = b.model(b.head(b.conv(root, 8, 8, kernel=1), 8))
+    view = View(quantized(clean(model), runtime, photos_like))
+    pools = [view.producer[node.input[0]].op_type for node in view.nodes if node.op_type == "GlobalAveragePool"]
+    assert sorted(pools) == ["DequantizeLinear", "Pow"]  # the second one of both is that of the head
+
+
+def test_a_stack_of_matrices_stays_float_in_openvino(builder):
+    b = builder
+    stack = b.constant(b.random.normal(0, 0.3, (1, 8, 16, 16)).astype(np.float32))
+    x = b.node("Relu", b.node("MatMul", b.node("Relu", b.conv("images", 3, 8)), stack))
+    view = View(clean(b.model(b.head(b.conv(x, 8, 8), 8))))
+    kinds = {node.name: node.op_type for node in view.nodes}
+    found = {runtime: {kinds[name] for name in place(view, runtime).weights} for runtime in ("onnxruntime", "openvino")}
+    assert found == {"onnxruntime": {"Conv", "MatMul", "Gemm"}, "openvino": {"Conv", "Gemm"}}

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tlopt.errors import ArtifactError, MissingLibraryError
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.precision import opset_of
-from tlopt.graphs.view import View, attribute
+from tlopt.graphs.view import attribute
 from tlopt.sessions import open_session
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ _SAME = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}  # share of the 
 _SAME_FLOAT = 1e-3
 _HINT = "Export the network again, with a newer opset."
 _RESIZE_11, _HARDMAX_13 = 11, 13  # the versions in which these changed what they compute
-_MISREAD = (11, 12)  # opsets in which OpenVINO 2026.4 takes a Softmax for that of opset 13
 
 
 def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -53,35 +52,6 @@ def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         _mend_hardmaxes(made.graph)
     _check(model, made, old, version)
     return made
-
-
-def unmistakable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return an equal graph that every runtime reads alike.
-
-    Until opset 13 a Softmax looks over all axes from its own on. OpenVINO lets it look over its own axis alone if the
-    opset is 11 or 12, which gives other answers unless it is the last one that is longer than one.
-
-    Args:
-        model: Stays as it is; returned itself if it is read alike, or cannot be brought to a newer opset.
-    """
-    if opset_of(model) not in _MISREAD or all(node.op_type != "Softmax" for node in model.graph.node):
-        return model
-    view = View(shape_inference.infer_shapes(model))
-    if all(_looks_along_one_axis(view, node) for node in view.nodes if node.op_type == "Softmax"):
-        return model
-    try:
-        return brought(model, _HARDMAX_13)
-    except ArtifactError as error:
-        log.warning("OpenVINO may misread a Softmax of this graph: %s", error)
-        return model
-
-
-def _looks_along_one_axis(view: View, node: onnx.NodeProto) -> bool:
-    """Whether all axes after a Softmax's own have the length one."""
-    shape = view.shape(node.input[0])
-    if not shape:  # it is not known
-        return False
-    return all(side == 1 for side in shape[attribute(node, "axis", 1) % len(shape) + 1 :])
 
 
 def _mend_resizes(graph: onnx.GraphProto) -> None:

@@ -8,8 +8,6 @@ roundings, and in OpenVINO, too. Both are depthwise convolutions. Their weights 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -17,6 +15,7 @@ from onnx import helper, numpy_helper
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.rewriting.affine import Affine, affine
+from tlopt.graphs.unmistakable import window_ends
 from tlopt.graphs.view import MOVES, WEIGHTED, View
 from tlopt.quantization.placement import Runtime
 
@@ -63,15 +62,11 @@ def _mean(view: View, node: onnx.NodeProto, runtime: Runtime) -> Layer | None:
         return None
     if any(pads) and not given.get("count_include_pad", 0):
         return None
-    if given.get("ceil_mode", 0) and not _divides(view.shape(node.input[0])[2:], window, strides, pads):
-        return None
+    if given.get("ceil_mode", 0):
+        ends = window_ends(view, node)
+        if ends is None or any(end.overhangs for end in ends):
+            return None
     return np.full((channels, 1, *window), 1 / np.prod(window), np.float32), None, {"strides": strides, "pads": pads}
-
-
-def _divides(sides: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Sequence[int]) -> bool:
-    """Whether the windows end where the image does, so that rounding their number up changes nothing."""
-    ends = zip(sides, window, strides, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)
-    return all(side and (side + before + after - size) % stride == 0 for side, size, stride, before, after in ends)
 
 
 def _norm(view: View, node: onnx.NodeProto, runtime: Runtime) -> Layer | None:

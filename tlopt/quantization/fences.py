@@ -73,7 +73,7 @@ def _is_moved_on(view: View, node: onnx.NodeProto) -> bool:
     # A constant less a tensor is a product with -1 to OpenVINO.
     scaled = kind in ("Mul", "Div", "Sub") and _by_several(view, node)
     shared = kind in ("Conv", "ConvTranspose") and not _shifts(view, node) and len(view.readers(result)) > 1
-    return scaled or shared or kind in _NORMS or kind in ("ReduceMax", "ReduceMin")
+    return scaled or shared or kind in _NORMS or kind in ("ReduceMax", "ReduceMin", "GlobalMaxPool")
 
 
 def _is_moved_past(view: View, node: onnx.NodeProto) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,6 +19,8 @@ Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 # Operators with an integer kernel in ONNX Runtime's CPU provider that takes integers in and gives integers out.
 _INTEGER = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"})
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
+# What gives integers, or takes them, in one runtime or another; Relu and Clip with what lies before them.
+_NEAR_INTEGERS = _INTEGER | WEIGHTED | {"MaxPool", "Relu", "Clip"}
 
 
 @dataclass
@@ -125,7 +128,7 @@ def _around(view: View, floats: Collection[str]) -> Placement:
         if node.name in floats or node.name in inside:
             continue
         if view.weight(node):
-            if not _has_kernel(node, "onnxruntime"):
+            if not _has_kernel(view, node, "onnxruntime"):
                 continue
             placement.weights.append(node.name)
             inputs = [node.input[0]]
@@ -189,17 +192,39 @@ def _computes_integers(view: View, node: onnx.NodeProto) -> bool:
     A mean over a volume, as in the channels of torch's `LocalResponseNorm`, is slower in 8 bits than in float.
     """
     if node.op_type in _POOLS:
-        return view.rank(node.input[0]) in (-1, 4)
+        return view.rank(node.input[0]) in (-1, 4) and not _between_floats(view, node)
     return node.op_type in _INTEGER or (node.op_type == "MatMul" and not view.weight(node))
 
 
-def _has_kernel(node: onnx.NodeProto, runtime: Runtime) -> bool:
-    """Whether a runtime computes a weighted node in 8 bits.
+def _between_floats(view: View, node: onnx.NodeProto) -> bool:
+    """Whether a pool stands between operators that compute in float: rounding it would save nothing.
+
+    The generalized mean is one: the root behind it spreads what the power before it brought close to 0.
+    """
+    producer = view.producer.get(node.input[0])
+    if producer is not None and producer.op_type in _NEAR_INTEGERS | MOVES:
+        return False
+    waiting = list(view.readers(node.output[0]))
+    while waiting:
+        reader = waiting.pop()
+        if reader.op_type in _NEAR_INTEGERS:
+            return False
+        if reader.op_type in MOVES:
+            waiting += view.readers(reader.output[0])
+    return True
+
+
+def _has_kernel(view: View, node: onnx.NodeProto, runtime: Runtime) -> bool:
+    """Whether a runtime computes a weighted node in 8 bits, and rightly.
 
     A transposed convolution stays float in ONNX Runtime, which has no such operator, and in engines of TensorRT for
-    RTX 1.7, whatever stands around it: rounding it would cost accuracy and save nothing.
+    RTX 1.7, whatever stands around it: rounding it would cost accuracy and save nothing. A product with a stack of
+    several matrices comes out wrong in OpenVINO 2026.4 if each column has a scale of its own.
     """
-    return node.op_type != "ConvTranspose" or runtime == "openvino"
+    if node.op_type == "ConvTranspose":
+        return runtime == "openvino"
+    stacked = node.op_type == "MatMul" and math.prod(view.shape(node.input[1])[:-2]) > 1
+    return not (stacked and runtime == "openvino")
 
 
 def _logits(view: View) -> set[str]:
@@ -228,29 +253,28 @@ def _before(view: View, runtime: Runtime, floats: Collection[str]) -> Placement:
     """
     placement = Placement(runtime)
     for node in view.nodes:
-        if node.name in floats:
-            continue
-        read: list[str] = []
-        if view.weight(node):
-            read = [node.input[0]] if _has_kernel(node, runtime) else []
-        elif node.op_type in _POOLS or node.op_type == "MaxPool" or node.op_type == "MatMul":
-            read = list(node.input)
-        elif node.op_type == "Add" and all(view.is_float(name) for name in node.input):
-            read = [_skip(view, node)]
-        elif node.op_type == "Concat" and node.output[0] not in view.outputs and view.rank(node.output[0]) == 4:
-            # Operands that share the result's scale are concatenated as integers.
-            read = list(node.input)
-            for name in read:
-                placement.share(node.output[0], name)
+        read = [] if node.name in floats else _read_before(view, node, runtime)
         if not read or not all(view.is_float(name) for name in read):
             continue
         if view.weight(node):
             placement.weights.append(node.name)
         for name in read:
             placement.edges.setdefault(name, set()).add(node.name)
-        if node.op_type == "MaxPool":
-            placement.share(node.input[0], node.output[0])
+            if node.op_type in ("Concat", "MaxPool"):  # of integers with one scale they make integers
+                placement.share(*(node.output[0], name) if node.op_type == "Concat" else (name, node.output[0]))
     return placement
+
+
+def _read_before(view: View, node: onnx.NodeProto, runtime: Runtime) -> list[str]:
+    """Return the tensors that a node reads in 8 bits."""
+    if view.weight(node):
+        return [node.input[0]] if _has_kernel(view, node, runtime) else []
+    if node.op_type in _POOLS or node.op_type == "MaxPool":
+        return [] if _between_floats(view, node) else [node.input[0]]
+    if node.op_type == "Add" and all(view.is_float(name) for name in node.input):
+        return [_skip(view, node)]
+    joins = node.op_type == "Concat" and node.output[0] not in view.outputs and view.rank(node.output[0]) == 4
+    return list(node.input) if joins or node.op_type == "MatMul" else []
 
 
 def _skip(view: View, node: onnx.NodeProto) -> str:

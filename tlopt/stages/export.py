@@ -148,6 +148,7 @@ def _export(
 
     from tlopt.graphs import pixels
     from tlopt.graphs.rewriting.constants import fold_parameters
+    from tlopt.graphs.unmistakable import unmistakable, with_safe_orders
     from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
     from tlopt.sources import open_model
@@ -162,8 +163,8 @@ def _export(
         shown.advance()
     if preprocess.folded:
         proto = pixels.take_pixels(proto, source.card.preprocess)
-    if source.card.torch.qat is None:
-        proto = fold_parameters(proto)
+    # Those scales belong to the tensors of the graph, too: nothing may be added to it.
+    proto = unmistakable(fold_parameters(proto)) if source.card.torch.qat is None else with_safe_orders(proto)
     onnx.checker.check_model(proto, full_check=True)
     file = out / FILE
     onnx.save(proto, file)

@@ -184,13 +184,13 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
 def _graph(file: Path, given: dict[str, Any]) -> onnx.ModelProto:
     """Return the graph of an ONNX file, or of one in another format."""
     from tlopt.graphs.loading import load_graph
-    from tlopt.graphs.opsets import unmistakable
+    from tlopt.graphs.unmistakable import unmistakable
     from tlopt.imports import formats
     from tlopt.imports.formats import foreign
 
     made = formats.read(file, size=given.get("size"), width=given.get("width"))
     if made is not None:
-        return made
+        return unmistakable(made)
     try:
         external_data.check(file)
         return unmistakable(load_graph(file))
