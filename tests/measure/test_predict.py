@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from calling import called
 from tlopt.errors import ImagesError, SettingError
 from tlopt.measure.predict import predict
 
@@ -30,3 +33,18 @@ def test_a_single_image_that_cannot_be_read_is_told_as_what_it_is(tiny, tmp_path
         list(predict(tiny, tmp_path / "empty.jpg"))
     assert raised.value.message == f"{tmp_path / 'empty.jpg'} cannot be read as an image: it is empty."
     assert not caplog.messages
+
+
+def test_a_script_notices_that_an_image_got_no_answer(tiny, swatches, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(swatches, folder)
+    (broken := next(folder.glob("*/*"))).write_bytes(b"no image")
+    answers = predict(tiny, folder)
+    said = list(answers)
+    assert len(said) == len(list(predict(tiny, swatches))) - 1
+    assert list(answers.unreadable) == [broken.relative_to(folder).as_posix()]
+    for option in ([], ["--json"], ["--quiet"]):
+        code, out, err = called(capsys, "predict", tiny.path, folder, *option)
+        assert (code, len(out.splitlines())) == (1, len(said))
+        assert err.splitlines()[-2].startswith(f"Error: 1 of the {len(said) + 1} images cannot be read")
+        assert broken.name in err

@@ -65,10 +65,24 @@ def show_path(result: object, out: str) -> None:
         result.to_report().check()
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """Results that know whether one of them is missing."""
+
+    def check(self) -> None:
+        """Fail if one is."""
+
+
 def show_lines(results: Iterable[Entry | str], *, as_json: bool) -> None:
-    """Show results as they come, each on a line of its own."""
+    """Show results as they come, each on a line of its own; then fail if one of them is missing.
+
+    Raises:
+        ImagesError: An image has no answer.
+    """
     for result in terminal.made_aside(results):
         if as_json:
             click.echo(json.dumps(result if isinstance(result, str) else result.to_dict()))
         else:
             click.echo(shown(result if isinstance(result, str) else result.line()))
+    if isinstance(results, Checked):
+        results.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +54,39 @@ class Prediction:
         return {"file": self.file, "sure": self.sure, "top": [{"class": name, "probability": p} for name, p in pairs]}
 
 
+class Predictions(Iterator[Prediction]):
+    """The answers for some images, one after the other as they are computed.
+
+    Args:
+        answers: Gives them.
+        unreadable: Grows with the images that cannot be read.
+    """
+
+    def __init__(self, answers: Iterator[Prediction], unreadable: Unreadable) -> None:
+        self._answers, self._unreadable = answers, unreadable
+
+    def __next__(self) -> Prediction:
+        return next(self._answers)
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The images without an answer so far -> why they cannot be read."""
+        return self._unreadable.reasons
+
+    def check(self) -> None:
+        """Fail if an image has no answer.
+
+        Raises:
+            ImagesError: At least one could not be read.
+        """
+        if left_out := len(self.unreadable):
+            raise ImagesError(
+                f"{left_out} of the {self._unreadable.total} images cannot be read and got no answer: "
+                f"{shown_name(next(iter(self.unreadable)))}{', …' * (left_out > 1)}.",
+                hint="The others are answered. Replace those that the warnings name, or move them away.",
+            )
+
+
 @checked
 def predict(
     artifact: str | Path | Artifact,
@@ -73,11 +106,11 @@ def predict(
     ] = 0.0,
     batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
     threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)] = 0,
-) -> Iterator[Prediction]:
+) -> Predictions:
     """Classify an image, or every image in a folder.
 
     The answers come in the order of the file names. An image that cannot be read is left out, and a
-    warning names it.
+    warning names it. After all answers the command then ends with exit code 1.
 
     Raises:
         ImagesError: There is no image, or more than a tenth cannot be read.
@@ -87,13 +120,15 @@ def predict(
     loaded, folder = Artifact.load(artifact).expect_classifier("predict"), _find(Path(images))
     if backend == "auto":
         backend = choose(loaded, batch=min(batch, len(folder)), threads=threads).backend
-    return _answers(loaded, folder, top, backend, batch, threads, min_confidence)
+    unreadable = Unreadable(len(folder))
+    return Predictions(_answers(loaded, folder, top, backend, batch, threads, min_confidence, unreadable), unreadable)
 
 
 def _answers(
-    artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int, least: float
-) -> Iterator[Prediction]:
-    unreadable, show = Unreadable(len(folder)), bar("Classifying", len(folder))
+    artifact: Artifact, folder: ImageFolder, top: int, backend: str, batch: int, threads: int, least: float,
+    unreadable: Unreadable,
+) -> Iterator[Prediction]:  # fmt: skip
+    show = bar("Classifying", len(folder))
     with (
         open_runner(artifact, backend, threads=threads, callers=callers(len(folder), threads)) as runner,
         show as shown,
