@@ -19,7 +19,7 @@ HEAD = """# Command line
 Written by `make docs` from the commands' own `--help`; CI fails if it is stale.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 error, 2 usage, 3 a check failed,
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 

@@ -41,7 +41,7 @@ def test_the_commands_stand_in_groups_with_their_summaries(capsys):
     for group in GROUPS:
         lines = [" ".join(line.split()) for line in sections[group].splitlines()]
         assert lines == [f"{verb.name} {verb.summary}" for verb in TABLE.values() if verb.group == group]
-    assert "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted." in out
+    assert "Exit codes: 0 done, 1 error, 2 usage, 3 check failed, 130 Ctrl-C, 143 SIGTERM." in out
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -105,3 +107,41 @@ def test_artifacts_of_one_name_keep_their_logs_apart(card, tmp_path):
 def test_the_bench_says_where_its_scenarios_are_now(tiny):
     with pytest.raises(SettingError, match="tlopt loadgen"):
         bench([tiny], scenario="offline")
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+import numpy as np
+from tlopt.__main__ import start
+from tlopt.backends.onnxruntime import Runner
+calls = []
+def slow(self, inputs):
+    calls.append(1)
+    time.sleep(0.001)
+    if len(calls) == 60:  # past the warm-up, inside LoadGen
+        os.kill(os.getpid(), signal.SIGINT)
+    return np.zeros((len(inputs), 3), np.float32)
+Runner.__call__ = slow
+start()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["single-stream", "server"])
+def test_ctrl_c_ends_a_run_that_takes_ten_minutes_at_once(tiny, tmp_path, scenario):
+    command = ["loadgen", tiny.path, "--backend", "onnxruntime", "--logs", tmp_path / "logs", "--scenario", scenario]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "Interrupted; nothing half-written was left.")
+
+
+def test_an_interrupted_loadgen_is_not_started_again_in_its_process(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlperf._INTERRUPTED, "is_set", lambda: True)
+    with pytest.raises(StageError, match="runs no other test in it"):
+        loadgen([tiny], backend=("onnxruntime",), seconds=0.1, threads=1, logs=tmp_path)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-
 from calling import called
+
 from tlopt.errors import ImagesError, SettingError
 from tlopt.measure.predict import predict
 

@@ -18,7 +18,7 @@ from tlopt.reading.names import shown
 from tlopt.verbs import GROUPS, TABLE, WORDS, Verb
 
 _LESS = "Try a smaller --batch or --image-size."
-_CODES = "Exit codes: 0 done, 1 error, 2 wrong usage, 3 a check failed, 130 interrupted."
+_CODES = "Exit codes: 0 done, 1 error, 2 usage, 3 check failed, 130 Ctrl-C, 143 SIGTERM."
 
 
 class Group(click.Group):
@@ -100,7 +100,7 @@ def root() -> click.Group:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 error, 2 usage, 3 a check failed, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 error, 2 usage, 3 a check failed, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # Python processes that a library starts are not to search the current folder for modules.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = _fail(f"Unexpected failure: {message}", "Run again with --debug and report the traceback.", 1, arguments)
     interrupts.ignore()
     terminal.drop_unwritable()
-    sys.exit(code)
+    interrupts.leave(code)
 
 
 def _interrupted() -> int:

@@ -73,7 +73,8 @@ def _shown(verb: Verb) -> list[click.Option]:
     """Return the options that say how a result is shown."""
     if verb.gives == "path":
         return []
-    options = [Option(["as_json", "--json"], is_flag=True, help="Print JSON.", section="Output")]
+    text = "Print JSON, one value a line." if verb.gives == "lines" else "Print JSON."
+    options = [Option(["as_json", "--json"], is_flag=True, help=text, section="Output")]
     if verb.gives in ("report", "study"):
         for kind, word in (("csv", "CSV"), ("markdown", "Markdown")):
             text = f"Also write the rows to a {word} file."

@@ -5,12 +5,13 @@ What is being written is removed then, as it is after any other failure.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 # Of each signal, what is done about it if nobody has said anything: a user, a supervisor, a closed terminal.
 _USUAL = {
@@ -22,6 +23,7 @@ _TWICE_S = 1.0  # `timeout` and terminals tell a process and then its group, whi
 _LATER_S = 0.02  # until it is tried again where it may not interrupt
 _seen = 0
 _last_s = 0.0
+_abandoned = False
 _whole: set[str] = set()
 
 
@@ -43,6 +45,21 @@ def listen() -> None:
         if signal.getsignal(number) is usual:
             signal.signal(number, _handle)
     sys.unraisablehook = _heeding(sys.unraisablehook)
+
+
+def abandon() -> None:
+    """Note that a C++ library was left in the middle of its work: it aborts the process when it is unloaded."""
+    global _abandoned
+    _abandoned = True
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code, without unloading libraries if one was abandoned."""
+    if _abandoned:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def seen() -> bool:

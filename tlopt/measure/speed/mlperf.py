@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from tlopt.backends import Runner
 from tlopt.errors import StageError, reason
+from tlopt.process import interrupts
 from tlopt.reading.schema import SchemaError, parse_json
 from tlopt.reports import Scalar
 
@@ -26,6 +27,7 @@ _OFFLINE_S = 660  # LoadGen makes the offline query 1.1 times as long as its sho
 _SHORTEST_S = 600  # LoadGen's mlperf.conf
 # LoadGen 6.0.17 prepares the server's queries for 600 s beforehand, at 0.5 kB and 7 microseconds each.
 _PREPARED_QPS = 500.0
+_INTERRUPTED = threading.Event()  # LoadGen has one test at a time, and an interrupted one never ends
 _RULES = {
     "result_min_duration_met": "min duration",
     "result_min_queries_met": "min queries",
@@ -59,21 +61,24 @@ class Answers:
     """Answers LoadGen's queries with a runner.
 
     An exception must not fly through LoadGen: it is kept in `failure`, and the queries left are
-    answered with nothing.
+    answered with nothing. LoadGen has no way to end a test before its time: `abandon` leaves it waiting.
     """
 
     def __init__(self, library: Any, runner: Runner, pool: np.ndarray, batch: int) -> None:
         self._library, self._runner, self._pool, self._batch = library, runner, pool, batch
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._abandoned = False
         self.failure: Exception | None = None
 
     def at_once(self, samples: Sequence[Any]) -> None:
         """Answer the samples of a query."""
+        self._hold()
         for first in range(0, len(samples), self._batch):
             self._answer(samples[first : first + self._batch])
 
     def later(self, samples: Sequence[Any]) -> None:
         """Leave the samples to `serve`: LoadGen must not wait here."""
+        self._hold()
         for sample in samples:
             self._waiting.put(sample)
 
@@ -89,7 +94,17 @@ class Answers:
         """End `serve`; LoadGen has all its answers."""
         self._waiting.put(None)
 
+    def abandon(self) -> None:
+        """Answer nothing any more: LoadGen's next query holds the thread that it runs in for good."""
+        self._abandoned = True
+        self.stop()
+
+    def _hold(self) -> None:
+        if self._abandoned:
+            threading.Event().wait()
+
     def _answer(self, samples: Sequence[Any]) -> None:
+        self._hold()
         if self.failure is None:
             try:
                 self._runner(self._pool[[sample.index for sample in samples]])
@@ -100,7 +115,15 @@ class Answers:
 
 
 def test(library: Any, scenario: Scenario, folder: Path, answers: Answers, count: int) -> None:
-    """Run a test; LoadGen writes its logs into the folder."""
+    """Run a test; LoadGen writes its logs into the folder.
+
+    Raises:
+        StageError: A test was interrupted in this process before.
+    """
+    if _INTERRUPTED.is_set():
+        raise StageError(
+            "LoadGen was interrupted in this process, and runs no other test in it.", hint="Start Python anew."
+        )
     settings = library.TestSettings()
     # Type 0 is its own rules. LoadGen 6.0.17 adds them by itself only to the first settings of a process.
     settings.FromConfig("", "tlopt", NAMES[scenario], 0)
@@ -121,15 +144,38 @@ def test(library: Any, scenario: Scenario, folder: Path, answers: Answers, count
     server.start()
     system = library.ConstructSUT(answers.later if scenario == "server" else answers.at_once, nothing)
     samples = library.ConstructQSL(count, count, nothing, nothing)
-    try:
-        library.StartTestWithLogSettings(system, samples, settings, log, str(folder / "audit.config"))
-    finally:
-        answers.stop()
-        server.join()
-        library.DestroyQSL(samples)
-        library.DestroySUT(system)
+    _interruptible(
+        lambda: library.StartTestWithLogSettings(system, samples, settings, log, str(folder / "audit.config")), answers
+    )
+    answers.stop()
+    server.join()
+    library.DestroyQSL(samples)
+    library.DestroySUT(system)
     if answers.failure is not None:
         raise answers.failure
+
+
+def _interruptible(run: Callable[[], None], answers: Answers) -> None:
+    """Run LoadGen in a thread of its own: Ctrl-C interrupts this one, and never flies through LoadGen."""
+    failures: list[Exception] = []
+
+    def running() -> None:
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+            failures.append(error)
+
+    thread = threading.Thread(target=running, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        _INTERRUPTED.set()
+        interrupts.abandon()
+        answers.abandon()
+        raise
+    if failures:
+        raise failures[0]
 
 
 def read_log(file: Path) -> dict[str, Any]:
