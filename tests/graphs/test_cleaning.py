@@ -57,3 +57,21 @@ def test_a_name_that_is_made_is_no_other_nodes():
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("images", "y")]
     made = clean(helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:])))
     assert len({node.name for node in made.graph.node}) == 3
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3]])
+def test_a_pad_of_some_axes_becomes_one_of_all(axes):
+    values = {"p": np.arange(1, 2 * len(axes) + 1), "v": np.float32(0.5), "a": np.array(axes)}
+    before = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Pad", ["x", *values], ["y"])], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 5, 6])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, None, None])],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+        ), opset_imports=[helper.make_opsetid("", 18)], ir_version=9,
+    )  # fmt: skip
+    after = clean(before)
+    assert len(after.graph.node[0].input) == 3
+    inputs = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
+    wanted, found = (open_session(model).run(None, {"x": inputs})[0] for model in (before, after))
+    np.testing.assert_array_equal(found, wanted)

@@ -44,6 +44,12 @@ def test_upsamples_sample_where_they_did(mode):
         same(before, clean(before))
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+def test_borders_keep_their_values(mode):
+    before = graph(9, "Pad", mode=mode, pads=[0, 0, 1, 2, 0, 0, 2, 1], value=0.5)
+    same(before, clean(before))
+
+
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "Hardmax"])
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, 3])
 def test_a_maximum_looks_over_all_axes_from_its_own_on(kind, axis):

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tlopt.errors import ArtifactError
 from tlopt.graphs.branches import settle_branches
-from tlopt.graphs.naming import free_name
+from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.opsets import brought
 from tlopt.graphs.view import View, attribute
 
@@ -26,8 +26,9 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Older operators are brought to opset 13. Initializers are no longer inputs, and Constant nodes become
     initializers. Identity nodes go, and Dropout, which does nothing after training. A mean over the image plane
-    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. Branches that shapes decide are
-    settled. Every node has a name of its own, and what the exporter noted for itself goes.
+    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. A Pad of some axes becomes one
+    of all: ONNX Runtime 1.32 misreads others between integers. Branches that shapes decide are settled. Every node
+    has a name of its own, and what the exporter noted for itself goes.
 
     Raises:
         ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
@@ -55,10 +56,15 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
     _replace(graph.node, nodes)
     model = infer(model)
-    graph, view = model.graph, View(model)
+    graph, view, taken = model.graph, View(model), taken_names(model.graph)
     for node in view.nodes:
         if node.op_type == "ReduceMean" and _over_plane(view, node):
             node.CopyFrom(helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output), name=node.name))
+        elif node.op_type == "Pad" and (widths := _of_all_axes(view, node)) is not None:
+            name = free_name(f"{node.output[0]}_widths", taken)
+            graph.initializer.append(numpy_helper.from_array(widths, name))
+            node.input[1] = name
+            del node.input[3:]
     _name(view.nodes)
     used = {name for node in view.nodes for name in node.input} | outputs
     _replace(graph.initializer, [i for i in graph.initializer if i.name in used])
@@ -164,6 +170,17 @@ def _over_plane(view: View, node: onnx.NodeProto) -> bool:
         return False
     axes = view.constant(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
     return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+
+def _of_all_axes(view: View, node: onnx.NodeProto) -> np.ndarray | None:
+    """Return the widths, int64 (2 * axes,), of a Pad that names the axes which it pads; None for any other."""
+    rank = view.rank(node.input[0])
+    widths, axes = (view.constant(node.input[at]) if len(node.input) > at else None for at in (1, 3))
+    if widths is None or axes is None or rank < 0:
+        return None
+    found = np.zeros((2, rank), np.int64)
+    found[:, axes % rank] = widths.reshape(2, -1)
+    return found.reshape(-1)
 
 
 def _name(nodes: list[onnx.NodeProto]) -> None:

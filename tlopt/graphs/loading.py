@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 from google.protobuf import json_format, text_format  # type: ignore[import-untyped]  # it has no stubs
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no stubs
+from onnx import inliner
 
 from tlopt.errors import ArtifactError
 from tlopt.reading import files
@@ -33,6 +34,9 @@ _DENSE = {
 def load_graph(file: Path) -> onnx.ModelProto:
     """Read an ONNX file and check that it is a whole graph.
 
+    Functions of its own, as exporters of whole modules write them, are written out: no step and not every runtime looks
+    into them.
+
     Raises:
         ArtifactError: It is missing, no ONNX file, larger than one can be, its external data is missing or lies outside
             of its folder, or the graph is broken: nodes out of order or in a circle, unknown operators, tensors of
@@ -48,7 +52,7 @@ def load_graph(file: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{file} is not a readable ONNX file: {reason}", hint=_HINT) from error
     if problem := _problem(model):
         raise ArtifactError(f"{file} is not a complete ONNX graph: {problem}.", hint=_HINT)
-    return model
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def _describe_outputs(model: onnx.ModelProto) -> None:

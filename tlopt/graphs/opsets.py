@@ -41,7 +41,7 @@ def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if old >= version:
         return model
     try:
-        made = version_converter.convert_version(model, version)
+        made = version_converter.convert_version(_with_plain_pads(model), version)
     except RuntimeError as error:  # the converter is C++: it raises nothing finer
         raise ArtifactError(
             f"The graph's opset is {old}, and it cannot be brought to {version}: {error}", hint=_HINT
@@ -52,6 +52,27 @@ def brought(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         _mend_hardmaxes(made.graph)
     _check(model, made, old, version)
     return made
+
+
+def _with_plain_pads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose Pads have no value that they do not use: the converter would leave it where none may be.
+
+    Args:
+        model: Stays as it is.
+    """
+    if not any(map(_ignores_value, model.graph.node)):
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for node in filter(_ignores_value, made.graph.node):
+        kept = [item for item in node.attribute if item.name != "value"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return made
+
+
+def _ignores_value(node: onnx.NodeProto) -> bool:
+    return bool(node.op_type == "Pad" and attribute(node, "mode", b"constant") != b"constant")
 
 
 def _mend_resizes(graph: onnx.GraphProto) -> None:
