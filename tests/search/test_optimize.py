@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -98,6 +99,17 @@ def test_a_finished_search_is_not_done_again(found, images, monkeypatch):
     again = tlopt.optimize(images, found.path, latency_ms=1000.0, keep="all", **FAST)
     assert again.report.rows == found.report.rows
     assert again.report.more[0].rows == found.report.more[0].rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["report.json", "report.html"])
+def test_the_report_of_a_finished_search_is_written_anew_from_its_study(found, images, monkeypatch, gone):
+    monkeypatch.setattr(worker.Worker, "run", None)
+    (found.path / gone).unlink()
+    again = tlopt.optimize(images, found.path, latency_ms=1000.0, keep="all", **FAST)
+    assert again.report.rows == found.report.rows
+    assert again.best.digest == found.best.digest
+    assert (found.path / gone).exists()
 
 
 @pytest.mark.slow
@@ -222,6 +234,26 @@ def test_images_without_labels_are_refused(images, tmp_path):
         (tmp_path / "plain" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ImagesError, match="a classifier needs at least two"):
         tlopt.optimize(tmp_path / "plain", tmp_path / "out", latency_ms=5.0, models=MODELS)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_damaged_images_of_any_part_are_told_before_anything_is_timed(images, tmp_path, monkeypatch, part):
+    monkeypatch.setattr(worker, "time_untrained", None)
+    for name, some in tlopt.scan(images).split(val=0.2, test=0.2, seed=0).items():
+        for number, file in enumerate(some.files):
+            (place := tmp_path / "parts" / name / file).parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(b"no image" if name == part and number % 4 == 0 else (images / file).read_bytes())
+    with pytest.raises(ImagesError, match=r"images cannot be read, and more than 10% is too many to go on"):
+        tlopt.optimize(tmp_path / "parts", tmp_path / "out", latency_ms=1000.0, **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_a_training_image_that_can_be_read_is_told_before_anything_is_timed(images, tmp_path):
+    some = shutil.copytree(images, tmp_path / "some")
+    (some / "none").mkdir()
+    (some / "none" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ImagesError, match="No training image of the class none"):
+        tlopt.optimize(some, tmp_path / "out", latency_ms=1000.0, **FAST)
 
 
 def test_no_network_that_can_be_had_is_one_error(images, tmp_path, monkeypatch):

@@ -161,6 +161,15 @@ def test_a_class_of_one_image_is_refused_before_anything_is_measured(photos, tmp
         tlopt.rank(few, **QUICK, cache_dir=tmp_path / "cache")
 
 
+def test_damaged_images_are_told_before_anything_is_measured(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "time_untrained", None)
+    some = shutil.copytree(photos, tmp_path / "some")
+    for file in [*some.glob("*/*")][::4]:
+        file.write_bytes(b"no image")
+    with pytest.raises(ImagesError, match=r"images cannot be read, and more than 10% is too many to go on"):
+        tlopt.rank(some, **QUICK, cache_dir=tmp_path / "cache")
+
+
 def test_images_without_labels_are_refused(photos, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()

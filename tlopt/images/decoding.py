@@ -39,10 +39,17 @@ class Batch:
 
 @dataclass
 class Unreadable:
-    """The images that could not be read, each with its reason; grows as decoding goes on."""
+    """The images that could not be read, each with its reason; grows as decoding goes on.
+
+    Args:
+        total: The number of all images.
+        reasons: File -> why it cannot be read.
+        quiet: Do not warn of each.
+    """
 
     total: int
     reasons: dict[str, str] = field(default_factory=dict)
+    quiet: bool = False
 
     def add(self, file: str, reason: str) -> None:
         """Record one, and stop the work if they are more than a tenth. One alone is always allowed.
@@ -52,7 +59,7 @@ class Unreadable:
         """
         if self.total == 1:
             raise ImagesError(reason)
-        if file not in self.reasons:
+        if file not in self.reasons and not self.quiet:
             log.warning("left out: %s", reason)
         self.reasons[file] = reason
         if len(self.reasons) > max(1, MAX_UNREADABLE * self.total) or len(self.reasons) == self.total:

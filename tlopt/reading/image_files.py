@@ -119,12 +119,28 @@ def read_image(path: str | Path | IO[bytes], *, at_least: int = 0) -> Image.Imag
     Raises:
         ImagesError: The file is missing, empty, truncated, no regular file, or no image of a known format.
     """
+    with _told(path), opened(path) as image:
+        if at_least and image.format == "JPEG" and image.mode == "RGB":
+            image.draft("RGB", (at_least, at_least))
+        image.load()
+        return image
+
+
+def expect_header(path: str | Path) -> None:
+    """Refuse a file that does not begin as an image does; the rest of it may still be damaged.
+
+    Raises:
+        ImagesError: The file is missing, empty, no regular file, or no image of a known format.
+    """
+    with _told(path), opened(path):
+        pass
+
+
+@contextlib.contextmanager
+def _told(path: str | Path | IO[bytes]) -> Iterator[None]:
+    """Turn whatever is wrong with an image inside the block into an `ImagesError`."""
     try:
-        with opened(path) as image:
-            if at_least and image.format == "JPEG" and image.mode == "RGB":
-                image.draft("RGB", (at_least, at_least))
-            image.load()
-            return image
+        yield
     except Exception as error:
         # Pillow's decoders have no common error: damaged files raise OSError, SyntaxError, ValueError,
         # EOFError, RuntimeError, TypeError, struct.error and others.

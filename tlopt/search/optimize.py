@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -197,6 +198,7 @@ def optimize(
     from tlopt.search import searching
 
     asked, whole, parts = _asked(source, budget, tried, effort, images=images, shares=shares)
+    _expect_images(parts)
     if dry_run:
         return searching.planned(asked, effort.minutes)
     assert out is not None
@@ -206,11 +208,29 @@ def optimize(
     )  # fmt: skip
 
 
+def _expect_images(parts: Mapping[Split, ImageFolder]) -> None:
+    """Refuse images that would end the search once they are decoded, after minutes of timing.
+
+    Raises:
+        ImagesError: Too many images of a part, or all training images of a class, cannot be read.
+    """
+    from tlopt.images.headers import with_headers
+
+    readable = {name: with_headers(part) for name, part in parts.items()}
+    for name, number in readable["train"].counts.items():
+        if parts["train"].counts[name] and not number:
+            raise ImagesError(
+                f"No training image of the class {name} of {parts['train'].source} can be read.",
+                hint="Put images in their place, or remove the class.",
+            )
+
+
 def _finished(out: Path, quick: str) -> Study | None:
-    """Return the answer that stands in a folder, if nothing was changed since."""
+    """Return the answer that stands in a folder, if nothing was changed since and nothing of it is gone."""
     with contextlib.suppress(StudyError):
         note = folder.read_note(out)
-        if note is not None and note.finished and (note.quick, note.tlopt) == (quick, versions()["tlopt"]):
+        same = note is not None and note.finished and (note.quick, note.tlopt) == (quick, versions()["tlopt"])
+        if same and (out / folder.PAGE).exists():
             return finished(out)
     return None
 

@@ -14,6 +14,7 @@ from tlopt.environment import MOST_THREADS, cores, processor, versions, waiting
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError
 from tlopt.images import ImageFolder, scan
 from tlopt.images.cache import Cache
+from tlopt.images.headers import with_headers
 from tlopt.images.parts import Shares
 from tlopt.process import temporary
 from tlopt.progress import hidden, track
@@ -160,7 +161,7 @@ def rank(
         if (artifact := one.opened_artifact()) is not None:
             artifact.expect("torch")
     images = seen(folder, shares, seed)
-    expect_pairs(images)
+    expect_pairs(with_headers(images))
     ranked = _ranked(space.points(), images, batch=batch, seconds=seconds, samples=samples, seed=seed, cache=cache)
     best = front([(-one.score.accuracy if one.score else math.nan, one.latency_ms) for one in ranked])
     rows = [one.row(pareto=marked, backends=len(space.backends) > 1) for one, marked in zip(ranked, best, strict=True)]
