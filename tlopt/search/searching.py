@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
 from tlopt.reports import Report, Scalar
 from tlopt.search import answer, outcome
-from tlopt.search.funnel import deciding, tasks
+from tlopt.search.funnel import deciding, results, tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.proposing import LARGE, ROUND
@@ -83,6 +84,7 @@ def search(
     with folder.opened(out, note, force=force, shared=bool(study), reads=_reads(asked, whole)) as place:
         mine, note = note, replace(note, token=_token(place))  # another worker may have made the folder
         if _is_finished(place):
+            _mend_report(place, asked, note, study, role)
             found = outcome.finished(out)
             folder.write_note(place, replace(note, finished=True))
             return found
@@ -117,6 +119,35 @@ def search(
         if keep != "all" and _is_finished(place) and not leases.held(storage.entries()):
             outcome.remove_work(place)
         return Study(path=out, report=report)
+
+
+def _mend_report(place: Path, asked: Asked, note: Note, study: str, role: Role) -> None:
+    """Write the report and the page of a finished search anew where one of them is gone or damaged.
+
+    Raises:
+        StudyError: The study is empty, or is of another search.
+        SettingError: This machine is not the one that the search measured on.
+    """
+    where = study or str(place / folder.JOURNAL)
+    if not study and not Path(where).exists():
+        return
+    with contextlib.suppress(StudyError):
+        outcome.read_report(place)
+        if (place / folder.PAGE).exists():
+            return
+    if not Storage(where, None).entries():
+        raise StudyError(
+            f"The search in {place} is finished, and its study {shown_place(where)} has no step of it.",
+            hint="Start anew with --force.",
+        )
+    storage = Storage(where, asked.identity())
+    _expect_place(storage, place, note, study)
+    machine, clock = _machine(storage, role), _clock(storage, note.minutes)
+    now = Situation(
+        asked=asked, results=results.read(storage.entries()), left_s=clock.left_s, total_s=note.minutes * 60,
+        reserve_s=clock.reserve_s,
+    )  # fmt: skip
+    answer.write(place, answer.report_of(now, clock, note.study, machine), now)
 
 
 def _token(place: Path) -> str:
