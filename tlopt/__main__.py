@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -23,7 +24,8 @@ def start() -> None:
 
         main()
     except KeyboardInterrupt:
-        os.write(2, b"Interrupted; nothing half-written was left.\n")
+        with contextlib.suppress(OSError):
+            os.write(2, b"Interrupted; nothing half-written was left.\n")
         loaded = sys.modules.get("tlopt.process.interrupts")
         sys.exit(getattr(loaded, "code", lambda: 130)())
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -5,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from calling import called
+
+from tlopt import verbs
 
 # Sends itself Ctrl-C when a module is imported, which is deterministic where a clock is not.
 INTERRUPTED = """
@@ -145,3 +149,77 @@ def test_tables_are_never_written_over_what_is_read(tmp_path):
     done = run(START, "bench", card.parent, "--csv", table, "--markdown", table, text=True)
     assert done.returncode == 2
     assert "the same file" in done.stderr
+
+
+# A command that says something, prints something and makes something.
+MADE = """
+import sys
+from types import SimpleNamespace
+from tlopt import cli, publishing, verbs
+from tlopt.errors import CheckError
+from tlopt.reports import Report
+from tlopt.__main__ import start
+kind, out = sys.argv[1:3]
+def work(*given, **settings):
+    print("from a network" * 1000)
+    print("a message", file=sys.stderr, flush=True)
+    with publishing.draft(out) as made:
+        (made / "whole").write_text("")
+    if kind == "report":
+        return SimpleNamespace(to_report=lambda: Report(title="t", rows=({"a": 1},), breaches=("too slow",)))
+    return lines() if kind == "lines" else None
+def lines():
+    for number in range(3):
+        publishing.write_whole(f"{out}/{number}", "")
+        yield "a line" * 1000
+verb = verbs.Verb(
+    name="work", at="", group=sys.argv[3], summary="", example="", gives=kind
+)
+verbs.Verb.function = lambda self: work
+cli.TABLE = {"work": verb}
+sys.argv[1:] = ["work", *sys.argv[4:]]
+start()
+"""
+
+
+def made(tmp_path, kind, *arguments, group="Make", stdout="gone", stderr="gone"):
+    """Run a command whose streams have no reader or no room; return its exit code and what there is afterwards."""
+    out = tmp_path / "out"
+    read, gone = os.pipe()
+    os.close(read)
+    with open(gone, "wb") as pipe, open("/dev/full", "wb") as full:
+        streams = {"gone": pipe, "full": full}
+        words = [sys.executable, "-c", MADE, kind, out, group, *arguments]
+        done = subprocess.run(words, check=False, stdout=streams[stdout], stderr=streams[stderr])
+    return done.returncode, {str(file.relative_to(out)) for file in out.rglob("*")}
+
+
+@pytest.mark.parametrize("stderr", ["gone", "full"])
+def test_an_artifact_is_made_though_nobody_reads_what_is_said(tmp_path, stderr):
+    assert made(tmp_path, "path", "-o", tmp_path / "out", stderr=stderr) == (0, {"whole"})
+
+
+@pytest.mark.parametrize(("stdout", "code"), [("gone", 3), ("full", 1)])
+def test_tables_are_written_and_gates_hold_though_nobody_reads_the_report(tmp_path, stdout, code):
+    files = ["--csv", tmp_path / "a.csv", "--markdown", tmp_path / "a.md"]
+    assert made(tmp_path, "report", *files, stdout=stdout) == (code, {"whole"})
+    assert (tmp_path / "a.csv").read_text() == "a\n1\n"
+    assert (tmp_path / "a.md").exists()
+
+
+def test_all_steps_are_done_though_nobody_reads_what_became_of_them(tmp_path):
+    assert made(tmp_path, "lines") == (0, {"whole", "0", "1", "2"})
+
+
+def test_what_is_only_shown_ends_when_its_reader_has_gone(tmp_path):
+    assert made(tmp_path, "lines", group="Ask") == (0, {"whole", "0"})
+
+
+def test_a_pipe_that_breaks_in_the_work_is_an_error(capsys, monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(verbs.Verb, "function", lambda _: broken)
+    code, _, err = called(capsys, "doctor")
+    assert code == 1
+    assert "A pipe cannot be written: whoever read it has gone" in err

@@ -71,7 +71,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise _ReaderGoneError from error
+            raise terminal.ReaderGoneError from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -82,10 +82,6 @@ class Group(click.Group):
                 f"There is no command {args[0]!r}. {suggestion(args[0], self.list_commands(ctx))}", ctx
             )
         return super().resolve_command(ctx, args)
-
-
-class _ReaderGoneError(Exception):
-    """Whoever read the output has gone, in the middle of a command."""
 
 
 def root() -> click.Group:
@@ -116,7 +112,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = _interrupted()
-    except (BrokenPipeError, _ReaderGoneError):
+    except (BrokenPipeError, terminal.ReaderGoneError):
         # The reader of our output has gone (`tlopt list models | head`): no error of ours.
         code = 0
     except TloptError as error:

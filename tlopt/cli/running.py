@@ -14,7 +14,7 @@ from tlopt import trusted
 from tlopt.artifact import images_of
 from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
-from tlopt.errors import OutputExistsError, SettingError
+from tlopt.errors import OutputExistsError, SettingError, StageError
 from tlopt.publishing import check_file
 from tlopt.reading.files import real_path
 from tlopt.settings import parameters
@@ -24,7 +24,20 @@ _TABLES = ("csv", "markdown")
 
 
 def run(verb: Verb, **values: Any) -> None:
-    """Call a verb's function with what the command line gave, and show the result."""
+    """Call a verb's function with what the command line gave, and show the result.
+
+    Raises:
+        StageError: Something else than the reader of the output has gone: a process, or the reader of a file.
+        TloptError: What the function raises.
+    """
+    try:
+        _run(verb, **values)
+    except BrokenPipeError as error:
+        what = error.filename or "A pipe"
+        raise StageError(f"{what} cannot be written: whoever read it has gone.") from error
+
+
+def _run(verb: Verb, **values: Any) -> None:
     values.pop("debug")
     own = [values.pop("trust"), click.get_current_context().find_root().params.get("trust")]
     with (
@@ -51,7 +64,7 @@ def run(verb: Verb, **values: Any) -> None:
         elif verb.gives in ("report", "study"):
             showing.show_report(result, **shown)
         else:
-            showing.show_lines(result, **shown)
+            showing.show_lines(result, **shown, go_on=verb.group == "Make")
 
 
 def _refuse_empty(given: Iterable[tuple[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,11 +45,11 @@ def show_report(result: Reported, *, as_json: bool, csv: str | None = None, mark
         CheckError: A gate was breached.
     """
     report = result.to_report()
-    click.echo(report.to_json() if as_json else report.table(color=terminal.colored(), width=terminal.width()))
-    if csv:
-        write_whole(csv, report.to_csv(), special=True)
-    if markdown:
-        write_whole(markdown, report.to_markdown(), special=True)
+    with contextlib.ExitStack() as files:  # they are written, too, where the output is full
+        for file, text in ((markdown, report.to_markdown), (csv, report.to_csv)):
+            if file:
+                files.callback(lambda file, text: write_whole(file, text(), special=True), file, text)
+        terminal.show(report.to_json() if as_json else report.table(color=terminal.colored(), width=terminal.width()))
     report.check()
 
 
@@ -60,7 +61,7 @@ def show_path(result: object, out: str) -> None:
     """
     if isinstance(result, Reported):
         click.echo(result.to_report().table(width=terminal.width()), err=True)
-    click.echo(shown(Path(out)))
+    terminal.show(shown(Path(out)))
     if isinstance(result, Reported):
         result.to_report().check()
 
@@ -73,16 +74,23 @@ class Checked(Protocol):
         """Fail if one is."""
 
 
-def show_lines(results: Iterable[Entry | str], *, as_json: bool) -> None:
+def show_lines(results: Iterable[Entry | str], *, as_json: bool, go_on: bool = False) -> None:
     """Show results as they come, each on a line of its own; then fail if one of them is missing.
+
+    Args:
+        results: What is shown.
+        as_json: Show it as JSON.
+        go_on: Take all results, though whoever reads them has gone: more is done than to show them.
 
     Raises:
         ImagesError: An image has no answer.
+        ReaderGoneError: Whoever reads them has gone, and nothing else is done.
     """
     for result in terminal.made_aside(results):
         if as_json:
-            click.echo(json.dumps(result if isinstance(result, str) else result.to_dict()))
+            text = json.dumps(result if isinstance(result, str) else result.to_dict())
         else:
-            click.echo(shown(result if isinstance(result, str) else result.line()))
+            text = shown(result if isinstance(result, str) else result.line())
+        terminal.show(text, go_on=go_on)
     if isinstance(results, Checked):
         results.check()

@@ -15,12 +15,15 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tlopt.progress import NOTICE, Bar, display
 from tlopt.reading.names import shown, shown_name
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
 
@@ -134,6 +137,21 @@ def heard(*, verbose: int, quiet: bool) -> Iterator[None]:
         display.reset(token)
 
 
+class ReaderGoneError(Exception):
+    """Whoever read the output has gone, in the middle of a command."""
+
+
+class _Messages(io.FileIO):
+    """A file for messages: that nobody reads them any more, or that the disk is full, ends no work."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write some bytes; those that find no room are dropped."""
+        with contextlib.suppress(OSError):
+            if (written := super().write(data)) is not None:
+                return written
+        return memoryview(data).nbytes
+
+
 def mend_streams() -> None:
     """Make stdout and stderr take whatever is printed: they may be closed, or know few characters.
 
@@ -150,6 +168,11 @@ def mend_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Messages(2, "w", closefd=False)),
+            encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -169,6 +192,24 @@ def made_aside(items: Iterable[T]) -> Iterator[T]:
             except StopIteration:
                 return
         yield item
+
+
+def show(text: str, *, go_on: bool = True) -> None:
+    """Print a result.
+
+    Args:
+        text: What is printed.
+        go_on: Whether there is more to do than to print, though nobody may read it.
+
+    Raises:
+        ReaderGoneError: Nobody reads it, and there is nothing else to do.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError as error:
+        if not go_on:
+            raise ReaderGoneError from error
+        drop_unwritable()
 
 
 def drop_unwritable() -> None:

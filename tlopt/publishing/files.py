@@ -58,7 +58,8 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
     if mode is not None and not stat.S_ISREG(mode):
         if not special:
             raise IrregularFileError(file, f"is {irregular(mode)}, no regular file")
-        yield Path(file)  # a link to the pipe of a process has no other name
+        with _told_of(Path(file), file):
+            yield Path(file)  # a link to the pipe of a process has no other name
         return
     target = Path(os.path.realpath(file))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,9 @@ def _told_of(scratch: Path, file: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename in (scratch, str(scratch)) or (error.filename is None and error.errno in OF_THE_DISK):
+        if error.filename in (scratch, str(scratch)) or (
+            error.filename is None and error.errno in (*OF_THE_DISK, errno.EPIPE)
+        ):
             raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
