@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from searches import Known, asked
 
-from tlopt.errors import OutputExistsError, StudyError
+from tlopt.errors import MissingLibraryError, OutputExistsError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.search import outcome, searching
 from tlopt.search.networks import Network
 from tlopt.search.space import Space
-from tlopt.search.study import folder
+from tlopt.search.study import folder, storage
 from tlopt.search.study.leases import Leases, owner
 from tlopt.search.study.storage import Storage
 
@@ -85,6 +85,23 @@ def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "elsewhere").rename(tmp_path / "out")
     assert search(study=study).report.title == "No answer"
+
+
+def test_an_older_search_stands_until_the_one_that_replaces_it_has_begun(search, tmp_path, monkeypatch):
+    def missing(_):
+        raise MissingLibraryError("Optuna is not installed.")
+
+    search()
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with pytest.raises(StudyError, match="cannot be made: there is no folder"):
+        search(force=True, study=str(tmp_path / "none" / "study"))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "require", missing)
+        with pytest.raises(MissingLibraryError):
+            search(force=True)
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert search(force=True).report.title == "No answer"
+    assert search(force=True, study=f"sqlite:///{tmp_path}/study.db").report.title == "No answer"
 
 
 def test_a_worker_that_is_late_leaves_the_answer_alone(search, tmp_path):

@@ -81,7 +81,16 @@ def search(
     )  # fmt: skip
     if force and study:
         refuse_live(study)
-    with folder.opened(out, note, force=force, shared=bool(study), reads=_reads(asked, whole)) as place:
+
+    def opened(place: Path, *, anew: bool = False) -> Storage:
+        return Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=anew)
+
+    def begin(place: Path) -> None:
+        if force:  # an older search goes when this one has begun
+            opened(place, anew=bool(study))
+
+    reads = _reads(asked, whole)
+    with folder.opened(out, note, force=force, shared=bool(study), reads=reads, begin=begin) as place:
         mine, note = note, replace(note, token=_token(place))  # another worker may have made the folder
         if _is_finished(place):
             _mend_report(place, asked, note, study, role)
@@ -89,7 +98,7 @@ def search(
             folder.write_note(place, replace(note, finished=True))
             return found
         try:
-            storage = Storage(study or str(place / folder.JOURNAL), asked.identity(), anew=force and bool(study))
+            storage = opened(place)
             _expect_place(storage, place, note, study)
         except TloptError:
             folder.withdraw(place, mine)

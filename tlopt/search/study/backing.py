@@ -21,6 +21,21 @@ def is_url(where: str) -> bool:
     return _URL.match(where) is not None
 
 
+def is_there(where: str) -> bool:
+    """Return whether there is a file or a database to look for a study in; one on a server may always be there."""
+    if not is_url(where):
+        return Path(where).exists()
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        found = make_url(where)
+    except ArgumentError:  # told when it is opened
+        return True
+    in_a_file = found.get_backend_name() == "sqlite" and bool(found.database)
+    return not in_a_file or Path(str(found.database)).exists()
+
+
 def shown_place(where: str) -> str:
     """Return a file or an address as it may be shown: without who logs in, and without settings of the driver.
 
@@ -73,8 +88,8 @@ def database(optuna: Any, url: str, *, look: bool) -> Any:
         StudyError: It is a file that is not there, and none is to be made.
     """
     try:
-        if look:
-            _expect_file(url)
+        if look and not is_there(url):
+            raise StudyError(f"There is no study at {shown_place(url)}.")
         return _opened(optuna, url, look=look)
     except ImportError as error:
         raise MissingLibraryError(
@@ -95,15 +110,6 @@ def _opened(optuna: Any, url: str, *, look: bool) -> Any:
                 raise
         time.sleep(wait_s)
     return optuna.storages.RDBStorage(url, skip_table_creation=look)
-
-
-def _expect_file(url: str) -> None:
-    """Refuse a database in a file that is not there: whoever connects to it makes it."""
-    from sqlalchemy.engine import make_url
-
-    found = make_url(url)
-    if found.get_backend_name() == "sqlite" and found.database and not Path(found.database).exists():
-        raise StudyError(f"There is no study at {shown_place(url)}.")
 
 
 def _mend(file: Path, lock: Any) -> None:

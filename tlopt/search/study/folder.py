@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,10 @@ def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[Path]) -> Iterator[Path]:
+def opened(
+    out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[Path],
+    begin: Callable[[Path], object] = lambda _: None,
+) -> Iterator[Path]:  # fmt: skip
     """Make the folder of a search, or go on with it; yield its absolute path.
 
     Without a study that others know, nobody else writes into the folder meanwhile.
@@ -104,6 +107,7 @@ def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[
         force: Replace another search there, or start this one anew.
         shared: Others may work on the same study.
         reads: What the search reads.
+        begin: Begins the search in a new folder, given as it is made. If it fails, what it would replace stands.
 
     Raises:
         OutputExistsError: Something else is there, or another search is at work there.
@@ -113,7 +117,7 @@ def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[
     wait_claimed(lock_file(place), out, patience_s=_PATIENCE_S if shared else 0.0)
     found = None if force else read_note(place)
     if found is None:
-        found = _made(out, note, force=force, shared=shared, reads=tuple(reads))
+        found = _made(out, note, force=force, shared=shared, reads=tuple(reads), begin=begin)
     refuse(out, found, note.identity)
     if (found.study == JOURNAL) != (note.study == JOURNAL):
         where = "has its study in itself" if found.study == JOURNAL else f"has its study in {found.study}"
@@ -125,13 +129,16 @@ def opened(out: Path, note: Note, *, force: bool, shared: bool, reads: Iterable[
         yield place
 
 
-def _made(out: Path, note: Note, *, force: bool, shared: bool, reads: tuple[Path, ...]) -> Note:
+def _made(
+    out: Path, note: Note, *, force: bool, shared: bool, reads: tuple[Path, ...], begin: Callable[[Path], object]
+) -> Note:
     """Make the folder with its note; of several workers that begin at once, one does."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
             with draft(out, force=force, reads=reads, makes="search") as made:
                 write_whole(made / SEARCH, note.text())
+                begin(made.folder)
             return note
         except OutputExistsError:
             if not shared or time.monotonic() > until:

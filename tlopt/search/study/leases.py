@@ -23,7 +23,7 @@ from typing import Any
 
 from tlopt.errors import StudyError
 from tlopt.reading import files
-from tlopt.search.study.backing import is_url
+from tlopt.search.study.backing import is_there
 from tlopt.search.study.storage import Entry, Storage
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def refuse_live(
         StudyError: They do, or the study is not tlopt's.
     """
     place = where.partition("#")[0]
-    if not is_url(place) and not Path(place).exists():
+    if not is_there(place):
         return
     leases = Leases(storage=Storage(where, None), who={}, clock=clock)
     first: dict[int, int] = {}
