@@ -74,6 +74,12 @@ def refused(photos, tuned, tmp_path):
             "html lies in the folder of the step",
         ),
         ('compare = ["tuned", "tuned"]\nhtml = "{photos}"', OutputExistsError, "is a folder"),
+        ('compare = ["tuned", "tuned"]\nhtml = "{out}/.steps.json"', SettingError, "which tlopt itself writes, too"),
+        (
+            'compare = ["tuned", "tuned"]\nhtml = "x.html"\n[b]\ncompare = ["tuned", "tuned"]\nhtml = "./x.html"',
+            SettingError,
+            "x.html, which the step a writes, too",
+        ),
         ('compare = ["tuned", "tuned"]\nhtml = "{tuned}/artifact.json/x"', OutputError, "cannot be made"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingE
 from tlopt.images import intrusion
 from tlopt.publishing import check_file, check_place
 from tlopt.publishing.places import located
+from tlopt.reading.files import real_path
+from tlopt.recipes.ledger import LOCK, STATE
 from tlopt.recipes.tables import VERBS, Recipe, Step, step_named
 from tlopt.stages import Stage, kind_of, open_source
 from tlopt.stages.export import READS, on_the_way
@@ -59,7 +61,7 @@ def check(recipe: Recipe, *, ours: Collection[str]) -> None:
                     f"{recipe.path}: the steps {other} and {step.name} both make {place}.", hint="Rename one."
                 )
         _check_places(recipe, step, reads, ours=step.name in ours)
-        _check_files(recipe, step, reads)
+    _check_files(recipe, places, reads)
     for step in recipe.steps:  # last, because a source's library is imported for its names
         _check_models(recipe, step)
 
@@ -257,21 +259,31 @@ def _check_places(recipe: Recipe, step: Step, reads: Collection[Path], *, ours: 
             raise OutputExistsError(f"{place} exists, and no run of this recipe made it.", hint=hint) from error
 
 
-def _check_files(recipe: Recipe, step: Step, reads: Collection[Path]) -> None:
-    """Refuse a file that a step could not write, or whose place a step takes with its folder.
+def _check_files(recipe: Recipe, places: Mapping[Path, str], reads: Collection[Path]) -> None:
+    """Refuse a file that a step could not write, or that something else would be written over.
+
+    Args:
+        recipe: The recipe.
+        places: Folder that a step makes -> the step.
+        reads: What the steps read.
 
     Raises:
-        SettingError: It lies in the folder of a step.
+        SettingError: It lies in the folder of a step, or a second step or the record of the steps is written there.
+        OutputExistsError: It belongs to something else.
         OutputError: It cannot be written.
     """
-    outputs = [one.name for one in settings.parameters(VERBS[step.verb].function()) if one.setting.output]
-    for name, file in _paths(step).items():
-        if name not in outputs:
-            continue
-        for one in recipe.steps:
-            if located(recipe.out / one.name) in (located(file), *located(file).parents):
-                raise SettingError(
-                    f"{recipe.path}, step {step.name}: {name} lies in the folder of the step {one.name}, {file}.",
-                    hint=f'Name a file beside it: {name} = "{recipe.out / file.name}".',
-                )
-        check_file(file, reads=reads)
+    written = {real_path(recipe.out / name): "tlopt itself" for name in (STATE, LOCK)}
+    for step in recipe.steps:
+        outputs = [one.name for one in settings.parameters(VERBS[step.verb].function()) if one.setting.output]
+        for name, file in _paths(step).items():
+            if name not in outputs:
+                continue
+            where = f"{recipe.path}, step {step.name}: {name}"
+            beside = recipe.out / f"{step.name}-{file.name.lstrip('.')}"
+            hint = f'Name another file: {name} = "{beside}".'
+            for folder in (located(file), *located(file).parents):
+                if folder in places:
+                    raise SettingError(f"{where} lies in the folder of the step {places[folder]}, {file}.", hint=hint)
+            if (other := written.setdefault(real_path(file), f"the step {step.name}")) != f"the step {step.name}":
+                raise SettingError(f"{where} is {file}, which {other} writes, too.", hint=hint)
+            check_file(file, reads=reads)

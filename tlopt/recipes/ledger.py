@@ -16,7 +16,8 @@ from tlopt.publishing import write_whole
 from tlopt.reading import files
 from tlopt.reading.schema import convert, parse_json
 
-_STATE = ".steps.json"
+STATE = ".steps.json"
+LOCK = ".steps.lock"  # held by the run of a recipe
 Entry = dict[str, str]
 _WITHOUT = (
     "Put it back from a copy, or delete it. Without it, results whose lineage fits their step are kept, and others are "
@@ -52,21 +53,21 @@ def read(out: Path, *, anew: bool = False) -> dict[str, Entry]:
         ArtifactError: It is damaged. Nobody knows then which results are the recipe's, and may be replaced.
     """
     try:
-        return parse(files.read_text(out / _STATE))
+        return parse(files.read_text(out / STATE))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         if anew:
             return {}
         wrong, hint = wrong_with(error, _WITHOUT)
-        raise ArtifactError(f"{out / _STATE}, which says what the steps were made of, {wrong}.", hint=hint) from error
+        raise ArtifactError(f"{out / STATE}, which says what the steps were made of, {wrong}.", hint=hint) from error
 
 
 def write(out: Path, state: dict[str, Entry], name: str, entry: Entry) -> None:
     """Write down what became of a step, if that is news."""
     if state.get(name) != entry:
         state[name] = entry
-        write_whole(out / _STATE, json.dumps(state, indent=1))
+        write_whole(out / STATE, json.dumps(state, indent=1))
 
 
 def identity(path: Path) -> str:

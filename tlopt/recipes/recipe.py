@@ -28,8 +28,6 @@ from tlopt.settings import Setting, checked
 
 log = logging.getLogger(__name__)
 
-_LOCK = ".steps.lock"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
@@ -117,7 +115,7 @@ def _run(recipe: Recipe, dry_run: bool, force_from: str | None) -> Iterator[Done
         recipe.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{recipe.out} cannot be made: {error.strerror}.", hint="Choose another `out`.") from error
-    with claim(recipe.out / _LOCK, recipe.out):
+    with claim(recipe.out / ledger.LOCK, recipe.out):
         state = ledger.read(recipe.out, anew=_is_anew(recipe, force_from))
         forced = False
         for step in recipe.steps:
