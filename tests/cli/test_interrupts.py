@@ -149,6 +149,9 @@ def test_tables_are_never_written_over_what_is_read(tmp_path):
     done = run(START, "bench", card.parent, "--csv", table, "--markdown", table, text=True)
     assert done.returncode == 2
     assert "the same file" in done.stderr
+    done = run(START, "optimize", tmp_path, "--study", f"{table}#mine", "--csv", table, text=True)
+    assert done.returncode == 2
+    assert "--csv and --study both name" in done.stderr
 
 
 # A command that says something, prints something and makes something.

@@ -117,6 +117,20 @@ def test_a_target_needs_trt(tuned, tmp_path):
         tlopt.export(tuned, tmp_path / "x", target=("sm89",))
 
 
+@pytest.mark.parametrize(("out", "message"), [(".", "is the current folder"), ("/", "is the root folder")])
+def test_the_chain_is_refused_where_no_folder_can_be_made(tuned, out, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputExistsError, match=message):
+        tlopt.export(tuned, out, precision="fp16", force=True)
+
+
+def test_what_is_made_on_the_way_lies_beside_the_folder_that_a_path_leads_to(tmp_path):
+    (tmp_path / "made" / "below").mkdir(parents=True)
+    out = tmp_path / "made" / "below" / ".."
+    given = {"kind": "torch", "precision": "fp16", "trt": False, "input_": "float32"}
+    assert export_module.on_the_way(out, **given) == [tmp_path / "made-fp32"]
+
+
 @pytest.mark.slow
 def test_the_chain_goes_on_with_what_a_killed_run_left_on_the_way(tuned, tmp_path):
     left = tlopt.export(tuned, tmp_path / "x-fp32")

@@ -50,8 +50,7 @@ def _run(verb: Verb, **values: Any) -> None:
         options = {*_TABLES, *(one.name for one in parameters(function) if one.setting.output)}
         named = {name: file for name, file in (*shown.items(), *values.items()) if file and name in options}
         _check_files(named, [*takes, *(value for name, value in values.items() if name not in options)])
-        folders = {"out", *(one.name for one in parameters(function) if one.kind is Path)} - options
-        _refuse_same(named, {name: value for name, value in values.items() if name in folders})
+        _refuse_same(named, {name: value for name, value in values.items() if name not in options})
         out, force = values.pop("out", None), values.pop("force", False)
         _refuse_empty([*zip((argument.label for argument in verb.takes), takes, strict=True), ("--out", out)])
         settings = given(values)
@@ -89,17 +88,18 @@ def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
         check_file(file, reads=reads)
 
 
-def _refuse_same(files: Mapping[str, str], others: Mapping[str, str | None]) -> None:
+def _refuse_same(files: Mapping[str, str], others: Mapping[str, Any]) -> None:
     """Refuse a file to write whose place another option names, too: one would be written over the other.
 
     Args:
         files: Name of an option -> the file that it names.
-        others: Name of another option -> the place that it names, if any.
+        others: Name of another option -> its value, which may be a place, too.
     """
     options: dict[Path, str] = {}
     for name, file in files.items():
         if (other := options.setdefault(real_path(file), name)) != name:
             raise OutputExistsError(f"--{other} and --{name} name the same file, {file}.", hint="Name two files.")
-    for name, place in others.items():
+    places = {name: value.partition("#")[0] for name, value in others.items() if isinstance(value, str)}  # FILE#STUDY
+    for name, place in places.items():
         if place and (other := options.get(real_path(place), "")):
             raise OutputExistsError(f"--{other} and --{name} both name {place}.", hint="Name two places.")

@@ -20,6 +20,7 @@ from tlopt.images import batches
 from tlopt.images.of_artifact import parts_of
 from tlopt.progress import bar
 from tlopt.publishing import Draft, check_place
+from tlopt.publishing.places import located
 from tlopt.registry import require
 from tlopt.sessions import open_session
 from tlopt.settings import Setting, checked, formerly, ruled
@@ -107,8 +108,9 @@ def export(
         steps.append((precision, require("tlopt.stages.quantize").quantize, given))
     if trt:
         steps.append(("engine", require("tlopt.stages.build").build, {"target": target} if target else {}))
-    places = [*on_the_way(out, kind=kind, precision=precision, trt=trt, input_=input_), out]
     reads = [source.path if isinstance(source, Artifact) else source, *([images] if images else [])]
+    check_place(out, force=force, reads=reads)
+    places = [*on_the_way(out, kind=kind, precision=precision, trt=trt, input_=input_), out]
     artifact: Artifact | None = None if force else Artifact.load(source)
     kept: dict[Path, Artifact] = {}
     for (_, step, given), place in zip(steps, places, strict=True):
@@ -130,7 +132,8 @@ def on_the_way(out: Path, *, kind: str, precision: str, trt: bool, input_: str) 
     """Return the places of the artifacts that `export` makes before its result, from the kind of its source."""
     labels = [] if kind == "onnx" and input_ == "float32" else ["fp32"]
     labels += [precision] if precision != "fp32" else []
-    return [out.with_name(f"{out.name}-{label}") for label in (labels if trt else labels[:-1])]
+    place = located(out)
+    return [place.with_name(f"{place.name}-{label}") for label in (labels if trt else labels[:-1])]
 
 
 @stage(reads=READS, writes="onnx")
