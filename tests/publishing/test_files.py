@@ -1,14 +1,17 @@
 import errno
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from contents import OURS, fill
 
 from tlopt.errors import OutputError, OutputExistsError, TloptError
-from tlopt.publishing import check_file, write_whole, writing
+from tlopt.publishing import check_file, draft, write_whole, writing
 from tlopt.reading.files import IrregularFileError
 
 
@@ -126,6 +129,58 @@ def test_an_output_file_never_replaces_a_part_of_an_artifact_or_a_set(tmp_path):
     for name in ("artifact/artifact.json", "artifact/tensorboard/events", "set/manifest.csv", "set/a/1.jpg"):
         with pytest.raises(OutputExistsError, match=r"belongs to an? (artifact|set of images)"):
             check_file(tmp_path / name)
+
+
+def test_an_output_file_never_replaces_what_no_command_writes(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    with pytest.raises(OutputExistsError, match=r"photo\.jpg exists already, .* it holds no text"):
+        check_file(tmp_path / "photo.jpg")
+    fill(tmp_path, {"empty.csv": "", "rows.csv": "a\n1\n"})
+    (tmp_path / "latin.csv").write_bytes("Größe\n".encode("latin-1"))
+    for name in ("empty.csv", "rows.csv", "latin.csv"):
+        check_file(tmp_path / name)
+
+
+def test_a_link_that_leads_nowhere_is_followed(tmp_path):
+    (tmp_path / "link.csv").symlink_to("rows.csv")
+    check_file(tmp_path / "link.csv")
+    write_whole(tmp_path / "link.csv", "new", special=True)
+    assert (tmp_path / "rows.csv").read_text() == "new"
+
+
+def test_a_socket_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("here")
+        with pytest.raises(OutputExistsError, match="here is a socket, no regular file"):
+            check_file("here")
+        with pytest.raises(IrregularFileError, match="here is a socket"):
+            write_whole("here", "", special=True)
+
+
+def test_a_disk_is_never_written_over(tmp_path, monkeypatch):
+    (tmp_path / "sda").write_text("all files")
+    found = os.stat_result((stat.S_IFBLK | 0o660, *(tmp_path / "sda").stat()[1:]))
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: found)
+    with pytest.raises(OutputExistsError, match="sda is a device"):
+        check_file(tmp_path / "sda")
+    with pytest.raises(IrregularFileError, match="sda is a device"):
+        write_whole(tmp_path / "sda", "", special=True)
+    monkeypatch.undo()
+    assert (tmp_path / "sda").read_text() == "all files"
+
+
+def test_whoever_had_a_file_or_a_folder_has_the_new_one_too(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "fchown", lambda _, *owner: given.append(owner))
+    monkeypatch.setattr(os, "chown", lambda _, *owner: given.append(owner))
+    write_whole(tmp_path / "rows.csv", "new")
+    assert given == []
+    write_whole(tmp_path / "rows.csv", "newer")
+    (tmp_path / "out").mkdir()
+    with draft(tmp_path / "out"):
+        pass
+    assert given == [(os.getuid(), (tmp_path / name).stat().st_gid) for name in ("rows.csv", "out")]
 
 
 def test_an_output_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):

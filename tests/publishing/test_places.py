@@ -5,7 +5,7 @@ import pytest
 from contents import CARD, FOREIGN, LEFT, MAKES, MINE, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing import check_file, check_place
+from tlopt.publishing import check_file, check_place, draft
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -127,6 +127,13 @@ def test_links_files_and_names_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(OutputError, match="longer than"):
         check_place(tmp_path / ("x" * 255))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_longest_name_that_is_not_refused_can_be_made(tmp_path):
+    with draft(tmp_path / ("x" * 239)):
+        pass
+    with pytest.raises(OutputError, match="its name is longer than 239 bytes"):
+        check_place(tmp_path / ("x" * 240))
 
 
 def test_a_folder_that_may_not_be_written_into_is_refused(tmp_path, monkeypatch):

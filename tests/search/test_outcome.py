@@ -82,6 +82,19 @@ def test_of_what_is_removed_the_users_empty_folders_stay(tmp_path, remove, artif
     assert folder.exists() == mine
 
 
+def test_nothing_is_removed_that_lies_elsewhere_though_a_card_names_it(tmp_path):
+    mine = [tmp_path / "mine", tmp_path / "search" / "mine"]
+    (tmp_path / "search" / "best").mkdir(parents=True)
+    for file in mine:
+        file.touch()
+    named = {"model.onnx": "0", str(mine[0]): "0", "../mine": "0", "x/../../mine": "0", "..": "0"}
+    card = json.dumps({"schema": 1, "lineage": [], "files": named})
+    (tmp_path / "search" / "best" / "artifact.json").write_text(card)
+    outcome.withdraw_best(tmp_path / "search")
+    assert all(file.exists() for file in mine)
+    assert not (tmp_path / "search" / "best").exists()
+
+
 def test_a_finished_search_whose_answer_or_report_is_gone_or_damaged_is_no_answer(tuned, tmp_path):
     shutil.copytree(tuned.path, tmp_path / "best")
     report = Report(title="Best", rows=())

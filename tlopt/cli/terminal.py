@@ -168,11 +168,9 @@ def mend_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
-    if sys.stderr is sys.__stderr__:
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Messages(2, "w", closefd=False)),
-            encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True,
-        )  # fmt: skip
+    if isinstance(own := sys.stderr, io.TextIOWrapper) and own is sys.__stderr__:
+        messages = io.BufferedWriter(_Messages(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(messages, own.encoding, "backslashreplace", line_buffering=True)
 
 
 @contextmanager

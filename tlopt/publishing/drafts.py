@@ -121,8 +121,10 @@ def _scratch(place: Path, out: str | Path, kind: str = "draft") -> Path:
 
 def _publish(made: Draft, out: str | Path, check_again: Callable[[], Path]) -> None:
     sync_tree(made.folder)
-    with contextlib.suppress(OSError):  # what nobody else may look into stays so
-        made.folder.chmod(stat.S_IMODE(made.out.lstat().st_mode))
+    with contextlib.suppress(OSError):  # what nobody else may look into stays so, and with whom it was
+        old = made.out.lstat()
+        made.folder.chmod(stat.S_IMODE(old.st_mode))
+        os.chown(made.folder, old.st_uid, old.st_gid)
     if is_occupied(made.out):
         check_again()
         if _exchange(made.folder, made.out):

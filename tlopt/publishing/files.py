@@ -17,7 +17,7 @@ from tlopt.publishing.claims import OF_THE_DISK, unwritable
 from tlopt.publishing.drafts import sync
 from tlopt.publishing.marks import MARKS, contents
 from tlopt.publishing.places import refuse_tilde
-from tlopt.reading.files import IrregularFileError, irregular
+from tlopt.reading.files import IrregularFileError, irregular, open_regular
 
 
 def write_whole(
@@ -43,7 +43,7 @@ def write_whole(
 def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file that takes the place of `file` if the block succeeds.
 
-    A link is followed. The mode of the old file is kept.
+    A link is followed. The mode of the old file is kept, and its owner where that may be.
 
     Args:
         file: The file.
@@ -54,10 +54,10 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
         IrregularFileError: A pipe, a device or the like is in its place.
         OSError: It cannot be written.
     """
-    mode = _mode(Path(file))
-    if mode is not None and not stat.S_ISREG(mode):
-        if not special:
-            raise IrregularFileError(file, f"is {irregular(mode)}, no regular file")
+    old = _old(Path(file))
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        if not (special and _streams(old.st_mode)):
+            raise IrregularFileError(file, f"is {irregular(old.st_mode)}, no regular file")
         with _told_of(Path(file), file):
             yield Path(file)  # a link to the pipe of a process has no other name
         return
@@ -66,8 +66,10 @@ def writing(file: str | Path, *, special: bool = False) -> Iterator[Path]:
     _sweep(target)
     scratch, handle = _open(target, file)
     try:
-        if mode is not None:
-            os.fchmod(handle, stat.S_IMODE(mode))
+        if old is not None:
+            with contextlib.suppress(OSError):  # only root may give a file away
+                os.fchown(handle, old.st_uid, old.st_gid)
+            os.fchmod(handle, stat.S_IMODE(old.st_mode))
         with _told_of(scratch, file):
             yield scratch
             sync(scratch)
@@ -111,12 +113,14 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
         _try(file)
     except OSError as error:
         raise unwritable(file, error) from error
-    if not os.path.lexists(file):
+    if not file.exists():  # a link that leads nowhere is followed: the file is made there
         return
     if file.is_dir():
         raise OutputExistsError(f"{file} is a folder.", hint="Name a file in it.")
     if not file.is_file():
-        return  # a device or a pipe
+        if not _streams(mode := file.stat().st_mode):
+            raise OutputExistsError(f"{file} is {irregular(mode)}, no regular file.", hint="Choose another file.")
+        return
     if not force:
         raise OutputExistsError(f"{file} exists already.", hint="Choose another file, or add --force to replace it.")
     real = Path(os.path.realpath(file))
@@ -126,29 +130,61 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
         inside = real.is_relative_to(os.path.realpath(read))
         if inside and real.suffix.lower() not in _TABLES:
             raise OutputExistsError(f"{file} lies in {read}, which this command reads.", hint="Choose another file.")
+    _refuse_others(file, real)
+
+
+def _refuse_others(file: Path, real: Path) -> None:
+    """Refuse a file that is a part of what tlopt made, or that cannot be what an earlier command wrote there.
+
+    Args:
+        file: What the user calls it.
+        real: Where it is.
+    """
     for folder in real.parents[:_DEEPEST]:
         held = contents(folder) if any((folder / mark.file).is_file() for mark in MARKS) else None
         if held and held.mark and str(real.relative_to(folder)) in held.owned:
             raise OutputExistsError(f"{file} belongs to {held.mark.what}, {folder}.", hint="Choose another file.")
+    if not _is_text(file):
+        raise OutputExistsError(
+            f"{file} exists already, and is nothing that this command writes: it holds no text.",
+            hint="Choose another file.",
+        )
 
 
 _TABLES = frozenset({".csv", ".md", ".markdown", ".txt", ".html", ".json"})  # what an earlier run may have written
 _DEEPEST = 3  # folders that a file of a set or an artifact lies below: part, class and the set itself
 
 
-def _mode(target: Path) -> int | None:
-    """Return the mode of what is at a path, None if nothing is.
+def _streams(mode: int) -> bool:
+    """Return whether what is no regular file takes what is written to it: a pipe, or a device without a content."""
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _is_text(file: Path) -> bool:
+    """Return whether a file may be a table or a page that a command wrote; one that cannot be read may be."""
+    try:
+        with open_regular(file) as opened:
+            return b"\0" not in opened.read(_BEGINNING)
+    except OSError:
+        return True
+
+
+_BEGINNING = 1 << 16  # bytes: images, archives and networks have a zero among them
+
+
+def _old(target: Path) -> os.stat_result | None:
+    """Return the state of what is at a path, None if nothing is.
 
     Raises:
         PermissionError: It is protected from being written.
     """
     try:
-        mode = target.stat().st_mode
+        found = target.stat()
     except FileNotFoundError:
         return None
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
-    return mode
+    return found
 
 
 def _try(file: Path) -> None:
@@ -157,8 +193,8 @@ def _try(file: Path) -> None:
     Raises:
         OSError: It cannot be.
     """
-    mode = _mode(file)
-    if mode is not None and not stat.S_ISREG(mode):
+    old = _old(file)
+    if old is not None and not stat.S_ISREG(old.st_mode):
         return
     target = Path(os.path.realpath(file))
     if target.parent.is_dir():

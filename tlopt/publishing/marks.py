@@ -167,7 +167,8 @@ def contents(folder: Path) -> Contents:
         if mark.file not in present:
             continue
         try:
-            owned = frozenset({mark.file, *map(os.path.normpath, mark.owned(folder / mark.file))})
+            named = map(os.path.normpath, mark.owned(folder / mark.file))
+            owned = frozenset({mark.file, *(name for name in named if not _is_outside(name))})
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             continue
         if mark.group == "set" and "log.csv" not in present:
@@ -176,6 +177,11 @@ def contents(folder: Path) -> Contents:
         theirs = [f"{name}/" for name in empty if not ours.made(name)]
         return replace(ours, foreign=tuple(sorted([*(present - owned), *theirs])))
     return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted([*present, *(f"{name}/" for name in empty)])))
+
+
+def _is_outside(name: str) -> bool:
+    """Return whether a path relative to a folder leads out of it, as one in a damaged card may."""
+    return name.split(os.sep, 1)[0] in ("", os.pardir)
 
 
 def made(folder: Path) -> Mark | None:

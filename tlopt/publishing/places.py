@@ -174,7 +174,7 @@ def _check_parent(place: Path, out: str | Path) -> None:
         raise OutputExistsError(f"{out} cannot be made: {above} is, or lies below, a file.", hint=_ELSEWHERE)
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"{out} cannot be made: you may not write into {above}.", hint=_ELSEWHERE)
-    limit = os.pathconf(above, "PC_NAME_MAX") - len(".") - len(".checkpoint")
+    limit = os.pathconf(above, "PC_NAME_MAX") - len("..draft-01234567")  # the longest name beside it
     if len(os.fsencode(place.name)) > limit:
         raise OutputError(f"{out} cannot be made: its name is longer than {limit} bytes.", hint=_ELSEWHERE)
 
