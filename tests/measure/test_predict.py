@@ -48,3 +48,16 @@ def test_a_script_notices_that_an_image_got_no_answer(tiny, swatches, tmp_path, 
         assert (code, len(out.splitlines())) == (1, len(said))
         assert err.splitlines()[-2].startswith(f"Error: 1 of the {len(said) + 1} images cannot be read")
         assert broken.name in err
+
+
+def test_all_images_that_can_be_read_are_answered_however_many_cannot(tiny, swatches, tmp_path, capsys):
+    for number, file in enumerate(sorted(swatches.glob("*/*"))[:9]):
+        (tmp_path / f"{number}.png").write_bytes(file.read_bytes() if number % 3 == 0 else b"no image")
+    code, out, err = called(capsys, "predict", tiny.path, tmp_path)
+    assert (code, len(out.splitlines())) == (1, 3)
+    assert "6 of the 9 images cannot be read and got no answer" in err
+    for number in (0, 3, 6):
+        (tmp_path / f"{number}.png").unlink()
+    code, out, err = called(capsys, "predict", tiny.path, tmp_path)
+    assert (code, out) == (1, "")
+    assert "6 of the 6 images cannot be read; first: " in err

@@ -45,28 +45,32 @@ class Unreadable:
         total: The number of all images.
         reasons: File -> why it cannot be read.
         quiet: Do not warn of each.
+        share: Of the images, that may be unreadable.
     """
 
     total: int
     reasons: dict[str, str] = field(default_factory=dict)
     quiet: bool = False
+    share: float = MAX_UNREADABLE
 
     def add(self, file: str, reason: str) -> None:
-        """Record one, and stop the work if they are more than a tenth. One alone is always allowed.
+        """Record one, and stop the work if they are too many. One alone is always allowed.
 
         Raises:
-            ImagesError: More than a tenth of the images are unreadable, or the only one is.
+            ImagesError: More than the share of the images are unreadable, or all are.
         """
         if self.total == 1:
             raise ImagesError(reason)
         if file not in self.reasons and not self.quiet:
             log.warning("left out: %s", reason)
         self.reasons[file] = reason
-        if len(self.reasons) > max(1, MAX_UNREADABLE * self.total) or len(self.reasons) == self.total:
+        if len(self.reasons) == self.total or len(self.reasons) > max(1, self.share * self.total):
+            most = f", and more than {self.share:.0%} is too many to go on" if self.share < 1 else ""
             raise ImagesError(
-                f"{len(self.reasons)} of the {self.total} images cannot be read, and more than "
-                f"{MAX_UNREADABLE:.0%} is too many to go on; first: {next(iter(self.reasons.values()))}",
-                hint="tlopt data audit lists them. With --fix it writes a copy without them.",
+                f"{len(self.reasons)} of the {self.total} images cannot be read{most}; first: "
+                f"{next(iter(self.reasons.values()))}",
+                hint="Replace them or move them away. Of images in class folders, tlopt data audit lists them, and "
+                "--fix writes a copy without them.",
             )
 
 

@@ -113,14 +113,14 @@ def predict(
     warning names it. After all answers the command then ends with exit code 1.
 
     Raises:
-        ImagesError: There is no image, or more than a tenth cannot be read.
+        ImagesError: There is no image, or none can be read.
         ArtifactError: The artifact is damaged or no classifier, or the backend does not run its kind.
         StageError: The backend cannot run it here, or failed while running.
     """
     loaded, folder = Artifact.load(artifact).expect_classifier("predict"), _find(Path(images))
     if backend == "auto":
         backend = choose(loaded, batch=min(batch, len(folder)), threads=threads).backend
-    unreadable = Unreadable(len(folder))
+    unreadable = Unreadable(len(folder), share=1.0)
     return Predictions(_answers(loaded, folder, top, backend, batch, threads, min_confidence, unreadable), unreadable)
 
 
