@@ -69,6 +69,12 @@ class OutputError(TloptError):
     """The output cannot be written where it was asked for: a read-only or full disk, a name too long."""
 
 
+class MisplacedError(OutputError):
+    """The output would lie among the images that a command reads."""
+
+    exit_code = 2
+
+
 class StageError(TloptError):
     """A library that a stage relies on failed; its own exception is the cause."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from tlopt.outputs import in_words, said
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 from tlopt.verbs import TABLE
+
+log = logging.getLogger(__name__)
 
 
 @checked
@@ -213,7 +216,10 @@ def list_names(what: str, pattern: str = "*") -> list[str]:
         names = list(registry.names(what))
     else:
         raise PluginError(f"Nothing is called {what!r}.", hint=suggestion(what, ("models", *registry.GROUPS)))
-    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        log.warning("None of %d %s has a name like %s. A pattern has * for what varies.", len(names), what, pattern)
+    return found
 
 
 def _models(pattern: str) -> list[str]:

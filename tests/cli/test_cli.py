@@ -92,6 +92,12 @@ def test_show_tells_the_lineage(capsys, exported):
     assert json.loads(out)["details"]["card"]["kind"] == "onnx"
 
 
+def test_a_pattern_that_no_name_fits_is_told(capsys):
+    code, out, err = called(capsys, "list", "criteria", "tailor")
+    assert (code, out) == (0, "")
+    assert "criteria has a name like tailor" in err
+
+
 def test_list_names_plugins_and_models(capsys):
     assert called(capsys, "list", "backends")[1].split() == ["onnxruntime", "openvino", "tensorrt", "torch"]
     assert "pip:efficientnet_lite0" in called(capsys, "list", "models", "pip:*")[1].split()

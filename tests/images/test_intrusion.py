@@ -15,8 +15,9 @@ def touch(root, *names):
 @pytest.mark.parametrize("out", ["tuned", "runs/tuned", "cat/tuned", "cat"])
 def test_an_output_among_class_folders_is_refused(tmp_path, out):
     images = touch(tmp_path / "images", "cat/1.jpg", "dog/more/2.jpg")
-    with pytest.raises(OutputError, match="lies among the images"):
+    with pytest.raises(OutputError, match="lies among the images") as raised:
         intrusion.refuse(images / out, [tmp_path / "nothing", images])
+    assert raised.value.exit_code == 2  # as whatever else may not be written there
 
 
 def test_a_link_to_the_images_is_seen_through(tmp_path):

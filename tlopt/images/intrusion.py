@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tlopt.cards.card import CARD_NAME
-from tlopt.errors import OutputError
+from tlopt.errors import MisplacedError
 from tlopt.images.scanning import class_folders, parts_of
 from tlopt.publishing.places import located
 from tlopt.reading.image_files import below
@@ -21,13 +21,13 @@ def refuse(out: str | Path, reads: Iterable[str | Path]) -> None:
         reads: What the command reads: folders of images, and other files and folders, which are passed over.
 
     Raises:
-        OutputError: It does.
+        MisplacedError: It does.
     """
     place = located(out)
     for read in reads:
         root = Path(os.path.realpath(read))
         if root in place.parents and _is_searched(root, place.relative_to(root).parts):
-            raise OutputError(
+            raise MisplacedError(
                 f"{out} lies among the images in {read}: the next command would take it for a class.",
                 hint="Choose an --out beside that folder, not in it.",
             )

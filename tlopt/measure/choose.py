@@ -110,7 +110,8 @@ def choose(
     passing = [row for row in rows if row.get("passes")]
     best = min(passing, key=lambda row: float(row["p50_ms"] or 0))
     chosen, speed_up = str(best["backend"]), float(best["speed_up"] or 1)
-    said = f"{chosen} is the fastest that passes: {speed_up:.2f} times as fast as {own['backend']}."
+    usual = f"{speed_up:.2f} times as fast as {own['backend']}" if chosen != own["backend"] else "it is the usual one"
+    said = f"{chosen} is the fastest that passes: {usual}."
     log.info("%s", said)
     unchecked = [] if reference is not None else ["There are no images, so the answers were not compared."]
     report = Report(

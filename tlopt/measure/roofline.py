@@ -86,7 +86,7 @@ def roofline(
             }
         )
     return Report(
-        title=f"Share of the machine's peak that is reached, {threads} threads",
+        title=f"Share of the machine's peak that is reached, {threads} thread{'s' * (threads != 1)}",
         rows=tuple(rows),
         notes=timed.notes,
         not_run=timed.not_run,

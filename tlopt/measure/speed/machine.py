@@ -132,7 +132,7 @@ class Watch:
             found.append(f"The hypervisor took {stolen:.1f} s from this machine while measuring.")
         load = _number(self.before, "load_1min")
         if load > 0.5 * cores():
-            found.append(f"The machine was busy before: load {load:.1f} on {cores()} cores.")
+            found.append(f"The machine was busy before: load {load:.1f} on {cores()} core{'s' * (cores() != 1)}.")
         return found
 
 
