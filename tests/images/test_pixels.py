@@ -7,7 +7,7 @@ from PIL import Image
 from tlopt.errors import ImagesError, StageError
 from tlopt.images import batches, scan
 from tlopt.images.opening import open_pixels
-from tlopt.images.store import make_room
+from tlopt.images.store import key_of, make_room
 from tlopt.preprocess import Preprocess
 from tlopt.reading.image_files import read_image
 
@@ -73,6 +73,25 @@ def test_a_set_that_a_killed_run_left_half_made_is_made_anew(photos, tmp_path):
     killed.at(0)
     os.close(killed._publish[1])  # what the system does to the lock of a dead process
     assert len(crops(open_pixels(folder, PREPROCESS, cache=tmp_path / "cache").filled())) == len(folder)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_what_links_in_a_shared_cache_lead_to_is_not_written_over(photos, tmp_path, link):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "cache" / "pixels").mkdir(parents=True)
+    for suffix in (".part", ".json"):
+        link(tmp_path / "mine", tmp_path / "cache" / "pixels" / f"{key_of(scan(photos), PREPROCESS)}{suffix}")
+    assert len(crops(open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache").filled())) == 2 * len(SHAPES)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_lock_in_a_shared_cache_that_leads_elsewhere_is_not_followed(photos, tmp_path):
+    (tmp_path / "cache" / "pixels").mkdir(parents=True)
+    lock = tmp_path / "cache" / "pixels" / f"{key_of(scan(photos), PREPROCESS)}.lock"
+    lock.symlink_to(tmp_path / "made")
+    with pytest.raises(StageError, match="cannot be kept"):
+        open_pixels(scan(photos), PREPROCESS, cache=tmp_path / "cache")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_shortened_file_is_made_anew(photos, tmp_path):

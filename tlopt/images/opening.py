@@ -54,7 +54,9 @@ def open_pixels(
         if (stored := open_set(path, len(folder), limit)) is None:
             make_room(root.parent, cache_gb=cache_gb, coming=_expected_bytes(folder, preprocess))
             with space(root):
-                file = os.open(path.with_suffix(".part"), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+                # Made anew: what has its name may be a link to a file of the user, laid there by somebody else.
+                path.with_suffix(".part").unlink(missing_ok=True)
+                file = os.open(path.with_suffix(".part"), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             return opened(_file=file, _places=empty, _publish=(path, lock), _limit=limit)
         os.close(lock)  # another run finished it a moment ago
     make_room(root.parent, cache_gb=cache_gb)

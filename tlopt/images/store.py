@@ -124,7 +124,7 @@ def claim(path: Path) -> int | None:
     with space(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
             if not _locked(lock):
                 os.close(lock)
                 return None
