@@ -363,6 +363,20 @@ def test_a_report_on_a_named_backend_that_cannot_run_is_no_finished_step(exporte
         assert not (tmp_path / "runs" / "report").exists()
 
 
+@pytest.mark.slow
+def test_an_older_report_stands_if_a_new_one_lacks_something(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    step = f'out = "runs"\n[report]\nreport = ["{exported.path}"]\nseconds = 0.01\nbatch = [1]\nbackend = '
+    (tmp_path / "recipe.toml").write_text(f'{step}["onnxruntime"]\n')
+    list(run("recipe.toml"))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "runs" / "report").iterdir()}
+    assert sorted(before) == ["report.html", "report.json"]
+    (tmp_path / "recipe.toml").write_text(f'{step}["onnxruntime", "openvino:npu"]\n')
+    with pytest.raises(StageError, match=r"could not run on openvino:npu"):
+        list(run("recipe.toml"))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "runs" / "report").iterdir()} == before
+
+
 NAMES = st.text(st.characters(categories=("L", "N"), include_characters="-_ "), min_size=1, max_size=12).filter(
     lambda name: name != "out" and name.strip() == name
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -171,11 +170,13 @@ def _make(recipe: Recipe, step: Step, place: Path, forced: bool) -> str:
             write_whole(made / f"{step.verb}.json", report.to_json())
         return str(report.table())
     if step.verb == "report":
-        made = function(sources, place, force=True, **step.settings)
-        if made.not_run:  # the step is not done: nothing of it stays
-            shutil.rmtree(place, ignore_errors=True)
-        made.check()
-        return str(made.table())
+        with draft(place, force=True, reads=sources, makes="report") as made:
+            report = function(sources, made / step.verb, **step.settings)
+            report.check()  # an older one stands if something could not run
+            for file in (made / step.verb).iterdir():
+                file.rename(made / file.name)
+            (made / step.verb).rmdir()
+        return str(report.table())
     if VERBS[step.verb].gives == "study":
         _search(function, sources, place, step, forced)
         return ""
