@@ -60,6 +60,27 @@ def test_a_name_that_is_made_is_no_other_nodes():
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3]])
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_a_resize_of_some_axes_becomes_one_of_all(axes, by):
+    values = {"s": np.float32([2, 1.5][: len(axes)]) if by == "scales" else np.array([7, 9][: len(axes)])}
+    inputs = ["x", "", "s"] if by == "scales" else ["x", "", "", "s"]
+    before = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Resize", inputs, ["y"], mode="linear", axes=axes)], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 5, 6])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, None, None])],
+            [numpy_helper.from_array(value, name) for name, value in values.items()],
+        ), opset_imports=[helper.make_opsetid("", 18)], ir_version=9,
+    )  # fmt: skip
+    after = clean(before)
+    assert [item.name for item in after.graph.node[0].attribute] == ["mode"]
+    photo = np.random.default_rng(1).normal(size=(2, 4, 5, 6)).astype(np.float32)
+    wanted, found = (open_session(model).run(None, {"x": photo})[0] for model in (before, after))
+    # A factor may be one rounding larger, so that no pixel is lost.
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3]])
 def test_a_pad_of_some_axes_becomes_one_of_all(axes):
     values = {"p": np.arange(1, 2 * len(axes) + 1), "v": np.float32(0.5), "a": np.array(axes)}
     before = helper.make_model(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tlopt.graphs.cleaning import clean
-from tlopt.graphs.rewriting.pads import merge_pads
+from tlopt.graphs.rewriting.pads import merge_lowest_pads, merge_pads
 from tlopt.graphs.rewriting.transposes import cancel_transposes
 from tlopt.graphs.shapes import fold_shapes
 from tlopt.sessions import open_session
@@ -99,6 +99,34 @@ def test_other_padding_stays(pads, more, attributes):
     nodes = [node("Pad", inputs, "p", **attributes), node("Conv", "p w", "y")]
     before = graph(nodes, ["n", 3, 8, 8], ["n", 4, "h", "v"], pads=np.int64(pads), w=weight, **more)
     assert counted(merge_pads(before)) == {"Pad": 1, "Conv": 1}
+
+
+@pytest.mark.parametrize("fill", [-np.inf, np.finfo(np.float32).min])
+@pytest.mark.parametrize("own", [None, [1, 0, 0, 1]])
+def test_a_maximum_pool_leaves_out_the_lowest_numbers(fill, own):
+    how = {"kernel_shape": [3, 3], "strides": [2, 2], **({} if own is None else {"pads": own})}
+    nodes = [node("Pad", "x pads fill", "p"), node("MaxPool", "p", "y", **how)]
+    before = graph(
+        nodes, ["n", 3, 8, 8], ["n", 3, "h", "v"], pads=np.int64([0, 0, 1, 1, 0, 0, 0, 1]), fill=np.float32(fill)
+    )
+    after = merge_lowest_pads(before)
+    assert counted(after) == {"MaxPool": 1}
+    same(before, after, (2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("pads", "fill", "attributes"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0, {}),
+        ([0, 0, 1, 1, 0, 0, 1, 1], -np.inf, {"ceil_mode": 1}),
+        ([0, 0, 3, 0, 0, 0, 0, 0], -np.inf, {}),  # a whole window
+        ([0, 1, 0, 0, 0, 0, 0, 0], -np.inf, {}),  # channels
+    ],
+)
+def test_other_borders_of_maximum_pools_stay(pads, fill, attributes):
+    nodes = [node("Pad", "x pads fill", "p"), node("MaxPool", "p", "y", kernel_shape=[3, 3], **attributes)]
+    before = graph(nodes, ["n", 3, 8, 8], ["n", 3 + pads[1], "h", "v"], pads=np.int64(pads), fill=np.float32(fill))
+    assert merge_lowest_pads(before) is before
 
 
 def channels_last(*inner, **constants):

@@ -72,6 +72,16 @@ def test_means_count_no_place_beyond_their_padding(opset, window, stride, pad):
     alike(graph(opset, ("AveragePool", "x", "y", {**how, "ceil_mode": 1, "count_include_pad": 1})))
 
 
+@pytest.mark.parametrize("padding", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize(
+    ("size", "stride", "shape"), [(3, 2, [14, 16]), (4, 2, [15, 17]), (5, 3, [21, 24]), (2, 3, [])]
+)
+def test_transposed_convolutions_leave_out_the_same_border(padding, size, stride, shape):
+    how = {"strides": [stride] * 2, "auto_pad": padding, **({"output_shape": shape} if shape else {})}
+    weight = np.random.default_rng(0).normal(size=(4, 5, size, size)).astype(np.float32)
+    alike(graph(13, ("ConvTranspose", "x w", "y", how), w=weight))
+
+
 def test_graphs_that_are_read_alike_stay_as_they_are():
     whole = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}
     for before in (

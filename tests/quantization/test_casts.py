@@ -11,10 +11,10 @@ from tlopt.engine import flavour
 from tlopt.engine.building import builder
 from tlopt.engine.building.options import Options
 from tlopt.engine.building.targets import plan
-from tlopt.graphs.cleaning import infer
+from tlopt.graphs.cleaning import clean, infer
 from tlopt.graphs.view import View
 from tlopt.quantization.calibration.activations import observe
-from tlopt.quantization.casts import _converted, cast, overflowing, spelled_out
+from tlopt.quantization.casts import _converted, cast, overflowing, spelled_out, to_half
 from tlopt.sessions import open_session
 
 
@@ -36,6 +36,20 @@ def test_fp16_is_close_and_keeps_float32_at_both_ends(family, photos_like):
     np.testing.assert_allclose(run(made, photos_like), expected, atol=0.005 * np.ptp(expected))
     assert sum(node.op_type == "Cast" for node in made.graph.node) == 2
     assert all(i.data_type != TensorProto.FLOAT for i in made.graph.initializer)
+
+
+def test_a_mask_of_infinities_goes_to_half_precision(builder, photos_like):
+    b = builder
+    rows = b.node("Reshape", b.conv("images", 3, 8, strides=[4, 4]), b.constant(np.array([0, 8, 16], np.int64)))
+    alike = b.node("MatMul", b.node("Transpose", rows, perm=[0, 2, 1]), rows)
+    mask = b.constant(np.triu(np.full((16, 16), -np.inf, np.float32), 1))
+    seen = b.node("MatMul", rows, b.node("Softmax", b.node("Add", alike, mask), axis=-1))
+    shape = b.constant(np.array([0, 8, 4, 4], np.int64))
+    view = View(clean(b.model(b.head(b.node("Reshape", seen, shape), 8))))
+    made, large = to_half(view, "fp16", [photos_like])
+    assert not large
+    expected = run(view.model, photos_like)
+    np.testing.assert_allclose(run(made, photos_like), expected, atol=0.005 * np.ptp(expected))
 
 
 def test_what_a_graph_calls_its_tensors_changes_no_answer(family, photos_like):

@@ -26,9 +26,9 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Older operators are brought to opset 13. Initializers are no longer inputs, and Constant nodes become
     initializers. Identity nodes go, and Dropout, which does nothing after training. A mean over the image plane
-    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. A Pad of some axes becomes one
-    of all: ONNX Runtime 1.32 misreads others between integers. Branches that shapes decide are settled. Every node
-    has a name of its own, and what the exporter noted for itself goes.
+    becomes GlobalAveragePool, which has an integer kernel where ReduceMean has none. A Pad or Resize of some axes
+    becomes one of all: ONNX Runtime 1.32 misreads others between integers. Branches that shapes decide are settled.
+    Every node has a name of its own, and what the exporter noted for itself goes.
 
     Raises:
         ArtifactError: The graph holds control flow, or operators that cannot be brought to opset 13.
@@ -65,6 +65,12 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.append(numpy_helper.from_array(widths, name))
             node.input[1] = name
             del node.input[3:]
+        elif node.op_type == "Resize" and (factors := _factors_of_all_axes(view, node)) is not None:
+            name = free_name(f"{node.output[0]}_factors", taken)
+            graph.initializer.append(numpy_helper.from_array(factors, name))
+            node.input[:] = [node.input[0], "", name]
+            kept = [item for item in node.attribute if item.name not in ("axes", "keep_aspect_ratio_policy")]
+            _replace(node.attribute, kept)
     _name(view.nodes)
     used = {name for node in view.nodes for name in node.input} | outputs
     _replace(graph.initializer, [i for i in graph.initializer if i.name in used])
@@ -181,6 +187,30 @@ def _of_all_axes(view: View, node: onnx.NodeProto) -> np.ndarray | None:
     found = np.zeros((2, rank), np.int64)
     found[:, axes % rank] = widths.reshape(2, -1)
     return found.reshape(-1)
+
+
+def _factors_of_all_axes(view: View, node: onnx.NodeProto) -> np.ndarray | None:
+    """Return the factors, float32 (axes,), of a Resize that names the axes which it resizes; None for any other.
+
+    None, too, where it says their new lengths, and the old ones are not known.
+    """
+    axes, rank = attribute(node, "axes"), view.rank(node.input[0])
+    cropped = len(node.input) > 1 and node.input[1]
+    if axes is None or rank < 0 or cropped or attribute(node, "keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return None
+    places = [axis % rank for axis in axes]
+    found = np.ones(rank, np.float32)
+    given = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if given is None:
+        sides = np.array(view.shape(node.input[0]))[places]
+        sizes = view.constant(node.input[3]) if len(node.input) > 3 else None
+        if sizes is None or not sides.all():
+            return None
+        given = (sizes / sides).astype(np.float32)
+        short = sides * given.astype(np.float64) < sizes  # by a rounding, which would cost a whole pixel
+        given[short] = np.nextafter(given[short], np.float32(np.inf))
+    found[places] = given
+    return found
 
 
 def _name(nodes: list[onnx.NodeProto]) -> None:

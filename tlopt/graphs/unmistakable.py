@@ -5,6 +5,7 @@ All of it was seen in OpenVINO 2026.4:
 - A Softmax of opset 11 or 12 looks over its own axis alone. Until opset 13 one looks over all axes from its own on.
 - Channels that are put into another order are put into the inverse one where a convolution reads them. It takes in an
   order along an axis that is counted from the first one, and leaves one that is counted from the last.
+- A transposed convolution that says the size of its result, or SAME, leaves out other places of its border.
 - A mean over windows counts places beyond the border that lie in no padding. Such places come with `ceil_mode`.
 """
 
@@ -37,7 +38,7 @@ def unmistakable(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: Stays as it is; returned itself if it is read alike.
     """
-    return _with_padded_means(with_safe_orders(_with_safe_softmaxes(model)))
+    return _with_padded_means(with_safe_orders(_with_told_borders(_with_safe_softmaxes(model))))
 
 
 def with_safe_orders(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,6 +92,54 @@ def _constant(view: View, name: str) -> np.ndarray | None:
     node = view.producer.get(name)
     value = attribute(node, "value") if node is not None and node.op_type == "Constant" else None
     return view.constant(name) if value is None else numpy_helper.to_array(value)
+
+
+def _with_told_borders(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let transposed convolutions say how wide a border of their result is left out."""
+    if not any(map(_tells_size, model.graph.node)):
+        return model
+    view, made = View(with_shapes(model)), onnx.ModelProto()
+    made.CopyFrom(model)
+    for node in filter(_tells_size, made.graph.node):
+        border = _border_left_out(view, node)
+        if border is not None:
+            told = ("auto_pad", "output_shape", *border)
+            kept = [item for item in node.attribute if item.name not in told]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(helper.make_attribute(name, values) for name, values in border.items())])
+    return made
+
+
+def _tells_size(node: onnx.NodeProto) -> bool:
+    """Whether a transposed convolution tells the size of its result instead of the border that is left out."""
+    same = attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return node.op_type == "ConvTranspose" and (same or bool(attribute(node, "output_shape")))
+
+
+def _border_left_out(view: View, node: onnx.NodeProto) -> dict[str, list[int]] | None:
+    """Return a transposed convolution's border as an attribute; None if it has none, or its sides are not known.
+
+    The formulas are those of ConvTranspose 22 in ONNX's documentation.
+    """
+    sides = view.shape(node.input[0])[2:]
+    axes = len(sides)
+    window = attribute(node, "kernel_shape") or view.shape(node.input[1])[2:]
+    if not axes or not all(sides) or len(window) != axes or not all(window):
+        return None
+    ones = [1] * axes
+    strides, steps = attribute(node, "strides", ones), attribute(node, "dilations", ones)
+    wanted = attribute(node, "output_shape") or [side * stride for side, stride in zip(sides, strides, strict=True)]
+    before, after, more = [], [], attribute(node, "output_padding", [0] * axes)
+    for side, size, stride, step, length, added in zip(
+        sides, window, strides, steps, wanted[-axes:], more, strict=True
+    ):
+        left_out = stride * (side - 1) + added + (size - 1) * step + 1 - length
+        if left_out < 0:  # nothing is left out, which every runtime reads alike
+            return None
+        upper = attribute(node, "auto_pad", b"NOTSET") == b"SAME_UPPER"
+        before.append(left_out // 2 if upper else left_out - left_out // 2)
+        after.append(left_out - before[-1])
+    return {"pads": [*before, *after]}
 
 
 def _with_padded_means(model: onnx.ModelProto) -> onnx.ModelProto:

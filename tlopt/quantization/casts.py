@@ -67,7 +67,7 @@ def to_half(
         keep: Names of more nodes that stay float32.
     """
     floats = [name for node in view.nodes for name in node.output if view.is_float(name)]
-    large = overflowing(view, observe(view, floats, batches), half)
+    large = overflowing(view, observe(view, floats, batches, infinite=True), half)
     if large:
         log.warning("%d of %d nodes stay fp32: their values exceed %s", len(large), len(view.nodes), half)
     return cast(view, half, keep={*large, *keep}), large

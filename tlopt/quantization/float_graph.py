@@ -9,6 +9,7 @@ from tlopt.graphs.lengths import settle
 from tlopt.graphs.loading import load_graph
 from tlopt.graphs.precision import precision_of
 from tlopt.graphs.rewriting.folding import fold
+from tlopt.graphs.rewriting.pads import merge_lowest_pads
 from tlopt.graphs.view import View
 from tlopt.quantization.depthwise import with_depthwise
 from tlopt.quantization.options import refuse_quantized
@@ -33,7 +34,7 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     graph = clean(graph)
     if source.card.task == "any":
         graph = settle(graph)
-    view = View(fold(graph) if folded else graph)
+    view = View(merge_lowest_pads(fold(graph)) if folded else graph)
     if not folded or precision != "int8":
         return view
     view = with_depthwise(view, runtime)

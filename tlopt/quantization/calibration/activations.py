@@ -13,6 +13,8 @@ from tlopt.graphs.view import View
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.sessions import open_session
 
+_HINT = "If the network masks with infinity, export it with a large number instead, such as -10000."
+
 
 def tapped(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """Return the model with these tensors as its only outputs, in the order given."""
@@ -25,7 +27,9 @@ def tapped(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     return copied
 
 
-def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -> dict[str, Histogram]:
+def observe(
+    view: View, tensors: Iterable[str], batches: Iterable[np.ndarray], *, infinite: bool = False
+) -> dict[str, Histogram]:
     """Return the histogram of each tensor over all batches.
 
     Only one batch of activations is held at a time.
@@ -34,6 +38,7 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
         view: Of a float graph with one input.
         tensors: Names of computed tensors; the input itself may be among them.
         batches: Inputs, each float32 (n, 3, h, w).
+        infinite: Take infinite values for 0, as those of an attention mask are where no range is chosen.
 
     Raises:
         StageError: A tensor takes values that are not finite.
@@ -47,10 +52,15 @@ def observe(view: View, tensors: Iterable[str], batches: Iterable[np.ndarray]) -
         found = dict(zip(computed, runner.run(None, {source: inputs}), strict=False))
         found[source] = inputs
         for name, histogram in histograms.items():
+            values = found[name]
+            if infinite:
+                values = np.where(np.isinf(values), np.float32(0), values)
             try:
-                histogram.add(found[name], images=len(inputs))
+                histogram.add(values, images=len(inputs))
             except ValueError as error:
-                raise StageError(f"The tensor {name} takes values that are not finite on these images.") from error
+                raise StageError(
+                    f"The tensor {name} takes values that are not finite on these images.", hint=_HINT
+                ) from error
         found.clear()  # or all tensors of one batch would wait until those of the next are there, too
     return histograms
 
