@@ -17,7 +17,7 @@ from tlopt.cards.details import TorchDetails
 from tlopt.errors import PluginError, SettingError, TloptError
 from tlopt.networks import weights
 from tlopt.preprocess import Preprocess
-from tlopt.trusted import places
+from tlopt.trusted import memory, places
 
 MODULE = """
 from pathlib import Path
@@ -292,3 +292,15 @@ def test_options_are_plain_values():
 def test_an_option_that_the_library_does_not_take_is_an_error_of_the_name():
     with pytest.raises(PluginError, match="cannot be built with its options"):
         sources.build("timm:resnet10t?nonsense=1", classes=2, size=32)
+
+
+def test_a_link_in_the_place_of_the_list_stays_one(tmp_path):
+    kept = tmp_path / "dotfiles" / "trusted.json"
+    kept.parent.mkdir()
+    link = tmp_path / "config" / "tlopt" / "trusted.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(kept)
+    memory.remember("json:loads", "")
+    assert link.is_symlink()
+    assert [name for name, _ in memory.entries()] == ["json:loads"]
+    assert "json:loads" in kept.read_text()

@@ -64,7 +64,7 @@ def keep(model: str, place: Place) -> None:
     kept = [(name, old) for name, old in before if (name, old.file) != (model, place.file)]
     content = [{"model": name, **asdict(old)} for name, old in [*kept, (model, place)][-_MOST:]]
     try:
-        file = _file()
+        file = Path(os.path.realpath(_file()))  # a link of the user's stays one
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # of mode 0600
         try:
