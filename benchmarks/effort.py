@@ -36,6 +36,7 @@ MODEL = "pip:efficientnet_lite0"
 Run = dict[str, Any]
 ARMS: dict[str, Run] = {e: {"effort": e} for e in ("quick", "default", "best")}
 ARMS |= {f"{e}, 5 folds": {"effort": e, "folds": 5} for e in ("quick", "default")}
+OTHERS: dict[str, Run] = {"default, batches of 32": {"batch": 32}}  # named alone
 SETS = "clothing10-20,signdigits6-30,elpv-100"
 MOST = 400  # images of the test
 
@@ -62,7 +63,7 @@ def one(key: Run, data: Sequence[Path]) -> Run:
         started = processor_seconds()
         made = finetune(
             images, Path(scratch) / "out", model=MODEL, image_size=key["size"], seed=key["seed"],
-            cache_dir=Path(scratch) / "cache", **ARMS[key["arm"]],
+            cache_dir=Path(scratch) / "cache", **(ARMS | OTHERS)[key["arm"]],
         )  # fmt: skip
         seconds = processor_seconds() - started
         test = open_pixels(scan(images).split(val=0, test=0, seed=0)["test"], made.card.preprocess, cache_gb=0)
@@ -96,8 +97,26 @@ def table(result: dict[str, Any]) -> str:
         points = f"{statistics.mean(over):+.1f} ({min(over):+.1f} to {max(over):+.1f})"
         row = (*kind, len(seeds), f"{told:.3f}", f"{test:.3f}", points, f"{seconds:.0f}", f"{times:.2f}")
         lines.append(f"| {' | '.join(map(str, row))} |")
-    lines += ["", *_beside_regression(found)]
+    lines += ["", *_over_all(found), "", *_beside_regression(found)]
     return "\n".join(lines) + "\n"
+
+
+def _over_all(found: dict[tuple[Any, ...], Run]) -> list[str]:
+    """Return what each arm brings and costs beside the default, means over all runs, a line each."""
+    lines = []
+    for arm in dict.fromkeys(key[2] for key in found if key[2] != "default"):
+        pairs = [
+            (one, found[*key[:2], "default", key[3]])
+            for key, one in found.items()
+            if key[2] == arm and (*key[:2], "default", key[3]) in found
+        ]
+        if pairs:
+            over = statistics.mean(100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in pairs)
+            times = statistics.mean(a["seconds"] / b["seconds"] for a, b in pairs)
+            lines.append(
+                f"{arm}: {over:+.1f} points in {times:.2f} times the default's seconds, means of {len(pairs)} runs."
+            )
+    return lines
 
 
 def _beside_regression(found: dict[tuple[Any, ...], Run]) -> list[str]:
@@ -129,7 +148,9 @@ def main() -> None:
     places = [place for place in (given.data, given.more) if place is not None]
     torch.set_num_threads(1)
     result: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
-    result |= {"command": "python benchmarks/effort.py", "device": processor(), "versions": versions()}
+    command = f"python benchmarks/effort.py --sets {given.sets} --arms '{given.arms}' --seeds {given.seeds}"
+    command += f" --size {given.size}"
+    result |= {"command": command + " --more MORE" * bool(given.more), "device": processor(), "versions": versions()}
     for seed in map(int, given.seeds.split(",")):
         for name in given.sets.split(","):
             for arm in given.arms.split("; "):
