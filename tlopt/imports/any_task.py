@@ -188,12 +188,19 @@ def _together(run: Run, singles: list[list[np.ndarray]], model: onnx.ModelProto)
                 return False
             if values.shape[0] != len(group) or any(one.shape[1:] != values.shape[1:] for one in wanted):
                 return False
-            if not _same(values, np.concatenate(wanted), tolerance(model)):
+            if not same(values, np.concatenate(wanted), tolerance(model)):
                 return False
     return True
 
 
-def _same(found: np.ndarray, wanted: np.ndarray, most: float) -> bool:
+def same(found: np.ndarray, wanted: np.ndarray, most: float) -> bool:
+    """Whether an output is the one that is wanted, of the same shape, but for what another order of sums changes.
+
+    Args:
+        found: The output.
+        wanted: What it should be.
+        most: By what share of their spread numbers may differ.
+    """
     if not np.issubdtype(found.dtype, np.floating):
         return bool((found != wanted).mean() <= _OTHER) if found.size else True
     return bool(np.abs(found - wanted).max(initial=0) <= most * max(float(wanted.std()) if wanted.size else 0, 1e-6))
@@ -211,7 +218,7 @@ def _fixed(model: onnx.ModelProto, run: Run, size: int, name: str) -> Found:
             hint="Export it with a batch of 1.",
         )
     others = run([groups[0][0], *[groups[0][-1]] * (size - 1)])
-    if not all(_same(a[:1], b[:1], tolerance(model)) for a, b in zip(others, answers[0], strict=True)):
+    if not all(same(a[:1], b[:1], tolerance(model)) for a, b in zip(others, answers[0], strict=True)):
         raise ArtifactError(f"{name} cannot be used: its answers depend on the other images of a batch.", hint=EXPORT)
     _declare(model, size)
     first = [[values[:1] for values in answer] for answer in answers]

@@ -10,6 +10,7 @@ from tlopt.graphs.loading import load_graph
 from tlopt.graphs.precision import precision_of
 from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.rewriting.pads import merge_lowest_pads
+from tlopt.graphs.rewriting.parallel import merge_parallel
 from tlopt.graphs.view import View
 from tlopt.quantization.depthwise import with_depthwise
 from tlopt.quantization.options import refuse_quantized
@@ -23,8 +24,8 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
         source: An ONNX artifact.
         precision: That it will have.
         runtime: That will run it.
-        folded: Make constant arithmetic part of the weights beside it. A network that was trained with its
-            scales was rounded as the exporter wrote it, and stays so.
+        folded: Make constant arithmetic part of the weights beside it, and one convolution of those that are summed.
+            A network that was trained with its scales was rounded as the exporter wrote it, and stays so.
 
     Raises:
         ArtifactError: It is quantized already, or cannot be quantized.
@@ -34,7 +35,7 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     graph = clean(graph)
     if source.card.task == "any":
         graph = settle(graph)
-    view = View(merge_lowest_pads(fold(graph)) if folded else graph)
+    view = View(merge_lowest_pads(merge_parallel(fold(graph))) if folded else graph)
     if not folded or precision != "int8":
         return view
     view = with_depthwise(view, runtime)

@@ -151,6 +151,7 @@ def _export(
 
     from tlopt.graphs import pixels
     from tlopt.graphs.rewriting.constants import fold_parameters
+    from tlopt.graphs.rewriting.parallel import without_branches
     from tlopt.graphs.unmistakable import unmistakable, with_safe_orders
     from tlopt.networks.merging import merged
     from tlopt.networks.tracing import trace
@@ -167,7 +168,10 @@ def _export(
     if preprocess.folded:
         proto = pixels.take_pixels(proto, source.card.preprocess)
     # Those scales belong to the tensors of the graph, too: nothing may be added to it.
-    proto = unmistakable(fold_parameters(proto)) if source.card.torch.qat is None else with_safe_orders(proto)
+    if source.card.torch.qat is None:
+        proto = unmistakable(without_branches(fold_parameters(proto)))
+    else:
+        proto = with_safe_orders(proto)
     onnx.checker.check_model(proto, full_check=True)
     file = out / FILE
     onnx.save(proto, file)

@@ -163,6 +163,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     from tlopt.imports.feeding import fed
     from tlopt.imports.interface import answer_floats, narrow
     from tlopt.imports.meaning import kind_of
+    from tlopt.imports.merging import merged
     from tlopt.imports.probing import probe
     from tlopt.imports.renaming import rename
 
@@ -171,6 +172,7 @@ def _from_onnx(file: Path, out: Path, names: tuple[str, ...] | None, given: dict
     answer_floats(proto)
     proto = fold_parameters(proto)
     probed = probe(proto, preprocess, str(file))
+    proto = merged(proto, preprocess)
     rename(proto, {proto.graph.input[0].name: "images", proto.graph.output[0].name: "logits"})
     onnx.save(proto, out / _FILE)
     answers = ends.answers or kind_of(proto, probed.answers)
@@ -220,6 +222,7 @@ def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> 
     from tlopt.graphs.precision import opset_of, precision_of
     from tlopt.imports import any_task
     from tlopt.imports.feeding import fed
+    from tlopt.imports.merging import merged
     from tlopt.imports.renaming import rename
 
     names = [name.strip() for name in (ends.output or "").split(",") if name.strip()]
@@ -233,6 +236,7 @@ def _any_from_onnx(file: Path, out: Path, given: dict[str, Any], ends: Ends) -> 
         )
     rename(proto, {proto.graph.input[0].name: "images"})
     found = any_task.probe(proto, preprocess, str(file))
+    proto = merged(proto, preprocess)
     onnx.save(proto, out / _FILE)
     details = OnnxDetails(opset=opset_of(proto), fixed_batch=found.fixed_batch, task="any", outputs=found.outputs)
     return Card(
