@@ -1,4 +1,4 @@
-"""What OpenVINO would compute wrongly as soon as a graph has a Q/DQ pair."""
+"""What runtimes would compute wrongly as soon as a graph has a Q/DQ pair."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def in_onnxruntime(model, inputs):
 
 
 def decibels(found, wanted):
-    return 10 * np.log10((wanted**2).mean() / ((found - wanted) ** 2).mean())
+    return 10 * np.log10((wanted**2).mean() / max(((found - wanted) ** 2).mean(), 1e-20))
 
 
 def int8_of(model, inputs):
@@ -143,3 +143,45 @@ def test_a_fence_changes_no_value_and_plain_networks_have_none(tmp_path):
     plain.output(plain.add("Relu", plain.conv(plain.deep, 8, 6)), "mask")
     model = clean(onnx.load(plain.save(tmp_path / "plain.onnx")))
     assert fenced(model, "openvino") is model
+
+
+def outlying(shape):
+    """Return weights of which one is much larger than all others: with one scale for all, the others become 0."""
+    weight = np.random.default_rng(5).normal(0, 0.2, shape)
+    weight[0, 0] = 0
+    weight.flat[0] = 500
+    return weight
+
+
+def convolved(net, before):
+    return net.add("Conv", before, net.constant(outlying((8, 8, 3, 3))), pads=[1] * 4)
+
+
+def enlarged(net, before):
+    return net.add("ConvTranspose", before, net.constant(outlying((8, 8, 2, 2))), strides=[2, 2])
+
+
+def multiplied(net, before):
+    rows = net.add("Flatten", net.add("GlobalAveragePool", before))
+    product = net.add("Gemm", rows, net.constant(outlying((8, 8))), net.constant(np.zeros(8)))
+    return net.add("Reshape", product, whole(net, -1, 8, 1, 1))
+
+
+@pytest.mark.parametrize("after", ["", "Relu"])
+@pytest.mark.parametrize("made", [convolved, enlarged, multiplied])
+def test_the_weights_of_a_layer_that_stays_float_are_not_rounded_in_onnxruntime(made, after, tmp_path):
+    net = AnyNet()
+    # What the largest weight reads is 0, so that it widens no range of the activations.
+    weight = np.random.default_rng(3).normal(0, 0.4, (8, 8, 1, 1))
+    weight[0] = 0
+    before = net.add("Relu", net.add("Conv", net.deep, net.constant(weight), net.constant([0, *[0.1] * 7])))
+    tensor = made(net, before)
+    layer = next(node.name for node in net.nodes if node.output[0] == tensor or node.op_type == "Gemm")
+    tensor = net.add(after, tensor) if after else tensor
+    net.output(net.conv(tensor, 8, 6, kernel=1), "mask")
+    model, inputs = onnx.load(net.save(tmp_path / "net.onnx")), photo_like()
+    scheme = Scheme(runtime="onnxruntime", rounding="nearest", bias_correction=False)
+    quantized = calibrate(View(clean(model)), scheme, [inputs], floats=[layer]).graph()
+    assert layer in {node.name for node in quantized.graph.node}
+    wanted = in_onnxruntime(model, inputs)
+    assert decibels(in_onnxruntime(quantized, inputs), wanted) > 25

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tlopt.graphs.rewriting.parallel import without_branches
+from tlopt.graphs.unmistakable import unmistakable
 from tlopt.imports.any_task import same
 from tlopt.imports.probing import probes, tolerance
 from tlopt.preprocess import Preprocess
@@ -27,6 +28,7 @@ def merged(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
     made = without_branches(model)
     if made is model:
         return model
+    made = unmistakable(made)
     batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or 4
     images = probes(preprocess)
     inputs = preprocess.normalize(images[np.arange(batch) % len(images)])

@@ -1,4 +1,4 @@
-"""Nodes that keep OpenVINO from computing an int8 graph wrongly, and ONNX Runtime from computing it slowly.
+"""Nodes that keep runtimes from computing an int8 graph wrongly, or slowly.
 
 Once a graph has a Q/DQ pair, OpenVINO takes every product with constants for a DequantizeLinear. It moves such products
 past the nodes behind them. Some moves are wrong, all seen in 2026.4:
@@ -10,6 +10,8 @@ past the nodes behind them. Some moves are wrong, all seen in 2026.4:
 
 ONNX Runtime 1.32 fuses a mean over windows with the Q/DQ pairs around it. The fused mean is slower than one in float.
 Most means are depthwise convolutions by then; those that leave the border out of their count are not.
+And it rounds the weights of a layer that was left in float, with one scale for all of them, if a DequantizeLinear
+stands right before the layer.
 
 Neither looks past a Max with the lowest number, which changes no value: a fence.
 """
@@ -94,6 +96,14 @@ def _is_slowed(view: View, node: onnx.NodeProto) -> bool:
     )
 
 
+def _is_rounded(view: View, node: onnx.NodeProto) -> bool:
+    """Whether ONNX Runtime would round the float weights of a node, so that its input needs a fence."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not view.weight(node):
+        return False
+    producer = view.producer.get(node.input[0])
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
 def _never(_view: View, _node: onnx.NodeProto) -> bool:
     return False
 
@@ -123,5 +133,5 @@ def _shifts(view: View, node: onnx.NodeProto) -> bool:
 _Rule = Callable[[View, onnx.NodeProto], bool]
 # Runtime -> whether a fence stands behind a node, and whether one stands before it.
 _RULES: dict[Runtime, tuple[_Rule, _Rule]] = {
-    "openvino": (_is_moved_on, _is_moved_past), "onnxruntime": (_is_slowed, _never),
+    "openvino": (_is_moved_on, _is_moved_past), "onnxruntime": (_is_slowed, _is_rounded),
 }  # fmt: skip
