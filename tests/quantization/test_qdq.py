@@ -107,6 +107,22 @@ def test_a_transposed_convolution_is_in_8_bits_where_a_runtime_has_a_kernel(buil
     assert ("ConvTranspose" in inside) == (runtime == "openvino")
 
 
+@pytest.mark.parametrize(
+    ("groups", "outputs", "integers"),
+    [(1, 16, True), (16, 16, True), (16, 32, False), (8, 8, False), (4, 16, False), (2, 16, True)],
+)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_convolutions_of_narrow_groups_stay_float_in_onnxruntime(builder, groups, outputs, integers, runtime):
+    b = builder
+    x = b.node("Relu", b.conv("images", 3, 16))
+    weight = b.constant(b.random.normal(0, 0.3, (outputs, 16 // groups, 3, 3)).astype(np.float32))
+    x = b.node("Relu", b.node("Conv", x, weight, pads=[1] * 4, group=groups))
+    view = View(clean(b.model(b.head(x, outputs))))
+    placement = place(view, runtime)
+    node = next(node for node in view.nodes if node.op_type == "Conv" and node.input[1] == weight)
+    assert placement.is_eight_bit(view, node) == (integers or runtime == "openvino")
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_grouped_transposed_convolution_keeps_a_float_bias(builder, photos_like, channels):
     b = builder

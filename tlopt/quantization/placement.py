@@ -10,7 +10,7 @@ from typing import Literal
 import onnx
 
 from tlopt.graphs.activations import activation
-from tlopt.graphs.view import MOVES, WEIGHTED, View, fused_activation
+from tlopt.graphs.view import MOVES, WEIGHTED, View, attribute, fused_activation
 from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
 from tlopt.quantization.weight_grids import LIMIT, REDUCED
 
@@ -18,6 +18,7 @@ Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider that takes integers in and gives integers out.
 _INTEGER = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"})
+_FEW_PAIRS = 16  # of channels in a group; with 64 neither float nor integers are ahead
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 # What gives integers, or takes them, in one runtime or another; Relu and Clip with what lies before them.
 _NEAR_INTEGERS = _INTEGER | WEIGHTED | {"MaxPool", "Relu", "Clip"}
@@ -215,7 +216,10 @@ def _between_floats(view: View, node: onnx.NodeProto) -> bool:
 
 
 def _has_kernel(view: View, node: onnx.NodeProto, runtime: Runtime) -> bool:
-    """Whether a runtime computes a weighted node in 8 bits, and rightly.
+    """Whether a runtime computes a weighted node in 8 bits, rightly, and not much more slowly than in float.
+
+    A convolution whose groups have a few channels each, but no depthwise one, takes up to fifty times as long in 8 bits
+    as in float in ONNX Runtime 1.32. ResNeXt has them, and FastViT.
 
     A transposed convolution stays float in ONNX Runtime, which has no such operator, and in engines of TensorRT for
     RTX 1.7, whatever stands around it: rounding it would cost accuracy and save nothing. A product with a stack of
@@ -223,8 +227,16 @@ def _has_kernel(view: View, node: onnx.NodeProto, runtime: Runtime) -> bool:
     """
     if node.op_type == "ConvTranspose":
         return runtime == "openvino"
+    if node.op_type == "Conv" and runtime == "onnxruntime" and 1 < _pairs(view, node) <= _FEW_PAIRS:
+        return False
     stacked = node.op_type == "MatMul" and math.prod(view.shape(node.input[1])[:-2]) > 1
     return not (stacked and runtime == "openvino")
+
+
+def _pairs(view: View, node: onnx.NodeProto) -> int:
+    """Return how many pairs of an input and an output channel each group of a convolution has; 0 of a single group."""
+    groups, (outputs, inputs, *_) = attribute(node, "group", 1), view.shape(node.input[1])
+    return inputs * (outputs // groups) if groups > 1 else 0
 
 
 def _logits(view: View) -> set[str]:
