@@ -115,3 +115,47 @@ def test_a_softmax_that_cannot_be_misread_stays_as_it_is():
 def test_a_softmax_over_the_classes_of_one_pixel_stays_as_it_is():
     before = softmax(12, 1, shape=("n", 9, 1, 1))
     assert unmistakable(before) is before
+
+
+def tiled_norm(shape):
+    """Return what torch writes for an InstanceNorm2d with running statistics, between convolutions."""
+    nodes = (
+        ("Conv", "x v", "a", {"pads": [1] * 4}), ("Reshape", "a whole", "b", {}), ("Shape", "a", "sides", {}),
+        ("Slice", "sides zero one", "times", {}), ("Tile", "s times", "p", {}), ("Tile", "m times", "q", {}),
+        ("BatchNormalization", "b p q q p", "c", {}), ("Reshape", "c ends", "d", {}), ("Conv", "d w", "y", {}),
+    )  # fmt: skip
+    small = 0.1 * weight()  # so that sums are
+    s, m = np.array([0.5, 2, 3, 1], np.float32), np.array([0.3, -1, 2, 0], np.float32)
+    places = {"whole": np.array([1, -1, 7, 8]), "ends": np.array([-1, 4, 7, 8]), "zero": np.array([0])}
+    return graph(13, *nodes, shape=shape, v=small[:4], w=small, s=s, m=m, one=np.array([1]), **places)
+
+
+@pytest.mark.parametrize("shape", [("n", 4, 7, 8), (2, 4, 7, 8)])
+def test_channels_of_all_images_side_by_side_are_normalized_for_each_image(shape):
+    before = tiled_norm(shape)
+    alike(before)
+    assert [node.op_type for node in unmistakable(before).graph.node] == ["Conv", "BatchNormalization", "Conv"]
+
+
+def test_norms_of_one_image_repeat_nothing():
+    before = tiled_norm((1, 4, 7, 8))
+    alike(before, shape=(1, 4, 7, 8))
+    assert "Tile" not in {node.op_type for node in unmistakable(before).graph.node}
+
+
+def norm_of_two_images(parameters):
+    nodes = (("Reshape", "x whole", "b", {}), ("BatchNormalization", "b p p p p", "c", {}))
+    places = {"whole": np.array([1, 8, 7, 8]), "ends": np.array([2, 4, 7, 8])}
+    values = np.array(parameters, np.float32)
+    return graph(13, *nodes, ("Reshape", "c ends", "y", {}), shape=(2, 4, 7, 8), p=values, **places)
+
+
+def test_parameters_that_are_stored_for_each_image_are_one_images():
+    before = norm_of_two_images([1, 2, 3, 4] * 2)
+    alike(before)
+    assert [node.op_type for node in unmistakable(before).graph.node] == ["BatchNormalization"]
+
+
+def test_a_norm_whose_parameters_differ_between_images_stays_as_it_is():
+    before = norm_of_two_images(range(1, 9))
+    assert unmistakable(before) is before

@@ -6,6 +6,7 @@ All of it was seen in OpenVINO 2026.4:
 - Channels that are put into another order are put into the inverse one where a convolution reads them. It takes in an
   order along an axis that is counted from the first one, and leaves one that is counted from the last.
 - A transposed convolution that says the size of its result, or SAME, leaves out other places of its border.
+- A batch normalization of all images' channels side by side comes out wrong in int8 (`rewriting.tiled_norms`).
 - A mean over windows counts places beyond the border that lie in no padding. Such places come with `ceil_mode`.
 """
 
@@ -23,7 +24,8 @@ from tlopt.graphs.cleaning import with_shapes
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.opsets import brought
 from tlopt.graphs.precision import opset_of
-from tlopt.graphs.view import View, attribute
+from tlopt.graphs.rewriting.tiled_norms import without_tiled_norms
+from tlopt.graphs.view import View, attribute, stored
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def unmistakable(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: Stays as it is; returned itself if it is read alike.
     """
-    return _with_padded_means(with_safe_orders(_with_told_borders(_with_safe_softmaxes(model))))
+    return without_tiled_norms(_with_padded_means(with_safe_orders(_with_told_borders(_with_safe_softmaxes(model)))))
 
 
 def with_safe_orders(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -70,7 +72,7 @@ def _reordered_rank(view: View, node: onnx.NodeProto) -> int:
     if rank < 1 or axis < 0:
         return 0
     if node.op_type == "Gather":
-        return rank if _is_order(_constant(view, node.input[1])) else 0
+        return rank if _is_order(stored(view, node.input[1])) else 0
     if node.op_type != "Concat" or opset_of(view.model) < _PAD_11:  # older ones count from the first axis alone
         return 0
     parts = view.producer.get(node.input[0])
@@ -85,13 +87,6 @@ def _is_order(places: np.ndarray | None) -> bool:
     counted = np.where(places < 0, places + places.size, places)
     usual = np.arange(places.size)
     return bool((np.sort(counted) == usual).all() and (counted != usual).any())
-
-
-def _constant(view: View, name: str) -> np.ndarray | None:
-    """Return the values of an initializer or of a Constant node."""
-    node = view.producer.get(name)
-    value = attribute(node, "value") if node is not None and node.op_type == "Constant" else None
-    return view.constant(name) if value is None else numpy_helper.to_array(value)
 
 
 def _with_told_borders(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -88,6 +88,13 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def stored(view: View, name: str) -> np.ndarray | None:
+    """Return the values of an initializer or of a Constant node, None if the tensor is computed."""
+    node = view.producer.get(name)
+    value = attribute(node, "value") if node is not None and node.op_type == "Constant" else None
+    return view.constant(name) if value is None else numpy_helper.to_array(value)
+
+
 def channel_axis(node: onnx.NodeProto, weight: np.ndarray) -> int:
     """Return the axis of a weight that runs over the output channels."""
     if node.op_type == "Conv":
