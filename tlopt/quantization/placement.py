@@ -12,6 +12,7 @@ import onnx
 from tlopt.graphs.activations import activation
 from tlopt.graphs.view import MOVES, WEIGHTED, View, attribute, fused_activation
 from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
+from tlopt.quantization.turning import before_fixed_axes
 from tlopt.quantization.weight_grids import LIMIT, REDUCED
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
@@ -120,10 +121,11 @@ def _around(view: View, floats: Collection[str]) -> Placement:
     A tensor that is quantized is read in its quantized form by all: a second, float reader would
     keep the producer from fusing. An activation function fuses into what lies before it, so only its
     output is quantized. One of several nodes is computed in float as a whole if it has no integer kernel in the
-    middle, as GELU's Erf: a product inside would be rounded for nothing. Logits stay float.
+    middle, as GELU's Erf: a product inside would be rounded for nothing. So are convolutions before what needs its
+    axes in their order (`turning`). Logits stay float.
     """
     placement = Placement("onnxruntime")
-    inside = _in_float(view)
+    inside = _in_float(view) | before_fixed_axes(view)
     wanted: set[str] = set()
     for node in view.nodes:
         if node.name in floats or node.name in inside:
