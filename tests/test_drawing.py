@@ -10,6 +10,7 @@ import pytest
 
 from tlopt.errors import MissingLibraryError, OutputExistsError
 from tlopt.measure.find_lr import find_lr
+from tlopt.publishing import PICTURE, check_file
 from tlopt.reports.bars import bars
 from tlopt.reports.picture import Point, picture
 from tlopt.training.outcome import pictures, records
@@ -51,6 +52,14 @@ def test_a_picture_that_cannot_be_drawn_costs_no_training(tmp_path, monkeypatch,
         records.write(tmp_path, outcome, ("a", "b"))
     assert "no pictures of the training: latex was not found" in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_picture_replaces_an_older_one(tmp_path):
+    curve, profile = tmp_path / "lr.svg", tmp_path / "layers.svg"
+    pictures.range_test_curve(np.array([0.1, 1.0]), np.array([1.0, 2.0]), 0.1, curve)
+    profile.write_text(bars([("a", "Conv", 1.0)], {"Conv": 1.0}, title=""))
+    for file in (curve, profile):
+        check_file(file, makes=PICTURE)
 
 
 def test_find_lr_draws_over_no_image(tmp_path):

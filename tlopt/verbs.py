@@ -55,6 +55,7 @@ class Verb:
         takes: Its positional arguments.
         gives: "path" if it makes a folder at ``--out``, "report" if what it returns has `to_report`, "lines" if it
             returns things to be shown one by one, "study" if it does what "path" and "report" do, or only reports.
+        tables: The first columns of the tables that it writes: a file that begins with others is not replaced.
         recipe: Whether recipes have it.
         python: Whether it is a function of the package: what only prints is not.
     """
@@ -66,6 +67,7 @@ class Verb:
     example: str
     takes: tuple[Argument, ...] = ()
     gives: Literal["path", "report", "lines", "study"]
+    tables: tuple[tuple[str, ...], ...] = ()
     recipe: bool = False
     python: bool = True
 
@@ -95,6 +97,7 @@ _ARTIFACTS = Argument(name="artifacts", shown="ARTIFACT...", many=True)
 _TWO = (Argument(name="reference"), Argument(name="candidate"))
 _SOURCE = Argument(name="source", shown="ARTIFACT")
 _IMAGES = Argument(name="source", shown="IMAGES")
+_TIMED = (("artifact", "precision", "backend"),)
 
 _LISTED = ("models", "sources", "backends", "quantizers", "criteria", "targets")
 
@@ -158,6 +161,7 @@ _VERBS = (
         name="optimize", at="search.optimize:optimize", group="Make", gives="study", recipe=True,
         summary="Find the most accurate classifier that keeps to a budget.",
         example="tlopt optimize images -o runs/search --latency-ms 5",
+        tables=(("network", "px", "precision"), ("running", "host", "since")),
         takes=(Argument(name="source", shown="[IMAGES|ARTIFACT]", required=False),),
     ),
     Verb(
@@ -176,24 +180,28 @@ _VERBS = (
         name="evaluate", at="measure.evaluate:evaluate", group="Measure", gives="report",
         summary="Measure the accuracy of an artifact on labelled images.",
         example="tlopt evaluate runs/int8",
+        tables=(("artifact", "backend", "images", "accuracy"),),
         takes=(_ARTIFACT,),
     ),
     Verb(
         name="compare", at="measure.compare:compare", group="Measure", gives="report", recipe=True,
         summary="Measure what an artifact has lost against another.",
         example="tlopt compare runs/fp32 runs/int8 --max-drop 0.01",
+        tables=(("artifact", "backend", "images", "accuracy"), ("output", "snr_db", "cosine")),
         takes=_TWO,
     ),
     Verb(
         name="bench", at="measure.bench:bench", group="Measure", gives="report",
         summary="Measure the latency and throughput of artifacts.",
         example="tlopt bench runs/fp32 runs/int8 --batch 1,8",
+        tables=_TIMED,
         takes=(_ARTIFACTS,),
     ),
     Verb(
         name="loadgen", at="measure.loadgen:loadgen", group="Measure", gives="report",
         summary="Measure artifacts with MLPerf's load generator.",
         example="tlopt loadgen runs/int8 --scenario single-stream --seconds 600",
+        tables=_TIMED,
         takes=(_ARTIFACTS,),
     ),
     Verb(
@@ -206,42 +214,49 @@ _VERBS = (
         name="choose", at="measure.choose:choose", group="Measure", gives="report",
         summary="Find the backend that runs an artifact fastest here.",
         example="tlopt choose runs/int8",
+        tables=(("artifact", "backend", "batch", "p50_ms"),),
         takes=(_ARTIFACT,),
     ),
     Verb(
         name="profile", at="measure.profile:profile", group="Measure", gives="report",
         summary="Measure how long each layer of an artifact takes.",
         example="tlopt profile runs/int8 --top 10",
+        tables=(("layer", "op", "ms", "share"),),
         takes=(_ARTIFACT,),
     ),
     Verb(
         name="roofline", at="measure.roofline:roofline", group="Measure", gives="report",
         summary="Measure the share of the processor's peak that is used.",
         example="tlopt roofline runs/fp32 runs/int8 --batch 1",
+        tables=_TIMED,
         takes=(_ARTIFACTS,),
     ),
     Verb(
         name="drift", at="measure.drift:drift", group="Measure", gives="report",
         summary="Measure in which layers two ONNX artifacts differ.",
         example="tlopt drift runs/fp32 runs/int8",
+        tables=(("tensor", "layer", "op", "error"),),
         takes=_TWO,
     ),
     Verb(
         name="rank", at="search.rank:rank", group="Measure", gives="report", recipe=True,
         summary="Rank networks by accuracy and speed, before any training.",
         example="tlopt rank images --models pip:efficientnet_lite0 --image-sizes 128,160",
+        tables=(("model", "image_size", "accuracy"),),
         takes=(_IMAGES,),
     ),
     Verb(
         name="find-lr", at="measure.find_lr:find_lr", group="Measure", gives="report",
         summary="Find a learning rate for fine-tuning.",
         example="tlopt find-lr images --plot lr.svg",
+        tables=(("suggested_lr", "lowest_loss", "steps"),),
         takes=(_IMAGES,),
     ),
     Verb(
         name="data audit", at="data.audit:audit", group="Data", gives="report",
         summary="Find damaged, repeated and wrongly labelled images.",
         example="tlopt data audit images --html audit.html",
+        tables=(("severity", "finding", "findings"),),
         takes=(Argument(name="images"),),
     ),
     Verb(
@@ -266,6 +281,7 @@ _VERBS = (
         name="show", at="show:show", group="Ask", python=False, gives="report",
         summary="Show what an artifact is and how it was made.",
         example="tlopt show runs/int8",
+        tables=(("step", "stage", "seconds", "source"),),
         takes=(_ARTIFACT,),
     ),
     Verb(
@@ -281,6 +297,7 @@ _VERBS = (
         name="doctor", at="doctor:doctor", group="Ask", gives="report",
         summary="Show what works on this machine and what is missing.",
         example="tlopt doctor",
+        tables=(("part", "usable", "detail"),),
     ),
 )  # fmt: skip
 

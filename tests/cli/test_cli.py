@@ -18,6 +18,8 @@ import tlopt
 from tlopt.artifact import Artifact
 from tlopt.cli import main, root, terminal
 from tlopt.cli.options import setting_options
+from tlopt.publishing import check_file
+from tlopt.reports import Report, table_kinds
 from tlopt.settings import parameters
 from tlopt.verbs import TABLE
 
@@ -199,6 +201,37 @@ def test_a_report_is_written_as_csv_and_as_markdown(capsys, exported, tmp_path):
     assert code == 0
     assert files["csv"].read_text(encoding="utf-8").startswith("artifact,")
     assert files["markdown"].read_text(encoding="utf-8").startswith("| artifact |")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(name, option) for name, verb in TABLE.items() for option in ("--csv", "--markdown") if verb.tables],
+)
+def test_a_table_is_written_over_no_file_of_the_users(capsys, tmp_path, command, option):
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("The work of three years.\n")
+    words = [tmp_path / "none" for one in TABLE[command].takes if one.required]
+    code, _, error = called(capsys, *command.split(), *words, option, thesis)
+    assert code == 2
+    assert f"thesis.tex exists already, and is not a table of tlopt {command}" in error
+    assert thesis.read_text() == "The work of three years.\n"
+
+
+def test_every_table_can_be_written_over_an_older_one(tmp_path):
+    for verb in TABLE.values():
+        assert bool(verb.tables) == (verb.gives in ("report", "study"))
+        for first in verb.tables:
+            older = Report(title="", rows=(dict.fromkeys((*first, "new"), 1),))
+            for kind, text in (("csv", older.to_csv()), ("markdown", older.to_markdown())):
+                (tmp_path / "table").write_text(text)
+                check_file(tmp_path / "table", makes=table_kinds(verb.name, verb.tables)[kind])
+
+
+def test_a_table_without_rows_can_be_written_over(tmp_path):
+    empty = Report(title="", rows=(), notes=("Nothing was found.",))
+    for kind, text in (("csv", empty.to_csv()), ("markdown", empty.to_markdown())):
+        (tmp_path / "table").write_text(text)
+        check_file(tmp_path / "table", makes=table_kinds("tlopt data audit", TABLE["data audit"].tables)[kind])
 
 
 def test_a_file_that_could_not_be_written_is_refused_before_the_work(capsys, exported, tmp_path):

@@ -14,6 +14,8 @@ from calling import called
 
 from tlopt.preprocess import Preprocess
 from tlopt.process import programs
+from tlopt.publishing import check_file
+from tlopt.reports import table_kinds
 from tlopt.sources import pip
 from tlopt.verbs import TABLE
 
@@ -76,12 +78,21 @@ def _no_server(monkeypatch):
     monkeypatch.setattr(served, "_wait", lambda *_: None)
 
 
+def table_files(options):
+    """Return the tables that some options name, each with its kind."""
+    return [(option.lstrip("-"), file) for option, file in zip(options[::2], options[1::2], strict=True)]
+
+
 @pytest.mark.slow
 def test_the_examples_of_the_commands_run_one_after_the_other(desk, capsys, monkeypatch):
     monkeypatch.chdir(desk)
     failed = {}
     for name, verb in TABLE.items():
-        code, out, err = called(capsys, *shlex.split(verb.example)[1:], *MORE.get(name, []))
+        tables = ["--csv", f"{name}.csv", "--markdown", f"{name}.md"] if verb.tables else []
+        code, out, err = called(capsys, *shlex.split(verb.example)[1:], *MORE.get(name, []), *tables)
         if code:
             failed[name] = out + err
+            continue
+        for kind, file in table_files(tables):  # the same command replaces them
+            check_file(file, makes=table_kinds(name, verb.tables)[kind])
     assert not failed, "\n".join(f"{name}: {text}" for name, text in failed.items())

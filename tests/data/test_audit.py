@@ -7,7 +7,7 @@ from drawing import draw, picture
 from PIL import Image
 
 from tlopt.data import audit
-from tlopt.errors import ImagesError, OutputExistsError, SettingError
+from tlopt.errors import ImagesError, OutputError, OutputExistsError, SettingError
 from tlopt.images import scan
 
 
@@ -163,12 +163,25 @@ def test_json_lists_every_finding(messy):
 
 
 def test_audit_refuses_to_overwrite_and_bad_settings(animals, tmp_path):
-    (tmp_path / "page.html").write_text("mine")
-    with pytest.raises(OutputExistsError, match="exists already"):
+    (tmp_path / "page.html").write_text("<!DOCTYPE html>\nmine")
+    for force in (False, True):
+        with pytest.raises(OutputExistsError, match="exists already, and is not a page of tlopt"):
+            audit(animals, labels=False, html=tmp_path / "page.html", force=force)
+    (tmp_path / "page.html").unlink()
+    audit(animals, labels=False, html=tmp_path / "page.html")
+    with pytest.raises(OutputExistsError, match="exists already") as raised:
         audit(animals, labels=False, html=tmp_path / "page.html")
+    assert "--force" in raised.value.hint
     with pytest.raises(SettingError, match="similarity must be between"):
         audit(animals, similarity=2)
     audit(animals, labels=False, html=tmp_path / "page.html", force=True)
+
+
+def test_no_page_is_written_among_the_images(animals):
+    for name in ("cat/audit.html", "new/audit.html"):
+        with pytest.raises(OutputError, match="lies among the images"):
+            audit(animals, labels=False, html=animals / name)
+    assert not (animals / "new").exists()
 
 
 def test_classes_that_differ_by_case_alone_are_found(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 from tlopt.cards.card import CARD_NAME
 from tlopt.errors import OutputError
 from tlopt.images import intrusion
+from tlopt.publishing import PAGE
 
 
 def touch(root, *names):
@@ -42,6 +43,21 @@ def test_a_link_to_the_images_is_seen_through(tmp_path):
 def test_an_output_where_nobody_looks_for_images_is_not(tmp_path, names, out):
     touch(tmp_path, *names)
     intrusion.refuse(tmp_path / out, [tmp_path / "images", tmp_path / names[0]])
+
+
+@pytest.mark.parametrize("file", ["cat/page.html", "dog/more/page.html", "new/page.html"])
+def test_a_file_in_a_class_folder_is_refused(tmp_path, file):
+    images = touch(tmp_path / "images", "cat/1.jpg", "dog/more/2.jpg")
+    with pytest.raises(OutputError, match="lies among the images") as raised:
+        intrusion.check_file(images / file, makes=PAGE, reads=[images])
+    assert raised.value.exit_code == 2
+    assert not (images / file).exists()
+
+
+def test_a_file_beside_the_class_folders_is_not(tmp_path):
+    images = touch(tmp_path / "images", "cat/1.jpg", "dog/2.jpg")
+    intrusion.check_file(images / "page.html", makes=PAGE, reads=[images])
+    intrusion.check_file(tmp_path / "page.html", makes=PAGE, reads=[images])
 
 
 def test_an_output_within_a_part_is_refused(tmp_path):

@@ -11,8 +11,10 @@ import pytest
 from contents import OURS, fill
 
 from tlopt.errors import OutputError, OutputExistsError, TloptError
-from tlopt.publishing import check_file, draft, write_whole, writing
+from tlopt.publishing import PAGE, PICTURE, Kind, check_file, draft, write_whole, writing
 from tlopt.reading.files import IrregularFileError
+
+TABLE = Kind(what="a table of tlopt bench", begins=("artifact,",))
 
 
 def names(folder):
@@ -114,13 +116,13 @@ def test_an_output_file_never_replaces_what_is_read(tmp_path):
     (tmp_path / "soft").symlink_to("table.csv")
     for name in ("table.csv", "hard", "soft"):
         with pytest.raises(OutputExistsError, match="is what this command reads"):
-            check_file(tmp_path / name, reads=[tmp_path / "table.csv"])
+            check_file(tmp_path / name, reads=[tmp_path / "table.csv"], makes=TABLE)
     with pytest.raises(OutputExistsError, match="which this command reads"):
-        check_file(tmp_path / "photos" / "a" / "1.jpg", reads=[tmp_path / "photos"])
-    check_file(tmp_path / "photos" / "last.csv", reads=[tmp_path / "photos"])
-    check_file(tmp_path / "photos" / "new.csv", reads=[tmp_path / "photos"])
+        check_file(tmp_path / "photos" / "a" / "1.jpg", reads=[tmp_path / "photos"], makes=TABLE)
+    check_file(tmp_path / "photos" / "last.csv", reads=[tmp_path / "photos"], makes=TABLE)
+    check_file(tmp_path / "photos" / "new.csv", reads=[tmp_path / "photos"], makes=TABLE)
     with pytest.raises(OutputExistsError, match="exists already"):
-        check_file(tmp_path / "table.csv", force=False)
+        check_file(tmp_path / "table.csv", force=False, makes=TABLE)
 
 
 def test_an_output_file_never_replaces_a_part_of_an_artifact_or_a_set(tmp_path):
@@ -128,22 +130,40 @@ def test_an_output_file_never_replaces_a_part_of_an_artifact_or_a_set(tmp_path):
     fill(tmp_path / "set", OURS["set"])
     for name in ("artifact/artifact.json", "artifact/tensorboard/events", "set/manifest.csv", "set/a/1.jpg"):
         with pytest.raises(OutputExistsError, match=r"belongs to an? (artifact|set of images)"):
-            check_file(tmp_path / name)
+            check_file(tmp_path / name, makes=TABLE)
 
 
-def test_an_output_file_never_replaces_what_no_command_writes(tmp_path):
+@pytest.mark.parametrize("makes", [TABLE, PAGE, PICTURE])
+@pytest.mark.parametrize("force", [True, False])
+def test_an_output_file_never_replaces_what_no_command_writes(tmp_path, makes, force):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
-    with pytest.raises(OutputExistsError, match=r"photo\.jpg exists already, .* it holds no text"):
-        check_file(tmp_path / "photo.jpg")
-    fill(tmp_path, {"empty.csv": "", "rows.csv": "a\n1\n"})
     (tmp_path / "latin.csv").write_bytes("Größe\n".encode("latin-1"))
-    for name in ("empty.csv", "rows.csv", "latin.csv"):
-        check_file(tmp_path / name)
+    mine = {
+        "thesis.tex": "\\documentclass{article}",
+        "labels.csv": "path,label\n1.jpg,a\n",
+        "quoted.csv": "my words\nartifact,precision\n",
+        "page.html": "<!DOCTYPE html>\n<title>Mine</title>",
+        "drawing.svg": '<?xml version="1.0"?>\n<svg/>',
+    }
+    fill(tmp_path, mine)
+    for name in (*mine, "photo.jpg", "latin.csv"):
+        with pytest.raises(OutputExistsError, match=f"{name} exists already, and is not {makes.what}") as raised:
+            check_file(tmp_path / name, makes=makes, force=force)
+        assert raised.value.exit_code == 2
+        assert raised.value.hint == "Name another file, or remove this one first."
+
+
+def test_an_output_file_replaces_what_such_a_command_wrote_and_what_is_empty(tmp_path):
+    fill(tmp_path, {"empty.csv": "", "no rows.csv": "\n", "rows.csv": "artifact,precision\n"})
+    for name in ("empty.csv", "no rows.csv", "rows.csv"):
+        check_file(tmp_path / name, makes=TABLE)
+    with pytest.raises(OutputExistsError, match=r"rows\.csv exists already\."):
+        check_file(tmp_path / "rows.csv", makes=TABLE, force=False)
 
 
 def test_a_link_that_leads_nowhere_is_followed(tmp_path):
     (tmp_path / "link.csv").symlink_to("rows.csv")
-    check_file(tmp_path / "link.csv")
+    check_file(tmp_path / "link.csv", makes=TABLE)
     write_whole(tmp_path / "link.csv", "new", special=True)
     assert (tmp_path / "rows.csv").read_text() == "new"
 
@@ -153,7 +173,7 @@ def test_a_socket_is_refused_before_the_work(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("here")
         with pytest.raises(OutputExistsError, match="here is a socket, no regular file"):
-            check_file("here")
+            check_file("here", makes=TABLE)
         with pytest.raises(IrregularFileError, match="here is a socket"):
             write_whole("here", "", special=True)
 
@@ -163,7 +183,7 @@ def test_a_disk_is_never_written_over(tmp_path, monkeypatch):
     found = os.stat_result((stat.S_IFBLK | 0o660, *(tmp_path / "sda").stat()[1:]))
     monkeypatch.setattr(Path, "stat", lambda *_, **__: found)
     with pytest.raises(OutputExistsError, match="sda is a device"):
-        check_file(tmp_path / "sda")
+        check_file(tmp_path / "sda", makes=TABLE)
     with pytest.raises(IrregularFileError, match="sda is a device"):
         write_whole(tmp_path / "sda", "", special=True)
     monkeypatch.undo()
@@ -195,14 +215,14 @@ def test_an_output_file_that_cannot_be_written_is_refused_before_the_work(tmp_pa
         ("loop/rows.csv", "symbolic links"),
     ):
         with pytest.raises(TloptError, match=reason) as raised:
-            check_file(tmp_path / name)
+            check_file(tmp_path / name, makes=TABLE)
         assert str(tmp_path / name) in raised.value.message
-    check_file(tmp_path / "missing" / "deep" / "rows.csv")
-    check_file(tmp_path / "rows.csv")
+    check_file(tmp_path / "missing" / "deep" / "rows.csv", makes=TABLE)
+    check_file(tmp_path / "rows.csv", makes=TABLE)
     monkeypatch.setattr(os, "access", lambda *_: False)
     for name, reason in (("missing/rows.csv", "may not write into"), ("file", "Permission denied")):
         with pytest.raises(OutputError, match=reason):
-            check_file(tmp_path / name)
+            check_file(tmp_path / name, makes=TABLE)
     assert names(tmp_path) == ["file", "loop"]
 
 
@@ -212,7 +232,7 @@ def test_a_read_only_folder_is_told_by_the_name_of_the_file(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "open", refused)
     with pytest.raises(OutputError, match=r"rows\.csv cannot be made: Read-only file system\.") as raised:
-        check_file(tmp_path / "rows.csv")
+        check_file(tmp_path / "rows.csv", makes=TABLE)
     assert ".part-" not in str(raised.value)
     with pytest.raises(OSError, match=r"rows\.csv'$") as failed:
         write_whole(tmp_path / "rows.csv", "")
@@ -229,7 +249,7 @@ def test_a_link_to_the_pipe_of_a_process_is_written_to(tmp_path):
     reader, writer = os.pipe()
     link = tmp_path / "stdout"
     link.symlink_to(f"/proc/self/fd/{writer}")
-    check_file(link)
+    check_file(link, makes=TABLE)
     write_whole(link, "through", special=True)
     assert os.read(reader, 100) == b"through"
     os.close(reader)

@@ -1,3 +1,4 @@
+import functools
 import os
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from contents import CARD, FOREIGN, LEFT, MAKES, MINE, OURS, SET, fill
 
 from tlopt.errors import OutputError, OutputExistsError
-from tlopt.publishing import check_file, check_place, draft
+from tlopt.publishing import PAGE, check_file, check_place, draft
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -152,7 +153,7 @@ def test_the_root_of_a_file_system_is_refused_before_the_work(tmp_path, monkeypa
 @pytest.mark.parametrize("out", ["~", "~/runs/tuned", "./~/x"])
 def test_a_tilde_that_no_shell_has_seen_makes_no_folder_of_that_name(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for check in (check_place, check_file):
+    for check in (check_place, functools.partial(check_file, makes=PAGE)):
         with pytest.raises(OutputError, match="only a shell") as raised:
             check(out)
     assert raised.value.hint == f"Write {Path.home().joinpath(*Path(out).parts[1:])}"

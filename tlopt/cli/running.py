@@ -15,12 +15,12 @@ from tlopt.artifact import images_of
 from tlopt.cli import showing, terminal
 from tlopt.cli.options import given
 from tlopt.errors import OutputExistsError, SettingError, StageError
-from tlopt.publishing import check_file
+from tlopt.images import intrusion
+from tlopt.publishing import Kind
 from tlopt.reading.files import real_path
+from tlopt.reports import table_kinds
 from tlopt.settings import parameters
 from tlopt.verbs import Verb
-
-_TABLES = ("csv", "markdown")
 
 
 def run(verb: Verb, **values: Any) -> None:
@@ -47,9 +47,13 @@ def _run(verb: Verb, **values: Any) -> None:
         function = verb.function()
         takes = [values.pop(argument.name) for argument in verb.takes]
         shown = {name: values.pop(name) for name in ("as_json", "csv", "markdown") if name in values}
-        options = {*_TABLES, *(one.name for one in parameters(function) if one.setting.output)}
+        options = {one.name: one.setting.output for one in parameters(function) if one.setting.output is not None}
+        options |= table_kinds(f"tlopt {verb.name}", verb.tables)
         named = {name: file for name, file in (*shown.items(), *values.items()) if file and name in options}
-        _check_files(named, [*takes, *(value for name, value in values.items() if name not in options)])
+        _check_files(
+            [(file, options[name]) for name, file in named.items()],
+            [*takes, *(value for name, value in values.items() if name not in options)],
+        )
         _refuse_same(named, {name: value for name, value in values.items() if name not in options})
         out, force = values.pop("out", None), values.pop("force", False)
         _refuse_empty([*zip((argument.label for argument in verb.takes), takes, strict=True), ("--out", out)])
@@ -73,19 +77,19 @@ def _refuse_empty(given: Iterable[tuple[str, Any]]) -> None:
             raise SettingError(f"{name} is an empty text.", hint="Is it a variable of the shell that is not set?")
 
 
-def _check_files(files: Mapping[str, str], given: Sequence[Any]) -> None:
+def _check_files(files: Sequence[tuple[str, Kind]], given: Sequence[Any]) -> None:
     """Refuse files that cannot be written, or not without a loss of what the command reads, before it reads it.
 
     Args:
-        files: Name of an option -> the file that it names.
+        files: Each with what is written there.
         given: What else the command line gave.
     """
     items = [item for value in given for item in (value if isinstance(value, tuple) else (value,))]
     reads = [Path(item) for item in items if isinstance(item, str) and os.path.exists(item)] if files else []  # noqa: PTH110
     # A command reads the images of its artifact, too, though nobody named them: they may be a manifest.
     reads += [images for read in reads if (images := images_of(read)) is not None]
-    for file in files.values():
-        check_file(file, reads=reads)
+    for file, makes in files:
+        intrusion.check_file(file, makes=makes, reads=reads)
 
 
 def _refuse_same(files: Mapping[str, str], others: Mapping[str, Any]) -> None:

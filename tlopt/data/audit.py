@@ -19,7 +19,7 @@ from tlopt.data.findings import KINDS, Finding
 from tlopt.data.inspection import inspect_all
 from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, intrusion, scan
-from tlopt.publishing import check_file, check_place, write_whole
+from tlopt.publishing import PAGE, check_place, write_whole
 from tlopt.reports import Report, Scalar
 from tlopt.settings import Setting, checked
 
@@ -105,7 +105,7 @@ def audit(
     fix: Annotated[
         Path | None, Setting("Folder to make, with a cleaned copy and its log. The source stays as it is.")
     ] = None,
-    html: Annotated[Path | None, Setting("Page to write, with thumbnails of what was found.", output=True)] = None,
+    html: Annotated[Path | None, Setting("Page to write, with thumbnails of what was found.", output=PAGE)] = None,
     labels: Annotated[
         bool, Setting("Look for wrong labels. This needs the audit extra and a pretrained network.")
     ] = True,
@@ -135,7 +135,8 @@ def audit(
     Raises:
         SettingError: A setting does not fit.
         ImagesError: The images cannot be used.
-        OutputExistsError: `fix` or `html` exists and `force` is not set.
+        OutputExistsError: `fix` or `html` exists and `force` is not set, or tlopt did not make it.
+        OutputError: One lies among the images, or cannot be made.
         PluginError: The model is unknown.
     """
     _check_outputs(fix, html, [images], force)
@@ -174,7 +175,7 @@ def _check_outputs(fix: Path | None, html: Path | None, reads: Iterable[str | Pa
         check_place(fix, force=force, reads=reads, makes="set")
         intrusion.refuse(fix, reads)
     if html is not None:
-        check_file(html, force=force, reads=reads)
+        intrusion.check_file(html, makes=PAGE, force=force, reads=reads)
 
 
 def _suspects(folder: ImageFolder, groups: np.ndarray, model: str, seed: int) -> list[Finding]:

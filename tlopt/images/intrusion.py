@@ -9,6 +9,7 @@ from pathlib import Path
 from tlopt.cards.card import CARD_NAME
 from tlopt.errors import MisplacedError
 from tlopt.images.scanning import class_folders, parts_of
+from tlopt.publishing import Kind, files
 from tlopt.publishing.places import located
 from tlopt.reading.image_files import below
 
@@ -23,14 +24,36 @@ def refuse(out: str | Path, reads: Iterable[str | Path]) -> None:
     Raises:
         MisplacedError: It does.
     """
-    place = located(out)
+    if (read := _around(located(out), reads)) is not None:
+        raise MisplacedError(
+            f"{out} lies among the images in {read}: the next command would take it for a class.",
+            hint="Choose an --out beside that folder, not in it.",
+        )
+
+
+def check_file(file: str | Path, *, makes: Kind, force: bool = True, reads: Iterable[str | Path] = ()) -> None:
+    """Do what `tlopt.publishing.check_file` does, and refuse a file in a class folder of the images, too.
+
+    Raises:
+        OutputExistsError: It would replace something.
+        OutputError: It cannot be written, or lies among the images.
+    """
+    reads = tuple(reads)
+    files.check_file(file, makes=makes, force=force, reads=reads)
+    if (read := _around(Path(os.path.realpath(file)).parent, reads)) is not None:
+        raise MisplacedError(
+            f"{file} lies among the images in {read}, in a folder of a class.",
+            hint="Name a file beside that folder, not in it.",
+        )
+
+
+def _around(place: Path, reads: Iterable[str | Path]) -> str | Path | None:
+    """Return the one of some folders whose images are looked for at a place; None if it is no such folder."""
     for read in reads:
         root = Path(os.path.realpath(read))
         if root in place.parents and _is_searched(root, place.relative_to(root).parts):
-            raise MisplacedError(
-                f"{out} lies among the images in {read}: the next command would take it for a class.",
-                hint="Choose an --out beside that folder, not in it.",
-            )
+            return read
+    return None
 
 
 def _is_searched(root: Path, names: tuple[str, ...]) -> bool:

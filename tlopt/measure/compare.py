@@ -13,6 +13,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import expect_known
 from tlopt.environment import MOST_THREADS
+from tlopt.images import intrusion
 from tlopt.measure.answers.differences import Differences, differences, same_outputs
 from tlopt.measure.answers.images import ImagePart, Part, open_part
 from tlopt.measure.answers.limits import Limits
@@ -21,7 +22,7 @@ from tlopt.measure.drift import drift
 from tlopt.measure.evaluate import evaluate, same_classes
 from tlopt.measure.scores import Evaluation
 from tlopt.measure.statistics import mcnemar, paired_drop
-from tlopt.publishing import check_file, write_whole
+from tlopt.publishing import PAGE, write_whole
 from tlopt.reports import Report, Scalar, page
 from tlopt.settings import Setting, flat, ruled
 
@@ -195,7 +196,7 @@ def compare(
     ] = 0,
     limits: Limits = _NONE,
     layers: Annotated[bool, Setting("Show the error of each layer, too. Both artifacts must be ONNX.")] = False,
-    html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.", output=True)] = None,
+    html: Annotated[Path | None, Setting("Page to write, with the images whose answers differ.", output=PAGE)] = None,
     opened: ImagePart | None = None,
 ) -> Comparison | Differences:
     """Measure what an artifact has lost against another.
@@ -227,7 +228,7 @@ def compare(
         opened = open_part(first, images, split, flat=True)
     reference_backend, backend = reference_backend or own_backend(first), backend or own_backend(second)
     if html is not None:
-        check_file(html, reads=[first.path, second.path, *opened.folder.places()])
+        intrusion.check_file(html, makes=PAGE, reads=[first.path, second.path, *opened.folder.places()])
     if first.card.task == "any" or not opened.folder.classes:
         what = f"the images in {opened.folder.path} have none"
         what = f"{first.name} is no classifier" if first.card.task == "any" else what

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from tlopt.environment import cores, processor, versions, waiting
 from tlopt.errors import SettingError, wrapping
-from tlopt.images import scan
+from tlopt.images import intrusion, scan
 from tlopt.images.cache import Cache
 from tlopt.images.opening import open_pixels
 from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
-from tlopt.publishing import check_file
+from tlopt.publishing import PICTURE
 from tlopt.reports import Report
 from tlopt.settings import Only, Setting, Without, flat
 from tlopt.training.hyperparameters import Hyperparameters
@@ -28,7 +28,7 @@ def find_lr(
     *,
     start: Annotated[Pretrained, Without("dropout", "drop_path")],
     plot: Annotated[
-        Path | None, Setting("SVG file to write, with the loss over the learning rate.", output=True)
+        Path | None, Setting("SVG file to write, with the loss over the learning rate.", output=PICTURE)
     ] = None,
     lowest: Annotated[float, Setting("Learning rate of the first step.", minimum=1e-9)] = 1e-6,
     highest: Annotated[float, Setting("Learning rate of the last step.", minimum=1e-9)] = 1.0,
@@ -54,7 +54,7 @@ def find_lr(
         )
     folder = scan(source)
     if plot is not None:
-        check_file(plot, reads=folder.places())
+        intrusion.check_file(plot, makes=PICTURE, reads=folder.places())
     images = folder.split(val=shares.val, test=shares.test, seed=training.seed)["train"]
     with wrapping("find-lr"):
         import torch

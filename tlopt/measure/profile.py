@@ -11,10 +11,11 @@ from tlopt.artifact import Artifact
 from tlopt.backends import DEFAULT, call_of, expect_here, fixed_batch, load, open_runner, profiler
 from tlopt.environment import MOST_THREADS, cores, processor, versions
 from tlopt.errors import SettingError
+from tlopt.images import intrusion
 from tlopt.measure.candidates import running
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
-from tlopt.publishing import check_file, write_whole
+from tlopt.publishing import PICTURE, write_whole
 from tlopt.reports import Report, Scalar, bars
 from tlopt.settings import Setting, checked
 from tlopt.timing import side_by_side
@@ -34,7 +35,7 @@ def profile(
     ] = 0,
     top: Annotated[int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0)] = 20,
     picture: Annotated[
-        Path | None, Setting("SVG file to write, with the layers and operators as bars.", output=True)
+        Path | None, Setting("SVG file to write, with the layers and operators as bars.", output=PICTURE)
     ] = None,
 ) -> Report:
     """Measure how long each layer of an artifact takes.
@@ -49,7 +50,9 @@ def profile(
     """
     artifact = Artifact.load(artifact)
     if picture is not None:
-        check_file(picture, reads=[artifact.path])
+        seen = artifact.card.images
+        reads = [artifact.path, *([Path(seen.path)] if seen is not None else [])]
+        intrusion.check_file(picture, makes=PICTURE, reads=reads)
     spelled, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     artifact.expect(*load(spelled, device).READS)
     _fits(artifact, batch)

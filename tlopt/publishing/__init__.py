@@ -8,8 +8,22 @@ from tlopt.process import interrupts
 from tlopt.publishing.claims import claim
 from tlopt.publishing.drafts import Draft, draft, tidy
 from tlopt.publishing.files import check_file, write_whole, writing
+from tlopt.publishing.kinds import PAGE, PICTURE, Kind
 from tlopt.publishing.places import CHECKPOINT, check_place
 
-__all__ = ["CHECKPOINT", "Draft", "check_file", "check_place", "claim", "draft", "tidy", "write_whole", "writing"]
+__all__ = [
+    "CHECKPOINT",
+    "PAGE",
+    "PICTURE",
+    "Draft",
+    "Kind",
+    "check_file",
+    "check_place",
+    "claim",
+    "draft",
+    "tidy",
+    "write_whole",
+    "writing",
+]
 
 interrupts.keep_whole(__file__)

@@ -15,9 +15,10 @@ from tlopt.errors import OutputExistsError
 from tlopt.process.temporary import locked
 from tlopt.publishing.claims import OF_THE_DISK, unwritable
 from tlopt.publishing.drafts import sync
+from tlopt.publishing.kinds import Kind
 from tlopt.publishing.marks import MARKS, contents
 from tlopt.publishing.places import refuse_tilde
-from tlopt.reading.files import IrregularFileError, irregular, open_regular
+from tlopt.reading.files import IrregularFileError, irregular
 
 
 def write_whole(
@@ -93,14 +94,15 @@ def _told_of(scratch: Path, file: str | Path) -> Iterator[None]:
         raise
 
 
-def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Path] = ()) -> None:
-    """Refuse an output file that would replace what the command reads or what belongs to an artifact or a set.
+def check_file(file: str | Path, *, makes: Kind, force: bool = True, reads: Iterable[str | Path] = ()) -> None:
+    """Refuse an output file that would replace what the command reads or what no such command wrote.
 
     It is refused, too, if it could not be written after the work.
 
     Args:
         file: The file to write.
-        force: Replace another file that is there.
+        makes: What is written: it replaces an empty file, and an older one of its kind.
+        force: Replace that.
         reads: What the command reads: files and folders.
 
     Raises:
@@ -121,8 +123,6 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
         if not _streams(mode := file.stat().st_mode):
             raise OutputExistsError(f"{file} is {irregular(mode)}, no regular file.", hint="Choose another file.")
         return
-    if not force:
-        raise OutputExistsError(f"{file} exists already.", hint="Choose another file, or add --force to replace it.")
     real = Path(os.path.realpath(file))
     for read in map(Path, reads):
         if read.exists() and read.samefile(file):
@@ -130,24 +130,27 @@ def check_file(file: str | Path, *, force: bool = True, reads: Iterable[str | Pa
         inside = real.is_relative_to(os.path.realpath(read))
         if inside and real.suffix.lower() not in _TABLES:
             raise OutputExistsError(f"{file} lies in {read}, which this command reads.", hint="Choose another file.")
-    _refuse_others(file, real)
+    _refuse_others(file, real, makes)
+    if not force:
+        raise OutputExistsError(f"{file} exists already.", hint="Choose another file, or add --force to replace it.")
 
 
-def _refuse_others(file: Path, real: Path) -> None:
+def _refuse_others(file: Path, real: Path, makes: Kind) -> None:
     """Refuse a file that is a part of what tlopt made, or that cannot be what an earlier command wrote there.
 
     Args:
         file: What the user calls it.
         real: Where it is.
+        makes: What is written.
     """
     for folder in real.parents[:_DEEPEST]:
         held = contents(folder) if any((folder / mark.file).is_file() for mark in MARKS) else None
         if held and held.mark and str(real.relative_to(folder)) in held.owned:
             raise OutputExistsError(f"{file} belongs to {held.mark.what}, {folder}.", hint="Choose another file.")
-    if not _is_text(file):
+    if not makes.may_replace(file):
         raise OutputExistsError(
-            f"{file} exists already, and is nothing that this command writes: it holds no text.",
-            hint="Choose another file.",
+            f"{file} exists already, and is not {makes.what}: it would be lost.",
+            hint="Name another file, or remove this one first.",
         )
 
 
@@ -158,18 +161,6 @@ _DEEPEST = 3  # folders that a file of a set or an artifact lies below: part, cl
 def _streams(mode: int) -> bool:
     """Return whether what is no regular file takes what is written to it: a pipe, or a device without a content."""
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
-
-
-def _is_text(file: Path) -> bool:
-    """Return whether a file may be a table or a page that a command wrote; one that cannot be read may be."""
-    try:
-        with open_regular(file) as opened:
-            return b"\0" not in opened.read(_BEGINNING)
-    except OSError:
-        return True
-
-
-_BEGINNING = 1 << 16  # bytes: images, archives and networks have a zero among them
 
 
 def _old(target: Path) -> os.stat_result | None:

@@ -11,7 +11,7 @@ from tlopt import registry, settings
 from tlopt.artifact import Artifact, images_of
 from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, TloptError
 from tlopt.images import intrusion
-from tlopt.publishing import check_file, check_place
+from tlopt.publishing import check_place
 from tlopt.publishing.places import located
 from tlopt.reading.files import real_path
 from tlopt.recipes.ledger import LOCK, STATE
@@ -274,9 +274,9 @@ def _check_files(recipe: Recipe, places: Mapping[Path, str], reads: Collection[P
     """
     written = {real_path(recipe.out / name): "tlopt itself" for name in (STATE, LOCK)}
     for step in recipe.steps:
-        outputs = [one.name for one in settings.parameters(VERBS[step.verb].function()) if one.setting.output]
+        outputs = {one.name: one.setting.output for one in settings.parameters(VERBS[step.verb].function())}
         for name, file in _paths(step).items():
-            if name not in outputs:
+            if (makes := outputs.get(name)) is None:
                 continue
             where = f"{recipe.path}, step {step.name}: {name}"
             beside = recipe.out / f"{step.name}-{file.name.lstrip('.')}"
@@ -286,4 +286,4 @@ def _check_files(recipe: Recipe, places: Mapping[Path, str], reads: Collection[P
                     raise SettingError(f"{where} lies in the folder of the step {places[folder]}, {file}.", hint=hint)
             if (other := written.setdefault(real_path(file), f"the step {step.name}")) != f"the step {step.name}":
                 raise SettingError(f"{where} is {file}, which {other} writes, too.", hint=hint)
-            check_file(file, reads=reads)
+            intrusion.check_file(file, makes=makes, reads=reads)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from tlopt.reading.names import drawn
-from tlopt.reports.drawing import style
+from tlopt.reports.drawing import METADATA, style
 
 _LONGEST = 44  # characters of a layer's name that are shown, from its end
 
@@ -46,7 +46,7 @@ def bars(layers: Sequence[tuple[str, str, float]], by_op: Mapping[str, float], *
         left.set_title("slowest layers, coloured by operator")
         right.set_title("operators")
         target = io.StringIO()
-        figure.savefig(target, format="svg", metadata={"Date": None})
+        figure.savefig(target, format="svg", metadata=METADATA)
     return target.getvalue()
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tlopt.publishing.kinds import CREATOR
 from tlopt.reading import files
+
+METADATA = {"Creator": CREATOR, "Date": None}  # the same figure gives the same file, and shows whose it is
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlopt import registry
+from tlopt.publishing import Kind
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Setting:
         metavar: Placeholder in help texts.
         group: Heading under which the help lists it ("Augmentation"); empty for the first one.
         common: Whether it is one of the few that most people set; the help shows those first.
-        output: Whether it names a file that the function writes.
+        output: What the function writes, if it names a file to write.
         asks: Whether the function only answers a question if it is given, and makes nothing.
         sets: Value of this setting -> other settings and the values that they take where none is given.
     """
@@ -37,7 +38,7 @@ class Setting:
     metavar: str = ""
     group: str = ""
     common: bool = False
-    output: bool = False
+    output: Kind | None = None
     asks: bool = False
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlopt.publishing import write_whole
 from tlopt.reading.names import drawn
-from tlopt.reports.drawing import style
+from tlopt.reports.drawing import METADATA, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,5 +91,5 @@ _SAME = {"svg.hashsalt": "tlopt"}  # the same figure gives the same file
 
 def _svg(figure: Figure) -> bytes:
     target = io.BytesIO()
-    figure.savefig(target, format="svg", metadata={"Date": None})
+    figure.savefig(target, format="svg", metadata=METADATA)
     return target.getvalue()
