@@ -124,7 +124,7 @@ def steps(model: str, work: Path) -> dict[str, Callable[[], dict[str, Any] | Non
     def finetune() -> None:
         write_images(images, size)
         given: dict[str, Any] = {} if odd else {"weights": _weights(model, size, work / "weights.safetensors")}
-        tlopt.finetune(images, work / "tuned", model=model, method="head", epochs=1, image_size=size,
+        tlopt.finetune(images, work / "tuned", model=model, method="head", image_size=size,
                        cache_dir=work / "c", **given)  # fmt: skip
 
     def prune() -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Network:
         import tlopt
 
         weights = _weights(self.model, self.size, self.work / "weights.safetensors")
-        settings: dict[str, Any] = {"method": "head", "epochs": 1, "image_size": self.size, "weights": weights}
+        settings: dict[str, Any] = {"method": "head", "image_size": self.size, "weights": weights}
         cache = self.work / "cache"
         return self.made(
             "tuned", lambda out: tlopt.finetune(self.images, out, model=self.model, cache_dir=cache, **settings)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlopt import settings
 from tlopt.errors import SettingError
 from tlopt.settings import (
     Setting,
@@ -258,6 +259,41 @@ def test_a_setting_gives_values_to_others_that_are_not_given():
     with pytest.raises(SettingError, match="size cannot be 'lage'") as caught:
         check(sized, {"size": "lage"})
     assert "large" in caught.value.hint
+
+
+def fitted(
+    *,
+    training: Training,
+    seed: Annotated[int, Setting("Seed.")] = 0,
+    how: Annotated[Literal["train", "fit"], Setting("How.", idles={"fit": ("epochs", "rate")})] = "train",
+    size: Annotated[
+        Literal["usual", "large", "none"], Setting("Size.", sets={**SIZES, "none": {"how": "fit"}})
+    ] = "usual",
+) -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ({"how": "fit", "epochs": 1}, "epochs has no effect with how fit", "Leave it out, or give another --how"),
+        ({"how": "fit", "epochs": 1, "rate": 1, "seed": 1}, "epochs and rate have no effect with how fit", "them"),
+        ({"how": "fit", "size": "large"}, "size has no effect with how fit", "--how"),
+        ({"size": "none", "rate": 2}, "rate has no effect with how fit, which size none sets", "--size or --how"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(given, message, hint):
+    with pytest.raises(SettingError, match=message) as raised:
+        check(fitted, given)
+    assert hint in raised.value.hint
+
+
+@pytest.mark.parametrize("given", [{"how": "fit"}, {"size": "none", "seed": 4}, {"how": "fit", "epochs": 3}])
+def test_a_setting_without_effect_is_not_recorded(given):
+    chosen = check(fitted, given)
+    assert check(fitted, chosen) == chosen  # recipes check them twice
+    assert settings.recorded(fitted, chosen).keys() == {"seed", "how", "size"}
+    assert settings.recorded(fitted, check(fitted, {"epochs": 2})).keys() == {"seed", "how", "size", "epochs", "rate"}
 
 
 def refuse_long(speed: Speed, epochs: int) -> None:

@@ -23,7 +23,7 @@ from tlopt.settings import check, parameters
 from tlopt.show import show
 from tlopt.stages.finetune import finetune
 from tlopt.stages.prune import prune
-from tlopt.training.hyperparameters import EFFORTS
+from tlopt.training.hyperparameters import EFFORTS, OF_NO_HEAD
 
 SIZE = 32
 MODEL = "timm:test_efficientnet"
@@ -60,6 +60,11 @@ def settings(tmp_path_factory):
         "model": MODEL, "weights": root / "weights.safetensors", "image_size": SIZE, "epochs": 1, "batch": 8,
         "cache_dir": root / "cache", "precision": "fp32",  # or weights would depend on the processor
     }  # fmt: skip
+
+
+def fit_alone(settings):
+    """Leave out what has no effect where the classifier alone is fitted."""
+    return {name: value for name, value in settings.items() if name not in OF_NO_HEAD}
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +136,9 @@ def test_folds_are_for_images_that_nobody_trained_on(tuned, colors, tmp_path):
 
 @pytest.mark.slow
 def test_effort_sets_what_is_not_given(colors, settings, tmp_path):
-    quick = finetune(colors, tmp_path / "quick", effort="quick", **settings)
+    quick = finetune(colors, tmp_path / "quick", effort="quick", **fit_alone(settings))
     assert quick.card.lineage[0].settings["method"] == "head"
+    assert not quick.card.lineage[0].settings.keys() & set(OF_NO_HEAD)  # no epoch was trained
     assert "epochs" in settings
     best = finetune(colors, tmp_path / "best", effort="best", **settings)
     used = best.card.lineage[0].settings
@@ -141,6 +147,23 @@ def test_effort_sets_what_is_not_given(colors, settings, tmp_path):
     assert trainings == set(range(1, used["soup"] + 1))
     assert "effort=best" in " ".join(show(best.path).notes)
     assert "soup=" in " ".join(show(best.path).notes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "head", "epochs": 20}, "epochs has no effect with method head"),
+        (
+            {"effort": "quick", "lr": 0.1, "policy": "augmix"},
+            "lr and policy have no effect with method head, which",
+        ),
+        ({"method": "head", "effort": "best"}, "effort has no effect with method head"),
+        ({"method": "head", "teacher": "teacher"}, "teacher has no effect with method head"),
+    ],
+)
+def test_a_setting_of_a_training_that_is_left_out_is_refused(colors, tmp_path, given, message):
+    with pytest.raises(SettingError, match=message):
+        finetune(colors, tmp_path / "out", **given)
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -157,7 +180,8 @@ def test_the_same_seed_gives_the_same_artifact(tuned, colors, settings, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["head", "full", "gradual"])
 def test_every_method_learns(colors, settings, tmp_path, method):
-    made = finetune(colors, tmp_path / "out", **{**settings, "method": method, "epochs": 4, "lr": 0.01})
+    more = {**settings, "epochs": 4, "lr": 0.01}
+    made = finetune(colors, tmp_path / "out", method=method, **(fit_alone(more) if method == "head" else more))
     assert made.card.torch.metrics["validation"]["accuracy"] > 0.6
     assert ("learning_curves.svg" in made.card.files) == (method != "head")
 
@@ -189,7 +213,8 @@ def test_a_torch_artifact_goes_on_training(tuned, settings, tmp_path):
 def test_a_sparse_network_keeps_its_zeros(tuned, settings, tmp_path, method):
     options = {"cache_dir": settings["cache_dir"], "batch": 8, "epochs": 1}
     sparse = prune(tuned, tmp_path / "sparse", ratio=0, sparsity="2:4", samples=16, **options)
-    again = finetune(sparse, tmp_path / "again", method=method, lr=0.01, **options)
+    more = {"lr": 0.01, **options}
+    again = finetune(sparse, tmp_path / "again", method=method, **(fit_alone(more) if method == "head" else more))
     before, after = (sparsity.layers(sources.open_model(artifact)) for artifact in (sparse, again))
     assert len(after) > 5
     assert all(sparsity.follows(layer.weight) for layer in after.values())
@@ -251,7 +276,7 @@ def test_an_unreadable_image_is_left_out_and_reported(colors, settings, tmp_path
     for name in ("blue", "green", "red"):
         (copy / name).rename(copy / "train" / name)
     (copy / "train" / "blue" / "bad.png").write_bytes(b"no image")
-    made = finetune(copy, tmp_path / "out", **{**settings, "method": "head"})
+    made = finetune(copy, tmp_path / "out", method="head", **fit_alone(settings))
     assert [os.path.basename(name) for name in made.card.torch.unreadable] == ["bad.png"]
 
 

@@ -8,7 +8,7 @@ come from `parameters` and `check`; `arguments` puts checked settings into the r
 settings is a rule, a function that `ruled` names: recipes ask it before their first step.
 """
 
-from tlopt.settings.checking import check, check_kind, checked, flat
+from tlopt.settings.checking import check, check_kind, checked, flat, recorded
 from tlopt.settings.declaring import Only, Parameter, Setting, Without, range_text
 from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters, ruled
 
@@ -27,5 +27,6 @@ __all__ = [
     "moved",
     "parameters",
     "range_text",
+    "recorded",
     "ruled",
 ]

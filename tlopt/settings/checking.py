@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,7 +28,7 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
     numbers where those are wanted.
 
     Raises:
-        SettingError: A name is unknown, a required value is missing, a value does not fit.
+        SettingError: A name is unknown, a required value is missing, a value does not fit or has no effect.
         TloptError: A rule between settings is broken, as it says.
     """
     known = {parameter.name: parameter for parameter in parameters(function)}
@@ -42,11 +42,11 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
         spelled = next(name for name in values if name.rstrip("_").replace("-", "_") != name)
         raise SettingError(f"{spelled} is given twice, in two spellings.", hint="Leave one of them out.")
     bundled = _bundled(known.values(), given)
-    given = {**bundled, **given}
+    wanted = {**bundled, **given}
     result = {}
     for parameter in known.values():
-        if parameter.name in given:
-            result[parameter.attribute] = _checked(parameter, given[parameter.name])
+        if parameter.name in wanted:
+            result[parameter.attribute] = _checked(parameter, wanted[parameter.name])
         elif parameter.required:
             raise SettingError(
                 f"{getattr(function, '__name__', 'this function')} needs a value for {parameter.shown}.",
@@ -55,7 +55,19 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
         else:
             result[parameter.attribute] = parameter.default
     _ask(function, result, {})
+    _refuse_idle(known.values(), given, result)
     return result
+
+
+def recorded(function: Callable[..., Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that had an effect, by the names that the user knows: what a card keeps.
+
+    Args:
+        function: Whose settings they are.
+        chosen: What `check` returned.
+    """
+    idle = {name for _, names in _idle(parameters(function), chosen) for name in names}
+    return {name.rstrip("_"): value for name, value in chosen.items() if name.rstrip("_") not in idle}
 
 
 def check_kind(function: Callable[..., Any], chosen: Mapping[str, Any], kind: str) -> None:
@@ -87,6 +99,50 @@ def _bundled(known: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, 
             value = _checked(parameter, given.get(parameter.name, parameter.default))
             result |= parameter.setting.sets[value]
     return result
+
+
+def _idle(known: Iterable[Parameter], chosen: Mapping[str, Any]) -> Iterator[tuple[Parameter, tuple[str, ...]]]:
+    """Yield each setting that leaves others without effect, with the names of those."""
+    for parameter in known:
+        if names := parameter.setting.idles.get(chosen[parameter.attribute], ()):
+            yield parameter, names
+
+
+def _refuse_idle(known: Collection[Parameter], given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Refuse settings that were given, differ from their defaults and have no effect.
+
+    Raises:
+        SettingError: There are some.
+    """
+    for cause, names in _idle(known, chosen):
+        idle = [
+            one.name
+            for one in known
+            if one.name in given
+            and chosen[one.attribute] != one.default
+            and (one.name in names or _sets_only(one, chosen[one.attribute], names))
+        ]
+        if idle:
+            one_or_more = ("has", "it") if len(idle) == 1 else ("have", "them")
+            by = [one for one in known if cause.name not in given and cause.name in _set_by(one, chosen)]
+            why = f"{cause.name} {chosen[cause.attribute]}"
+            why += "".join(f", which {one.name} {chosen[one.attribute]} sets" for one in by)
+            others = " or ".join(f"--{one.option}" for one in (*by, cause))
+            raise SettingError(
+                f"{' and '.join(idle)} {one_or_more[0]} no effect with {why}.",
+                hint=f"Leave {one_or_more[1]} out, or give another {others}.",
+            )
+
+
+def _set_by(parameter: Parameter, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values that a setting gives to others."""
+    return parameter.setting.sets.get(chosen[parameter.attribute], {})
+
+
+def _sets_only(parameter: Parameter, value: Any, names: Collection[str]) -> bool:
+    """Return whether all that a setting does is to set some others."""
+    found = parameter.setting.sets.get(value, {})
+    return bool(found) and set(found) <= set(names)
 
 
 def checked(body: Callable[P, R]) -> Callable[P, R]:

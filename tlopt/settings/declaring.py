@@ -28,6 +28,7 @@ class Setting:
         output: What the function writes, if it names a file to write.
         asks: Whether the function only answers a question if it is given, and makes nothing.
         sets: Value of this setting -> other settings and the values that they take where none is given.
+        idles: Value of this setting -> other settings that have no effect then; they are refused, and no card has them.
     """
 
     help: str
@@ -41,6 +42,7 @@ class Setting:
     output: Kind | None = None
     asks: bool = False
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    idles: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Stage:
                 card = self.body(opened, made, **settings.arguments(self.body, chosen))
             step = Step(
                 stage=self.name,
-                settings={name.rstrip("_"): value for name, value in chosen.items()},
+                settings=settings.recorded(self.body, chosen),
                 source=opened.digest if opened is not None else "",
                 seconds=round(time.perf_counter() - started, 3),
                 versions=versions(),
@@ -138,7 +138,7 @@ class Stage:
             found = Artifact.load(out)
         except ArtifactError:
             return None
-        wanted = (self.name, source.digest, plain({name.rstrip("_"): value for name, value in chosen.items()}))
+        wanted = (self.name, source.digest, plain(settings.recorded(self.body, chosen)))
         last = found.card.lineage[-1] if found.card.lineage else None
         if last is None or (last.stage, last.source, plain(last.settings)) != wanted:
             return None

@@ -18,7 +18,7 @@ from tlopt.publishing import Draft
 from tlopt.settings import Setting, ruled
 from tlopt.stages import stage
 from tlopt.training import unlabelled
-from tlopt.training.hyperparameters import EFFORTS, Effort, Hyperparameters, Method
+from tlopt.training.hyperparameters import EFFORTS, OF_NO_HEAD, Effort, Hyperparameters, Method
 from tlopt.training.network import Pretrained, of_artifact, pretrained, refuse_changes
 from tlopt.training.outcome import expect_tensorboard
 from tlopt.training.unlabelled import Guidance
@@ -55,6 +55,7 @@ def finetune(
             "once. gradual adds one stage after the other. head trains the classifier alone.",
             group="Model",
             common=True,
+            idles={"head": OF_NO_HEAD},
         ),
     ] = "lp-ft",
     effort: Annotated[  # noqa: ARG001 - it has set others when the settings were checked

@@ -6,7 +6,7 @@ Importing this module does not import torch: the fields are the settings of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from tlopt.settings import Setting
@@ -216,3 +216,7 @@ class Hyperparameters:
         float,
         Setting("Weight of the distance to the teacher's features. 0 leaves it out.", minimum=0, group=_DISTILLATION),
     ] = 0.0
+
+
+# The classifier alone is fitted in one go, to features that are computed once: these settings have no effect then.
+OF_NO_HEAD = (*(one.name for one in fields(Hyperparameters) if one.name not in ("seed", "folds", "moves")), "teacher")

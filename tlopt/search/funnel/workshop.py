@@ -70,9 +70,9 @@ class Workshop:
 
     def first(self, one: Contender) -> Trained:
         """Train the classifier of a network alone."""
-        settings = self._training(1)
+        settings = {"seed": self.asked.seed, "method": "head", **self._kept()}
         place = self.place("head", one.key, *self._images())
-        made = once(place, lambda to: self._finetune(one, to, {**settings, "method": "head"}))
+        made = once(place, lambda to: self._finetune(one, to, settings))
         return self._trained(made, 0)
 
     def train(self, one: Contender, epochs: int, question: Callable[[Epochs], Word]) -> Trained:
