@@ -107,7 +107,7 @@ def test_what_a_later_step_cannot_use_is_told_before_the_first_step(
         ('import = ""\nmodel = "tiny_models:cnn"\nlayout = "nhwc"', SettingError, "describe an ONNX file"),
         ('import = ""\nmodel = "tiny_models:cnn"\npreset = "none"', SettingError, "There is no preset 'none'"),
         ('export = "tuned"\ntarget = "sm89"', SettingError, "--target is for engines"),
-        ('export = "fp32"', SettingError, "an ONNX artifact already"),
+        ('export = "fp32"', ArtifactError, "an ONNX artifact already"),
         ('quantize = "fp32"\nprecision = "fp16"\nmax_drop = 0.01', SettingError, "max_drop is for int8"),
         ('quantize = "fp32"\nmin_db = 20\nmax_drop = 0.01', SettingError, "Leave one of them out"),
         ('quantize = "fp32"\nprecision = "fp8"', SettingError, "onnxruntime has no fp8 kernels"),

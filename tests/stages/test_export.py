@@ -144,7 +144,7 @@ def test_the_chain_goes_on_with_what_a_killed_run_left_on_the_way(tuned, tmp_pat
 
 
 def test_export_refuses_an_onnx_artifact_that_would_stay_as_it_is(exported, tmp_path):
-    with pytest.raises(SettingError, match="is an ONNX artifact already"):
+    with pytest.raises(ArtifactError, match="is an ONNX artifact already"):
         tlopt.export(exported, tmp_path / "x")
 
 

@@ -51,7 +51,7 @@ def _refuse_target(target: tuple[str, ...] | None, trt: bool) -> None:
 
 def _refuse_same(precision: str, trt: bool, input_: str, kind: str) -> None:
     if (kind, precision, input_, trt) == ("onnx", "fp32", "float32", False):
-        raise SettingError(
+        raise ArtifactError(
             "The source is an ONNX artifact already.", hint="Add --input uint8, --precision int8 or --trt."
         )
 
@@ -92,7 +92,7 @@ def export(
     beside the result, in OUT-fp32 and OUT-fp16 or OUT-int8.
 
     Raises:
-        ArtifactError: The source is an engine, or an ONNX artifact that takes uint8 or was quantized.
+        ArtifactError: The source is an engine, or an ONNX artifact that takes uint8, was quantized or would not change.
         SettingError: A setting does not fit, or there is a `target` without `trt`.
         CheckError: The ONNX file computes something else than the torch model.
     """
