@@ -62,6 +62,32 @@ def test_the_share_reached_is_the_bound_over_the_latency(tiny, monkeypatch):
     assert report.conditions["peak_gmacs_per_s"]["fp32"] == pytest.approx(1024**3 / 0.01 / 1e9)
 
 
+@pytest.fixture
+def peaks(monkeypatch):
+    """What is found of the memory, one measurement after the other; arithmetic is without bound."""
+    found: list[float] = []
+    monkeypatch.setattr("tlopt.measure.roofline.peak_gmacs_per_s", lambda *_: 1e9)
+    monkeypatch.setattr("tlopt.measure.roofline.bandwidth_gb_per_s", lambda _: found.pop(0))
+    return found
+
+
+def test_a_peak_that_was_too_low_is_measured_again(tiny, peaks):
+    peaks += [1e-9, 1e9]  # other programs were in the way at first
+    report = roofline([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02)
+    assert report.rows[0]["reached"] < 1
+    assert report.conditions["bandwidth_gb_per_s"] == 1e9
+    assert not any("Do not trust" in note for note in report.notes)
+
+
+def test_a_share_that_stays_above_the_peak_is_told(tiny, peaks):
+    peaks += [2e-9, 1e-9]
+    report = roofline([tiny], batch=(1,), backend=("onnxruntime",), seconds=0.02)
+    assert report.rows[0]["reached"] > 1
+    assert report.conditions["bandwidth_gb_per_s"] == 2e-9
+    assert f"More than the peak was reached by {tiny.name} in batches of 1. Do not trust" in report.notes[0]
+    assert "caches" in report.notes[0]
+
+
 def test_other_kinds_and_other_processors_are_refused(tuned, tiny):
     with pytest.raises(ArtifactError, match="is of kind torch; this needs onnx"):
         roofline([tuned])
