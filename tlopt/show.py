@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,14 +219,15 @@ def list_names(what: str, pattern: str = "*") -> list[str]:
         raise PluginError(f"Nothing is called {what!r}.", hint=suggestion(what, ("models", *registry.GROUPS)))
     found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not found:
-        log.warning("None of %d %s has a name like %s. A pattern has * for what varies.", len(names), what, pattern)
+        log.warning("None of the %s has a name like %s. A pattern has * for what varies.", what, pattern)
     return found
 
 
 def _models(pattern: str) -> list[str]:
+    """Return the names of models of all sources that the pattern may fit."""
     found = []
     for source in registry.names("sources"):
-        if ":" in pattern and not fnmatch.fnmatchcase(source, pattern.partition(":")[0]):
+        if not _may_fit(source, pattern):  # to list a source is to import its library
             continue
         try:
             names = registry.load("sources", source).names()
@@ -233,3 +235,13 @@ def _models(pattern: str) -> list[str]:
             continue
         found += [f"{source}:{name}" for name in names]
     return found
+
+
+def _may_fit(source: str, pattern: str) -> bool:
+    """Return whether a shell pattern may fit the name of a model of a source."""
+    begin, fixed = f"{source}:", re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if fixed == pattern:
+        return pattern.startswith(begin)
+    if not (begin.startswith(fixed) or fixed.startswith(begin)):
+        return False
+    return ":" not in pattern or fnmatch.fnmatchcase(source, pattern.partition(":")[0])

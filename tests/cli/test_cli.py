@@ -9,6 +9,7 @@ import time
 import tomllib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -98,6 +99,26 @@ def test_a_pattern_that_no_name_fits_is_told(capsys):
     code, out, err = called(capsys, "list", "criteria", "tailor")
     assert (code, out) == (0, "")
     assert "criteria has a name like tailor" in err
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "timm", "pip", "nothing:*", "x*", "pip:x"])
+def test_a_source_whose_names_cannot_fit_is_not_imported(capsys, monkeypatch, pattern):
+    def load(_group, source):
+        assert source == "pip" == pattern.partition(":")[0] != pattern
+        return SimpleNamespace(names=lambda: ("efficientnet_lite0",))
+
+    monkeypatch.setattr("tlopt.show.registry.load", load)
+    code, out, err = called(capsys, "list", "models", pattern)
+    assert (code, out) == (0, "")
+    assert f"None of the models has a name like {pattern}" in err
+
+
+@pytest.mark.parametrize("pattern", ["*", "pip:*", "p*", "?ip:eff*", "[p]ip:*0", "pip:efficientnet_lite0", "*lite0"])
+def test_a_source_whose_names_may_fit_is_listed(capsys, monkeypatch, pattern):
+    monkeypatch.setattr("tlopt.show.registry.load", lambda *_: SimpleNamespace(names=lambda: ("efficientnet_lite0",)))
+    code, out, _ = called(capsys, "list", "models", pattern)
+    assert code == 0
+    assert "pip:efficientnet_lite0" in out.split()
 
 
 def test_list_names_plugins_and_models(capsys):

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -233,3 +235,8 @@ def test_a_model_of_timm_keeps_its_second_head(tmp_path):
     model, _ = sources.load(name, classes=3, size=64, weights_file=tmp_path / "w.safetensors")
     made = sources.keep(model.eval(), tmp_path, replace(card(name), preprocess=Preprocess(size=64)))
     assert "head.head_dist.l.weight" in sources.open_model(Artifact(path=tmp_path, card=made)).state_dict()
+
+
+def test_the_names_of_packages_are_known_without_timm():
+    code = "import sys; from tlopt.sources import pip; assert pip.names() and 'timm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,6 @@ from tlopt import registry
 from tlopt.errors import PluginError, StageError, suggestion
 from tlopt.networks.weights import load as load_weights
 from tlopt.preprocess import Preprocess
-from tlopt.sources import timm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,10 @@ def names() -> tuple[str, ...]:
 
 def build(name: str, *, classes: int, **options: Any) -> nn.Module:
     """Return the architecture with random weights."""
-    return timm.build(_find(name).architecture, classes=classes, **options)
+    architecture = _find(name).architecture  # an unknown name is told before the library is imported
+    from tlopt.sources import timm
+
+    return timm.build(architecture, classes=classes, **options)
 
 
 def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preprocess]:
@@ -87,7 +89,9 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
     )
 
 
-replace_head = timm.replace_head
+def replace_head(model: nn.Module, classes: int) -> None:
+    """Put a new, untrained classifier in place of the model's own."""
+    model.reset_classifier(classes)  # type: ignore[operator]
 
 
 def _find(name: str) -> _Weights:
