@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from tlopt.artifact import Artifact
 from tlopt.graphs.activations import with_gelu
 from tlopt.graphs.cleaning import clean
@@ -16,9 +18,11 @@ from tlopt.quantization.depthwise import with_depthwise
 from tlopt.quantization.options import refuse_quantized
 from tlopt.quantization.placement import Runtime
 
+log = logging.getLogger(__name__)
+
 
 def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: bool = True) -> View:
-    """Return an artifact's graph in plain form.
+    """Return an artifact's graph in plain form. Operators that are none of ONNX are told of.
 
     Args:
         source: An ONNX artifact.
@@ -33,6 +37,7 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     graph = load_graph(source.payload(".onnx"))
     refuse_quantized(source, precision_of(graph))  # a card of an older version says fp32 of every import
     graph = clean(graph)
+    _warn_of_unknown(View(graph))
     if source.card.task == "any":
         graph = settle(graph)
     view = View(merge_lowest_pads(merge_parallel(fold(graph))) if folded else graph)
@@ -41,3 +46,18 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     view = with_depthwise(view, runtime)
     # In five nodes ONNX Runtime would round inside of GELU, too.
     return with_gelu(view) if runtime == "onnxruntime" else view
+
+
+def _warn_of_unknown(view: View) -> None:
+    """Warn of operators whose results have no type that ONNX can infer: layers behind them are not recognized."""
+    unknown = {
+        f"{node.domain}.{node.op_type}"
+        for node in view.nodes
+        if node.domain not in ("", "ai.onnx") and any(name and view.rank(name) < 0 for name in node.output)
+    }
+    if unknown:
+        log.warning(
+            "ONNX does not define %s, so nothing is known of what lies behind: layers there stay float. Take the file "
+            "as it was exported, before ONNX Runtime optimized it.",
+            ", ".join(sorted(unknown)),
+        )
