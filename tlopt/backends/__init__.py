@@ -11,8 +11,10 @@ A backend module defines
     def profile(artifact, inputs, *, device, threads, runs) -> list[tuple[str, str, float]]
                                     name, operator and mean milliseconds of each layer; of runtimes with a profiler
 
-The last two are optional: `saturates` and `profiler` below ask for them. A runner of networks that are no classifiers
-has `outputs` besides: see `ManyOutputs`.
+    COMPARED: bool                  whether its answers to float graphs are compared with those of ONNX Runtime
+
+The last three are optional: `saturates`, `profiler` and `open_runner` below ask for them. A runner of networks that are
+no classifiers has `outputs` besides: see `ManyOutputs`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import numpy as np
 
 from tlopt import registry
 from tlopt.artifact import Artifact
+from tlopt.backends import _agreement
 from tlopt.backends._batching import fixed_batch as fixed_batch
 from tlopt.environment import cores
 from tlopt.errors import MissingLibraryError, PluginError, StageError, suggestion
@@ -97,14 +100,18 @@ def call_of(runner: Runner, artifact: Artifact) -> Callable[[np.ndarray], Any]:
 
 
 @contextmanager
-def open_call(artifact: Artifact, backend: str = "", **how: int) -> Iterator[Callable[[np.ndarray], Any]]:
+def open_call(artifact: Artifact, backend: str = "", *, threads: int = 0) -> Iterator[Callable[[np.ndarray], Any]]:
     """Open an artifact; the block gets what `call_of` returns, and `open_runner` says what can go wrong."""
-    with open_runner(artifact, backend, **how) as runner:
+    with open_runner(artifact, backend, threads=threads) as runner:
         yield call_of(runner, artifact)
 
 
-def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, callers: int = 1) -> Runner:
+def open_runner(
+    artifact: Artifact, backend: str = "", *, threads: int = 0, callers: int = 1, compared: bool = True
+) -> Runner:
     """Open an artifact on a backend.
+
+    The first time, the answers of OpenVINO to a float graph are compared with those of ONNX Runtime.
 
     Args:
         artifact: What to run.
@@ -112,12 +119,13 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
         threads: Processor threads of all runs together; 0 for one per core.
         callers: Threads that would like to call it at once, each with its share of `threads`. The
             runner's own `callers` says how many may: on a GPU one.
+        compared: Whether answers are compared; without, memory and time are those of the backend alone.
 
     Raises:
         PluginError: The backend or its device is unknown.
         ArtifactError: The backend does not run this kind.
         MissingLibraryError: Its library is not installed.
-        StageError: The runtime cannot open the payload, or not on that device.
+        StageError: The runtime cannot open the payload, or not on that device, or misreads the graph.
     """
     name, _, device = (backend or DEFAULT[artifact.card.kind]).partition(":")
     module = load(name, device)
@@ -133,6 +141,12 @@ def open_runner(artifact: Artifact, backend: str = "", *, threads: int = 0, call
     if threads > cores() and "cpu" in module.DEVICES and device in ("", *_ON_CORES):
         _warn_of_threads(threads, cores())
     runner: Runner = module.Runner(artifact, device=device, threads=threads, callers=callers)
+    if compared and getattr(module, "COMPARED", False):
+        try:
+            _agreement.check(artifact, call_of(runner, artifact), runner.name, threads)
+        except BaseException:
+            runner.__exit__(None, None, None)
+            raise
     return runner
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from tlopt.artifact import Artifact
-from tlopt.backends import _trial
+from tlopt.backends import _refusals, _trial
 from tlopt.backends._batching import fixed_batch, in_parts, of_each
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
@@ -20,6 +20,7 @@ from tlopt.quantization import saturation
 READS = ("onnx",)
 # A name is a device, with the latency hint unless it says otherwise.
 DEVICES = ("cpu", "gpu", "npu", "cpu-throughput", "gpu-throughput")
+COMPARED = True
 _WARM = 5  # runs of a profile that are not counted
 
 
@@ -138,9 +139,10 @@ def _compiled(artifact: Artifact, device: str, threads: int, **settings: Any) ->
     try:
         compiled = core.compile_model(core.read_model(payload), name.upper(), settings)
     except RuntimeError as error:
+        named = _refusals.operators(str(error))
         raise StageError(
-            f"OpenVINO cannot compile {payload} for {name}: {_reason(error)}",
-            hint="tlopt doctor lists what runs here.",
+            f"OpenVINO cannot compile {payload} for {name}: {_refusals.reason(error)}",
+            hint=_refusals.HINT if named else "tlopt doctor lists what runs here.",
         ) from error
     if len(compiled.inputs) != 1 or not compiled.outputs:
         raise ArtifactError(
@@ -173,12 +175,6 @@ def _property(compiled: Any, key: str) -> Any:
     return value if isinstance(value, int | float | str) else getattr(value, "to_string", lambda: str(value))()
 
 
-def _reason(error: Exception) -> str:
-    """Return the last line of an OpenVINO message: the ones before name places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def problem(device: str = "") -> str:
     """Return why OpenVINO cannot run on a device here, found by running a graph; empty if it can."""
     name = (device or DEVICES[0]).partition("-")[0]
@@ -191,7 +187,7 @@ def problem(device: str = "") -> str:
     except StageError as error:
         return error.message
     except RuntimeError as error:
-        return _reason(error)
+        return _refusals.reason(error)
     return ""
 
 
@@ -203,6 +199,6 @@ def saturates() -> bool:
         compiled = core.compile_model(core.read_model(saturation.test_graph()), "CPU", settings)
     except RuntimeError as error:
         raise StageError(
-            f"OpenVINO cannot run int8 here: {_reason(error)}", hint="tlopt doctor lists what runs here."
+            f"OpenVINO cannot run int8 here: {_refusals.reason(error)}", hint="tlopt doctor lists what runs here."
         ) from error
     return saturation.saturated(compiled({0: saturation.INPUTS})[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from tlopt import registry
 from tlopt.artifact import Artifact
-from tlopt.backends import Runner, load, open_runner
+from tlopt.backends import DEFAULT, Runner, load, open_runner
 from tlopt.errors import ArtifactError, MissingLibraryError, PluginError, StageError, TloptError
 from tlopt.progress import NOTICE
 from tlopt.reading.files import real_path
@@ -124,6 +125,18 @@ def opened(candidate: Candidate, *, threads: int = 0) -> Iterator[Runner | str]:
         return
     with runner:
         yield runner
+
+
+def compare(candidate: Candidate, *, threads: int = 0) -> None:
+    """Compare a backend's answers with ONNX Runtime's, if it has to be, so that `opened` takes no time for it.
+
+    What is wrong is told when the candidate is opened.
+    """
+    with contextlib.suppress(MissingLibraryError, PluginError):
+        name = (candidate.backend or DEFAULT[candidate.artifact.card.kind]).partition(":")[0]
+        if not candidate.problem and getattr(load(name), "COMPARED", False):
+            with opened(candidate, threads=threads):
+                pass
 
 
 @contextmanager

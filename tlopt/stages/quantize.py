@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tlopt import verdict
 from tlopt.artifact import Artifact
-from tlopt.backends import fixed_batch, open_call, reduced_range
+from tlopt.backends import fixed_batch, open_call, open_runner, reduced_range
 from tlopt.cards.card import Card
 from tlopt.cards.details import Quantized, Runtime, TrainedScales
-from tlopt.errors import SettingError
+from tlopt.errors import MissingLibraryError, SettingError
 from tlopt.images import ImageFolder
 from tlopt.images.of_artifact import parts_of
 from tlopt.process import temporary
@@ -86,10 +86,12 @@ def quantize(
         SettingError: A setting does not fit the precision, or what the network was trained for, or
             there is no block of a name.
         ImagesError: There are no images to calibrate on.
-        StageError: The runtime cannot open the result.
+        StageError: The runtime cannot open the source or the result, or OpenVINO misreads the source.
         CheckError: The result is slower than its source, and `require_faster` is set.
     """
     refuse(source, how)
+    if for_ == "openvino":
+        _expect_read(source)
     trained = trained_scales(source, for_, how) if precision == "int8" else None
     reduced = _reduced(for_, how, trained) if precision == "int8" else False
     limit, classifier = limit_of(how), source.card.task == "classify"
@@ -137,6 +139,16 @@ def quantize(
     return replace(
         made.card, details=replace(made.card.onnx, quantized=replace(quantized, measured=measured)), files={}
     )
+
+
+def _expect_read(source: Artifact) -> None:
+    """Refuse a graph that OpenVINO computes otherwise than ONNX defines it. In 8 bits it would not show.
+
+    Raises:
+        StageError: OpenVINO does, or does not take the graph.
+    """
+    with contextlib.suppress(MissingLibraryError), open_runner(source, "openvino"):
+        pass
 
 
 def _reduced(runtime: Runtime, how: EightBits, trained: TrainedScales | None) -> bool:

@@ -166,7 +166,8 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
             pool = np.load(job["pool"])
             gpu = Nvml.open() if on_gpu(job["backend"]) else None
             watch = _Memory(gpu if isinstance(gpu, Nvml) else None)
-            runner = stack.enter_context(open_runner(artifact, job["backend"], threads=job["threads"]))
+            opening = open_runner(artifact, job["backend"], threads=job["threads"], compared=False)
+            runner = stack.enter_context(opening)
             run = call_of(runner, artifact)
             answer({"opened": runner.name})
             gc.disable()

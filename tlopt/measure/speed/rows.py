@@ -16,7 +16,7 @@ import numpy as np
 from tlopt.backends import GpuClock, Runner, call_of
 from tlopt.backends._answers import check_answer
 from tlopt.errors import ArtifactError, MissingLibraryError, StageError
-from tlopt.measure.candidates import Candidate, on_gpu, opened, running, said
+from tlopt.measure.candidates import Candidate, compare, on_gpu, opened, running, said
 from tlopt.measure.speed.callers import Kind, Together, open_callers
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.process import Process, parts
@@ -189,6 +189,7 @@ def open_lines(
     """
     lines = Lines()
     for place, (label, one) in enumerate(tried):
+        compare(one, threads=threads)
         clock = time.perf_counter()
         runner = stack.enter_context(opened(one, threads=threads))
         if isinstance(runner, str):
