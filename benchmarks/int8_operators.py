@@ -1,9 +1,11 @@
-"""int8 of networks with means over windows, or with batch norms that no convolution can take in.
+"""int8 of networks with operators that runtimes compute slowly in 8 bits.
+
+These are means over windows, batch norms that no convolution can take in, and convolutions of narrow groups.
 
     python benchmarks/int8_operators.py [--models densenet121,inception_v3] [--turns 7] [--out …]
 
 Each network has random weights and ranges from noise: neither changes a time. In each runtime four graphs take turns,
-each opened anew: float, tlopt's int8, tlopt's with these operators as they are, and a peer's. The peer is
+each opened anew: float, tlopt's int8, tlopt's with these operators in 8 bits as they are, and a peer's. The peer is
 quantize_static in ONNX Runtime, and NNCF in OpenVINO. Needs timm and `python -m pip install nncf`.
 """
 
@@ -29,7 +31,7 @@ from tlopt.environment import cores, processor, versions
 from tlopt.publishing import write_whole
 from tlopt.search.drafting import cast_graph
 
-MODELS = "densenet121,inception_v3,resnet50d,resnetv2_50"
+MODELS = "densenet121,inception_v3,resnet50d,resnetv2_50,resnext50_32x4d,fastvit_t8"
 BATCHES = (1, 8)
 NAMES = ("float", "tlopt", "tlopt, operators as they are")
 
@@ -66,8 +68,11 @@ PEERS: dict[Runtime, Callable[[Path, np.ndarray, Path], Path]] = {
 
 @contextlib.contextmanager
 def operators_as_they_are() -> Iterator[None]:
-    """Keep tlopt from making depthwise convolutions of them."""
-    with mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view, _: view):
+    """Keep tlopt from making depthwise convolutions of them, and from leaving narrow groups in float."""
+    with (
+        mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view, _: view),
+        mock.patch("tlopt.quantization.placement._FEW_PAIRS", 0),
+    ):
         yield
 
 
@@ -84,8 +89,14 @@ def graphs(fp32: Artifact, runtime: Runtime, folder: Path) -> dict[str, Path]:
     return made
 
 
-def exported(model: str, folder: Path) -> Artifact:
-    """Export a network with random weights to an ONNX artifact."""
+def exported(model: str, folder: Path, *, norms: bool = False) -> Artifact:
+    """Export a network with random weights to network.onnx, and import that as an ONNX artifact.
+
+    Args:
+        model: In timm.
+        folder: Where both are made.
+        norms: Draw the parameters of batch norms, too. As they are made, an exporter merges those that are alike.
+    """
     import torch
 
     from tlopt.networks import vision_ops
@@ -94,6 +105,11 @@ def exported(model: str, folder: Path) -> Artifact:
     import timm
 
     network = timm.create_model(model, num_classes=10).eval()
+    if norms:
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]  # timm's norms have one
     size = network.default_cfg["input_size"][-1]
     classes = folder / "classes.txt"
     write_whole(classes, "\n".join(f"class {i}" for i in range(10)))
@@ -122,7 +138,7 @@ def measure(model: str, turns: int) -> Iterator[dict[str, Any]]:
 def table(result: dict[str, Any]) -> str:
     """Return the shares as a table."""
     lines = [
-        "# int8: means over windows, and batch norms that no convolution can take in", "",
+        "# int8: operators that runtimes compute slowly in 8 bits", "",
         f"{result['processor']}, {result['threads']} thread(s); `{result['command']}`. "
         "Times as shares of the peer's, which is quantize_static in ONNX Runtime and NNCF in OpenVINO: medians of the "
         "turns and their 95 % intervals.", "",
