@@ -220,8 +220,8 @@ def _between_floats(view: View, node: onnx.NodeProto) -> bool:
 def _has_kernel(view: View, node: onnx.NodeProto, runtime: Runtime) -> bool:
     """Whether a runtime computes a weighted node in 8 bits, rightly, and not much more slowly than in float.
 
-    A convolution whose groups have a few channels each, but no depthwise one, takes up to fifty times as long in 8 bits
-    as in float in ONNX Runtime 1.32. ResNeXt has them, and FastViT.
+    A convolution whose groups have a few channels each takes much longer in 8 bits than in float in ONNX Runtime 1.32,
+    unless it is depthwise. ResNeXt has them, and FastViT.
 
     A transposed convolution stays float in ONNX Runtime, which has no such operator, and in engines of TensorRT for
     RTX 1.7, whatever stands around it: rounding it would cost accuracy and save nothing. A product with a stack of

@@ -91,7 +91,8 @@ def import_model(
     none are given. What is assumed is shown.
 
     The file is run on several batches. Its output may be logits, probabilities, log-probabilities
-    or one sigmoid for each class.
+    or one sigmoid for each class. Convolutions of one tensor that are summed are merged, as in a
+    RepVGG that was exported with its branches, if the answers stay the same.
 
     With --task any the file may have any outputs: of a detector, a segmenter or an embedder. It
     needs no classes. The other commands judge it by the error of each output.
