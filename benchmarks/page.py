@@ -37,6 +37,11 @@ NETWORKS = {
     "inception_v3": "Inception v3",
     "resnet50d": "ResNet-50-D",
     "resnetv2_50": "ResNetV2-50",
+    "resnext50_32x4d": "ResNeXt-50",
+    "fastvit_t8": "FastViT-T8",
+    "mobileone_s0": "MobileOne-S0",
+    "repghostnet_050": "RepGhost-0.5",
+    "repvit_m0_9": "RepViT-M0.9",
 }
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}  # fmt: skip
 # Of files that several runs filled, the commands together.
@@ -176,6 +181,24 @@ def operators() -> Iterator[Claim]:
                 peer="1 (NNCF)" if row["runtime"] == "openvino" else "1 (ORT `quantize_static`)",
                 ratio=f"{found['share']:.2f}", interval="{:.2f} to {:.2f}, side by side".format(*found["share_95"]),
                 file="int8-operators-zen4", result=result,
+            )  # fmt: skip
+
+
+def branches() -> Iterator[Claim]:
+    """Yield how fast int8 is of networks that were exported with their branches, for each network and runtime."""
+    if not (RESULTS / "branches.json").exists():
+        return
+    result = read("branches")
+    for row in result["rows"]:
+        for batch in ("1", "8"):
+            found, peer = (row[f"batch_{batch}"][name] for name in ("tlopt, int8", "int8 of the other tool"))
+            yield Claim(
+                what=f"time in int8, batch {batch}, exported with branches (its fp32 is 1): {NETWORKS[row['model']]}, "
+                f"{RUNTIMES[row['runtime']]}",
+                ours=f"{found['share']:.2f}",
+                peer=f"{peer['share']:.2f} ({'NNCF' if row['runtime'] == 'openvino' else 'ORT `quantize_static`'})",
+                ratio=f"{found['share'] / peer['share']:.2f}",
+                interval="{:.2f} to {:.2f}, side by side".format(*found["share_95"]), file="branches", result=result,
             )  # fmt: skip
 
 
@@ -385,8 +408,8 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 def text() -> str:
     """Return the page."""
     claims: Iterable[Claim] = (
-        *quantized(), *hard(), *operators(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(), *served(),
-        *searched(),
+        *quantized(), *hard(), *operators(), *branches(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(),
+        *served(), *searched(),
     )  # fmt: skip
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
