@@ -127,7 +127,7 @@ def test_export_puts_the_preprocessing_into_the_graph(layout, channels, tmp_path
             np.testing.assert_allclose(new[0], own[0], atol=1e-5)
     with pytest.raises(ArtifactError, match="takes uint8 pixels already"):
         tlopt.export(made, tmp_path / "again", input_="uint8")
-    with pytest.raises(SettingError, match="is an ONNX artifact already"):
+    with pytest.raises(ArtifactError, match="ONNX artifact already"):
         tlopt.export(source, tmp_path / "again")
 
 
