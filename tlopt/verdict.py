@@ -189,7 +189,7 @@ def harm(quantized: Quantized, measured: Measured) -> list[str]:
     if inside is not None and every is not None and inside < LEAST_SHARE * every and not asked:
         told.append(
             f"{_millions(inside)} of {_millions(every)} million multiply-adds in int8. The others stay float: "
-            "they have no constant weights, or the runtime has no integer kernel for them."
+            "they have no constant weights, or the runtime has no integer kernel that is faster."
         )
     return told
 

@@ -149,6 +149,32 @@ def test_weights_that_two_blocks_share() -> None:
     assert merged(net.model(data)) == ["Conv", "Relu", "Conv", "Relu"]
 
 
+@pytest.mark.parametrize("after", ["Div", "Mul", "Neg", "Identity", "norms"])
+def test_branches_behind_which_constants_are_folded(after: str) -> None:
+    net = Net()
+    terms = []
+    for size in (3, 1):
+        term = net.conv("images", size, size)
+        if after == "norms":
+            term = net.norm(net.norm(term))
+        elif after in ("Neg", "Identity"):
+            term = net.node(after, term)
+        else:
+            scale = net.constant(CHANNELS, 1, 1, low=0.5)
+            term = net.node(after, *((scale, term) if after == "Mul" else (term, scale)))
+        terms.append(term)
+    assert merged(net.model(net.node("Add", *terms))) == ["Conv"]
+
+
+def test_long_chains_of_sums() -> None:
+    net = Net()
+    total = net.node("Relu", "images")
+    for _ in range(1500):
+        total = net.node("Add", total, net.node("Relu", "images"))
+    model = net.model(total)
+    assert without_branches(model) is model
+
+
 def test_a_graph_without_branches_is_returned_as_it_is() -> None:
     net = Net()
     first = net.node("Relu", net.conv("images", 3, 3))

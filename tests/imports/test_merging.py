@@ -45,6 +45,30 @@ def test_blocks_of_branches_are_imported_as_one_convolution_each(tmp_path, task,
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+def test_a_constant_may_be_an_output(tmp_path):
+    """As the anchors of a detector are."""
+    net = Net(channels=3)
+    deep, anchors = net.repvgg("images"), net.constant(1, 2)
+    model = net.model(deep, anchors)
+    model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info(anchors, onnx.TensorProto.FLOAT, [1, 2]))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "net.onnx")
+    artifact = tlopt.import_model(tmp_path / "net.onnx", tmp_path / "made", task="any")
+    assert kinds(artifact) == ["Conv", "Relu"]
+    found = open_session(artifact.payload(".onnx")).run([anchors], {"images": np.zeros((1, 3, 9, 9), np.float32)})
+    assert found[0].shape == (1, 2)
+
+
+def test_a_graph_that_cannot_be_merged_is_imported_as_it_is(tmp_path, monkeypatch, caplog):
+    def failing(model):
+        raise RuntimeError("no reason")
+
+    monkeypatch.setattr(merging, "without_branches", failing)
+    artifact = tlopt.import_model(branched(tmp_path / "net.onnx"), tmp_path / "made", task="any")
+    assert kinds(artifact).count("Conv") == 4
+    assert "no reason" in caplog.text
+
+
 def test_a_wrong_merge_is_not_taken(tmp_path, monkeypatch, caplog):
     def wrong(model):
         made = onnx.ModelProto()

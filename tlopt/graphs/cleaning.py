@@ -144,7 +144,7 @@ def rewritten(
     made = onnx.ModelProto()
     made.CopyFrom(model)
     _replace(made.graph.node, list(nodes))
-    used = {name for node in made.graph.node for name in node.input}
+    used = {name for node in made.graph.node for name in node.input} | {output.name for output in made.graph.output}
     # A new node may give a tensor the name of the constant whose place it takes.
     used -= {name for node in made.graph.node for name in node.output}
     _replace(

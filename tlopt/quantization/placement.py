@@ -19,7 +19,7 @@ Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider that takes integers in and gives integers out.
 _INTEGER = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"})
-_FEW_PAIRS = 16  # of channels in a group; with 64 neither float nor integers are ahead
+_FEW_PAIRS = 16  # of channels in a group; with 64 ONNX Runtime 1.32 is about as fast in float as in integers (Zen 4)
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 # What gives integers, or takes them, in one runtime or another; Relu and Clip with what lies before them.
 _NEAR_INTEGERS = _INTEGER | WEIGHTED | {"MaxPool", "Relu", "Clip"}
@@ -236,7 +236,7 @@ def _has_kernel(view: View, node: onnx.NodeProto, runtime: Runtime) -> bool:
 
 
 def _pairs(view: View, node: onnx.NodeProto) -> int:
-    """Return how many pairs of an input and an output channel each group of a convolution has; 0 of a single group."""
+    """Return how many pairs of an input and an output channel a group has: 1 if depthwise, 0 if there are no groups."""
     groups, (outputs, inputs, *_) = attribute(node, "group", 1), view.shape(node.input[1])
     return inputs * (outputs // groups) if groups > 1 else 0
 

@@ -32,7 +32,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         model: A cleaned graph.
     """
     folding = _Folding(View(fold_constants(model)))
-    while folding.step():
+    while folding.sweep():
         pass
     return folding.result()
 
@@ -118,17 +118,14 @@ class _Folding:
         made = [numpy_helper.from_array(values, name) for name, values in self.constants.items()]
         return infer(rewritten(self.view.model, self.nodes, made))
 
-    def step(self) -> bool:
-        """Fold what is beside one layer; False if there is nothing left to fold."""
-        for node in self.nodes:
-            if (
-                node.op_type in WEIGHTED
-                and (layer := self._layer(node))
-                and (self._after(layer) or self._before(layer))
-            ):
+    def sweep(self) -> bool:
+        """Fold what is beside each layer, from the first to the last; False if there was nothing to fold."""
+        folded = False
+        for node in [node for node in self.nodes if node.op_type in WEIGHTED]:
+            while (layer := self._layer(node)) is not None and (self._after(layer) or self._before(layer)):
                 self._index()
-                return True
-        return False
+                folded = True
+        return folded
 
     def _index(self) -> None:
         self.producer: dict[str, onnx.NodeProto] = {name: node for node in self.nodes for name in node.output if name}

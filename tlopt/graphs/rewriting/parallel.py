@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,25 +20,28 @@ from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.view import View, attribute, own_bias
 
 _SUMS = frozenset({"Add", "Sub", "Sum"})
-_NORMS = frozenset({"BatchNormalization", "Mul"})  # what may scale a branch that has no convolution
+_SCALES = frozenset({"BatchNormalization", "Mul"})  # what may scale a branch that has no convolution
+_ARITHMETIC = _SCALES | {"Add", "Sub", "Div", "Neg", "Identity"}  # what folding may take into a convolution before it
 
 
 def without_branches(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equal graph whose parallel convolutions are merged; the same one if it has none.
 
     RepVGG, MobileOne, RepViT and their like are trained with several branches, and are meant to run with one
-    (arXiv 2101.03697). Who exports them as they were trained has two to five times as many operators.
+    (arXiv 2101.03697). A file of such a network as it was trained has two to five times as many operators.
+
+    What is merged comes out cleaned and folded as a whole, in opset 13 or a newer one.
 
     Args:
-        model: As it was exported.
+        model: As it was exported, in float32. A graph with control flow stays as it is.
     """
     if not _branched(View(model)):
         return model
     try:
         plain = fold(clean(model))
+        made = merge_parallel(plain)
     except (ArtifactError, InferenceError):
-        return model  # with control flow, or operators of others
-    made = merge_parallel(plain)
+        return model  # it cannot be cleaned, or its shapes are not known
     return model if made is plain else made
 
 
@@ -47,7 +50,7 @@ def merge_parallel(model: onnx.ModelProto) -> onnx.ModelProto:
 
     A batch norm of the tensor itself is a convolution with one tap, and so is the tensor itself beside what was
     merged. Merged are branches of the same strides and groups, if the new kernel has no more taps than the branches
-    together: a 3x3 and a 1x1, but no 1x7 and a 7x1. What something else reads, too, stays.
+    together: a 3x3 and a 1x1, but no 1x7 and a 7x1. A branch stays if anything but the sum reads it.
 
     Args:
         model: A cleaned and folded graph.
@@ -61,20 +64,25 @@ def merge_parallel(model: onnx.ModelProto) -> onnx.ModelProto:
 def _branched(view: View) -> bool:
     """Return whether a sum may have terms that can be merged, by who makes them."""
     for node in view.nodes:
-        if node.op_type in _SUMS:
-            makers = list(_makers(view, node))
+        if node.op_type in _SUMS and not _inner(view, node):
+            terms, _ = _terms(view, node)
+            makers = [_convolution_of(view, term.maker) for term in terms if term.maker is not None]
             read = Counter(str(name) for maker in makers for name in maker.input)
             if any(maker.op_type == "Conv" and read[maker.input[0]] > 1 for maker in makers):
                 return True
     return False
 
 
-def _makers(view: View, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield what makes the terms of a sum, where nothing else reads them: the convolution before a batch norm."""
-    for term in _terms(view, node):
-        if term.maker is not None:
-            before = view.producer.get(term.maker.input[0]) if term.maker.op_type in _NORMS else None
-            yield before if before is not None and before.op_type == "Conv" else term.maker
+def _convolution_of(view: View, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the convolution before a chain of arithmetic with constants; the node itself if there is none."""
+    before = node
+    while before.op_type in _ARITHMETIC:
+        makers = [view.producer[name] for name in before.input if name in view.producer]
+        computed = [maker for maker in makers if maker.op_type != "Constant"]
+        if len(computed) != 1:
+            return node
+        before = computed[0]
+    return before if before.op_type == "Conv" else node
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,27 +93,35 @@ class _Term:
         tensor: Its name.
         sign: 1 if it is added, -1 if it is subtracted.
         maker: What made it, if nothing else reads it.
-        sums: Outputs of the inner sums that it is a term of.
     """
 
     tensor: str
     sign: int
     maker: onnx.NodeProto | None
-    sums: tuple[str, ...]
 
 
-def _terms(view: View, node: onnx.NodeProto) -> Iterator[_Term]:
-    """Yield what a sum adds and subtracts; a sum that nothing else reads gives its own terms."""
-    open_: list[tuple[onnx.NodeProto, int, tuple[str, ...]]] = [(node, 1, ())]
+def _terms(view: View, node: onnx.NodeProto) -> tuple[list[_Term], list[str]]:
+    """Return what a sum adds and subtracts, and the outputs of the sums within it, which nothing else reads."""
+    terms: list[_Term] = []
+    sums: list[str] = []
+    open_ = [(node, 1)]
     while open_:
-        reader, sign, sums = open_.pop()
+        reader, sign = open_.pop()
         for place, name in enumerate(reader.input):
             own = -sign if reader.op_type == "Sub" and place == 1 else sign
             maker = view.producer.get(name) if _alone(view, reader, name) else None
             if maker is not None and maker.op_type in _SUMS:
-                open_.append((maker, own, (*sums, name)))
+                sums.append(name)
+                open_.append((maker, own))
             else:
-                yield _Term(name, own, maker, sums)
+                terms.append(_Term(name, own, maker))
+    return terms, sums
+
+
+def _inner(view: View, node: onnx.NodeProto) -> bool:
+    """Whether a sum is a term of another one."""
+    reader = view.only_reader(node.output[0])
+    return reader is not None and reader.op_type in _SUMS and _alone(view, reader, node.output[0])
 
 
 def _alone(view: View, node: onnx.NodeProto, tensor: str) -> bool:
@@ -121,7 +137,7 @@ class _Axis:
         first: Where the first tap reads, beside where the first answer is: minus the padding before.
         taps: Their number.
         dilation: Between two taps.
-        grows: How many more answers than pixels there are, where the stride is 1.
+        grows: How many more answers than pixels there are where the stride is 1; below 0 if there are fewer.
     """
 
     first: int
@@ -204,7 +220,7 @@ class _Merging:
     def result(self) -> onnx.ModelProto | None:
         """Return the graph with what could be merged; None if there was nothing."""
         for node in self.view.nodes:
-            if node.op_type in _SUMS and not self._inner(node):
+            if node.op_type in _SUMS and not _inner(self.view, node):
                 self._merge(node)
         if not self.made:
             return None
@@ -216,24 +232,25 @@ class _Merging:
                 nodes.append(node)
         return infer(rewritten(self.view.model, nodes, self.constants))
 
-    def _inner(self, node: onnx.NodeProto) -> bool:
-        """Whether a sum is a term of another one."""
-        reader = self.view.only_reader(node.output[0])
-        return reader is not None and reader.op_type in _SUMS and _alone(self.view, reader, node.output[0])
-
     def _merge(self, node: onnx.NodeProto) -> None:
-        """Merge branches of one sum that read the same tensor."""
-        terms = list(_terms(self.view, node))
+        """Merge the branches of one sum, for each tensor that several of them read."""
+        terms, sums = _terms(self.view, node)
         found = [(term, branch) for term in terms if (branch := self._convolution(term)) is not None]
         found.sort(key=lambda pair: -pair[1].taps)
+        groups: list[tuple[_Term, _Branch]] = []
+        done: set[_Term] = set()
         for first, branch in found:
-            used, whole = self._with_others(first, branch, terms, found)
-            if len(used) > 1:
-                left = [term for term in terms if term not in used]
-                self.gone.update(*(term.sums for term in terms))
-                self.gone.update(term.tensor for term in used if term.maker is not None)
-                self.made[node.output[0]] = self._written(node, first, whole, left)
-                return  # branches that read something else have their turn in the next pass
+            if first not in done:
+                used, whole = self._with_others(
+                    first, branch, [term for term in terms if term not in done],
+                    [(term, other) for term, other in found if term not in done],
+                )  # fmt: skip
+                if len(used) > 1:
+                    groups.append((first, whole))
+                    done.update(used)
+        if groups:
+            self.gone.update(sums, (term.tensor for term in done if term.maker is not None))
+            self.made[node.output[0]] = self._written(node, groups, [term for term in terms if term not in done])
 
     def _with_others(
         self, first: _Term, branch: _Branch, terms: Sequence[_Term], found: Sequence[tuple[_Term, _Branch]]
@@ -241,13 +258,15 @@ class _Merging:
         """Return the terms that can be merged with one of them, which comes first, and what they become."""
         assert first.maker is not None
         data = first.maker.input[0]
-        rest = [(term, other) for term, other in found if term.maker and term.maker.input[0] == data]
-        rest += [(term, other) for term in terms if (other := self._each_channel(term, data, branch)) is not None]
+        rest = [pair for pair in found if pair[0] is not first and pair[0].maker and pair[0].maker.input[0] == data]
+        rest += [(term, each) for term in terms if (each := self._each_channel(term, data, branch)) is not None]
         used, whole = [first], branch
         for term, other in rest:
-            # The tensor itself beside a single convolution is a skip connection: it stays.
-            skip = term.tensor == data and len(used) == 1 and first.maker.name not in self.merged
-            if term is not first and not skip and (both := whole.beside(other)) is not None:
+            alone = len(used) == 1 and first.maker.name not in self.merged
+            if term.tensor == data and alone:
+                continue  # the tensor itself beside a single convolution is a skip connection: it stays
+            both = whole.beside(other)
+            if both is not None:
                 used.append(term)
                 whole = both
         return used, whole
@@ -272,29 +291,46 @@ class _Merging:
             term.sign * weight.astype(np.float64), term.sign * bias.astype(np.float64),
         )  # fmt: skip
 
-    def _each_channel(self, term: _Term, data: str, beside: _Branch) -> _Branch | None:
+    def _each_channel(self, term: _Term, data: str, like: _Branch) -> _Branch | None:
         """Return a term that is a tensor, or scales and shifts its channels, as a convolution with one tap."""
-        rank, channels = self.view.rank(data), beside.weight.shape[1] * beside.groups
+        rank, channels = self.view.rank(data), like.weight.shape[1] * like.groups
         if term.tensor == data:
             change: Affine | None = Affine.identity(channels)
-        elif term.maker is not None and term.maker.op_type in _NORMS and data in term.maker.input:
+        elif term.maker is not None and term.maker.op_type in _SCALES and data in term.maker.input:
             change = affine(term.maker, data, self.view.constant, rank, 1, channels)
         else:
             change = None
         if change is None:
             return None
         each = np.arange(channels)
-        weight = np.zeros((channels, beside.weight.shape[1], *[1] * len(beside.axes)))
-        weight[each, each % weight.shape[1]] = change.scale.reshape(-1, *[1] * len(beside.axes))
+        weight = np.zeros((channels, like.weight.shape[1], *[1] * len(like.axes)))
+        weight[each, each % weight.shape[1]] = change.scale.reshape(-1, *[1] * len(like.axes))
         return _Branch(
-            (_Axis(0, 1, 1, 0),) * len(beside.axes), (1,) * len(beside.axes), beside.groups,
+            (_Axis(0, 1, 1, 0),) * len(like.axes), (1,) * len(like.axes), like.groups,
             term.sign * weight, term.sign * change.shift,
         )  # fmt: skip
 
     def _written(
-        self, node: onnx.NodeProto, first: _Term, whole: _Branch, left: Sequence[_Term]
+        self, node: onnx.NodeProto, groups: Sequence[tuple[_Term, _Branch]], left: Sequence[_Term]
     ) -> list[onnx.NodeProto]:
-        """Return the nodes that take the place of a sum."""
+        """Return the nodes that take the place of a sum: the merged convolutions, and the sum of what is left."""
+        alone = len(groups) == 1 and not left
+        result = str(node.output[0])
+        tensors = [result] if alone else [free_name(f"{result}_merged", self.taken) for _ in groups]
+        made = [self._layer(first, whole, tensor) for (first, whole), tensor in zip(groups, tensors, strict=True)]
+        total = tensors[0]
+        rest = [("Add", tensor) for tensor in tensors[1:]]
+        rest += [("Add" if term.sign > 0 else "Sub", term.tensor) for term in left]
+        for place, (kind, tensor) in enumerate(rest):
+            last = place == len(rest) - 1
+            after = result if last else free_name(f"{result}_sum", self.taken)
+            name = free_name(f"{node.name}_sum", self.taken)
+            made.append(helper.make_node(kind, [total, tensor], [after], name=name))
+            total = after
+        return made
+
+    def _layer(self, first: _Term, whole: _Branch, tensor: str) -> onnx.NodeProto:
+        """Return a merged convolution that gives a tensor; its constants are kept."""
         before = first.maker
         assert before is not None
         self.merged.add(before.name)
@@ -304,22 +340,9 @@ class _Merging:
             numpy_helper.from_array(values.astype(kind), names[what])
             for what, values in (("weight", whole.weight), ("bias", whole.bias))
         ]
-        tensor = free_name(f"{node.output[0]}_merged", self.taken) if left else node.output[0]
-        made = [
-            helper.make_node(
-                "Conv", [before.input[0], *names.values()], [tensor], name=before.name,
-                kernel_shape=[axis.taps for axis in whole.axes], strides=whole.strides, group=whole.groups,
-                dilations=[axis.dilation for axis in whole.axes],
-                pads=[-axis.first for axis in whole.axes] + [axis.grows + axis.last for axis in whole.axes],
-            )
-        ]  # fmt: skip
-        for term in left:
-            result = node.output[0] if term is left[-1] else free_name(f"{node.output[0]}_sum", self.taken)
-            kind_of_sum = "Add" if term.sign > 0 else "Sub"
-            made.append(
-                helper.make_node(
-                    kind_of_sum, [tensor, term.tensor], [result], name=free_name(f"{node.name}_sum", self.taken)
-                )
-            )
-            tensor = result
-        return made
+        return helper.make_node(
+            "Conv", [before.input[0], *names.values()], [tensor], name=before.name,
+            kernel_shape=[axis.taps for axis in whole.axes], strides=whole.strides, group=whole.groups,
+            dilations=[axis.dilation for axis in whole.axes],
+            pads=[-axis.first for axis in whole.axes] + [axis.grows + axis.last for axis in whole.axes],
+        )  # fmt: skip
