@@ -170,7 +170,7 @@ def hard() -> Iterator[Claim]:
 
 
 def operators() -> Iterator[Claim]:
-    """Yield how fast int8 is with means over windows and lone batch norms, for each network and runtime."""
+    """Yield how fast int8 is with operators that runtimes compute slowly in 8 bits, for each network and runtime."""
     if not (RESULTS / "int8-operators-zen4.json").exists():
         return
     result = read("int8-operators-zen4")
@@ -362,7 +362,7 @@ def searched() -> Iterator[Claim]:
         spent = statistics.mean(row["seconds"] for row in of["optimize"])
         peers = {
             f"all {result['candidates']} candidates, {every[0]['seconds']:.0f} s": every,
-            f"one network as usual, {_seeds([row['latency_ms'] for row in of['usual']], '.2f')} ms": of["usual"],
+            "one network as usual, which takes " + _latencies(of["usual"]): of["usual"],
         }
         for peer, its in peers.items():
             if its:
@@ -373,10 +373,15 @@ def searched() -> Iterator[Claim]:
                 )  # fmt: skip
 
 
-def _seeds(values: Sequence[float], form: str = ".1f") -> str:
-    if len(values) < 2:
+def _latencies(rows: Sequence[dict[str, Any]]) -> str:
+    found = sorted({f"{row['latency_ms']:.2f}" for row in rows}, key=float)
+    return f"{' to '.join(dict.fromkeys([found[0], found[-1]]))} ms" if found else ""
+
+
+def _seeds(values: Sequence[float]) -> str:
+    if len(values) == 1:
         return "one seed"
-    return f"{min(values):{form}} to {max(values):{form}} over {len(values)} seeds"
+    return f"{min(values):.1f} to {max(values):.1f} over {len(values)} seeds"
 
 
 def _zero(value: float) -> float:
