@@ -114,11 +114,20 @@ def test_branches_of_other_groups_strides_or_padding_stay() -> None:
     one = net.node("GlobalAveragePool", "images")
     small = net.node("Add", net.conv(one, 3, 3), net.conv(one, 1, 1, pads=[1, 1, 1, 1]))
     same = net.node("Add", net.conv("images", 3, 3), net.conv("images", 1, 1, pads=[0] * 4, auto_pad="NOTSET"))
-    automatic = net.node(
-        "Add", *(net.node("Conv", "images", net.constant(6, 6, k, k), auto_pad="SAME_UPPER") for k in (1, 3))
-    )
+    # Where the stride is 2, the size of the image decides how it is padded.
+    how = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
+    automatic = net.node("Add", *(net.node("Conv", "images", net.constant(6, 6, k, k), **how) for k in (1, 3)))
     kinds = merged(net.model(groups, small, same, automatic))
     assert kinds.count("Conv") == 7
+
+
+@pytest.mark.parametrize("automatic", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("sizes", [(3, 1), (3, 2), (4, 1), (4, 3)])
+def test_branches_that_are_padded_automatically(automatic: str, sizes: tuple[int, int]) -> None:
+    sizes = (sizes[0], sizes[0]) if automatic == "VALID" else sizes  # which cuts off as much as the kernel is large
+    net = Net()
+    terms = [net.node("Conv", "images", net.constant(6, 6, k, k), auto_pad=automatic) for k in sizes]
+    assert merged(net.model(net.node("Sum", *terms))) == ["Conv"]
 
 
 @pytest.mark.parametrize("what", ["branch", "inner sum"])

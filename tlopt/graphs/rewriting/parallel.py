@@ -129,6 +129,20 @@ def _alone(view: View, node: onnx.NodeProto, tensor: str) -> bool:
     return list(node.input).count(tensor) == 1 and view.only_reader(tensor) is node
 
 
+def _pads(node: onnx.NodeProto, taps: Sequence[int], steps: Sequence[int]) -> list[int] | None:
+    """Return the padding of a convolution, of all axes before and of all after; None if the image's size decides."""
+    kind = attribute(node, "auto_pad", b"NOTSET")
+    if kind == b"NOTSET":
+        return list(attribute(node, "pads", [0] * 2 * len(taps)))
+    if kind == b"VALID":
+        return [0] * 2 * len(taps)
+    if any(stride != 1 for stride in attribute(node, "strides", [])):
+        return None
+    whole = [step * (count - 1) for count, step in zip(taps, steps, strict=True)]
+    less, more = [length // 2 for length in whole], [length - length // 2 for length in whole]
+    return less + more if kind == b"SAME_UPPER" else more + less
+
+
 @dataclass(frozen=True)
 class _Axis:
     """How a kernel lies on one axis of the image.
@@ -277,11 +291,13 @@ class _Merging:
         if node is None or node.op_type != "Conv" or not self.view.is_float(node.input[0]):
             return None
         weight, bias = self.view.constant(node.input[1]), own_bias(self.view, node)
-        if weight is None or bias is None or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
+        if weight is None or bias is None:
             return None
         image = weight.ndim - 2
-        pads = attribute(node, "pads", [0] * 2 * image)
         steps = attribute(node, "dilations", [1] * image)
+        pads = _pads(node, weight.shape[2:], steps)
+        if pads is None:
+            return None
         axes = tuple(
             _Axis(-before, taps, step, before + after - step * (taps - 1))
             for before, after, taps, step in zip(pads[:image], pads[image:], weight.shape[2:], steps, strict=True)
