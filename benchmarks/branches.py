@@ -10,9 +10,7 @@ are shares of the exported file's. Needs timm and `python -m pip install nncf`.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +19,8 @@ from typing import Any
 import numpy as np
 import onnx
 from int8_judge import RESULTS, RUNTIMES, side_by_side
-from int8_operators import BATCHES, PEERS, exported
+from int8_operators import BATCHES, PEERS, exported, shares, take
 
-from tlopt.environment import cores, processor, versions
-from tlopt.publishing import write_whole
 from tlopt.search.drafting import cast_graph
 
 MODELS = "mobileone_s0,repvgg_a0,repghostnet_050,repvit_m0_9"
@@ -68,37 +64,13 @@ def table(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for row in result["rows"]:
         for batch in BATCHES:
-            found = row[f"batch_{batch}"]
-            cells = (
-                f"{found[name]['share']:.2f} ({found[name]['share_95'][0]:.2f} to {found[name]['share_95'][1]:.2f})"
-                for name in NAMES
-            )
             before, after = row["convolutions"]
             lines.append(
                 f"| {row['model']} | {row['size']} | {before}, {after} | {row['runtime']} | {batch} "
-                f"| {' | '.join(cells)} |"
+                f"| {shares(row[f'batch_{batch}'], NAMES)} |"
             )
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure all networks, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--turns", type=int, default=7, help="how often each graph is opened, at least 7")
-    parser.add_argument("--out", type=Path, default=RESULTS / "branches.json")
-    options = parser.parse_args()
-    result: dict[str, Any] = {
-        "command": f"python benchmarks/branches.py --models {options.models} --turns {options.turns}",
-        "processor": processor(), "threads": cores(), "versions": versions(), "rows": [],
-    }  # fmt: skip
-    for model in options.models.split(","):
-        for row in measure(model, options.turns):
-            result["rows"].append(row)
-            print(json.dumps(row), flush=True)
-            write_whole(options.out, json.dumps(result, indent=1) + "\n")
-            write_whole(options.out.with_suffix(".md"), table(result))
-
-
 if __name__ == "__main__":
-    main()
+    take(__doc__, "branches.py", MODELS, RESULTS / "branches.json", measure, table)

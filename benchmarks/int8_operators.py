@@ -16,7 +16,7 @@ import contextlib
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -146,24 +146,40 @@ def table(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for row in result["rows"]:
         for batch in BATCHES:
-            found = row[f"batch_{batch}"]
-            cells = (
-                f"{found[name]['share']:.2f} ({found[name]['share_95'][0]:.2f} to {found[name]['share_95'][1]:.2f})"
-                for name in NAMES
-            )
-            lines.append(f"| {row['model']} | {row['size']} | {row['runtime']} | {batch} | {' | '.join(cells)} |")
+            cells = shares(row[f"batch_{batch}"], NAMES)
+            lines.append(f"| {row['model']} | {row['size']} | {row['runtime']} | {batch} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure all networks, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=MODELS)
+def shares(found: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return what `side_by_side` found of some graphs as cells of a table."""
+    return " | ".join(
+        f"{found[name]['share']:.2f} ({found[name]['share_95'][0]:.2f} to {found[name]['share_95'][1]:.2f})"
+        for name in names
+    )
+
+
+def take(
+    about: str | None, script: str, models: str, out: Path,
+    measure: Callable[[str, int], Iterator[dict[str, Any]]], table: Callable[[dict[str, Any]], str],
+) -> None:  # fmt: skip
+    """Measure the networks that the command line names, and write the result after each row.
+
+    Args:
+        about: Help of the command.
+        script: Its name.
+        models: Networks, if none are named.
+        out: File of the result, if none is named.
+        measure: Yields the rows of a network, from its name and the number of turns.
+        table: Makes the page of a result.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=models)
     parser.add_argument("--turns", type=int, default=7, help="how often each graph is opened, at least 7")
-    parser.add_argument("--out", type=Path, default=RESULTS / "int8-operators.json")
+    parser.add_argument("--out", type=Path, default=out)
     options = parser.parse_args()
     result: dict[str, Any] = {
-        "command": f"python benchmarks/int8_operators.py --models {options.models} --turns {options.turns}",
+        "command": f"python benchmarks/{script} --models {options.models} --turns {options.turns}",
         "processor": processor(), "threads": cores(), "versions": versions(), "rows": [],
     }  # fmt: skip
     for model in options.models.split(","):
@@ -175,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    take(__doc__, "int8_operators.py", MODELS, RESULTS / "int8-operators.json", measure, table)

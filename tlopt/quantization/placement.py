@@ -19,7 +19,7 @@ Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider that takes integers in and gives integers out.
 _INTEGER = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"})
-_FEW_PAIRS = 16  # of channels in a group; with 64 ONNX Runtime 1.32 is about as fast in float as in integers (Zen 4)
+_FEW_PAIRS = 16  # of channels in a group, as in the first stage of ResNeXt-50 (32x4d)
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 # What gives integers, or takes them, in one runtime or another; Relu and Clip with what lies before them.
 _NEAR_INTEGERS = _INTEGER | WEIGHTED | {"MaxPool", "Relu", "Clip"}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from tlopt.graphs.cleaning import clean, infer, rewritten
 from tlopt.graphs.naming import free_name, taken_names
 from tlopt.graphs.rewriting.affine import Affine, affine
 from tlopt.graphs.rewriting.folding import fold
+from tlopt.graphs.rewriting.kernels import Axis, Branch
 from tlopt.graphs.view import View, attribute, own_bias
 
 _SUMS = frozenset({"Add", "Sub", "Sum"})
@@ -143,79 +143,6 @@ def _pads(node: onnx.NodeProto, taps: Sequence[int], steps: Sequence[int]) -> li
     return less + more if kind == b"SAME_UPPER" else more + less
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """How a kernel lies on one axis of the image.
-
-    Attributes:
-        first: Where the first tap reads, beside where the first answer is: minus the padding before.
-        taps: Their number.
-        dilation: Between two taps.
-        grows: How many more answers than pixels there are where the stride is 1; below 0 if there are fewer.
-    """
-
-    first: int
-    taps: int
-    dilation: int
-    grows: int
-
-    @property
-    def last(self) -> int:
-        """Where the last tap reads."""
-        return self.first + self.dilation * (self.taps - 1)
-
-    def around(self, other: _Axis) -> _Axis | None:
-        """Return the shortest kernel that has the taps of both; None if their answers are of different lengths."""
-        steps = {axis.dilation for axis in (self, other) if axis.taps > 1} or {1}
-        step, first = steps.pop(), min(self.first, other.first)
-        if steps or self.grows != other.grows or (self.first - other.first) % step:
-            return None
-        return _Axis(first, (max(self.last, other.last) - first) // step + 1, step, self.grows)
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """One term of a sum, as a convolution.
-
-    Attributes:
-        axes: Of the image.
-        strides: Of each.
-        groups: Of channels.
-        weight: float64 (outputs, inputs / groups, taps…).
-        bias: float64 (outputs,).
-    """
-
-    axes: tuple[_Axis, ...]
-    strides: tuple[int, ...]
-    groups: int
-    weight: np.ndarray
-    bias: np.ndarray
-
-    @property
-    def taps(self) -> int:
-        """Number of taps of its kernel."""
-        return math.prod(axis.taps for axis in self.axes)
-
-    def beside(self, other: _Branch) -> _Branch | None:
-        """Return both as one; None if they cannot be, or it would be more work."""
-        alike = (self.strides, self.groups, self.weight.shape[:2]) == (
-            other.strides, other.groups, other.weight.shape[:2],
-        )  # fmt: skip
-        axes = [own.around(its) for own, its in zip(self.axes, other.axes, strict=True)] if alike else [None]
-        whole = tuple(axis for axis in axes if axis is not None)
-        if len(whole) < len(axes) or math.prod(axis.taps for axis in whole) > self.taps + other.taps:
-            return None
-        weight = self.within(whole) + other.within(whole)
-        return replace(self, axes=whole, weight=weight, bias=self.bias + other.bias)
-
-    def within(self, axes: Sequence[_Axis]) -> np.ndarray:
-        """Return its weights in a larger kernel."""
-        wide = np.zeros((*self.weight.shape[:2], *(axis.taps for axis in axes)))
-        places = [(own.first - axis.first) // axis.dilation for own, axis in zip(self.axes, axes, strict=True)]
-        wide[:, :, *(slice(at, at + own.taps) for at, own in zip(places, self.axes, strict=True))] = self.weight
-        return wide
-
-
 class _Merging:
     """One pass over a graph.
 
@@ -251,7 +178,7 @@ class _Merging:
         terms, sums = _terms(self.view, node)
         found = [(term, branch) for term in terms if (branch := self._convolution(term)) is not None]
         found.sort(key=lambda pair: -pair[1].taps)
-        groups: list[tuple[_Term, _Branch]] = []
+        groups: list[tuple[_Term, Branch]] = []
         done: set[_Term] = set()
         for first, branch in found:
             if first not in done:
@@ -267,8 +194,8 @@ class _Merging:
             self.made[node.output[0]] = self._written(node, groups, [term for term in terms if term not in done])
 
     def _with_others(
-        self, first: _Term, branch: _Branch, terms: Sequence[_Term], found: Sequence[tuple[_Term, _Branch]]
-    ) -> tuple[list[_Term], _Branch]:
+        self, first: _Term, branch: Branch, terms: Sequence[_Term], found: Sequence[tuple[_Term, Branch]]
+    ) -> tuple[list[_Term], Branch]:
         """Return the terms that can be merged with one of them, which comes first, and what they become."""
         assert first.maker is not None
         data = first.maker.input[0]
@@ -285,7 +212,7 @@ class _Merging:
                 whole = both
         return used, whole
 
-    def _convolution(self, term: _Term) -> _Branch | None:
+    def _convolution(self, term: _Term) -> Branch | None:
         """Return a term that a convolution with constant weights made; None if it is another one."""
         node = term.maker
         if node is None or node.op_type != "Conv" or not self.view.is_float(node.input[0]):
@@ -299,15 +226,15 @@ class _Merging:
         if pads is None:
             return None
         axes = tuple(
-            _Axis(-before, taps, step, before + after - step * (taps - 1))
+            Axis(-before, taps, step, before + after - step * (taps - 1))
             for before, after, taps, step in zip(pads[:image], pads[image:], weight.shape[2:], steps, strict=True)
         )
-        return _Branch(
+        return Branch(
             axes, tuple(attribute(node, "strides", [1] * image)), attribute(node, "group", 1),
             term.sign * weight.astype(np.float64), term.sign * bias.astype(np.float64),
         )  # fmt: skip
 
-    def _each_channel(self, term: _Term, data: str, like: _Branch) -> _Branch | None:
+    def _each_channel(self, term: _Term, data: str, like: Branch) -> Branch | None:
         """Return a term that is a tensor, or scales and shifts its channels, as a convolution with one tap."""
         rank, channels = self.view.rank(data), like.weight.shape[1] * like.groups
         if term.tensor == data:
@@ -321,13 +248,13 @@ class _Merging:
         each = np.arange(channels)
         weight = np.zeros((channels, like.weight.shape[1], *[1] * len(like.axes)))
         weight[each, each % weight.shape[1]] = change.scale.reshape(-1, *[1] * len(like.axes))
-        return _Branch(
-            (_Axis(0, 1, 1, 0),) * len(like.axes), (1,) * len(like.axes), like.groups,
+        return Branch(
+            (Axis(0, 1, 1, 0),) * len(like.axes), (1,) * len(like.axes), like.groups,
             term.sign * weight, term.sign * change.shift,
         )  # fmt: skip
 
     def _written(
-        self, node: onnx.NodeProto, groups: Sequence[tuple[_Term, _Branch]], left: Sequence[_Term]
+        self, node: onnx.NodeProto, groups: Sequence[tuple[_Term, Branch]], left: Sequence[_Term]
     ) -> list[onnx.NodeProto]:
         """Return the nodes that take the place of a sum: the merged convolutions, and the sum of what is left."""
         alone = len(groups) == 1 and not left
@@ -345,7 +272,7 @@ class _Merging:
             total = after
         return made
 
-    def _layer(self, first: _Term, whole: _Branch, tensor: str) -> onnx.NodeProto:
+    def _layer(self, first: _Term, whole: Branch, tensor: str) -> onnx.NodeProto:
         """Return a merged convolution that gives a tensor; its constants are kept."""
         before = first.maker
         assert before is not None
