@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tlopt.graphs.naming import free_name, taken_names
-from tlopt.graphs.nesting import inside, reads
+from tlopt.graphs.nesting import inside, needed
 from tlopt.graphs.view import attribute
 from tlopt.sessions import open_session
 
@@ -190,21 +190,10 @@ def _inlined(model: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.ModelPro
             helper.make_node("Identity", [new.get(value.name, value.name)], [output])
             for value, output in zip(branch.output, node.output, strict=True)
         ]
-    kept = _needed(nodes, {output.name for output in graph.output})
+    kept = needed(nodes, {output.name for output in graph.output})
     del graph.node[:]
     graph.node.extend(kept)
     return made
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that the outputs depend on: what computed a condition does not any more."""
-    kept: list[onnx.NodeProto] = []
-    read = set(outputs)
-    for node in reversed(nodes):
-        if read & set(node.output):
-            kept.append(node)
-            read |= reads(node)
-    return kept[::-1]
 
 
 def _renamed(node: onnx.NodeProto, new: Mapping[str, str]) -> onnx.NodeProto:

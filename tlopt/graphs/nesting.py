@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
@@ -30,3 +30,14 @@ def reads(node: onnx.NodeProto) -> set[str]:
         for graph in graphs(inner):
             names |= {name for one in graph.node for name in one.input} | {value.name for value in graph.output}
     return names - {""}
+
+
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Collection[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors depend on, in their order."""
+    kept: list[onnx.NodeProto] = []
+    read = set(outputs)
+    for node in reversed(nodes):
+        if read.intersection(node.output):
+            kept.append(node)
+            read |= reads(node)
+    return kept[::-1]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from tlopt.errors import ArtifactError, SettingError, suggestion
 from tlopt.graphs.cleaning import with_shapes
 from tlopt.graphs.naming import free_name, taken_names
-from tlopt.graphs.nesting import reads
+from tlopt.graphs.nesting import needed, reads
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WHOLE = (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT16,
@@ -119,13 +119,10 @@ def tensor_of(model: onnx.ModelProto, name: str) -> onnx.ValueInfoProto:
 
 
 def _keep_needed(graph: onnx.GraphProto, answers: list[str]) -> None:
-    needed, nodes = set(answers), []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            nodes.append(node)
-            needed |= reads(node)
-    replace_all(graph.node, nodes[::-1])
-    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    nodes = needed(graph.node, answers)
+    read = set(answers).union(*map(reads, nodes))
+    replace_all(graph.node, nodes)
+    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
 
 
 def _check_image(image: onnx.ValueInfoProto, file: Path) -> None:

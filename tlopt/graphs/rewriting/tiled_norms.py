@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from tlopt.graphs.cleaning import rewritten, with_shapes
 from tlopt.graphs.naming import free_name, taken_names
-from tlopt.graphs.nesting import inside
+from tlopt.graphs.nesting import inside, needed
 from tlopt.graphs.view import View, attribute, stored
 
 
@@ -47,7 +47,7 @@ def without_tiled_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     if not new:
         return model
     kept = [new.get(node.output[0], node) for node in nodes if node.output[0] not in gone]
-    made = rewritten(model, _read(kept, view.outputs), constants)
+    made = rewritten(model, needed(kept, view.outputs), constants)
     del made.graph.value_info[:]
     return made
 
@@ -82,13 +82,3 @@ def _of_one_image(view: View, name: str, channels: int) -> np.ndarray | None:
         return None
     rows = values.reshape(-1, channels)
     return rows[0] if len(rows) and (rows == rows[0]).all() else None
-
-
-def _read(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that lead to an output."""
-    wanted, found = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            found.append(node)
-    return found[::-1]
