@@ -15,9 +15,23 @@ def test_a_network_that_is_too_slow_in_its_best_case_is_dropped_with_a_reason_an
     known.done(f"time/{slow.pending[0].digest}", {"problem": "it does not run"})
     found = by_name(known)
     assert found["timm:b 32 px"].dropped == "it does not run, pruned to 35 %"
-    assert found["timm:b 64 px"].dropped == "too slow at 32 px already"
+    assert found["timm:b 64 px"].dropped == "over the budget at 32 px already"
     assert found["timm:a 32 px"].survives
     assert found["timm:a 64 px"].survives
+
+
+def test_a_network_that_does_not_run_at_one_size_is_timed_at_the_next_one():
+    known = Known(asked(names=("a",), sizes=(32, 64, 96)))
+    small, middle, large = known.search.contenders
+    for one in known.search.points(small):
+        known.done(f"time/{one.digest}", {"problem": "its last layer needs 2 x 2"})
+    found = by_name(known)
+    assert found[small.label].dropped == "its last layer needs 2 x 2"
+    assert found[middle.label].pending
+    assert {one.image_size for one in field.next_points(known.search, known.now().results)} == {64}
+    known.time("a", 4.0, size=64)
+    assert by_name(known)[middle.label].survives
+    assert by_name(known)[large.label].pending
 
 
 def test_only_the_smallest_size_of_each_network_is_timed_first():

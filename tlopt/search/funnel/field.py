@@ -41,7 +41,7 @@ class Standing:
 def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[Standing]:
     """Return how each contender stands, in the order of the space.
 
-    A network too slow at one size is not timed at larger ones.
+    A network that is over the budget at one size is not timed at larger ones. One that does not run at a size is.
 
     Args:
         asked: The search.
@@ -54,11 +54,11 @@ def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[
     networks = dict.fromkeys(one.network for one in contenders)
     for network in networks:
         sizes = sorted((one for one in contenders if one.network == network), key=lambda one: one.image_size)
-        slow: Standing | None = None
+        over: Standing | None = None
         waits = False
         for one in sizes:
-            if slow is not None:
-                why = f"too slow at {slow.contender.image_size} px already"
+            if over is not None:
+                why = f"over the budget at {over.contender.image_size} px already"
                 found[one.key] = Standing(contender=one, dropped=why)
                 continue
             if waits:
@@ -66,8 +66,8 @@ def standings(asked: Asked, results: Results, *, settled: bool = False) -> list[
                 continue
             found[one.key] = standing = _standing(asked, results, one, settled=settled)
             waits = bool(standing.pending)
-            if standing.dropped:
-                slow = standing
+            if standing.dropped and standing.best is not None:  # it ran
+                over = standing
     return [found[one.key] for one in contenders]
 
 
