@@ -29,6 +29,7 @@ from tlopt.errors import (
     StudyError,
 )
 from tlopt.search import networks
+from tlopt.search import optimize as module
 from tlopt.search.funnel import worker
 from tlopt.search.space import Point
 from tlopt.search.study import folder
@@ -99,6 +100,16 @@ def test_a_finished_search_is_not_done_again(found, images, monkeypatch):
     again = tlopt.optimize(images, found.path, latency_ms=1000.0, keep="all", **FAST)
     assert again.report.rows == found.report.rows
     assert again.report.more[0].rows == found.report.more[0].rows
+
+
+def test_an_answer_does_not_stand_for_a_network_whose_code_was_changed(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(module, "_finished", lambda _, quick: seen.append(quick) or "an answer")
+    for content in ("width = 1", "width = 1", "width = 2"):
+        (tmp_path / "my_nets.py").write_text(content)
+        assert tlopt.optimize(images, tmp_path / "out", latency_ms=1.0, models=["my_nets:small"]) == "an answer"
+    assert seen[0] == seen[1] != seen[2]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from tlopt.errors import ArtifactError, PluginError, SettingError
 from tlopt.search import networks
+from tlopt.search.networks import code_of
 from tlopt.search.space import Network, Point, Space, chosen_space, network
 
 
@@ -68,6 +69,17 @@ def test_weights_of_a_file_make_another_network(tmp_path):
     assert network("timm:resnet18", weights=file).digest != one.digest
     with pytest.raises(ArtifactError, match="cannot be read"):
         network("timm:resnet18", weights=tmp_path / "none")
+
+
+def test_only_a_network_of_the_users_own_has_code_that_decides_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_nets.py").write_text("width = 1")
+    before = code_of("my_nets:small")
+    assert before == code_of("module:my_nets:small") == network("my_nets:small").content != ""
+    (tmp_path / "my_nets.py").write_text("width = 2")
+    assert code_of("my_nets:small") not in ("", before)
+    others = ("timm:resnet18", "my_nets", "none_of_mine:small", str(tmp_path), f"{tmp_path}:x", "x" * 5000 + ":y")
+    assert {code_of(name) for name in others} == {""}
 
 
 def test_a_space_is_chosen_by_names():

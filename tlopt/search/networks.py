@@ -82,7 +82,6 @@ def network(name: str | Path, *, weights: Path | None = None) -> Network:
         artifact = Artifact.load(name).expect("torch", "onnx").expect_classifier("The search")
         return Network(name=artifact.card.model, artifact=Path(name), content=artifact.digest)
     model = str(name)
-    source = model.removeprefix("module:").partition(":")[0]
     if ":" not in model:
         raise PluginError(
             f"A model is named source:name, and no artifact lies at {shown_name(model[:100])}.",
@@ -93,10 +92,16 @@ def network(name: str | Path, *, weights: Path | None = None) -> Network:
             return Network(name=model, weights=weights, content=sha256(weights))
         except OSError as error:
             raise ArtifactError(f"The weights {weights} cannot be read: {error.strerror or error}.") from error
-    if source in registry.names("sources"):
-        return Network(name=model)
-    place = places.locate(source) or places.locate(source, [str(Path.cwd())])
-    return Network(name=model, content=place.sha256 if place else "")
+    return Network(name=model, content=code_of(model))
+
+
+def code_of(model: str) -> str:
+    """Return the sha256 of the user's own module that makes a network; empty if none does. Nothing is imported."""
+    module, is_named, _ = model.removeprefix("module:").partition(":")
+    if not is_named or module in registry.names("sources"):
+        return ""
+    place = places.locate(module) or places.locate(module, [str(Path.cwd())])
+    return place.sha256 if place else ""
 
 
 def check(network: Network) -> None:

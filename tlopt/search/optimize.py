@@ -16,6 +16,7 @@ from tlopt.errors import ImagesError, SettingError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
+from tlopt.search.networks import code_of
 from tlopt.search.outcome import Study, finished
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import folder, reads
@@ -187,7 +188,7 @@ def optimize(
     source = Path(source)
     deciding = {
         "budget": budget, "tried": tried, "images": images, "shares": shares, "epochs": effort.epochs,
-        "seed": effort.seed,
+        "seed": effort.seed, "code": [code_of(model) for model in tried.models],
     }  # fmt: skip
     named = reads.named(source, images, tried.models, tried.weights)
     quick = reads.quick_digest(deciding, named)
