@@ -19,6 +19,20 @@ SEARCH = {
     "work/.finetune-0123456789abcdef.lock": "",
     "work/timings/0123456789abcdef.json": "",
     "work/graphs/0123456789abcdef/model.onnx": "",
+    "work/graphs/.0123456789abcdef.lock": "",
+    "work/graphs/.0123456789abcdef.draft-01234567/artifact.json": "",
+    "work/images-0123456789abcdef.csv": "",
+    "work/timings/.0123456789abcdef.json.part-01234567": "",
+    "work/.images-0123456789abcdef.csv.part-01234567": "",
+    "work/.finetune-0123456789abcdef.checkpoint/.checkpoint.safetensors.part-01234567": "",
+    "pareto/timm-a-32-px--int8-on-onnxruntime-01234567/artifact.json": CARD,
+    "pareto/.timm-a-32-px--int8-on-onnxruntime-01234567.draft-01234567/model.onnx": "",
+    ".best.lock": "",
+    ".best.draft-01234567/model.onnx": "",
+    ".best.old-01234567/artifact.json": CARD,
+    ".report.json.part-01234567": "",
+    ".optimize.json.part-01234567": "",
+    ".report.html.part-01234567": "",
 }
 OURS = {
     "artifact": {"artifact.json": CARD, "model.onnx": "", "tensorboard/events": "", ".DS_Store": ""},
@@ -56,6 +70,12 @@ FOREIGN = {
     "damaged search of another program": {"optimize.json": "{bad", "report.html": ""},
     "notes in a search": {**SEARCH, "work/notes.txt": ""},
     "images in a search": {**SEARCH, "best/1.jpg": ""},
+    "a network in the work of a search": {**SEARCH, "work/mine/model.onnx": ""},
+    "a network beside those of a search": {**SEARCH, "work/graphs/model.onnx": ""},
+    "a network below the answer of a search": {**SEARCH, "best/mine/model.onnx": "", "best/mine/artifact.json": CARD},
+    "a network beside the front of a search": {**SEARCH, "pareto/mine/model.safetensors": ""},
+    "a network in an artifact of a search": {**SEARCH, "work/qat-0123456789abcdef/mine/model.onnx": ""},
+    "a checkpoint in the work of a search": {**SEARCH, "work/mine/checkpoint.safetensors": ""},
 }
 
 

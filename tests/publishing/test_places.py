@@ -33,7 +33,8 @@ def test_force_replaces_no_images_with_an_artifact_and_no_artifact_with_a_report
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_force_replaces_nothing_else_and_names_what_would_be_lost(tmp_path, kind):
     out = fill(tmp_path / "out", FOREIGN[kind])
-    with pytest.raises(OutputExistsError, match=r"(notes\.txt|\.jpg|\.json|\.html).* would be lost") as caught:
+    lost = r"(notes\.txt|\.(jpg|json|html|onnx|safetensors)).* would be lost"
+    with pytest.raises(OutputExistsError, match=lost) as caught:
         check_place(out, force=True, makes="set" if "set" in kind else "artifact")
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message

@@ -82,6 +82,17 @@ def test_of_what_is_removed_the_users_empty_folders_stay(tmp_path, remove, artif
     assert folder.exists() == mine
 
 
+def test_networks_of_the_user_stay_where_the_work_goes(tmp_path):
+    made = ["work/export-0123456789abcdef/model.onnx", "work/.export-0123456789abcdef.draft-01234567/model.onnx"]
+    mine = ["work/mine/model.onnx", "work/model.onnx", "work/export-0123456789abcdef/mine/model.onnx"]
+    for name in (*made, *mine):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "optimize.json").write_text('{"tlopt": "0", "identity": {}, "study": ""}')
+    outcome.remove_work(tmp_path)
+    assert [name for name in (*made, *mine) if (tmp_path / name).exists()] == mine
+
+
 def test_nothing_is_removed_that_lies_elsewhere_though_a_card_names_it(tmp_path):
     mine = [tmp_path / "mine", tmp_path / "search" / "mine"]
     (tmp_path / "search" / "best").mkdir(parents=True)

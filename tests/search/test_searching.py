@@ -16,6 +16,8 @@ from tlopt.search.study import folder, storage
 from tlopt.search.study.leases import Leases, owner
 from tlopt.search.study.storage import Storage
 
+MADE = "work/export-0123456789abcdef/model.onnx"
+
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
@@ -26,8 +28,8 @@ def search(tmp_path, monkeypatch):
     def run(during=lambda _: None, **given):
         def worker(*, asked, noted, **_):
             def work():
-                (out / "work").mkdir()
-                (out / "work" / "model.onnx").write_text("made")
+                (out / MADE).parent.mkdir(parents=True)
+                (out / MADE).write_text("made")
                 now = Known(asked).now()
                 during(lambda: noted(now))
                 return now
@@ -72,7 +74,7 @@ def test_work_that_another_worker_needs_stays(search, tmp_path):
 
     search(join, study=study)
     assert folder.read_note(tmp_path / "out").finished
-    assert (tmp_path / "out" / "work" / "model.onnx").exists()
+    assert (tmp_path / "out" / MADE).exists()
 
 
 def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):

@@ -105,25 +105,38 @@ def _search(file: Path) -> Iterable[str]:
     if not whole:
         raise ValueError
     yield from ("report.json", "report.html", "study.journal", "study.journal.lock")
-    for name in _files(file.parent):
-        top, _, below = name.partition(os.sep)
-        if _SEARCH_TOP.fullmatch(top) and _SEARCH_FILE.fullmatch(below or top):
-            yield name
+    yield from (name for name in _files(file.parent) if _SEARCH_FILE.fullmatch(_finished(name)))
 
 
-# Below these folders a search keeps artifacts, what killed runs left of them, the timings of networks,
-# and tables of divided images.
-_SEARCH_TOP = re.compile(r"best|pareto|work|\.(best|pareto)\.((draft|old)-[0-9a-f]{8}|checkpoint|lock)")
-_SEARCH_FILE = re.compile(
-    r"(.*/)?(\..+\.part-[0-9a-f]{8}|\..+\.lock|timings/[0-9a-f]{16}\.json|images-[0-9a-f]{16}\.csv|checkpoint\.safetensors|"
-    + "|".join(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
-    + ")"
-)
-# Made before what goes into them, or emptied before they go.
-_SEARCH_EMPTY = re.compile(
-    r"(best|pareto|work)(/(engines|graphs|networks|timings))?(/([a-z]+-)?[0-9a-f]{16})?"
-    r"|((pareto|work)/(.*/)?)?\.[^/]+\.((draft|old)-[0-9a-f]{8}(/.*)?|checkpoint)"
-)
+def _search_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return what fits the paths of files that a search writes beside its reports, and of folders that may be empty.
+
+    It keeps artifacts, what killed runs left of them, the timings of networks, and tables of divided images.
+    """
+    address, inside = "[0-9a-f]{16}", "work/(engines|graphs|networks)/"
+    places = {
+        "": "best", "pareto/": "[A-Za-z0-9_.-]*[0-9a-f]{8}", "work/": f"[a-z]+-{address}", inside: address,
+    }  # fmt: skip
+    artifacts = _any(f"{above}{name}" for above, name in places.items())
+    beside = _any(rf"{above}\.{name}" for above, name in places.items())
+    left = rf"{beside}\.(draft|old)-[0-9a-f]{{8}}"
+    payload = _any(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
+    files = (
+        f"{artifacts}/{payload}", f"{left}/(.*/)?{payload}", rf"{beside}\.checkpoint/checkpoint\.safetensors",
+        rf"{beside}\.lock", rf"work/timings/{address}\.json", rf"work/images-{address}\.csv",
+    )  # fmt: skip
+    # Made before what goes into them, or emptied before they go.
+    folders = (
+        "pareto|work", "work/(engines|graphs|networks|timings)", artifacts, f"{left}(/.*)?", rf"{beside}\.checkpoint",
+    )  # fmt: skip
+    return re.compile(_any(files)), re.compile(_any(folders))
+
+
+def _any(patterns: Iterable[str]) -> str:
+    return f"({'|'.join(patterns)})"
+
+
+_SEARCH_FILE, _SEARCH_EMPTY = _search_patterns()
 
 
 MARKS = (
@@ -168,15 +181,26 @@ def contents(folder: Path) -> Contents:
             continue
         try:
             named = map(os.path.normpath, mark.owned(folder / mark.file))
-            owned = frozenset({mark.file, *(name for name in named if not _is_outside(name))})
+            finished = {mark.file, *(name for name in named if not _is_outside(name))}
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             continue
         if mark.group == "set" and "log.csv" not in present:
             continue  # a table that a person wrote beside the images
+        owned = frozenset(finished | {name for name in present if _finished(name) in finished})
         ours = Contents(mark=mark, owned=owned, foreign=())
         theirs = [f"{name}/" for name in empty if not ours.made(name)]
         return replace(ours, foreign=tuple(sorted([*(present - owned), *theirs])))
     return Contents(mark=None, owned=frozenset(), foreign=tuple(sorted([*present, *(f"{name}/" for name in empty)])))
+
+
+_PART = re.compile(r"\.(.+)\.part-[0-9a-f]{8}")
+
+
+def _finished(name: str) -> str:
+    """Return the path of the file that would have become of one that a killed process was writing; else the same."""
+    folder, file = os.path.split(name)
+    part = _PART.fullmatch(file)
+    return os.path.join(folder, part[1]) if part else name
 
 
 def _is_outside(name: str) -> bool:
