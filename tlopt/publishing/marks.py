@@ -104,7 +104,7 @@ def _search(file: Path) -> Iterable[str]:
         whole = (file.parent / "study.journal").is_file()  # damaged: then its neighbour tells
     if not whole:
         raise ValueError
-    yield from ("report.json", "report.html", "study.journal", "study.journal.lock")
+    yield from ("report.json", "report.html", "study.journal")
     yield from (name for name in _files(file.parent) if _SEARCH_FILE.fullmatch(_finished(name)))
 
 
@@ -124,6 +124,7 @@ def _search_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     files = (
         f"{artifacts}/{payload}", f"{left}/(.*/)?{payload}", rf"{beside}\.checkpoint/checkpoint\.safetensors",
         rf"{beside}\.lock", rf"work/timings/{address}\.json", rf"work/images-{address}\.csv",
+        r"study\.journal\.lock([0-9a-f-]{36}\.rename)?",  # Optuna gives a lock another name before it removes it
     )  # fmt: skip
     # Made before what goes into them, or emptied before they go.
     folders = (
