@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tlopt.reports import Report
 from tlopt.search.study import folder
 from tlopt.search.study.leases import Leases, owner
 from tlopt.search.study.status import status_of
@@ -54,3 +55,11 @@ def test_status_follows_no_link_in_the_folder(noted, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (out / folder.JOURNAL).symlink_to(tmp_path / "notes.txt")
     assert "steps done:" not in status_of(out).report.title
+
+
+def test_a_program_sees_the_best_so_far_too(noted):
+    out = noted(folder.JOURNAL)
+    so_far = Report(title="Best so far: a", rows=({"network": "a"},))
+    (out / folder.REPORT).write_text(so_far.to_json())
+    shown = json.loads(status_of(out).report.to_json())
+    assert shown["details"]["report"] == so_far.to_dict()

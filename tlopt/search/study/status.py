@@ -33,10 +33,11 @@ def status_of(out: Path, study: str = "") -> Study:
     entries = Storage(where, None).entries() if where else []
     rows = tuple(_running(entry) for entry in entries if entry.state == "held")
     so_far = (read_report(out),) if (out / folder.REPORT).exists() else ()
+    details = {"report": so_far[0].to_dict()} if so_far else {}
     steps = f", steps done: {sum(entry.state == 'done' for entry in entries)}" if where else ""
     title = f"{out}: {'finished' if note.finished else 'not finished'}{steps}"
     notes = () if rows or note.finished else (_idle(where, note),)
-    return Study(path=out, report=Report(title=title, rows=rows, notes=notes, more=so_far))
+    return Study(path=out, report=Report(title=title, rows=rows, notes=notes, details=details, more=so_far))
 
 
 def _own(out: Path, note: Note) -> str:
