@@ -28,7 +28,7 @@ def search(tmp_path, monkeypatch):
     def run(during=lambda _: None, **given):
         def worker(*, asked, noted, **_):
             def work():
-                (out / MADE).parent.mkdir(parents=True)
+                (out / MADE).parent.mkdir(parents=True, exist_ok=True)
                 (out / MADE).write_text("made")
                 now = Known(asked).now()
                 during(lambda: noted(now))
@@ -38,8 +38,8 @@ def search(tmp_path, monkeypatch):
 
         monkeypatch.setattr(searching, "Worker", worker)
         return searching.search(
-            asked(), SimpleNamespace(places=list), {}, out, quick="", minutes=1.0, role="all",
-            cache=Cache(), **{"study": "", "keep": "best", "force": False, **given},
+            asked(), SimpleNamespace(places=list), {}, out, quick="", minutes=1.0, cache=Cache(),
+            **{"role": "all", "study": "", "keep": "best", "force": False, **given},
         )  # fmt: skip
 
     return run
@@ -75,6 +75,14 @@ def test_work_that_another_worker_needs_stays(search, tmp_path):
     search(join, study=study)
     assert folder.read_note(tmp_path / "out").finished
     assert (tmp_path / "out" / MADE).exists()
+
+
+def test_a_search_that_no_machine_has_measured_for_is_not_finished_by_one_that_trains(search, tmp_path):
+    study = str(tmp_path / "study")
+    assert "No machine that measures" in search(study=study, role="train").report.notes[0]
+    assert not folder.read_note(tmp_path / "out").finished
+    search(study=study, role="measure")
+    assert folder.read_note(tmp_path / "out").finished
 
 
 def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):

@@ -36,6 +36,8 @@ from tlopt.search.study.storage import Storage, Tried
 _UNTRAINED = "untrained"  # in the place of a way to int8, of what was timed and not trained
 _RESERVE, _LEAST_RESERVE_S = 0.06, 2.0  # share of the time that is kept for the answer
 
+_ALONE = "No machine that measures has joined the search. It is not finished: one with --role measure goes on with it."
+
 
 def planned(asked: Asked, minutes: float) -> Study:
     """Return what a search would try; nothing is made or written."""
@@ -118,7 +120,10 @@ def search(
         worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
         now = worker.run()
         report = answer.report_of(now, clock, note.study, machine)
-        waits = role == "train" and bool(tasks.ready(now))  # for the machine that measures
+        alone = role == "train" and storage.attribute("machine") is None
+        if alone:
+            report = replace(report, notes=(_ALONE, *report.notes))
+        waits = alone or (role == "train" and bool(tasks.ready(now)))  # for the machine that measures
         if not waits and (number := leases.claim("answer", "Writing the answer")) is not None:
             with leases.beating(number):
                 _answer(place, workshop, now, report, storage, keep)
