@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tlopt.search.funnel import deciding, worker
 from tlopt.search.funnel.clock import Clock
 from tlopt.search.funnel.results import Judged, Made, Trained
 from tlopt.search.funnel.worker import Worker
+from tlopt.search.study import leases
 from tlopt.search.study.leases import Leases, owner
 from tlopt.search.study.storage import Entry
 
@@ -171,6 +173,33 @@ def test_unusable_images_end_the_search_and_its_step_is_free_again(now, monkeypa
     with pytest.raises(ImagesError):
         one.run()
     assert one.leases.storage.rows[-1].state == "given up"
+
+
+def test_the_time_of_a_step_that_was_interrupted_counts(now):
+    def interrupted(_):
+        now[0] += 100
+        raise KeyboardInterrupt
+
+    one = hired(now, asked(), 60.0)
+    one.workshop.first = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    assert one.leases.storage.notes["spent_s"] == now[0] > 100
+
+
+def test_the_time_of_a_step_is_noted_while_it_is_done(now, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_S", 0.001)
+    one = hired(now, asked(), 60.0)
+    noted = threading.Event()
+    monkeypatch.setattr(one.leases.storage, "note", lambda name, seconds: noted.set() if seconds > 100 else None)
+
+    def killed(_):
+        now[0] += 100
+        raise KeyboardInterrupt(noted.wait(timeout=60))
+
+    one.workshop.first = killed
+    with pytest.raises(KeyboardInterrupt, match="True"):
+        one.run()
 
 
 def test_progress_is_shown_as_before_when_the_search_is_over(now):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -112,7 +113,7 @@ class Worker:
 
     def _do(self, now: Situation, task: Task, number: int) -> None:
         log.log(NOTICE, "%s", task.label)
-        with self.leases.beating(number):
+        with self.leases.beating(number, self._note_time):
             began = time.perf_counter()
             found: dict[str, Any]
             try:
@@ -131,8 +132,12 @@ class Worker:
                 found = self._failed(task, error)
             seconds = time.perf_counter() - began
             self.leases.storage.finish(number, {**found, "step_seconds": seconds}, seconds)
-        self.leases.storage.note("spent_s", self.clock.spent_s)
         self.noted(self.situation())
+
+    def _note_time(self) -> None:
+        """Write down how much of the time is spent: a worker that goes on, or joins, counts from there."""
+        with contextlib.suppress(StudyError):  # told by whatever is written next
+            self.leases.storage.note("spent_s", self.clock.spent_s)
 
     def _failed(self, task: Task, error: TloptError) -> dict[str, Any]:
         """Return the result of a step that could not be done: the search goes on without it."""

@@ -183,8 +183,13 @@ class Leases:
         return True
 
     @contextlib.contextmanager
-    def beating(self, number: int) -> Iterator[None]:
-        """Say while the block runs that this process is alive; give the step up if the block raises."""
+    def beating(self, number: int, told: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Say while the block runs that this process is alive; give the step up if the block raises.
+
+        Args:
+            number: Of the try.
+            told: Called with each sign of life, and at the end; it may be called in another thread.
+        """
         done = threading.Event()
 
         def beat() -> None:
@@ -192,16 +197,17 @@ class Leases:
             while not done.wait(BEAT_S):
                 count += 1
                 self.storage.beat(number, count)
+                told()
 
         thread = threading.Thread(target=beat, daemon=True, name="sign of life")
         thread.start()
         try:
-            yield
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
+                told()
         except BaseException:
-            done.set()
-            thread.join()
             self.storage.give_up(number)
             raise
-        finally:
-            done.set()
-            thread.join()
