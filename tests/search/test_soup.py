@@ -27,6 +27,9 @@ def test_a_mean_of_weights_is_kept_where_it_is_right_more_often(tuned, tmp_path)
     assert mixed.card.lineage[-1].stage == "soup"
     alone = soup(tuned, tmp_path / "alone", others=(str(other.path),), cache_gb=0)
     assert alone.card.torch.metrics["mean_of"] == ["tuned"]
+    before = tuned.card.torch.metrics
+    [kept] = [one for one in before["candidates"] if one["share"] == before["fine_tuned_share"]]
+    assert alone.card.torch.metrics["loss"] == pytest.approx(kept["loss"], abs=1e-6)  # of the same answers
     assert (
         alone.digest == tuned.digest or alone.card.files["model.safetensors"] == tuned.card.files["model.safetensors"]
     )

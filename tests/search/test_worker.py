@@ -191,7 +191,7 @@ def test_the_time_of_a_step_is_noted_while_it_is_done(now, monkeypatch):
     monkeypatch.setattr(leases, "BEAT_S", 0.001)
     one = hired(now, asked(), 60.0)
     noted = threading.Event()
-    monkeypatch.setattr(one.leases.storage, "note", lambda name, seconds: noted.set() if seconds > 100 else None)
+    monkeypatch.setattr(one.leases.storage, "note", lambda _, seconds: noted.set() if seconds > 100 else None)
 
     def killed(_):
         now[0] += 100

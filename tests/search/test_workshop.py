@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,23 @@ def test_images_that_have_all_parts_on_disk_are_taken_as_they_are(artifact, tmp_
     shop = workshop(artifact, tmp_path / "images", tmp_path / "out")
     assert shop._moved == tmp_path / "images"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("joined", "kept"), [(["one", "other"], "work/soup"), (["one"], "")])
+def test_a_mean_of_weights_that_none_joined_is_nothing_to_make_variants_of(
+    artifact, tmp_path, monkeypatch, joined, kept
+):
+    metrics = {"validation": {"accuracy": 0.9}, "mean_of": joined, "loss": 0.25}
+
+    def mixing(_source, place, **_):
+        return SimpleNamespace(path=place, card=SimpleNamespace(torch=SimpleNamespace(metrics=metrics)))
+
+    monkeypatch.setattr(importlib.import_module("tlopt.search.funnel.soup"), "soup", mixing)
+    monkeypatch.setattr(Workshop, "opened", lambda *_: artifact)
+    images = write_photos(tmp_path / "images", per_class=10)
+    found = workshop(artifact, images, tmp_path / "out").mixed(("one", "other"))
+    assert (found.accuracy, found.loss) == (0.9, 0.25)
+    assert found.artifact.partition("-")[0] == kept
 
 
 def test_other_images_keep_the_order_of_the_classes_of_the_artifact(artifact, tmp_path):

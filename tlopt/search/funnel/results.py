@@ -48,7 +48,8 @@ class Trained:
         epochs: Done.
         accuracy: On validation.
         loss: On validation.
-        artifact: Folder of the result below that of the search; empty if it goes on from its checkpoint.
+        artifact: Folder of the result below that of the search; empty if it goes on from its checkpoint, or if it is
+            the result of another step.
     """
 
     epochs: int

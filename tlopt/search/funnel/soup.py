@@ -42,6 +42,7 @@ def soup(
     from tlopt.training.inputs import predict
     from tlopt.training.methods.soup import greedy
     from tlopt.training.outcome.metrics import summary
+    from tlopt.training.outcome.temperature import calibrated_loss
 
     model = open_model(source)
     _, parts = trained_on(source)
@@ -62,7 +63,11 @@ def soup(
         logits, labels = predict(model.to(device), pixels, device=device)
     finally:
         pixels.close()
-    metrics = {"validation": summary(logits, labels, source.card.classes), "mean_of": [joining[n][0] for n in used]}
+    metrics = {
+        "validation": summary(logits, labels, source.card.classes),
+        "loss": calibrated_loss(logits, labels),
+        "mean_of": [joining[n][0] for n in used],
+    }
     details = replace(TorchDetails(), metrics=plain(metrics))
     return keep(model.to("cpu").eval(), out.folder, replace(source.card, details=details, files={}))
 

@@ -96,11 +96,10 @@ class Workshop:
     def _trained(self, made: Artifact, epochs: int) -> Trained:
         metrics = made.card.torch.metrics
         kept = [one for one in metrics.get("candidates", []) if one["share"] == metrics.get("fine_tuned_share")]
-        loss = kept[0]["loss"] if kept else metrics.get("probe", {}).get("loss", 0.0)
         return Trained(
             epochs=epochs,
             accuracy=float(metrics["validation"]["accuracy"]),
-            loss=float(loss),
+            loss=float((kept[0] if kept else metrics["probe"])["loss"]),
             artifact=self.below(made.path),
         )
 
@@ -127,14 +126,23 @@ class Workshop:
         )  # fmt: skip
 
     def mixed(self, artifacts: Sequence[str]) -> Trained:
-        """Mix the weights of trainings of one network, as long as it does better on validation."""
+        """Mix the weights of trainings of one network, as long as it does better on validation.
+
+        A mean that none joined is that training itself: it is no artifact of its own.
+        """
         from tlopt.search.funnel.soup import soup
 
         first, *others = (self.opened(artifact) for artifact in artifacts)
         place = self.place("soup", first.digest, [other.digest for other in others])
         names = tuple(str(other.path) for other in others)
         made = once(place, lambda to: soup(first, to, force=True, others=names, **self._kept()))
-        return self._trained(made, 0)
+        metrics = made.card.torch.metrics
+        return Trained(
+            epochs=0,
+            accuracy=float(metrics["validation"]["accuracy"]),
+            loss=float(metrics["loss"]),
+            artifact=self.below(made.path) if len(metrics["mean_of"]) > 1 else "",
+        )
 
     def make(self, variant: Variant) -> Made:
         """Make a variant, with what it is made of: what is there already is taken as it is."""
