@@ -33,6 +33,7 @@ SEARCH = {
     ".report.json.part-01234567": "",
     ".optimize.json.part-01234567": "",
     ".report.html.part-01234567": "",
+    ".optimize.json.lock": "",
     "study.journal.lock": "",
     "study.journal.lock01234567-89ab-cdef-0123-456789abcdef.rename": "",
 }

@@ -9,7 +9,7 @@ from searches import Known, asked
 
 from tlopt.errors import MissingLibraryError, OutputExistsError, StudyError
 from tlopt.images.cache import Cache
-from tlopt.search import outcome, searching
+from tlopt.search import answer, outcome, searching
 from tlopt.search.networks import Network
 from tlopt.search.space import Space
 from tlopt.search.study import folder, storage
@@ -127,6 +127,34 @@ def test_a_worker_that_is_late_leaves_the_answer_alone(search, tmp_path):
         assert report.read_text() == "the answer"
 
     search(late)
+
+
+def test_a_worker_that_is_late_while_the_answer_is_written_leaves_it_alone(search, monkeypatch):
+    late, write, written = [], answer.write, []
+
+    def meanwhile(place, report, now):
+        write(place, report, now)
+        [noted] = late
+        noted()
+        written.append(json.loads((place / folder.REPORT).read_text())["title"])
+
+    monkeypatch.setattr(answer, "write", meanwhile)
+    search(late.append)
+    assert written == ["No answer"]
+
+
+def test_the_answer_waits_for_a_worker_that_tells_what_was_found_so_far(search, tmp_path, monkeypatch):
+    def told(*given, so_far=False, **more):
+        if so_far:
+            with pytest.raises(OutputExistsError), folder.telling(tmp_path / "out"):
+                pass
+        return report_of(*given, so_far=so_far, **more)
+
+    report_of = answer.report_of
+    monkeypatch.setattr(answer, "report_of", told)
+    search(lambda noted: noted())
+    with folder.telling(tmp_path / "out"):
+        pass
 
 
 def test_artifacts_and_weights_are_among_what_is_read():

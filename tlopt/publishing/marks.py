@@ -123,7 +123,7 @@ def _search_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     payload = _any(map(re.escape, sorted(_PAYLOADS | {"artifact.json"})))
     files = (
         f"{artifacts}/{payload}", f"{left}/(.*/)?{payload}", rf"{beside}\.checkpoint/checkpoint\.safetensors",
-        rf"{beside}\.lock", rf"work/timings/{address}\.json", rf"work/images-{address}\.csv",
+        rf"{beside}\.lock", r"\.optimize\.json\.lock", rf"work/timings/{address}\.json", rf"work/images-{address}\.csv",
         r"study\.journal\.lock([0-9a-f-]{36}\.rename)?",  # Optuna gives a lock another name before it removes it
     )  # fmt: skip
     # Made before what goes into them, or emptied before they go.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tlopt.search.funnel.situation import Situation
 
 COSTS = "What it cost"
-_PATIENCE_S = 60.0  # for another worker that copies an artifact
+PATIENCE_S = 60.0  # for another worker that copies an artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
     """
     place = out / BEST
     if final:
-        wait_claimed(lock_file(place), place, patience_s=_PATIENCE_S)
+        wait_claimed(lock_file(place), place, patience_s=PATIENCE_S)
     with contextlib.suppress(ArtifactError):
         if (place / CARD_NAME).exists() and plain(Artifact.load(place).card) == plain(made.card):
             return
@@ -110,7 +110,7 @@ def publish_best(out: Path, made: Artifact, *, final: bool = False) -> None:
         except OutputExistsError:
             if not final:
                 return
-            if not wait_claimed(lock_file(place), place, patience_s=_PATIENCE_S):
+            if not wait_claimed(lock_file(place), place, patience_s=PATIENCE_S):
                 raise
         else:
             return

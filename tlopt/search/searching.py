@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tlopt.environment import versions
-from tlopt.errors import SettingError, StudyError, TloptError
+from tlopt.errors import OutputExistsError, SettingError, StudyError, TloptError
 from tlopt.images import ImageFolder, Split
 from tlopt.images.cache import Cache
 from tlopt.publishing import write_whole
@@ -111,11 +111,11 @@ def search(
         leases = Leases(storage=storage, who=owner(role))
 
         def noted(now: Situation) -> None:
-            if _is_finished(place):
-                return
-            _stand(place, workshop, now)
-            report = answer.report_of(now, clock, note.study, machine, so_far=True)
-            write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
+            with contextlib.suppress(OutputExistsError), folder.telling(place):  # another worker tells it
+                if not _is_finished(place):
+                    _stand(place, workshop, now)
+                    report = answer.report_of(now, clock, note.study, machine, so_far=True)
+                    write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
 
         worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
         now = worker.run()
@@ -125,7 +125,7 @@ def search(
             report = replace(report, notes=(_ALONE, *report.notes))
         waits = alone or (role == "train" and bool(tasks.ready(now)))  # for the machine that measures
         if not waits and (number := leases.claim("answer", "Writing the answer")) is not None:
-            with leases.beating(number):
+            with leases.beating(number), folder.telling(place, patience_s=outcome.PATIENCE_S):
                 _answer(place, workshop, now, report, storage, keep)
                 folder.write_note(place, replace(note, finished=True))
             storage.finish(number, {}, 0.0)

@@ -72,6 +72,30 @@ def write_note(out: Path, note: Note) -> None:
     write_whole(out / SEARCH, note.text())
 
 
+@contextlib.contextmanager
+def telling(place: Path, *, patience_s: float = 0.0) -> Iterator[None]:
+    """Let one worker at a time write what was found so far, or the answer.
+
+    Args:
+        place: The folder of the search.
+        patience_s: Seconds to wait for another worker.
+
+    Raises:
+        OutputExistsError: Another worker writes there.
+    """
+    until = time.monotonic() + patience_s
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(claim(lock_file(place / SEARCH), place / REPORT))
+                break
+            except OutputExistsError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_PAUSE_S)
+        yield
+
+
 def withdraw(place: Path, note: Note) -> None:
     """Remove the folder of a search that could not begin: it holds what this search says of it, and no more."""
     with contextlib.suppress(OSError, StudyError):
