@@ -87,6 +87,17 @@ def test_a_damaged_study_is_one_error_and_stays_as_it_is(tmp_path, content):
     assert file.read_text() == content
 
 
+@pytest.mark.parametrize("where", ["{}/search#2/study.journal", "sqlite:///{}/search#2/study.db"])
+def test_a_folder_may_have_the_sign_in_its_name_that_names_a_study(tmp_path, where):
+    (tmp_path / "search#2").mkdir()
+    for study in (where.format(tmp_path), where.format(tmp_path) + "#mine"):
+        worker(study).claim("train/a")
+        assert [entry.key for entry in Storage(study, None).entries()] == ["train/a"]
+        with pytest.raises(StudyError, match="works on the study"):
+            refuse_live(study)
+    assert [path.name for path in tmp_path.iterdir()] == ["search#2"]
+
+
 def test_what_a_full_disk_left_of_the_last_line_is_cut_off(journal):
     one = worker(journal)
     one.storage.finish(one.claim("train/a"), {}, 1.0)

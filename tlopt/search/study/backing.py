@@ -21,6 +21,15 @@ def is_url(where: str) -> bool:
     return _URL.match(where) is not None
 
 
+def parted(where: str) -> tuple[str, str]:
+    """Return the file or the address of a study, and its name: empty if none is given.
+
+    A "#" begins no name if it is one of a folder, or of a password: more of the place comes after it.
+    """
+    place, sign, name = where.rpartition("#")
+    return (place, name) if sign and not {"/", "@"} & set(name) else (where, "")
+
+
 def is_there(where: str) -> bool:
     """Return whether there is a file or a database to look for a study in; one on a server may always be there."""
     if not is_url(where):

@@ -23,7 +23,7 @@ from typing import Any
 
 from tlopt.errors import StudyError
 from tlopt.reading import files
-from tlopt.search.study.backing import is_there
+from tlopt.search.study.backing import is_there, parted
 from tlopt.search.study.storage import Entry, Storage
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def refuse_live(
     Raises:
         StudyError: They do, or the study is not tlopt's.
     """
-    place = where.partition("#")[0]
-    if not is_there(place):
+    if not is_there(parted(where)[0]):
         return
     leases = Leases(storage=Storage(where, None), who={}, clock=clock)
     first: dict[int, int] = {}

@@ -80,7 +80,7 @@ class Storage:
         self._optuna = require("optuna")
         self._optuna.logging.disable_default_handler()
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        place, _, name = where.partition("#")
+        place, name = backing.parted(where)
         name, look = name or _NAME, identity is None
         with self._readable():
             self._storage = (
