@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from searches import Known, asked
 
-from tlopt.errors import MissingLibraryError, OutputExistsError, StudyError
+from tlopt.errors import MissingLibraryError, OutputExistsError, SettingError, StudyError
 from tlopt.images.cache import Cache
 from tlopt.search import answer, outcome, searching
 from tlopt.search.networks import Network
@@ -155,6 +155,17 @@ def test_the_answer_waits_for_a_worker_that_tells_what_was_found_so_far(search, 
     search(lambda noted: noted())
     with folder.telling(tmp_path / "out"):
         pass
+
+
+@pytest.mark.parametrize(("study", "hint"), [("study", "Add --role train"), ("", "start anew with --force")])
+def test_a_machine_that_became_another_one_is_told_what_it_may_do(search, tmp_path, monkeypatch, study, hint):
+    where = str(tmp_path / study) if study else ""
+    search(study=where)
+    (tmp_path / "out" / folder.PAGE).unlink()
+    monkeypatch.setattr(searching, "fingerprint", lambda: {"machine": "another"})
+    with pytest.raises(SettingError, match="not the one that the search measures on: machine differ") as caught:
+        search(study=where)
+    assert hint in caught.value.hint
 
 
 def test_artifacts_and_weights_are_among_what_is_read():

@@ -105,7 +105,7 @@ def search(
         except TloptError:
             folder.withdraw(place, mine)
             raise
-        machine = _machine(storage, role)
+        machine = _machine(storage, role, shared=bool(study))
         workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
         clock = _clock(storage, minutes)
         leases = Leases(storage=storage, who=owner(role))
@@ -156,7 +156,7 @@ def _mend_report(place: Path, asked: Asked, note: Note, study: str, role: Role) 
         )
     storage = Storage(where, asked.identity())
     _expect_place(storage, place, note, study)
-    machine, clock = _machine(storage, role), _clock(storage, note.minutes)
+    machine, clock = _machine(storage, role, shared=bool(study)), _clock(storage, note.minutes)
     now = Situation(
         asked=asked, results=results.read(storage.entries()), left_s=clock.left_s, total_s=note.minutes * 60,
         reserve_s=clock.reserve_s,
@@ -207,7 +207,7 @@ def _clock(storage: Storage, minutes: float) -> Clock:
     )
 
 
-def _machine(storage: Storage, role: Role) -> dict[str, Any]:
+def _machine(storage: Storage, role: Role, *, shared: bool) -> dict[str, Any]:
     """Return the machine that the search measures on: the first that may.
 
     Raises:
@@ -222,9 +222,10 @@ def _machine(storage: Storage, role: Role) -> dict[str, Any]:
         return dict(target or {})
     if digest_of(target) != digest_of(own):
         differ = ", ".join(name for name in own if target.get(name) != own[name])
+        anew = "Choose another --out, or start anew with --force."
         raise SettingError(
             f"This machine is not the one that the search measures on: {differ} differ.",
-            hint="Add --role train to train here for it.",
+            hint="Add --role train to train here for it." if shared else anew,
         )
     return own
 
