@@ -251,15 +251,26 @@ def test_what_rtx_compiles_is_kept_from_one_process_to_the_next(rtx, tmp_path):
     for contexts in (b"++", b"++++"):
         with tensorrt.Runner(rtx, streams=2, runtime_cache=file) as runner:
             checked(runner, batch(4))
-        assert file.read_bytes() == contexts
+        assert file.read_bytes().endswith(b"\n" + contexts)
 
 
 def test_a_runtime_cache_of_another_gpu_is_begun_anew(rtx, tmp_path, caplog):
-    (tmp_path / "runtime.cache").write_bytes(b"foreign")
-    with tensorrt.Runner(rtx, runtime_cache=tmp_path / "runtime.cache") as runner:
+    file = tmp_path / "runtime.cache"
+    with tensorrt.Runner(rtx, runtime_cache=file):
+        pass
+    file.write_bytes(file.read_bytes().removesuffix(b"+") + b"foreign")
+    with tensorrt.Runner(rtx, runtime_cache=file) as runner:
         checked(runner, batch(4))
     assert "is of another GPU or version" in caplog.text
-    assert (tmp_path / "runtime.cache").read_bytes() == b"+"
+    assert file.read_bytes().endswith(b"\n+")
+
+
+def test_a_file_that_is_no_runtime_cache_is_not_written_over(rtx, tmp_path):
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    with pytest.raises(SettingError, match=r"(?s)is no runtime cache that tlopt wrote.*Name a new file"):
+        tensorrt.Runner(rtx, runtime_cache=thesis)
+    assert thesis.read_text() == "years of work"
 
 
 def test_a_runtime_cache_that_cannot_be_written_is_told_and_the_results_stand(rtx, tmp_path, caplog):

@@ -55,7 +55,8 @@ class Runner:
 
     Raises:
         MissingLibraryError: TensorRT, or every package that drives CUDA, is not installed.
-        SettingError: There is a `runtime_cache`, and the engine is not one of TensorRT for RTX.
+        SettingError: There is a `runtime_cache`, and the engine is not one of TensorRT for RTX, or the file holds
+            something else.
         ArtifactError: The engine was built for another GPU, version or kind.
         StageError: There is no GPU, or TensorRT cannot open the engine.
     """

@@ -13,6 +13,8 @@ from tlopt.reading.files import TABLE_LIMIT, read_bytes
 
 log = logging.getLogger(__name__)
 
+_MARK = b"tlopt: kernels of TensorRT for RTX\n"  # what a file of ours begins with: no other one is written over
+
 
 class RuntimeCache:
     """The kernels that an engine of TensorRT for RTX compiles when it first runs.
@@ -24,7 +26,7 @@ class RuntimeCache:
         flavour: The library that opens the engine.
 
     Raises:
-        SettingError: The library compiles nothing when an engine runs.
+        SettingError: The library compiles nothing when an engine runs, or the file holds something else.
         StageError: The file cannot be read.
     """
 
@@ -37,9 +39,15 @@ class RuntimeCache:
         self._file = file
         self._cache: Any = None
         try:
-            self._kept = read_bytes(file, limit=TABLE_LIMIT) if file.exists() else b""
+            content = read_bytes(file, limit=TABLE_LIMIT) if file.exists() else b""
         except OSError as error:
             raise StageError(f"The runtime cache {file} cannot be read: {reason(error)}.") from error
+        if content and not content.startswith(_MARK):
+            raise SettingError(
+                f"{file} is no runtime cache that tlopt wrote. It would be written over.",
+                hint="Name a new file for runtime_cache, or remove this one.",
+            )
+        self._kept = content.removeprefix(_MARK)
 
     def attach(self, config: Any) -> None:
         """Let contexts that are made with a runtime configuration use the cache.
@@ -63,6 +71,6 @@ class RuntimeCache:
         content = bytes(cache.serialize())
         try:
             if content != self._kept:
-                write_whole(self._file, content)
+                write_whole(self._file, _MARK + content)
         except OSError as error:
             log.warning("The runtime cache %s cannot be written: %s.", self._file, error)
