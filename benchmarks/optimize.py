@@ -27,7 +27,6 @@ has 400 photos to train on, 300 to choose on and 1,000 to judge by, drawn at ran
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import shutil
 import statistics
@@ -41,6 +40,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import opened
+from pretrained import NETWORKS, unpacked
 
 import tlopt
 from tlopt.environment import cores, processor, versions
@@ -56,15 +56,6 @@ from tlopt.search.timed import time_artifact
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 HERE = Path(__file__).resolve().parent
 
-# Name on the command line -> model, file in ../shared/weights.
-NETWORKS = {
-    "lite0": ("pip:efficientnet_lite0", ""),
-    "lite1": ("pip:efficientnet_lite1", ""),
-    "lite2": ("pip:efficientnet_lite2", ""),
-    "mobilenetv2": ("timm:mobilenetv2_100?pad_type=same", "mobilenetv2_100.coral"),
-    "resnet18": ("timm:resnet18", "resnet18.ktb"),
-    "resnet50": ("timm:resnet50", "resnet50.pqf"),
-}
 VAL, TEST = 300, 1000  # photos of solar cells to choose on, and to judge by
 USUAL = "lite0"  # what tlopt fine-tunes if nobody names a network
 
@@ -152,13 +143,7 @@ class Bench:
 
     def weights(self, name: str) -> Path | None:
         """Return the file of a network's weights, unpacked; None if they come from pip."""
-        file = NETWORKS[name][1]
-        if not file:
-            return None
-        target: Path = self.work / f"{file}.safetensors"
-        if not target.exists():
-            write_whole(target, gzip.decompress((self.options.shared / "weights" / f"{target.name}.gz").read_bytes()))
-        return target
+        return unpacked(NETWORKS[name][1], self.options.shared / "weights", self.work)
 
     def named(self) -> dict[str, Any]:
         """Return the settings that name the networks to optimize."""

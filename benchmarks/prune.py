@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import gzip
 import json
 import math
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch_pruning
+from pretrained import unpacked
 
 from tlopt import registry
 from tlopt.artifact import Artifact, seal
@@ -158,16 +157,9 @@ def accuracy(artifact: Artifact, photos: ImagePart) -> float:
 def tuned(out: Path, model: str, file: str, seed: int, options: argparse.Namespace) -> Artifact:
     if (artifact := finished(out)) is not None:
         return artifact
-    weights_file = None
-    if file:
-        packed = SHARED / "weights" / f"{file}.safetensors.gz"
-        weights_file = options.work / f"{file}.safetensors"
-        if not weights_file.exists():
-            with gzip.open(packed) as source, weights_file.open("wb") as target:
-                shutil.copyfileobj(source, target)
     return finetune(
-        SHARED / "data" / "clothing10", out, model=model, weights=weights_file, image_size=SIZE,
-        epochs=options.tuning_epochs, method="full", seed=seed,
+        SHARED / "data" / "clothing10", out, model=model, image_size=SIZE, epochs=options.tuning_epochs,
+        weights=unpacked(file, SHARED / "weights", options.work), method="full", seed=seed,
     )  # fmt: skip
 
 

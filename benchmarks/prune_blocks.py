@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import gzip
 import json
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import opened, processor_seconds
+from pretrained import unpacked
 
 from tlopt.artifact import Artifact
 from tlopt.environment import cores, processor, versions
@@ -86,7 +85,7 @@ def make(work: Path, model: str, images: str, seed: int, options: argparse.Names
         name, file = MODELS[model]
         finetune(
             opened(images, options.work / "images"), work / "whole", model=name, image_size=options.size, seed=seed,
-            weights=unpacked(options.work, file) if file else None,
+            weights=unpacked(file, SHARED / "weights", options.work),
         )  # fmt: skip
     for arm in ARMS:
         out = work / f"{arm}-{options.ratio:g}-{options.epochs}"
@@ -96,14 +95,6 @@ def make(work: Path, model: str, images: str, seed: int, options: argparse.Names
                 work / "whole", out, ratio=options.ratio, epochs=options.epochs, seed=seed, blocks=arm, rival=False
             )  # fmt: skip
             write_whole(out.with_name(f"{out.name}.json"), json.dumps(round(processor_seconds() - started, 1)) + "\n")
-
-
-def unpacked(work: Path, file: str) -> Path:
-    target = work / f"{file}.safetensors"
-    if not target.exists():
-        with gzip.open(SHARED / "weights" / f"{file}.safetensors.gz") as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out)
-    return target
 
 
 def measured(work: Path, model: str, images: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:

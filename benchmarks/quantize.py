@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gzip
 import json
 import tempfile
 from collections.abc import Callable
@@ -51,6 +50,7 @@ from int8_judge import (
     peers,
     side_by_side,
 )
+from pretrained import unpacked
 
 import tlopt
 from tlopt.artifact import Artifact
@@ -80,10 +80,8 @@ def source(name: str, tuned: Path | None, folder: Path) -> Artifact:
     options: dict[str, Any] = {"model": model, "classes": classes}
     if file:
         about = json.loads((WEIGHTS / f"{file}.json").read_text())
-        weights = folder / f"{file}.safetensors"
-        weights.write_bytes(gzip.decompress((WEIGHTS / f"{file}.safetensors.gz").read_bytes()))
         options |= {
-            "weights": weights, "mean": tuple(about["mean"]), "std": tuple(about["std"]),
+            "weights": unpacked(file, WEIGHTS, folder), "mean": tuple(about["mean"]), "std": tuple(about["std"]),
             "image_size": about["input_size"][-1], "crop_ratio": about["crop_pct"],
             "interpolation": about["interpolation"],
         }  # fmt: skip

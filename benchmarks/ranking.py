@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optimize import HERE, NETWORKS, SHARED, Bench
+from optimize import HERE, SHARED, Bench
+from pretrained import NETWORKS
 
 import tlopt
 from tlopt.environment import processor, versions
