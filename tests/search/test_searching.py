@@ -85,6 +85,17 @@ def test_a_search_that_no_machine_has_measured_for_is_not_finished_by_one_that_t
     assert folder.read_note(tmp_path / "out").finished
 
 
+@pytest.mark.parametrize("kept", ["best", "all"])
+def test_work_that_a_killed_worker_left_behind_the_answer_goes_when_the_command_is_run_again(
+    search, tmp_path, monkeypatch, kept
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome, "remove_work", lambda _: None)
+        search(keep=kept)
+    search()
+    assert (tmp_path / "out" / MADE).exists() == (kept == "all")
+
+
 def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):
     study = str(tmp_path / "study")
     search(study=study)

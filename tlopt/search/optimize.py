@@ -17,7 +17,7 @@ from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
 from tlopt.search.networks import code_of
-from tlopt.search.outcome import Study, finished
+from tlopt.search.outcome import Study, finished, has_work
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import folder, reads
 from tlopt.settings import Setting, flat, ruled
@@ -227,11 +227,11 @@ def _expect_images(parts: Mapping[Split, ImageFolder]) -> None:
 
 
 def _finished(out: Path, quick: str) -> Study | None:
-    """Return the answer that stands in a folder, if nothing was changed since and nothing of it is gone."""
+    """Return the answer that stands in a folder, if nothing was changed since and nothing is to be mended or tidied."""
     with contextlib.suppress(StudyError):
         note = folder.read_note(out)
         same = note is not None and note.finished and (note.quick, note.tlopt) == (quick, versions()["tlopt"])
-        if same and (out / folder.PAGE).exists():
+        if note is not None and same and (out / folder.PAGE).exists() and (note.keep == "all" or not has_work(out)):
             return finished(out)
     return None
 

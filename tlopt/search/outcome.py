@@ -15,7 +15,7 @@ from tlopt.cards.card import CARD_NAME, plain
 from tlopt.errors import ArtifactError, OutputExistsError, StudyError, wrong_with
 from tlopt.publishing import draft
 from tlopt.publishing.claims import lock_file, wait_claimed
-from tlopt.publishing.marks import contents
+from tlopt.publishing.marks import Contents, contents
 from tlopt.reading import files
 from tlopt.reports import Report
 from tlopt.search.pareto import front
@@ -167,10 +167,18 @@ def file_name(label: str, key: str) -> str:
 def remove_work(out: Path) -> None:
     """Remove the artifacts that led to the answer; what tlopt did not write stays."""
     held = contents(out)
-    for name in held.owned:
-        if name.startswith("work" + os.sep):
-            (out / name).unlink(missing_ok=True)
+    for name in _of_work(held):
+        (out / name).unlink(missing_ok=True)
     _prune(out / "work", lambda below: held.made(os.path.join("work", below)))
+
+
+def has_work(out: Path) -> bool:
+    """Return whether artifacts that led to the answer lie there."""
+    return bool(_of_work(contents(out)))
+
+
+def _of_work(held: Contents) -> list[str]:
+    return [name for name in held.owned if name.startswith("work" + os.sep)]
 
 
 def _prune(folder: Path, ours: Callable[[str], bool]) -> None:

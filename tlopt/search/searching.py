@@ -79,7 +79,7 @@ def search(
     """
     note = Note(
         tlopt=versions()["tlopt"], identity=asked.identity(), quick=quick, study=shown_place(study) or folder.JOURNAL,
-        minutes=minutes, token=secrets.token_hex(8),
+        minutes=minutes, token=secrets.token_hex(8), keep=keep,
     )  # fmt: skip
     if force and study:
         refuse_live(study)
@@ -97,7 +97,7 @@ def search(
         if _is_finished(place):
             _mend_report(place, asked, note, study, role)
             found = outcome.finished(out)
-            folder.write_note(place, replace(note, finished=True))
+            _tidy(place, note, study)
             return found
         try:
             storage = opened(place)
@@ -162,6 +162,21 @@ def _mend_report(place: Path, asked: Asked, note: Note, study: str, role: Role) 
         reserve_s=clock.reserve_s,
     )  # fmt: skip
     answer.write(place, answer.report_of(now, clock, note.study, machine), now)
+
+
+def _tidy(place: Path, note: Note, study: str) -> None:
+    """Bring the note of a finished search up to date, and remove what a killed worker left behind its answer.
+
+    What another worker needs stays, and so does all that the worker which finished the search was to keep.
+    """
+    old = folder.read_note(place)
+    keep = old.keep if old is not None else "all"
+    folder.write_note(place, replace(note, finished=True, keep=keep))
+    with contextlib.suppress(StudyError):  # then nobody knows who is at work
+        if keep != "all":
+            leases = Leases(storage=Storage(study or str(place / folder.JOURNAL), None), who={})
+            if not leases.held(leases.storage.entries()):
+                outcome.remove_work(place)
 
 
 def _token(place: Path) -> str:

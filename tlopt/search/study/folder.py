@@ -37,6 +37,7 @@ class Note:
         minutes: How long it may take.
         finished: Whether the answer stands.
         token: Tells the folder from any other one, by whatever path it is reached.
+        keep: Which artifacts stay beside the answer.
     """
 
     tlopt: str
@@ -46,6 +47,7 @@ class Note:
     minutes: float
     finished: bool = False
     token: str = ""
+    keep: str = "all"
 
     def text(self) -> str:
         """Return the content of the file."""
