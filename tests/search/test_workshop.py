@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,14 +13,16 @@ from brightest import write_onnx
 from searches import asked
 from tiny_images import COLORS, write_photos
 
-from tlopt.errors import ImagesError
+from tlopt.errors import ImagesError, StageError
 from tlopt.images.cache import Cache
 from tlopt.images.of_artifact import parts_of
 from tlopt.images.parts import Shares
 from tlopt.images.scanning import scan
 from tlopt.publishing.marks import SEARCH, contents
 from tlopt.search import optimize
+from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.workshop import Workshop
+from tlopt.search.networks import Network
 
 CLASSES = ("red", "blue", "green")  # in an order of its own, as of a network that was imported
 
@@ -35,7 +38,7 @@ def real(folder):
 
 def workshop(artifact, images, out):
     whole, parts, shares, own = optimize._images_of(artifact, images, Shares(), 3)
-    search = replace(asked(kind="torch"), shares=shares, seed=3, moved=images, own=own)
+    search = replace(asked(kind="torch"), shares=shares, seed=3, own=own)
     return Workshop(asked=search, out=out, folder=whole, parts=parts, cache=Cache())
 
 
@@ -71,11 +74,58 @@ def test_stages_train_on_no_image_that_decides_or_judges(stage, artifact, tmp_pa
     assert contents(tmp_path / "out").foreign == ()
 
 
+@pytest.fixture
+def moved(tuned, tmp_path):
+    """Goes on with a search whose images, those of a training, lie elsewhere by now."""
+    ref = tuned.card.images
+    shutil.copytree(ref.path, tmp_path / "moved")
+    whole = scan(tmp_path / "moved")
+    shares = Shares(val=ref.val, test=ref.test)
+    search = replace(
+        asked(), images=replace(asked().images, digest=whole.digest), shares=shares, seed=ref.seed,
+    )  # fmt: skip
+    parts = whole.split(val=ref.val, test=ref.test, seed=ref.seed)
+    return Workshop(asked=search, out=tmp_path / "out", folder=whole, parts=parts, cache=Cache())
+
+
+@pytest.mark.parametrize("stage", ["prune", "qat", "quantize", "finetune"])
+def test_stages_find_the_images_where_they_are_now(moved, tuned, exported, monkeypatch, stage):
+    network = Network(name=tuned.card.model, artifact=tuned.path)
+    calls = {
+        "prune": lambda: moved._pruned(tuned, 0.5),
+        "qat": lambda: moved._rounded(tuned, "onnxruntime"),
+        "quantize": lambda: moved._quantized(exported, "int8", "onnxruntime", mixed=False),
+        "finetune": lambda: moved._finetune(Contender(network=network, image_size=32), moved.work, {}),
+    }
+    assert given_to(stage, monkeypatch, calls[stage]) == moved.folder.path
+
+
+def test_a_mean_of_weights_is_judged_on_the_images_where_they_are_now(moved, tuned, monkeypatch):
+    given = []
+
+    def mixing(source, _place, *, images, **_):
+        given.append(images)
+        raise StageError("They do not mix.")
+
+    monkeypatch.setattr(importlib.import_module("tlopt.search.funnel.soup"), "soup", mixing)
+    monkeypatch.setattr(Workshop, "opened", lambda *_: tuned)
+    with pytest.raises(StageError):
+        moved.mixed(("one", "other"))
+    assert given == [moved.folder.path]
+
+
+def test_images_where_a_training_found_them_are_not_named_anew(tuned, tmp_path):
+    """A stage that is told of no images checks that they are the same as then."""
+    whole = scan(tuned.card.images.path)
+    shop = Workshop(asked=asked(), out=tmp_path, folder=whole, parts={}, cache=Cache())
+    assert shop._images_for(tuned) is None
+
+
 def test_images_that_have_all_parts_on_disk_are_taken_as_they_are(artifact, tmp_path):
     for part in ("train", "val", "test"):
         write_photos(tmp_path / "images" / part, per_class=2)
     shop = workshop(artifact, tmp_path / "images", tmp_path / "out")
-    assert shop._moved == tmp_path / "images"
+    assert shop._images_for(artifact) == tmp_path / "images"
     assert not (tmp_path / "out").exists()
 
 

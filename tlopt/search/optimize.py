@@ -276,7 +276,6 @@ def _asked(
         shares=shares,
         seed=effort.seed,
         epochs=effort.epochs,
-        moved=images,
         own=own,
         left_out=left_out,
     )  # fmt: skip

@@ -73,7 +73,6 @@ class Asked:
         shares: How they are divided.
         seed: Of all random choices.
         epochs: Most epochs of a training.
-        moved: Where the images of an artifact are now, if not where they were; or the folder of other ones.
         own: Whether the networks are trained on these images, or the artifact was.
         left_out: Network that cannot be had here -> why.
     """
@@ -85,7 +84,6 @@ class Asked:
     shares: Shares
     seed: int
     epochs: int
-    moved: Path | None = None
     own: bool = True
     left_out: Mapping[str, str] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tlopt.artifact import Artifact
@@ -24,6 +25,7 @@ def soup(
     out: Draft,
     *,
     others: Annotated[tuple[str, ...], Setting("Artifacts of the same network, the better first.")],
+    images: Annotated[Path | None, Setting("Folder of the training images, if they were moved.")] = None,
     cache: Cache,
 ) -> Card:
     """Mix the weights of trainings of one network, as long as that does better on validation.
@@ -45,7 +47,7 @@ def soup(
     from tlopt.training.outcome.temperature import calibrated_loss
 
     model = open_model(source)
-    _, parts = trained_on(source)
+    _, parts = trained_on(source, images)
     pixels = open_pixels(parts["val"], source.card.preprocess, cache=cache.folder, cache_gb=cache.cache_gb)
     try:
         device = distributed.device()

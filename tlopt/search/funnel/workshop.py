@@ -13,6 +13,7 @@ from tlopt.artifact import Artifact
 from tlopt.environment import versions
 from tlopt.images import ImageFolder, Split, division
 from tlopt.images.cache import Cache
+from tlopt.reading.files import real_path
 from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
 from tlopt.search.funnel.results import Judged, Made, Trained
 from tlopt.search.funnel.variants import Variant
@@ -118,7 +119,7 @@ class Workshop:
         artifact = one.network.opened_artifact()
         if artifact is not None:
             self.asked.expect_trainable(artifact)
-            return finetune(artifact, to, force=True, **settings)
+            return finetune(artifact, to, force=True, images=self._images_for(artifact), **settings)
         shares = self.asked.shares
         return finetune(
             self.folder, to, force=True, model=one.network.name, weights=one.network.weights,
@@ -135,7 +136,8 @@ class Workshop:
         first, *others = (self.opened(artifact) for artifact in artifacts)
         place = self.place("soup", first.digest, [other.digest for other in others])
         names = tuple(str(other.path) for other in others)
-        made = once(place, lambda to: soup(first, to, force=True, others=names, **self._kept()))
+        given = {"images": self._images_for(first), **self._kept()}
+        made = once(place, lambda to: soup(first, to, force=True, others=names, **given))
         metrics = made.card.torch.metrics
         return Trained(
             epochs=0,
@@ -181,8 +183,8 @@ class Workshop:
         return once(
             self.place("prune", source.digest, width, epochs, self.asked.seed),
             lambda to: prune(
-                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._moved, rival=False,
-                seed=self.asked.seed, **self._kept(),
+                source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._images_for(source),
+                rival=False, seed=self.asked.seed, **self._kept(),
             ),
         )  # fmt: skip
 
@@ -192,20 +194,27 @@ class Workshop:
         return once(
             self.place("qat", source.digest, runtime, _QAT_EPOCHS, self.asked.seed),
             lambda to: qat(
-                source, to, force=True, epochs=_QAT_EPOCHS, lr=_QAT_LR, seed=self.asked.seed, images=self._moved,
-                resume=True, **{"for": runtime}, **self._kept(),
+                source, to, force=True, epochs=_QAT_EPOCHS, lr=_QAT_LR, seed=self.asked.seed,
+                images=self._images_for(source), resume=True, **{"for": runtime}, **self._kept(),
             ),
         )  # fmt: skip
 
-    @functools.cached_property
-    def _moved(self) -> Path | None:
-        """Where the stages find the images of an artifact; None where they were.
+    def _images_for(self, artifact: Artifact) -> Path | None:
+        """Return where a stage finds the images of an artifact; None where they were when it was trained on them.
 
-        The stages would divide other images than the artifact's own in their way, and train on some that decide or
-        judge here. So they get a table that says to which part each image belongs.
+        There the stage checks that they are still the same.
         """
-        if self.asked.own or division.has_all_parts(self.folder):
-            return self.asked.moved
+        if not (self.asked.own or division.has_all_parts(self.folder)):
+            return self._table
+        ref, here = artifact.card.images, real_path(self.folder.source)
+        return None if ref is not None and Path(ref.path) == here else self.folder.source
+
+    @functools.cached_property
+    def _table(self) -> Path:
+        """A table that says to which part each image belongs, of images that no network was trained on.
+
+        The stages would divide them in their way, and train on some that decide or judge here.
+        """
         table = self.place("images", *self._images(), str(self.folder.source.absolute())).with_suffix(".csv")
         division.write(table, self.parts)
         return table
@@ -224,7 +233,7 @@ class Workshop:
         return once(
             self.place("quantize", source.digest, precision, runtime, given, source.card.onnx.qat is not None),
             lambda to: quantize(
-                source, to, force=True, precision=precision, images=self._moved, seed=self.asked.seed,
+                source, to, force=True, precision=precision, images=self._images_for(source), seed=self.asked.seed,
                 **{"for": runtime}, **given,
             ),
         )  # fmt: skip
