@@ -367,6 +367,15 @@ def test_a_search_does_not_become_a_class_of_its_images(images, tmp_path):
     assert not (images / "search").exists()
 
 
+@pytest.mark.parametrize("study", ["{}/red/study.journal#mine", "sqlite:///{}/red/study.db"])
+def test_a_study_does_not_become_a_file_among_the_images(images, tmp_path, study):
+    for given in ({}, {"dry_run": True}):
+        with pytest.raises(OutputError, match="lies among the images"):
+            tlopt.optimize(images, tmp_path / "out", latency_ms=5.0, study=study.format(images), **given, **FAST)
+    assert not (tmp_path / "out").exists()
+    assert all(file.suffix == ".png" for file in (images / "red").iterdir())
+
+
 def test_an_artifact_that_cannot_be_trained_on_the_images_is_refused_before_the_work(images, exported, tuned, tmp_path):
     for artifact, message in ((tuned, "was trained on other images"), (exported, "is of kind onnx; this needs torch")):
         with pytest.raises(ArtifactError, match=message):

@@ -40,6 +40,15 @@ def check_file(file: str | Path, *, makes: Kind, force: bool = True, reads: Iter
     """
     reads = tuple(reads)
     files.check_file(file, makes=makes, force=force, reads=reads)
+    refuse_file(file, reads)
+
+
+def refuse_file(file: str | Path, reads: Iterable[str | Path]) -> None:
+    """Refuse a file to write in a class folder of the images.
+
+    Raises:
+        MisplacedError: It lies there.
+    """
     if (read := _around(Path(os.path.realpath(file)).parent, reads)) is not None:
         raise MisplacedError(
             f"{file} lies among the images in {read}, in a folder of a class.",

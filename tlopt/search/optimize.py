@@ -13,13 +13,14 @@ from tlopt.artifact import Artifact
 from tlopt.cards.card import CARD_NAME
 from tlopt.environment import MOST_THREADS, versions
 from tlopt.errors import ImagesError, SettingError, StudyError
+from tlopt.images import intrusion
 from tlopt.images.cache import Cache
 from tlopt.images.parts import Shares
 from tlopt.search.budget import Budget
 from tlopt.search.networks import code_of
 from tlopt.search.outcome import Study, finished, has_work
 from tlopt.search.space import SIZES, Precision
-from tlopt.search.study import folder, reads
+from tlopt.search.study import backing, folder, reads
 from tlopt.settings import Setting, flat, ruled
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def optimize(
         MissingLibraryError: Optuna is not installed.
         StudyError: The study is damaged, or is of another search or another tlopt.
         OutputExistsError: Something else is at `out`, or another search is writing there.
+        OutputError: The folder or the study would lie among the images.
     """
     if status is not None:
         from tlopt.search.study.status import status_of
@@ -196,6 +198,8 @@ def optimize(
         return found
     if out is not None:
         folder.check(Path(out), force=force, shared=bool(work.study), reads=named)
+    if work.study and (file := backing.file_of(backing.parted(work.study)[0])) is not None:
+        intrusion.refuse_file(file, named)
     from tlopt.search import searching
 
     asked, whole, parts = _asked(source, budget, tried, effort, images=images, shares=shares)

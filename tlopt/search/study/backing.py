@@ -32,17 +32,25 @@ def parted(where: str) -> tuple[str, str]:
 
 def is_there(where: str) -> bool:
     """Return whether there is a file or a database to look for a study in; one on a server may always be there."""
-    if not is_url(where):
-        return Path(where).exists()
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
+    file = file_of(where)
+    return file is None or file.exists()
 
+
+def file_of(where: str) -> Path | None:
+    """Return the file that a study lies in, None for one on a server, and where only opening it tells."""
+    if not is_url(where):
+        return Path(where)
+    try:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+    except ImportError:  # it comes with Optuna, whose absence is told when the study is opened
+        return None
     try:
         found = make_url(where)
-    except ArgumentError:  # told when it is opened
-        return True
+    except ArgumentError:
+        return None
     in_a_file = found.get_backend_name() == "sqlite" and bool(found.database)
-    return not in_a_file or Path(str(found.database)).exists()
+    return Path(str(found.database)) if in_a_file else None
 
 
 def shown_place(where: str) -> str:
