@@ -105,34 +105,42 @@ def search(
         except TloptError:
             folder.withdraw(place, mine)
             raise
-        machine = _machine(storage, role, shared=bool(study))
         workshop = Workshop(asked=asked, out=place, folder=whole, parts=parts, cache=cache)
-        clock = _clock(storage, minutes)
-        leases = Leases(storage=storage, who=owner(role))
+        return Study(path=out, report=_worked(workshop, storage, note, role, shared=bool(study)))
 
-        def noted(now: Situation) -> None:
-            with contextlib.suppress(OutputExistsError), folder.telling(place):  # another worker tells it
-                if not _is_finished(place):
-                    _stand(place, workshop, now)
-                    report = answer.report_of(now, clock, note.study, machine, so_far=True)
-                    write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
 
-        worker = Worker(asked=asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
-        now = worker.run()
-        report = answer.report_of(now, clock, note.study, machine)
-        alone = role == "train" and storage.attribute("machine") is None
-        if alone:
-            report = replace(report, notes=(_ALONE, *report.notes))
-        waits = alone or (role == "train" and bool(tasks.ready(now)))  # for the machine that measures
-        if not waits and (number := leases.claim("answer", "Writing the answer")) is not None:
-            with leases.beating(number), folder.telling(place, patience_s=outcome.PATIENCE_S):
-                _answer(place, workshop, now, report, storage, keep)
-                folder.write_note(place, replace(note, finished=True))
-            storage.finish(number, {}, 0.0)
-        # Only then, and only by the last one: what others work with lies there, and the answer must not need it again.
-        if keep != "all" and _is_finished(place) and not leases.held(storage.entries()):
-            outcome.remove_work(place)
-        return Study(path=out, report=report)
+def _worked(workshop: Workshop, storage: Storage, note: Note, role: Role, *, shared: bool) -> Report:
+    """Do what is to be done, and write the answer if nobody else does; return the report of what is known then.
+
+    Raises:
+        SettingError: This machine is not the one that the search measures on.
+    """
+    place, machine = workshop.out, _machine(storage, role, shared=shared)
+    clock, leases = _clock(storage, note.minutes), Leases(storage=storage, who=owner(role))
+
+    def noted(now: Situation) -> None:
+        with contextlib.suppress(OutputExistsError), folder.telling(place):  # another worker tells it
+            if not _is_finished(place):
+                _stand(place, workshop, now)
+                report = answer.report_of(now, clock, note.study, machine, so_far=True)
+                write_whole(place / folder.REPORT, replace(report, breaches=()).to_json())
+
+    worker = Worker(asked=workshop.asked, workshop=workshop, leases=leases, clock=clock, role=role, noted=noted)
+    now = worker.run()
+    report = answer.report_of(now, clock, note.study, machine)
+    alone = role == "train" and storage.attribute("machine") is None
+    if alone:
+        report = replace(report, notes=(_ALONE, *report.notes))
+    waits = alone or (role == "train" and bool(tasks.ready(now)))  # for the machine that measures
+    if not waits and (number := leases.claim("answer", "Writing the answer")) is not None:
+        with leases.beating(number), folder.telling(place, patience_s=outcome.PATIENCE_S):
+            _answer(place, workshop, now, report, storage, note.keep)
+            folder.write_note(place, replace(note, finished=True))
+        storage.finish(number, {}, 0.0)
+    # Only then, and only by the last one: what others work with lies there, and the answer must not need it again.
+    if note.keep != "all" and _is_finished(place) and not leases.held(storage.entries()):
+        outcome.remove_work(place)
+    return report
 
 
 def _mend_report(place: Path, asked: Asked, note: Note, study: str, role: Role) -> None:
