@@ -6,7 +6,7 @@ import pytest
 from searches import Known, asked, contender, point, timed
 
 from tlopt.cards.card import plain
-from tlopt.search.funnel import deciding, proposing, tasks
+from tlopt.search.funnel import deciding, field, proposing, recovery, tasks, variants
 
 
 def kinds(known):
@@ -153,6 +153,45 @@ def test_a_leader_that_has_to_be_pruned_is_no_early_answer():
     known.done("plan", {"contenders": keys, "epochs": 2, "rungs": [2]})
     assert [step(known).kind for _ in range(3)] == ["first", "make", "measure"]
     assert deciding.decision(known.now()).chosen.variant.base.contender.network.name == "timm:b"
+
+
+def pruned_field(**given):
+    """Two contenders that keep to the budget only when they are pruned."""
+    known = Known(asked(**given))
+    for name, accuracy in (("a", 0.9), ("b", 0.8)):
+        known.time(name, 12.0).time(name, 6.0, width=0.35).rank(name, accuracy)
+    keys = [contender(known.search, name).key for name in "ab"]
+    return known.done("plan", {"contenders": keys[:1], "epochs": 2, "rungs": [2]})
+
+
+def test_where_all_have_to_be_pruned_the_early_answer_is_pruned():
+    known = pruned_field()
+    done = []
+    while (task := tasks.ready(known.now())[0]).kind != "train":
+        done.append(task)
+        if task.kind == "time":
+            known.done(task.key, timed(9.0 * task.point.width, point=task.point.digest))
+        else:
+            step(known)
+    assert [task.kind for task in done] == ["first", "time", "time", "make", "measure"]
+    assert done[-1].variant.point.width == 0.5  # the widest that keeps to the budget
+    assert done[-1].variant.base.contender.network.name == "timm:a"
+    assert deciding.decision(known.now()).chosen is not None
+
+
+@pytest.mark.parametrize(("left_s", "most"), [(1000.0, 4), (150.0, 1), (121.0, 0), (60.0, 0)])
+def test_a_pruned_network_recovers_for_as_long_as_the_time_allows(left_s, most):
+    known = pruned_field().train("a", 2, 0.9, "work/a", took_s=36.0)  # as foreseen
+    known.left_s = left_s
+    now = known.now()
+    [standing] = [one for one in field.standings(now.asked, now.results) if one.contender.network.name == "timm:a"]
+    wide = variants.Base(contender=standing.contender, artifact="work/a", accuracy=0.9)
+    trained, stopgap = (
+        variants.Variant(base=replace(wide, what=what), point=point(known.search, standing.contender, width=0.35))
+        for what in ("trained", "first")
+    )
+    assert recovery.epochs_in_time(now, trained) == most
+    assert recovery.epochs_in_time(now, stopgap) == 0
 
 
 def test_time_that_is_enough_for_one_more_variant_is_trained_in():

@@ -73,20 +73,24 @@ class Shop:
                     if word == "pause":
                         return Trained(epochs=len(records), accuracy=0.7, loss=0.3)
                     break
-                self.now[0] += self.epoch_s
-                shown.advance()
+                self._spend(self.epoch_s, shown)
                 records.append({"val_accuracy": 0.7, "val_loss": 0.3})
         return Trained(epochs=len(records), accuracy=0.8, loss=0.2, artifact=f"work/{one.key}")
 
     def mixed(self, _artifacts):
         raise StageError("They do not mix.")
 
-    def make(self, variant):
+    def make(self, variant, *, recovery):
+        recovers = variant.point.width < 1
         with bar("Making", 2) as shown:
-            for _ in range(2):
-                self.now[0] += self.making_s / 2
-                shown.advance()
+            self._spend(1.5 * self.epoch_s * recovery if recovers else 0, shown)
+            self._spend(self.making_s, shown)
         return Made(artifact=f"work/{variant.made_key}")
+
+    def _spend(self, seconds, shown):
+        for _ in range(10):
+            self.now[0] += seconds / 10
+            shown.advance(0)
 
     def opened(self, artifact):
         return artifact
@@ -101,15 +105,22 @@ class _Cache:
     cache_dir, cache_gb = None, 0.0
 
 
+class Time(list):
+    """Seconds so far; and how long a whole network takes for an image in fp32."""
+
+    whole_ms = 4.0
+
+
 @pytest.fixture
 def now(monkeypatch):
     """The time, which measuring takes two seconds of."""
-    time = [0.0]
+    time = Time([0.0])
 
     def measured(*given, **_):
         time[0] += 2
         point = next(one for one in given if hasattr(one, "image_size"))
-        return dataclasses.replace(timed(4.0 if point.precision == "fp32" else 2.0), point=point.digest)
+        latency_ms = time.whole_ms * point.width * (1.0 if point.precision == "fp32" else 0.5)
+        return dataclasses.replace(timed(latency_ms), point=point.digest)
 
     def scored(network, size, folder, **_):
         time[0] += 3
@@ -149,6 +160,17 @@ def test_the_time_is_kept_and_there_is_an_answer(now, minutes):
     assert now[0] <= 1.1 * 60 * minutes
     assert found.chosen is not None
     assert one.workshop.judged[-1] == "test"
+
+
+@pytest.mark.parametrize("epoch_s", [1.0, 20.0, 120.0])
+@pytest.mark.parametrize("minutes", [4.0, 10.0])
+def test_where_only_pruned_networks_keep_to_the_budget_there_is_an_answer_in_time(now, minutes, epoch_s):
+    now.whole_ms = 12.0
+    one = hired(now, asked(sizes=(32, 64)), minutes, epoch_s=epoch_s)
+    chosen = deciding.decision(one.run()).chosen
+    assert chosen is not None
+    assert chosen.variant.point.width == 0.7
+    assert now[0] <= 1.05 * 60 * minutes
 
 
 def test_what_cannot_be_done_is_written_down_and_the_search_goes_on(now, monkeypatch):

@@ -23,6 +23,7 @@ from tlopt.search import optimize
 from tlopt.search.funnel.asked import Contender
 from tlopt.search.funnel.workshop import Workshop
 from tlopt.search.networks import Network
+from tlopt.search.outcome import copy_artifact
 
 CLASSES = ("red", "blue", "green")  # in an order of its own, as of a network that was imported
 
@@ -60,7 +61,7 @@ def test_stages_train_on_no_image_that_decides_or_judges(stage, artifact, tmp_pa
     images = write_photos(tmp_path / "images", per_class=10)
     shop = workshop(artifact, images, tmp_path / "out")
     calls = {
-        "prune": lambda: shop._pruned(artifact, 0.5),
+        "prune": lambda: shop._pruned(artifact, 0.5, 2),
         "quantize": lambda: shop._quantized(artifact, "int8", "onnxruntime", mixed=False),
     }
     given = given_to(stage, monkeypatch, calls[stage])
@@ -92,7 +93,7 @@ def moved(tuned, tmp_path):
 def test_stages_find_the_images_where_they_are_now(moved, tuned, exported, monkeypatch, stage):
     network = Network(name=tuned.card.model, artifact=tuned.path)
     calls = {
-        "prune": lambda: moved._pruned(tuned, 0.5),
+        "prune": lambda: moved._pruned(tuned, 0.5, 2),
         "qat": lambda: moved._rounded(tuned, "onnxruntime"),
         "quantize": lambda: moved._quantized(exported, "int8", "onnxruntime", mixed=False),
         "finetune": lambda: moved._finetune(Contender(network=network, image_size=32), moved.work, {}),
@@ -119,6 +120,20 @@ def test_images_where_a_training_found_them_are_not_named_anew(tuned, tmp_path):
     whole = scan(tuned.card.images.path)
     shop = Workshop(asked=asked(), out=tmp_path, folder=whole, parts={}, cache=Cache())
     assert shop._images_for(tuned) is None
+
+
+def test_a_longer_recovery_that_is_there_counts_for_a_shorter_one(artifact, tmp_path, monkeypatch):
+    shop = workshop(artifact, write_photos(tmp_path / "images", per_class=10), tmp_path / "out")
+    trained = []
+
+    def pruned(_source, to, *, epochs, **_):
+        trained.append(epochs)
+        return copy_artifact(artifact, to)
+
+    monkeypatch.setattr(importlib.import_module("tlopt.stages.prune"), "prune", pruned)
+    for epochs in (1, 0, 2, 1):
+        shop._pruned(artifact, 0.5, epochs)
+    assert trained == [1, 2]
 
 
 def test_images_that_have_all_parts_on_disk_are_taken_as_they_are(artifact, tmp_path):

@@ -109,11 +109,11 @@ def extension(asked: Asked, survivors: Sequence[Standing], results: Results, lef
     count = min(len(rest), MOST - len(planned))
     if count < 1 or left_s <= 0:
         return None
-    found = _planned(asked, rest[:count], results, left_s / _pace(asked, survivors, results))
+    found = _planned(asked, rest[:count], results, left_s / pace(asked, survivors, results))
     return found if found.epochs >= min(_FEWEST, asked.epochs) else None
 
 
-def _pace(asked: Asked, survivors: Sequence[Standing], results: Results) -> float:
+def pace(asked: Asked, survivors: Sequence[Standing], results: Results) -> float:
     """Return what the trainings so far took, as a share of what was expected of them; 1 before the first."""
     expected = took = 0.0
     for one in survivors:

@@ -8,7 +8,7 @@ from tlopt.search.funnel import field, halving
 from tlopt.search.funnel.asked import Asked, Contender, recovery_epochs
 from tlopt.search.funnel.results import Results
 
-_LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
+LEAST_COMPRESSION, _MOST_COMPRESSION = 0.12, 0.35  # of all the time, kept for it when training ends
 # Times what one variant took: one is made for sure, and the first of all took longer than others will.
 _VARIANTS = 1.5
 
@@ -51,7 +51,7 @@ class Situation:
             if done
         ]
         known = _VARIANTS * sum(each) + self._pruning_s
-        return min(_MOST_COMPRESSION * self.total_s, max(_LEAST_COMPRESSION * self.total_s, known))
+        return min(_MOST_COMPRESSION * self.total_s, max(LEAST_COMPRESSION * self.total_s, known))
 
     @property
     def _pruning_s(self) -> float:

@@ -156,13 +156,16 @@ def _early(now: Situation, survivors: list[Standing], best: Contender) -> list[C
     """Return whose classifier alone is trained for an early answer, each if the ones before it make none.
 
     They need no pruning. The first is the best by what is known, then come those that are sure to keep to the budget,
-    the most promising before the others, then those with the most room in it.
+    the most promising before the others, then those with the most room in it. Where all have to be pruned, it is the
+    best alone.
     """
 
     def room(standing: Standing) -> float:
         return now.asked.budget.excess(standing.best) if standing.best else math.inf
 
     whole = [one for one in survivors if one.width == 1]
+    if not whole:
+        return [best]
     first = [one for one in whole if one.contender.key == best.key]
     safe = halving.ordered([one for one in whole if halving.is_safe(now.asked, one)], now.results)
     each = dict.fromkeys(one.contender for one in [*first, *safe, *sorted(whole, key=room)])
@@ -181,6 +184,8 @@ def _first_answer(now: Situation, survivors: list[Standing], best: Contender) ->
     found = now.results.first.get(best.key)
     standing = next((one for one in survivors if one.contender.key == best.key), None)
     if found is not None and found.artifact and standing is not None:
+        if standing.width < 1:
+            yield from map(time_task, widths_to_time(now.asked, now.results, standing))
         for variant in of_base(now.asked, now.results, standing, _early_base(best, found)):
             yield from _variant(now, variant)
 

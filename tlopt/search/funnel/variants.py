@@ -92,7 +92,7 @@ def of_base(asked: Asked, results: Results, standing: Standing, base: Base) -> l
     whole = [Variant(base=base, point=point) for point in within(asked, results, asked.points(standing.contender))]
     found = _best_runtimes(whole)
     if base.what == "first":  # a stopgap: its fastest variant will do
-        return found[:1]
+        return (found or (_pruned(asked, results, standing, base) if asked.prunes else []))[:1]
     found += [other for one in found for other in _long_ways(asked, results, one)]
     if asked.prunes and not any(_keeps(asked, results, one) for one in found):
         found += _pruned(asked, results, standing, base)

@@ -20,7 +20,7 @@ from tlopt.errors import (
 )
 from tlopt.progress import NOTICE
 from tlopt.search.features import frozen_accuracy, seen
-from tlopt.search.funnel import field, halving, proposing, results, tasks
+from tlopt.search.funnel import field, halving, proposing, recovery, results, tasks
 from tlopt.search.funnel.asked import Asked
 from tlopt.search.funnel.clock import Clock, TimeIsUpError
 from tlopt.search.funnel.results import Judged, Measured
@@ -169,7 +169,9 @@ class Worker:
             "first": lambda _, task: self.workshop.first(_given(task.contender)),
             "train": self._train,
             "mix": lambda _, task: self.workshop.mixed(task.artifacts),
-            "make": lambda _, task: self.workshop.make(_given(task.variant)),
+            "make": lambda now, task: self.workshop.make(
+                _given(task.variant), recovery=recovery.epochs_in_time(now, _given(task.variant))
+            ),
             "measure": self._measure,
             "again": self._again,
             "given": self._given,

@@ -146,22 +146,27 @@ class Workshop:
             artifact=self.below(made.path) if len(metrics["mean_of"]) > 1 else "",
         )
 
-    def make(self, variant: Variant) -> Made:
-        """Make a variant, with what it is made of: what is there already is taken as it is."""
-        made = self._variant(variant)
+    def make(self, variant: Variant, *, recovery: int) -> Made:
+        """Make a variant, with what it is made of: what is there already is taken as it is.
+
+        Args:
+            variant: What is made.
+            recovery: Epochs of training after channels were cut, at least.
+        """
+        made = self._variant(variant, recovery)
         if not made.path.is_relative_to(self.out):
             given = made
             made = once(self.place("given", given.digest), lambda to: copy_artifact(given, to))
         return Made(artifact=self.below(made.path))
 
-    def _variant(self, variant: Variant) -> Artifact:
+    def _variant(self, variant: Variant, recovery: int) -> Artifact:
         from tlopt.backends import load
 
         source, point = self._base(variant), variant.point
         runtime = runtime_of(point.backend)
         reads = load(*point.backend.partition(":")[::2]).READS
         if source.card.kind == "torch" and point.width < 1:
-            source = self._pruned(source, point.width)
+            source = self._pruned(source, point.width, recovery)
         if source.card.kind == "torch" and variant.way == "trained":
             source = self._rounded(source, runtime)
         if source.card.kind in reads and point.precision == source.card.precision:
@@ -176,12 +181,17 @@ class Workshop:
         given = variant.base.contender.network.opened_artifact() if variant.base.what == "given" else None
         return given if given is not None else self.opened(variant.base.artifact)
 
-    def _pruned(self, source: Artifact, width: float) -> Artifact:
+    def _pruned(self, source: Artifact, width: float, epochs: int) -> Artifact:
+        """Prune, and train for so many epochs; where a longer training is there, that counts for this one, too."""
         from tlopt.stages.prune import prune
 
-        epochs = recovery_epochs(self.asked)
+        def place(epochs: int) -> Path:
+            return self.place("prune", source.digest, width, epochs, self.asked.seed)
+
+        longer = range(recovery_epochs(self.asked), epochs, -1)
+        epochs = next((more for more in longer if place(more).exists()), epochs)
         return once(
-            self.place("prune", source.digest, width, epochs, self.asked.seed),
+            place(epochs),
             lambda to: prune(
                 source, to, force=True, ratio=round(1 - width, 6), epochs=epochs, images=self._images_for(source),
                 rival=False, seed=self.asked.seed, **self._kept(),
