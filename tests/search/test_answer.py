@@ -1,9 +1,12 @@
 """The report of a search says what was decided on."""
 
+from types import SimpleNamespace
+
 import pytest
 from searches import Known, asked, timed
 
 from tlopt.cards.card import plain
+from tlopt.search import answer, outcome
 from tlopt.search.answer import report_of
 from tlopt.search.funnel import deciding, field
 from tlopt.search.funnel.clock import Clock
@@ -36,6 +39,33 @@ def test_what_is_too_slow_the_second_time_is_shown_as_too_slow(fails):
     assert outcomes["int8"] == "the answer"
     assert outcomes["fp32"].startswith("over: ")
     assert ("run any more" in outcomes["fp32"]) is fails
+
+
+def test_the_picture_and_the_kept_front_go_by_the_second_timing_of_the_answer(tmp_path, monkeypatch):
+    known, keys = measured()
+    known.done(f"again/{keys['fp32']}", plain(timed(4.0)))
+    variants = deciding.variants(known.now())
+    for precision, key in keys.items():
+        known.done(f"make/{variants[key].made_key}", {"artifact": precision})
+    kept = []
+    monkeypatch.setattr(outcome, "Artifact", SimpleNamespace(load=lambda path: path.name))
+    monkeypatch.setattr(outcome, "copy_artifact", lambda made, place: kept.append((made, place.parent.name)))
+    outcome.keep_front(tmp_path, known.now())
+    assert sorted(kept) == [("fp32", "pareto"), ("int8", "pareto")]
+    report = report_of(known.now(), Clock(minutes=1.0), "s", {})
+    drawn = {one.precision: one.latency_ms for one in answer._points(known.now()) if not one.aside}
+    assert drawn == {row["precision"]: row["latency_ms"] for row in report.rows} == {"fp32": 4.0, "int8": 3.0}
+
+
+def test_what_does_not_run_any_more_is_not_kept(tmp_path, monkeypatch):
+    known, keys = measured()
+    known.done(f"again/{keys['fp32']}", {"problem": "it does not run any more"})
+    known.done(f"make/{deciding.variants(known.now())[keys['int8']].made_key}", {"artifact": "int8"})
+    kept = []
+    monkeypatch.setattr(outcome, "Artifact", SimpleNamespace(load=lambda path: path.name))
+    monkeypatch.setattr(outcome, "copy_artifact", lambda made, _: kept.append(made))
+    outcome.keep_front(tmp_path, known.now())
+    assert kept == ["int8"]
 
 
 def test_where_nothing_was_timed_nothing_is_said_of_the_budget():

@@ -213,8 +213,8 @@ def write(out: Path, report: Report, now: Situation) -> None:
 def _points(now: Situation) -> list[Point]:
     """Return what the picture shows: measured variants, and every network that went no further, set aside."""
     found = []
-    for key, variant in deciding.variants(now).items():
-        measured = now.results.measured[key]
+    for one in deciding.finalists(now):
+        variant, measured = one.variant, one.measured
         low, high = wilson(measured.hits, measured.images)
         found.append(
             Point(

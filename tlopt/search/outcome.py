@@ -150,12 +150,13 @@ def keep_front(out: Path, now: Situation) -> None:
     """
     from tlopt.search.funnel import deciding
 
-    found = deciding.variants(now)
-    rows = [(now.results.measured[key].timed.latency_ms, -now.results.measured[key].accuracy) for key in found]
-    for (key, variant), is_best in zip(found.items(), front(rows), strict=True):
+    found = [one for one in deciding.finalists(now) if not deciding.failed_again(now, one)]
+    rows = [(one.measured.timed.latency_ms, -one.measured.accuracy) for one in found]
+    for one, is_best in zip(found, front(rows), strict=True):
         if is_best:
+            variant = one.variant
             made = Artifact.load(out / now.results.made[variant.made_key].artifact)
-            copy_artifact(made, out / "pareto" / file_name(variant.label, key))
+            copy_artifact(made, out / "pareto" / file_name(variant.label, variant.key))
 
 
 def file_name(label: str, key: str) -> str:

@@ -278,10 +278,10 @@ def _show(storage: Storage, now: Situation) -> None:
     points, limit = now.asked.space.points(), now.asked.budget.limit_ms
     each = [_parameters(point, way) for point in points for way in (*get_args(Way), _UNTRAINED)]
     choices = {name: sorted({one[name] for one in each}) for name in each[0]}
-    for key, variant in deciding.variants(now).items():
-        measured = now.results.measured[key]
+    for finalist in deciding.finalists(now):
+        variant, measured = finalist.variant, finalist.measured
         one = Tried(
-            key=key, parameters=_parameters(variant.point, variant.way), accuracy=measured.accuracy,
+            key=variant.key, parameters=_parameters(variant.point, variant.way), accuracy=measured.accuracy,
             latency_ms=measured.timed.latency_ms, excess_ms=_excess(measured.timed.latency_ms, limit),
         )  # fmt: skip
         storage.show(one, choices)
