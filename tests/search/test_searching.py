@@ -96,6 +96,14 @@ def test_work_that_a_killed_worker_left_behind_the_answer_goes_when_the_command_
     assert (tmp_path / "out" / MADE).exists() == (kept == "all")
 
 
+def test_what_a_finished_search_did_not_keep_is_told(search, tmp_path, caplog):
+    for keep in ("best", "best", "pareto", "all"):
+        search(keep=keep)
+        folder.tell_kept(tmp_path / "out", keep)
+    told = [f"out is finished, and was to keep best: --keep {one} has no effect" for one in ("pareto", "all")]
+    assert [message.split("/")[-1].partition(" any")[0] for message in caplog.messages] == [told[0]] * 2 + [told[1]] * 2
+
+
 def test_a_study_is_of_one_folder_which_may_be_moved(search, tmp_path):
     study = str(tmp_path / "study")
     search(study=study)

@@ -195,6 +195,7 @@ def optimize(
     named = reads.named(source, images, tried.models, tried.weights)
     quick = reads.quick_digest(deciding, named)
     if out is not None and not force and (found := _finished(Path(out), quick)) is not None:
+        folder.tell_kept(Path(out), work.keep)
         return found
     if out is not None:
         folder.check(Path(out), force=force, shared=bool(work.study), reads=named)

@@ -98,6 +98,7 @@ def search(
             _mend_report(place, asked, note, study, role)
             found = outcome.finished(out)
             _tidy(place, note, study)
+            folder.tell_kept(place, keep)
             return found
         try:
             storage = opened(place)

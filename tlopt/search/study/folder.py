@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,6 +20,8 @@ from tlopt.publishing.claims import lock_file, wait_claimed
 from tlopt.publishing.marks import SEARCH
 from tlopt.publishing.places import located
 from tlopt.reading import files, schema
+
+log = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
 REPORT, PAGE, BEST = "report.json", "report.html", "best"
@@ -67,6 +70,16 @@ def read_note(out: Path) -> Note | None:
     except (OSError, ValueError) as error:
         wrong, hint = wrong_with(error, "Start anew with --force, or choose another --out.")
         raise StudyError(f"{out / SEARCH} {wrong}.", hint=hint) from error
+
+
+def tell_kept(out: Path, keep: str) -> None:
+    """Warn if more of a finished search is to be kept than stayed when it ended."""
+    note = read_note(out)
+    if note is not None and note.finished and "all" != note.keep != keep != "best":
+        log.warning(
+            "The search in %s is finished, and was to keep %s: --keep %s has no effect any more. Add --force.",
+            out, note.keep, keep,
+        )  # fmt: skip
 
 
 def write_note(out: Path, note: Note) -> None:
