@@ -101,3 +101,18 @@ def test_gray_images_are_as_good_as_others(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
     score = frozen_accuracy(TINY, 32, scan(tmp_path / "images"), cache_dir=tmp_path / "cache")
     assert score.accuracy > 0.8
+
+
+def test_a_network_that_knows_the_images_is_judged_by_its_own_answers_on_those_it_was_not_trained_on(tuned, tmp_path):
+    ref = tuned.card.images
+    whole = scan(ref.path)
+    held_out = whole.split(val=ref.val, test=ref.test, seed=ref.seed)["val"]
+    some = seen(whole, Shares(val=ref.val, test=ref.test), ref.seed)
+    found = frozen_accuracy(network(tuned.path), 32, some, whole=whole, cache_dir=tmp_path)
+    assert (found.images, found.folds) == (len(held_out), 0)
+    assert found.accuracy == tuned.card.torch.metrics["validation"]["accuracy"]
+    others = whole.select(range(len(whole) - 1))  # other images than those of its training
+    assert frozen_accuracy(network(tuned.path), 32, some, whole=others, cache_dir=tmp_path).folds > 0
+    training = whole.split(val=ref.val, test=ref.test, seed=ref.seed)["train"]
+    with pytest.raises(ArtifactError, match="was trained on all of these images"):
+        frozen_accuracy(network(tuned.path), 32, training, whole=whole, cache_dir=tmp_path)

@@ -99,6 +99,8 @@ def test_the_fastest_backend_counts(photos, tmp_path, clock):
 def test_a_trained_artifact_is_ranked_like_any_other(photos, tuned, exported, tmp_path, clock):
     report = tlopt.rank(photos, **{**QUICK, "models": [tuned.path], "image_sizes": 64}, cache_dir=tmp_path)
     assert [(row["model"], row["image_size"]) for row in report.rows] == [(str(tuned.path), 32)]
+    assert report.rows[0]["accuracy"] == tuned.card.torch.metrics["validation"]["accuracy"]
+    assert any(f"{tuned.path} was trained on these images" in note for note in report.notes)
     with pytest.raises(ArtifactError, match="kind onnx"):
         tlopt.rank(photos, **{**QUICK, "models": [exported.path]}, cache_dir=tmp_path)
 

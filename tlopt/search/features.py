@@ -29,13 +29,15 @@ MOST = 4000  # images that are looked at; more narrow the interval to less than 
 class Score:
     """What a regression on frozen features gets right, each image judged by one that was fitted to others.
 
+    Of a network that was trained on the images before, it is what its own classifier gets right of those held out then.
+
     Args:
         accuracy: Share of right answers.
         interval: Its 95 % interval, by Wilson's score.
         loss: Mean cross-entropy.
         images: Number of images.
-        folds: Parts that were left out in turn.
-        penalty: The L2 penalty that was chosen.
+        folds: Parts that were left out in turn; 0 if the network's own classifier answered.
+        penalty: The L2 penalty that was chosen; 0 of the network's own classifier.
         seconds: What it cost.
     """
 
@@ -75,6 +77,7 @@ def frozen_accuracy(
     size: int,
     folder: ImageFolder,
     *,
+    whole: ImageFolder | None = None,
     cache_dir: Path | None = None,
     cache_gb: float = 20.0,
     seed: int = 0,
@@ -82,12 +85,14 @@ def frozen_accuracy(
 ) -> Score:
     """Cross-validate a multinomial logistic regression on the frozen features of a network.
 
-    Images that are copies of each other are judged by a regression that saw neither.
+    Images that are copies of each other are judged by a regression that saw neither. The features of a network that
+    was trained on the images before know their labels: its own classifier is judged on those held out then.
 
     Args:
         network: The network, by name or a torch artifact of the same input size.
         size: Side of the square input, pixels.
         folder: Labelled images, none of them of the test part.
+        whole: The images with those of the test part; None if no network can have been trained on them.
         cache_dir: Folder that keeps decoded images and features; None for the usual one.
         cache_gb: Largest size of that folder, 10^9 bytes; 0 keeps nothing.
         seed: Of the folds, and of the choice of images.
@@ -95,10 +100,12 @@ def frozen_accuracy(
 
     Raises:
         ImagesError: A class has a single image, or too many images cannot be read.
-        ArtifactError: The artifact is a graph, or takes images of another size.
+        ArtifactError: The artifact is a graph, or takes images of another size, or was trained on all of these images.
         PluginError: The network cannot be opened here.
     """
     started = time.perf_counter()
+    if whole is not None and (held_out := _held_out(network, folder, whole)) is not None:
+        return _own_accuracy(network, size, held_out, Cache(cache_dir=cache_dir, cache_gb=cache_gb))
     with wrapping(f"looking at {network.label}"):
         from tlopt.networks import head
         from tlopt.training import distributed
@@ -130,6 +137,52 @@ def frozen_accuracy(
         images=len(labels),
         folds=answers.folds,
         penalty=answers.penalty,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _held_out(network: Network, folder: ImageFolder, whole: ImageFolder) -> ImageFolder | None:
+    """Return the images that a network was not trained on; None if it was trained on none of them.
+
+    Raises:
+        ArtifactError: It was trained on all of them.
+    """
+    artifact = network.opened_artifact()
+    ref = artifact.card.images if artifact is not None else None
+    if ref is None or ref.digest != whole.digest:
+        return None
+    parts = whole.split(val=ref.val, test=ref.test, seed=ref.seed, whole=ref.folds > 0)
+    unseen = set(parts["val"].files)
+    found = folder.select([place for place, file in enumerate(folder.files) if file in unseen])
+    if not len(found):
+        raise ArtifactError(
+            f"{network.label} was trained on all of these images, so they do not tell how well it does.",
+            hint="Leave it out. tlopt evaluate judges it on test images.",
+        )
+    return found
+
+
+def _own_accuracy(network: Network, size: int, held_out: ImageFolder, cache: Cache) -> Score:
+    """Judge a network by its own classifier, on images that it was not trained on."""
+    started = time.perf_counter()
+    with wrapping(f"looking at {network.label}"):
+        from tlopt.training import distributed
+        from tlopt.training.inputs import predict
+        from tlopt.training.outcome.temperature import calibrated_loss
+
+        module, preprocess = _opened(network, size, len(held_out.classes))
+        pixels = open_pixels(held_out, preprocess, cache=cache.folder, cache_gb=cache.cache_gb)
+        with contextlib.closing(pixels):
+            device = distributed.device()
+            logits, labels = predict(module.to(device), pixels, device=device, label=f"Answers of {network.label}")
+    hits = int((logits.argmax(1) == labels).sum())
+    return Score(
+        accuracy=hits / len(labels),
+        interval=wilson(hits, len(labels)),
+        loss=calibrated_loss(logits, labels),
+        images=len(labels),
+        folds=0,
+        penalty=0.0,
         seconds=time.perf_counter() - started,
     )
 

@@ -162,7 +162,11 @@ def rank(
             artifact.expect("torch")
     images = seen(folder, shares, seed)
     expect_pairs(with_headers(images))
-    ranked = _ranked(space.points(), images, batch=batch, seconds=seconds, samples=samples, seed=seed, cache=cache)
+    timed = _timed(space.points(), len(images.classes), batch=batch, seconds=seconds)
+    ranked = [
+        _looked_at(of, several, images, whole=folder, samples=samples, seed=seed, cache=cache)
+        for of, several in timed.items()
+    ]
     best = front([(-one.score.accuracy if one.score else math.nan, one.latency_ms) for one in ranked])
     rows = [one.row(pareto=marked, backends=len(space.backends) > 1) for one, marked in zip(ranked, best, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: -float(rows[i]["accuracy"] or -1))
@@ -191,37 +195,37 @@ def rank(
     )
 
 
-def _ranked(
-    points: Sequence[Point], images: ImageFolder, *, batch: int, seconds: float, samples: int, seed: int, cache: Cache
-) -> list[Ranked]:
-    """Measure every point, then look at the features of each network and size."""
-    grouped: dict[tuple[Network, int], dict[str, list[Timed]]] = {}
+def _timed(
+    points: Sequence[Point], classes: int, *, batch: int, seconds: float
+) -> dict[tuple[Network, int], dict[str, list[Timed]]]:
+    """Return the timings of each network and size, by precision."""
+    found: dict[tuple[Network, int], dict[str, list[Timed]]] = {}
     with temporary.folder("rank") as folder:
         for point in track(points, label="Timing networks", total=len(points)):
             with hidden():
                 timed = time_untrained(
-                    point, classes=len(images.classes), work=folder, seconds=seconds, batch=batch, memory=False
-                )
-            of = grouped.setdefault((point.network, point.image_size), {})
-            of.setdefault(point.precision, []).append(timed)
-    found = []
-    for (network, size), several in grouped.items():
-        score, problem = _score(network, size, images, samples, seed, cache)
-        times = {precision: tuple(timed) for precision, timed in several.items()}
-        found.append(Ranked(network=network, image_size=size, timed=times, score=score, problem=problem))
+                    point, classes=classes, work=folder, seconds=seconds, batch=batch, memory=False
+                )  # fmt: skip
+            found.setdefault((point.network, point.image_size), {}).setdefault(point.precision, []).append(timed)
     return found
 
 
-def _score(
-    network: Network, size: int, images: ImageFolder, samples: int, seed: int, cache: Cache
-) -> tuple[Score | None, str]:
+def _looked_at(
+    of: tuple[Network, int], timed: Mapping[str, Sequence[Timed]], images: ImageFolder, *, whole: ImageFolder,
+    samples: int, seed: int, cache: Cache,
+) -> Ranked:  # fmt: skip
+    """Look at the features of a network at a size, which was timed."""
+    network, size = of
+    score, problem = None, ""
     try:
         score = frozen_accuracy(
-            network, size, images, cache_dir=cache.folder, cache_gb=cache.cache_gb, seed=seed, most=samples
-        )
+            network, size, images, whole=whole, cache_dir=cache.folder, cache_gb=cache.cache_gb, seed=seed,
+            most=samples,
+        )  # fmt: skip
     except (ArtifactError, MissingLibraryError, PluginError, StageError) as error:  # the others can still be ranked
-        return None, f"{error.message} {error.hint}".strip()
-    return score, ""
+        problem = f"{error.message} {error.hint}".strip()
+    times = {precision: tuple(several) for precision, several in timed.items()}
+    return Ranked(network=network, image_size=size, timed=times, score=score, problem=problem)
 
 
 def _title(ranked: Sequence[Ranked], images: ImageFolder) -> str:
@@ -237,6 +241,12 @@ def _notes(ranked: Sequence[Ranked], left_out: Mapping[str, str], batch: int) ->
         "fine-tuning is underrated. Fine-tune the best few before you choose.",
         f"Pareto: no other row is as accurate and as fast, in its faster precision at batch {batch}. What int8 costs "
         "in accuracy is not measured here.",
+    ]
+    notes += [
+        f"{one.network.label} was trained on these images: its accuracy is that of its own classifier, on the "
+        f"{one.score.images} that were for validation then."
+        for one in ranked
+        if one.score is not None and not one.score.folds
     ]
     every = [timed for one in ranked for several in one.timed.values() for timed in several]
     if disturbed := [timed for timed in every if timed.notes]:

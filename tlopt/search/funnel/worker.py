@@ -189,7 +189,7 @@ class Worker:
         asked, cache, contender = now.asked, self.workshop.cache, _given(task.contender)
         some = seen(self.workshop.folder, asked.shares, asked.seed)
         return frozen_accuracy(
-            contender.network, contender.image_size, some, cache_dir=cache.cache_dir,
+            contender.network, contender.image_size, some, whole=self.workshop.folder, cache_dir=cache.cache_dir,
             cache_gb=cache.cache_gb, seed=asked.seed,
         )  # fmt: skip
 
