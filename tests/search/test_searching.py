@@ -210,3 +210,21 @@ def test_of_workers_that_begin_at_once_one_makes_the_folder_and_the_other_waits(
     out.rmdir()
     with pytest.raises(OutputExistsError):
         folder.check(out, force=False, shared=False, reads=[])
+
+
+def test_a_file_that_somebody_puts_into_a_folder_as_it_is_withdrawn_stays(tmp_path, monkeypatch):
+    note = folder.Note(tlopt="", identity={}, quick="", study="", minutes=1.0, token="t")
+    for late in (True, False):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        folder.write_note(tmp_path / "out", note)
+
+        def read(place, late=late):
+            if late:
+                (place / "mine.txt").touch()
+            return note
+
+        monkeypatch.setattr(folder, "read_note", read)
+        folder.withdraw(tmp_path / "out", note)
+        assert (tmp_path / "out" / "mine.txt").exists() == late
+        (tmp_path / "out" / "mine.txt").unlink(missing_ok=True)
+    assert not (tmp_path / "out").exists()

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +114,8 @@ def withdraw(place: Path, note: Note) -> None:
     """Remove the folder of a search that could not begin: it holds what this search says of it, and no more."""
     with contextlib.suppress(OSError, StudyError):
         if os.listdir(place) == [SEARCH] and read_note(place) == note:
-            shutil.rmtree(place)
+            (place / SEARCH).unlink()
+            place.rmdir()  # not with whatever has come into it meanwhile
 
 
 def refuse(out: Path, found: Note, identity: Mapping[str, str]) -> None:
