@@ -41,10 +41,10 @@ def make(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
         for (stage, decays), members in sorted(groups.items())
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(described, betas=(settings.momentum, 0.999), foreach=True)
+        return torch.optim.AdamW(described, betas=(settings.momentum, 0.999), fused=True)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            described, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, foreach=True
+            described, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
         )
     return _timm(described, settings)
 
