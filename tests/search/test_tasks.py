@@ -129,6 +129,16 @@ def test_what_was_made_when_the_time_ended_is_measured_in_the_time_kept_for_the_
     assert kinds(known) == ["again"]
 
 
+def test_what_was_made_first_is_measured_though_nothing_was_measured_before():
+    known = trained_field()
+    while known.entries[-1].key.partition("/")[0] != "make":
+        step(known)
+    known.left_s, known.reserve_s = -1.0, 30.0
+    assert kinds(known) == ["measure"]  # what was timed untrained took a second each
+    known.reserve_s = 2.0
+    assert kinds(known) == []
+
+
 def test_time_that_is_left_when_a_plan_is_done_goes_to_another_contender():
     known = trained_field()
     keys = {name: contender(known.search, name).key for name in "ab"}

@@ -254,10 +254,13 @@ def _variant(now: Situation, variant: Variant) -> Iterator[Task]:
 
 
 def _made_in_time(now: Situation) -> Task | None:
-    """Return the task to measure what had been made when the time ended; None if that may take too long."""
+    """Return the task to measure what had been made when the time ended; None if that may take too long.
+
+    Before anything was measured, it is taken to last as long as timing an untrained network.
+    """
     results = now.results
-    already = len(results.measured)
-    each = results.seconds.get("measure", 0.0) / already if already else math.inf
+    steps = {"measure": len(results.measured), "time": len(results.timed)}
+    each = next((results.seconds.get(kind, 0.0) / done for kind, done in steps.items() if done), math.inf)
     if each > now.reserve_s / 2 + now.left_s:
         return None
     survivors = {one.contender.key: one for one in field.standings(now.asked, results) if one.survives}
