@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import importlib.util
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -26,13 +27,20 @@ class Cuda(types.ModuleType):
 
     def __init__(self):
         super().__init__("cuda.bindings.runtime")
-        self.memory, self.status = {}, 0
+        self.memory, self.streams, self.status = {}, set(), 0
         self.cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
     def cudaStreamCreate(self):  # noqa: N802
+        self.streams.add(7)
         return self.status, 7
 
+    def cudaStreamDestroy(self, stream):  # noqa: N802
+        self.streams.remove(stream)
+        return (0,)
+
     def cudaMalloc(self, size):  # noqa: N802
+        if self.status:
+            return self.status, None
         buffer = ctypes.create_string_buffer(size)
         self.memory[ctypes.addressof(buffer)] = buffer
         return self.status, ctypes.addressof(buffer)
@@ -61,13 +69,17 @@ class Context:
         self.shape, self.addresses = None, {}
 
     def set_input_shape(self, _, shape):
+        if shape[0] > 8:
+            return False
         self.shape = shape
+        return True
 
     def get_tensor_shape(self, *_):
         return (self.shape[0], 2)
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
+        return True
 
     def execute_async_v3(self, *_):
         count = int(np.prod(self.shape))
@@ -81,6 +93,7 @@ class TensorRT(types.ModuleType):
     """The module tensorrt."""
 
     __version__ = "10.0"
+    context = Context
 
     class Logger:
         ERROR = 1
@@ -96,7 +109,9 @@ class TensorRT(types.ModuleType):
             if data != b"a plan":
                 return None
             assert self.engine_host_code_allowed
-            return types.SimpleNamespace(get_tensor_dtype=lambda _: "float", create_execution_context=Context)
+            return types.SimpleNamespace(
+                get_tensor_dtype=lambda _: "float", create_execution_context=lambda: TensorRT.context()
+            )
 
     @staticmethod
     def nptype(_):
@@ -141,15 +156,60 @@ def test_batches_of_any_size_are_answered_and_memory_is_kept(runtime, cuda, plan
 
 def test_an_engine_of_another_version_is_told(runtime, tmp_path):
     (tmp_path / "other").write_bytes(b"another plan")
-    with pytest.raises(SystemExit, match=r"TensorRT 10\.0 cannot open other: it was built with 10\.13\.2\.6"):
+    message = r"TensorRT 10\.0 cannot open other: it was built with TensorRT 10\.13\.2\.6 for sm89"
+    with pytest.raises(runtime.EngineError, match=message) as caught:
         runtime.Network(tmp_path / "other", settings=SETTINGS)
+    assert "nvidia-smi" in caught.value.hint
 
 
 def test_a_failure_of_cuda_is_told(runtime, cuda, plan):
     network = runtime.Network(plan, settings=SETTINGS)
     cuda.status = 2
-    with pytest.raises(RuntimeError, match="cudaMalloc failed: out of memory"):
+    with pytest.raises(runtime.EngineError, match="cudaMalloc failed: out of memory"):
         network(np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_no_batch_runs_in_memory_that_was_given_back_for_a_larger_one(runtime, cuda, plan):
+    network, small = runtime.Network(plan, settings=SETTINGS), np.ones((2, 3, 4, 4), np.float32)
+    network(small)
+    cuda.status = 2
+    with pytest.raises(runtime.EngineError, match="cudaMalloc failed"):
+        network(np.ones((5, 3, 4, 4), np.float32))
+    cuda.status = 0
+    np.testing.assert_allclose(network(small), 2)
+    assert sorted(len(buffer) for buffer in cuda.memory.values()) == [2 * 2 * 4, 2 * 48 * 4]
+
+
+def test_a_batch_that_the_engine_does_not_take_is_told(runtime, plan):
+    network = runtime.Network(plan, settings=SETTINGS)
+    network(np.ones((2, 3, 4, 4), np.float32))
+    with pytest.raises(runtime.EngineError, match=r"TensorRT refuses a batch of shape \(9, 3, 4, 4\)"):
+        network(np.ones((9, 3, 4, 4), np.float32))
+
+
+def test_a_context_that_does_not_fit_in_memory_is_told(runtime, plan, monkeypatch):
+    monkeypatch.setattr(TensorRT, "context", lambda: None)
+    with pytest.raises(runtime.EngineError, match="cannot make an execution context"):
+        runtime.Network(plan, settings=SETTINGS)
+
+
+def test_what_it_holds_on_the_gpu_is_given_back_with_it(runtime, cuda, plan):
+    network = runtime.Network(plan, settings=SETTINGS)
+    network(np.ones((2, 3, 4, 4), np.float32))
+    assert len(cuda.memory) == 2
+    del network
+    assert not cuda.memory
+    assert not cuda.streams
+
+
+def test_the_real_library_for_rtx_is_imported_where_nothing_else_has_loaded_its_parts():
+    from tlopt.engine import flavour
+
+    if reason := flavour.problem("rtx"):
+        pytest.skip(reason)
+    script = f"import runpy; print(runpy.run_path({str(FILE)!r})['_library']('rtx').__version__)"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (flavour.load("rtx").version, "")
 
 
 def test_the_real_libraries_have_what_the_program_calls():
