@@ -91,6 +91,98 @@ def test_it_leaves_out_what_is_no_image_and_says_so(made, program, images, capsy
     assert "a.jpg cannot be read as an image" in error
 
 
+def test_it_finds_the_images_of_a_folder_that_predict_finds(made, program, tiny, images, capsys):
+    first = (images / "reference-1.png").read_bytes()
+    for name in (".hidden.png", ".cache/z.png", "b/c.png", "b-c.png", "folder.png/d.png"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(first)
+    os.mkfifo(images / "pipe.png")
+    assert program(made).main([str(images)]) == 0
+    assert capsys.readouterr().out.splitlines() == [one.line() for one in tlopt.predict(tiny, images)]
+
+
+def run(folder, *arguments, **options):
+    """Run the program of a bundle in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-B", folder / "predict.py", *arguments],
+        **{"capture_output": True, "check": False, **options},
+    )
+
+
+def test_names_that_an_output_cannot_hold_are_shown_escaped_as_predict_shows_them(made, tiny, images):
+    odd = images / os.fsdecode(b"\xff\n.png")
+    (images / "reference-1.png").rename(odd)
+    done = run(made, images, "--top", "5", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    lines = [one.line() for one in tlopt.predict(tiny, images)]
+    assert done.stdout.decode().splitlines() == [line.encode("ascii", "backslashreplace").decode() for line in lines]
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_full_disk_is_one_error_and_a_reader_that_has_gone_is_none(made, images):
+    with open("/dev/full", "wb") as full:
+        done = run(made, images, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.decode()) == (1, "No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        done = run(made, images, capture_output=False, stdout=gone, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_no_images_have_no_answers(made, program):
+    classifier = program(made).Classifier()
+    assert classifier.classify([]) == []
+    assert classifier.logits(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, len(CLASSES))
+
+
+class RefusedError(RuntimeError):
+    """An error of a runtime that says what to do."""
+
+    hint = "Free memory of the GPU"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (RuntimeError("no memory left\nin file.cc"), r"^The network does not run here: no memory left\.$"),
+        (RefusedError("no room"), r"^The network does not run here: no room\. Free memory of the GPU\.$"),
+        (np.float32("nan"), r"answers with numbers that are not finite"),
+    ],
+)
+def test_a_network_that_does_not_answer_is_one_error(made, program, images, capsys, monkeypatch, said, told):
+    module = program(made)
+
+    def run(inputs):
+        if isinstance(said, Exception):
+            raise said
+        return np.full((len(inputs), len(CLASSES)), said)
+
+    monkeypatch.setattr(module, "Network", lambda *_, **__: run)
+    assert module.main([str(images)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.search(told, said.err.rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("no tensorrt"), r"no tensorrt\. Install .* -r .*requirements\.txt\.$"),
+        (RefusedError("no GPU"), r"no GPU\. Free memory of the GPU\.$"),
+        (ValueError("bad file"), r"bad file\. Unpack it again, or make it again\.$"),
+    ],
+)
+def test_a_runtime_that_does_not_open_the_network_says_what_to_do(made, program, capsys, monkeypatch, error, told):
+    module = program(made)
+
+    def opened(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, "Network", opened)
+    assert module.main(["image.png"]) == 1
+    assert re.search(told, capsys.readouterr().err.rstrip("\n"))
+
+
 @pytest.mark.parametrize("arguments", [[], ["--top", "0", "x.jpg"], ["empty"]])
 def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeypatch, arguments):
     (tmp_path / "empty").mkdir()
@@ -148,8 +240,8 @@ def test_its_self_check_fails_for_another_network(tiny, made, program, tmp_path,
     from tlopt.deployment.job import Job
 
     job = Job(artifacts=(other,), target="bundle", name="x", backend="onnxruntime", input="image", max_batch=2)
-    (copy / "tiny/decoding.py").write_text(vendored.decoding(job))
-    assert text != vendored.decoding(job)
+    (copy / "tiny/decoding.py").write_text(vendored.decoding(job, *vendored.FOR_PROGRAMS))
+    assert text != vendored.decoding(job, *vendored.FOR_PROGRAMS)
     assert program(copy / "tiny").main(["--self-check"]) == 3
     assert "FAILED" in capsys.readouterr().out
 

@@ -31,7 +31,7 @@ def job(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(job):
     """decoding.py, run where there is no tlopt."""
-    module, text = types.ModuleType("decoding"), vendored.decoding(job)
+    module, text = types.ModuleType("decoding"), vendored.decoding(job, *vendored.FOR_PROGRAMS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "decoding", module)  # where dataclasses look for it
         with pytest.MonkeyPatch.context() as without:
@@ -42,7 +42,7 @@ def alone(job):
 
 
 def test_it_imports_numpy_pillow_and_the_standard_library_alone(job):
-    tree = ast.parse(vendored.decoding(job))
+    tree = ast.parse(vendored.decoding(job, *vendored.FOR_PROGRAMS))
     names = {(node.module or "").partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name.partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
     assert names - sys.stdlib_module_names == {"numpy", "PIL"}
@@ -50,7 +50,7 @@ def test_it_imports_numpy_pillow_and_the_standard_library_alone(job):
 
 
 def test_every_name_in_it_is_defined(alone, job):
-    tree = ast.parse(vendored.decoding(job))
+    tree = ast.parse(vendored.decoding(job, *vendored.FOR_PROGRAMS))
     loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}

@@ -27,16 +27,25 @@ Licence of the code: Apache-2.0.
 '''
 
 
-def decoding(job: Job) -> str:
+# What a program for the command line needs beside the decoding: the images of a folder, and names as they are shown.
+FOR_PROGRAMS = (("tlopt.reading.image_files", "below"), ("tlopt.reading.names", "shown_name"))
+
+
+def decoding(job: Job, *more: tuple[str, str]) -> str:
     """Return the text of decoding.py: one file that needs NumPy, Pillow and Python 3.10.
 
     It has `PREPROCESS` and `ANSWERS` of the deployed graph, and `read_image` and `probabilities` of tlopt's.
+
+    Args:
+        job: The deployment.
+        more: Other modules of tlopt's, and names defined in them, that it has, too.
     """
     code = excerpt(
         [
             ("tlopt.reading.image_files", "read_image"),
             ("tlopt.preprocess", "Preprocess"),
             ("tlopt.judging", "probabilities"),
+            *more,
         ]
     )
     constants = f"\n\nPREPROCESS = {job.served!r}\nANSWERS: AnswerKind = {job.answers!r}\n"

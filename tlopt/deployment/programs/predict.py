@@ -9,7 +9,9 @@ From Python, with this folder on the search path:
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,27 +23,32 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 try:
     import numpy as np
-    from decoding import ANSWERS, PREPROCESS, ImagesError, probabilities, read_image
+    from decoding import ANSWERS, PREPROCESS, ImagesError, below, probabilities, read_image, shown_name
     from runtime import Network
 except ImportError as error:
     raise SystemExit(
         f"{error}. Install what this needs: python -m pip install -r {HERE / 'requirements.txt'}"
     ) from error
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-
 
 class BundleError(Exception):
-    """A file of this folder is missing or damaged, or the runtime does not open the network here."""
+    """A file of this folder is missing or damaged, or the runtime does not open or run the network here."""
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, on one line and without a point."""
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        said = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return (said.strip().partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def _unusable(folder: Path, error: Exception) -> BundleError:
     """Return the error for a folder of which something cannot be read."""
-    said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-    reason = (said.strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-    return BundleError(f"{folder} cannot be used: {reason}. Unpack it again, or make it again.")
+    hint = getattr(error, "hint", "Unpack it again, or make it again")
+    if isinstance(error, ImportError):
+        hint = f"Install what it needs: python -m pip install -r {folder / 'requirements.txt'}"
+    return BundleError(f"{folder} cannot be used: {_reason(error)}. {hint}.")
 
 
 class Classifier:
@@ -70,14 +77,26 @@ class Classifier:
 
         Args:
             pixels: uint8 (n, size, size, 3), RGB, as `PREPROCESS.pixels` gives them.
+
+        Raises:
+            BundleError: The runtime fails.
         """
-        found = []
+        found = [np.zeros((0, len(self.labels)), np.float32)] if len(pixels) == 0 else []
         for first in range(0, len(pixels), self.max_batch):
             part = pixels[first : first + self.max_batch]
             missing = max(0, self.fixed_batch - len(part))
             filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            found.append(self._network(PREPROCESS.normalize(filled))[: len(part)])
+            found.append(self._run(PREPROCESS.normalize(filled))[: len(part)])
         return np.concatenate(found)
+
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
+        """Return what the runtime answers, float32 (n, classes), or its failure as a `BundleError`."""
+        try:
+            answers: np.ndarray = self._network(inputs)
+        except Exception as error:  # each runtime has errors of its own
+            hint = f" {error.hint}." if hasattr(error, "hint") else ""
+            raise BundleError(f"The network does not run here: {_reason(error)}.{hint}") from error
+        return answers
 
     def classify(self, images: Iterable[str | Path | IO[bytes]], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """Return the most probable classes of each image with their probabilities, best first.
@@ -88,17 +107,21 @@ class Classifier:
 
         Raises:
             ImagesError: An image cannot be read.
+            BundleError: The runtime fails, or the network answers with no finite numbers.
         """
-        return self.named(self.logits(np.stack([PREPROCESS.pixels(read_image(image)) for image in images])), top)
+        pixels = [PREPROCESS.pixels(read_image(image)) for image in images]
+        return self.named(self.logits(np.stack(pixels)), top) if pixels else []
 
     def named(self, logits: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
         """Return the most probable classes that logits, (n, classes), say.
 
         Raises:
-            BundleError: There are not as many names as classes.
+            BundleError: There are not as many names as classes, or they are no finite numbers.
         """
         if logits.shape[1] != len(self.labels):
             raise BundleError(f"labels.txt names {len(self.labels)} classes, and the network has {logits.shape[1]}.")
+        if not np.isfinite(logits).all():
+            raise BundleError("The network answers with numbers that are not finite (NaN or infinity).")
         shares = probabilities(logits, ANSWERS)
         orders = np.argsort(-shares, axis=1, kind="stable")[:, :top]
         return [
@@ -108,10 +131,14 @@ class Classifier:
 
 
 def found(paths: Iterable[str]) -> Iterator[Path]:
-    """Yield the images that paths of files and folders name."""
+    """Yield the images that paths of files and folders name.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     for path in map(Path, paths):
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            yield from (path / name for name in sorted(below(path, path)))
         else:
             yield path
 
@@ -127,13 +154,13 @@ def classify(classifier: Classifier, files: Sequence[Path], *, top: int, as_json
                 kept.append(file)
             except ImagesError as error:
                 failed = 1
-                print(f"left out: {error}", file=sys.stderr)
+                print(f"left out: {shown_name(error)}", file=sys.stderr)
         answers = classifier.named(classifier.logits(np.stack(pixels)), top) if kept else []
         for file, best in zip(kept, answers, strict=True):
             if as_json:
                 print(json.dumps({"file": str(file), "top": [{"class": n, "probability": p} for n, p in best]}))
             else:
-                print(f"{file}\t" + ", ".join(f"{name} {share:.3f}" for name, share in best))
+                print(f"{shown_name(file)}\t" + ", ".join(f"{shown_name(name)} {share:.3f}" for name, share in best))
     return failed
 
 
@@ -155,12 +182,28 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 if something cannot be read, 3 if the self-check fails."""
+    """Run the command line; return 1 if something cannot be read or written, 3 if the self-check fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that its encoding does not have
     try:
-        return _run(arguments)
-    except BundleError as error:
-        print(error, file=sys.stderr)
-        return 1
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the answers has enough
+        code = 0
+    except (BundleError, OSError) as error:
+        print(shown_name(_reason(error) if isinstance(error, OSError) else error), file=sys.stderr)
+        code = 1
+    _drop_unwritable()
+    return code
+
+
+def _drop_unwritable() -> None:
+    """Throw away what stdout does not take, so that Python does not fail over it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:

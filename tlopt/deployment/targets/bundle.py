@@ -88,7 +88,7 @@ def write(job: Job, folder: Path) -> Written:
     programs = importlib.resources.files("tlopt.deployment.programs")
     for source, name in (("predict.py", "predict.py"), (f"run_with_{job.backend}.py", "runtime.py")):
         (folder / name).write_text((programs / source).read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / vendored.DECODING).write_text(vendored.decoding(job), encoding="utf-8")
+    (folder / vendored.DECODING).write_text(vendored.decoding(job, *vendored.FOR_PROGRAMS), encoding="utf-8")
     vendored.write_labels(folder, job.classes)
     (folder / "requirements.txt").write_text(vendored.requirements(*_packages(job)), encoding="utf-8")
     _write_json(folder / "network.json", _network(job, suffix))

@@ -74,7 +74,7 @@ def write(job: Job, folder: Path) -> Written:
     _write_json(folder / "config.json", {"model_config_list": [{"config": _config(job)}]})
     text = kserve.service(job, server="openvino-server", folder=job.name, settings=_plugin_config(job))
     (folder / "kserve.yaml").write_text(text, encoding="utf-8")
-    (folder / vendored.DECODING).write_text(vendored.decoding(job), encoding="utf-8")
+    (folder / vendored.DECODING).write_text(vendored.decoding(job, *vendored.FOR_PROGRAMS), encoding="utf-8")
     vendored.write_labels(folder, job.classes)
     client = (importlib.resources.files("tlopt.deployment.programs") / "client.py").read_text(encoding="utf-8")
     (folder / "client.py").write_text(client, encoding="utf-8")
