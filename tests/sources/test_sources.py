@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +103,39 @@ def test_weights_that_cannot_be_reached_name_the_alternatives(monkeypatch):
         sources.load("timm:resnet18", classes=3)
     assert "--weights" in caught.value.hint
     assert "pip:efficientnet_lite0" in caught.value.hint
+
+
+class _Touching:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def _in_torchvisions_cache(monkeypatch, folder, name, state):
+    torchvision = pytest.importorskip("tlopt.sources.torchvision", exc_type=ImportError)
+    file = folder / "checkpoints" / Path(torchvision.models.get_model_weights(name).DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(state, file)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(folder))
+
+
+def test_torchvisions_weights_are_read_without_running_code_in_them(monkeypatch, tmp_path):
+    _in_torchvisions_cache(monkeypatch, tmp_path, "squeezenet1_1", _Touching(tmp_path / "ran"))
+    with pytest.raises(PluginError, match=r"The weights of torchvision:squeezenet1_1 cannot be read: .*") as caught:
+        sources.load("torchvision:squeezenet1_1", classes=3)
+    assert "squeezenet1_1" in caught.value.hint
+    assert not (tmp_path / "ran").exists()
+
+
+def test_torchvisions_weights_are_taken_from_its_cache(monkeypatch, tmp_path):
+    state = sources.build("torchvision:squeezenet1_1", classes=1000, size=64).state_dict()
+    _in_torchvisions_cache(monkeypatch, tmp_path, "squeezenet1_1", state)
+    model, _ = sources.load("torchvision:squeezenet1_1", classes=3)
+    assert torch.equal(model.state_dict()["features.0.weight"], state["features.0.weight"])
 
 
 def test_a_missing_package_names_what_to_install():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -35,10 +39,17 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
     """Return the model with its default pretrained weights and its preprocessing.
 
     Raises:
-        PluginError: torchvision does not know the model, or its weights cannot be reached.
+        PluginError: torchvision does not know the model, or its weights cannot be reached or hold more than tensors.
     """
     try:
-        model = models.get_model(_known(name), weights="DEFAULT", **options)
+        with _tensors_alone():
+            model = models.get_model(_known(name), weights="DEFAULT", **options)
+    except pickle.UnpicklingError as error:
+        file = models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+        raise PluginError(
+            f"The weights of torchvision:{name} cannot be read: {file} in torch.hub's cache is damaged or holds code.",
+            hint=f"Delete {file} there: it is then downloaded again.",
+        ) from error
     except (OSError, RuntimeError) as error:
         raise PluginError(
             f"The weights of torchvision:{name} cannot be reached: {error}",
@@ -69,6 +80,21 @@ def preprocess(name: str, model: nn.Module) -> Preprocess:  # noqa: ARG001 - par
 def replace_head(model: nn.Module, classes: int) -> None:
     """Put a new, untrained classifier in place of the model's own."""
     head.replace(model, classes)
+
+
+@contextlib.contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Have torch unpickle nothing but tensors: torchvision's builders do not ask for it (as of 0.28)."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _known(name: str) -> str:
