@@ -31,3 +31,10 @@ def test_a_missing_library_names_what_to_install(monkeypatch):
     with pytest.raises(MissingLibraryError, match="needs openvino, which is not installed") as caught:
         registry.load("backends", "openvino")
     assert "tlopt[cpu]" in caught.value.hint
+
+
+def test_a_library_that_is_wanted_itself_is_named_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(MissingLibraryError) as caught:
+        registry.require("mlperf_loadgen")
+    assert caught.value.message == "The package mlperf_loadgen is not installed."

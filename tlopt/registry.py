@@ -89,7 +89,10 @@ def require(module: str) -> ModuleType:
         if missing == "tlopt":
             raise
         package = _INSTALL.get(missing, missing)
+        itself = module.partition(".")[0] == missing
         raise MissingLibraryError(
-            f"{module} needs {missing}, which is not installed.",
+            f"The package {missing} is not installed."
+            if itself
+            else f"{module} needs {missing}, which is not installed.",
             hint=f"python -m pip install '{package}'",
         ) from error

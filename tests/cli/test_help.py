@@ -58,6 +58,13 @@ def test_every_switch_says_whether_it_is_on_or_off(name, capsys):
             assert re.search(rf"{re.escape(label)}[^[]*\[default {word}\]", flat), parameter.name
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_the_options_that_every_command_has_come_last(name, capsys):
+    """What one command alone has comes first: a reader stops at what all of them have."""
+    _, out, _ = called(capsys, *name.split(), "--help")
+    assert re.findall(r"^(\w[\w ]*):$", out, re.MULTILINE)[-2:] == ["General", "Example"]
+
+
 def _sentences(text):
     return [one for one in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if one]
 

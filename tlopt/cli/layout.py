@@ -13,9 +13,8 @@ _COLUMN = 26  # characters of an option's name; a longer one gets a line of its 
 _FIRST = "Options"
 _GLUE = "\N{NO-BREAK SPACE}"  # between words that stay on one line
 GENERAL = "General"  # what every command has
-_ORDER = (
-    _FIRST, "Training", "Regularization", "Augmentation", "Distillation", "Quantization", "Model", "Data", "Output",
-    GENERAL,
+_ORDER = (  # after the first one and those that one command alone has
+    "Training", "Regularization", "Augmentation", "Distillation", "Quantization", "Model", "Data", "Output", GENERAL,
 )  # fmt: skip
 
 
@@ -74,10 +73,14 @@ def options(parameters: Iterable[click.Parameter], formatter: click.HelpFormatte
         elif isinstance(parameter, click.Option):
             label = ", ".join(sorted(parameter.opts, key=len))
             sections.setdefault(GENERAL, []).append((label, parameter.help or ""))
-    for heading in sorted(sections, key=lambda one: _ORDER.index(one) if one in _ORDER else len(_ORDER)):
+    for heading in sorted(sections, key=_place):
         if rows := sections[heading]:
             with formatter.section(heading):
                 two_columns(formatter, rows)
+
+
+def _place(heading: str) -> int:
+    return _ORDER.index(heading) + 2 if heading in _ORDER else heading != _FIRST
 
 
 def two_columns(formatter: click.HelpFormatter, rows: Iterable[tuple[str, str]], column: int = _COLUMN) -> None:
