@@ -92,7 +92,7 @@ def deploy(
     artifacts: Sequence[str | Path | Artifact] | str | Path | Artifact,
     out: str | Path,
     *,
-    for_: Annotated[str, Setting("What it is made for.", plugins="targets", common=True)],
+    for_: Annotated[str, Setting("What the deployment is made for.", plugins="targets", common=True)],
     input_: Annotated[
         Input | None,
         Setting(
@@ -103,11 +103,11 @@ def deploy(
     ] = None,
     name: Annotated[str, Setting("Name of the model. Default: that of the artifact's folder.", common=True)] = "",
     backend: Annotated[
-        str, Setting("Runtime that runs it: onnxruntime, openvino or tensorrt. Default: that of the artifact.")
+        str, Setting("Runtime that runs the network: onnxruntime, openvino or tensorrt. Default: that of the artifact.")
     ] = "",
     serving: Serving = Serving(),  # noqa: B008 - it is frozen
     check: Annotated[
-        bool | None, Setting("Compare its answers with the artifact's. Default: where that can be done.")
+        bool | None, Setting("Compare the answers of the deployment with the artifact's. Default: if this machine can.")
     ] = None,
     force: bool = False,
 ) -> Deployment:

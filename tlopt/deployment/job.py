@@ -27,25 +27,32 @@ class Serving:
 
     max_batch: Annotated[
         int | None,
-        Setting("Most images of a run. Default: as many as the artifact takes, or 32.", minimum=1, maximum=4096),
+        Setting(
+            "Largest number of images in a run. Default: as many as the artifact takes, or 32.", minimum=1, maximum=4096
+        ),
     ] = None
     max_delay_ms: Annotated[
-        float | None, Setting("Time that a request may wait for others to share its run, ms.", minimum=0, maximum=1e4)
+        float | None,
+        Setting("Milliseconds that a request may wait for others to share its run.", minimum=0, maximum=1e4),
     ] = None
     instances: Annotated[
-        int, Setting("Runs that go on at once. 0 leaves that to the target.", minimum=0, maximum=MOST_THREADS)
+        int, Setting("Number of runs at once. 0 leaves the number to the target.", minimum=0, maximum=MOST_THREADS)
     ] = 0
     threads: Annotated[
         int,
-        Setting("Processor threads of each instance. 0 leaves that to the server.", minimum=0, maximum=MOST_THREADS),
+        Setting(
+            "Processor threads of each instance. 0 leaves the number to the server.", minimum=0, maximum=MOST_THREADS
+        ),
     ] = 0
     tune_latency_ms: Annotated[
         float | None,
         Setting(
-            "Find what serves most images here while 99 % of answers take at most so many ms.", minimum=0.1, maximum=6e4
+            "Find the settings that serve most images here while 99 % of answers take at most this many ms.",
+            minimum=0.1,
+            maximum=6e4,
         ),
     ] = None
-    server: Annotated[Path | None, Setting("Folder of the environment with the server to check and tune with.")] = None
+    server: Annotated[Path | None, Setting("Folder of the environment that has the tritonserver.")] = None
 
     def given(self) -> dict[str, Any]:
         """Return the settings that were given a value."""

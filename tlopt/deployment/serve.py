@@ -45,7 +45,7 @@ def serve(
     ] = None,
     name: Annotated[str, Setting("Name of the model. Default: that of the artifact's folder.")] = "",
     backend: Annotated[
-        str, Setting("Runtime that runs it: onnxruntime or openvino. Default: that of the artifact.")
+        str, Setting("Runtime that runs the network: onnxruntime or openvino. Default: that of the artifact.")
     ] = "",
     serving: Serving = Serving(),  # noqa: B008 - it is frozen
     keep: Annotated[

@@ -36,7 +36,7 @@ class Cache:
         Path | None, Setting("Folder that keeps decoded images. Default: ~/.cache/tlopt.", group="Data")
     ] = None
     cache_gb: Annotated[
-        float, Setting("Largest size of that folder, in GB. 0 keeps nothing.", minimum=0, group="Data")
+        float, Setting("Largest size of the folder of decoded images, in GB. 0 keeps nothing.", minimum=0, group="Data")
     ] = 20.0
 
     @property

@@ -38,7 +38,7 @@ class Load:
     streams: Annotated[
         tuple[int, ...], Setting("Number of callers that run the artifact at once.", minimum=1, maximum=MOST_THREADS)
     ] = (1,)
-    callers: Annotated[Kind, Setting("What these callers are.")] = "threads"
+    callers: Annotated[Kind, Setting("What the callers of --streams are.")] = "threads"
     sessions: Annotated[
         int,
         Setting(

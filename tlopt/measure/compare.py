@@ -189,7 +189,7 @@ def compare(
     reference_backend: Annotated[
         str, Setting("Backend of the reference. Default: that of its kind, or OpenVINO if it was quantized for that.")
     ] = "",
-    backend: Annotated[str, Setting("Backend of the candidate. Default: likewise.")] = "",
+    backend: Annotated[str, Setting("Backend of the candidate. Default: as for the reference.")] = "",
     batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)

@@ -47,8 +47,8 @@ def roofline(
     The peaks of this machine are measured first. A large matrix product gives the multiply-adds a
     second. Copying memory gives the bytes a second.
 
-    The time that an artifact needs at least follows from its multiply-adds and from its bytes. The
-    larger of the two times is its bound. The table shows the share of that bound that it reaches.
+    The multiply-adds and the bytes of an artifact each need a least time. The larger of the two times is
+    the bound of the artifact. The table shows the share of the bound that is reached.
 
     Raises:
         ArtifactError: An artifact is not of kind onnx, or a shape in it cannot be inferred.

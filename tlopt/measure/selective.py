@@ -40,7 +40,7 @@ class Selective:
         outcome = "none of them is answered" if self.precision is None else f"{self.precision:.1%} of these are right"
         return (
             f"From a confidence of {self.threshold:.3f}, {self.wanted:.1%} of the answers on {self.chosen_on} "
-            f"validation images are right. Here it answers {self.coverage:.1%} of the images, and {outcome}."
+            f"validation images are right. Of the images judged here, {self.coverage:.1%} are answered, and {outcome}."
         )
 
 

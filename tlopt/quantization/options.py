@@ -59,7 +59,8 @@ class EightBits:
     float_blocks: Annotated[
         tuple[str, ...],
         Setting(
-            "Names of blocks that stay float. tlopt show prints the names. first stands for the first block.",
+            "Names of blocks that stay float. An unknown name is answered with all names. first stands for the first "
+            "block.",
             metavar="NAME,…", group="8 bits",
         ),
     ] = ()  # fmt: skip

@@ -31,9 +31,12 @@ class Budget:
     throughput: Annotated[
         float | None, Setting("Smallest number of images per second of a single caller.", minimum=0, group=_GROUP)
     ] = None
-    size_mb: Annotated[float | None, Setting("Largest size of the file, in MB.", minimum=0, group=_GROUP)] = None
+    size_mb: Annotated[float | None, Setting("Largest size of the network's file, in MB.", minimum=0, group=_GROUP)] = (
+        None
+    )
     memory_mb: Annotated[
-        float | None, Setting("Largest peak of the memory of its process, in MB.", minimum=0, group=_GROUP)
+        float | None,
+        Setting("Largest peak memory of the process that runs the network, in MB.", minimum=0, group=_GROUP),
     ] = None
     min_accuracy: Annotated[
         float | None,

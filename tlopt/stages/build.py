@@ -44,7 +44,7 @@ def build(
         tuple[str, ...],
         Setting(
             "GPUs for which the engine is built, such as sm80, sm86, sm89 or sm120. current is the GPU of "
-            "this machine. auto is current, or those four on a machine without a GPU."
+            "this machine. auto is current, or the four named here on a machine without a GPU."
         ),
     ] = ("auto",),
     flavour: Annotated[

@@ -80,7 +80,8 @@ def finetune(
 ) -> Card:
     """Fine-tune a pretrained network on labelled images.
 
-    Of several processes that torchrun started, the first makes the artifact and goes on alone.
+    An artifact keeps its own network. Of several processes that torchrun started, the first makes the
+    artifact and goes on alone.
 
     Raises:
         SettingError: A setting does not fit, or the batch cannot be shared among the processes.

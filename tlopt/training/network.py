@@ -25,7 +25,7 @@ class Pretrained:
 
     model: Annotated[
         str,
-        Setting("Pretrained network, named source:name. An artifact keeps its own network.", group=_MODEL, common=True),
+        Setting("Pretrained network to start from, named source:name.", group=_MODEL, common=True),
     ] = "pip:efficientnet_lite0"
     weights: Annotated[Path | None, Setting("Safetensors file that replaces the pretrained weights.", group=_MODEL)] = (
         None
