@@ -122,8 +122,16 @@ class EngineDouble:
     def create_runtime_config(self):
         return RuntimeConfigDouble()
 
+    num_io_tensors = 3
+
+    def get_tensor_name(self, index):
+        return ("images", "logits", "boxes")[index]
+
     def get_tensor_dtype(self, _name):
         return np.float32
+
+    def get_tensor_shape(self, name):
+        return {"logits": (-1, CLASSES), "boxes": (-1, 2, 2)}[name]
 
 
 class RuntimeDouble:

@@ -409,6 +409,25 @@ def test_a_batch_that_does_not_fit_is_refused(engine, inputs):
         list(runner.stream([inputs]))
 
 
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [((-1, 3), []), ((-1, 5), []), ((-1, 4, 1), []), ((4,), []), ((-1, 4), ["boxes"]), ((-1, 4), ["masks"])],
+    ids=["fewer", "more", "another axis", "no batch", "another length", "no such output"],
+)
+def test_an_engine_that_would_write_beyond_the_memory_of_its_answers_is_refused(engine, monkeypatch, shape, outputs):
+    monkeypatch.setattr(EngineDouble, "get_tensor_shape", lambda _, name: shape if name == "logits" else (-1, 2, 2))
+    described = [output(name, 2) for name in outputs]
+    artifact = engine(task="any", outputs=[*described, output("logits", 4)]) if outputs else engine()
+    with pytest.raises(ArtifactError, match=r"has no output|answers with \S+ of shape"):
+        tensorrt.Runner(artifact)
+
+
+def test_lengths_that_the_library_does_not_tell_are_those_of_the_card(engine, monkeypatch):
+    monkeypatch.setattr(EngineDouble, "get_tensor_shape", lambda *_: (-1, -1))
+    with tensorrt.Runner(engine()) as runner:
+        checked(runner, batch(3))
+
+
 def test_an_error_that_outlives_its_thread_and_its_runner_holds_nothing(engine):
     kept, artifact = [], engine()
 

@@ -19,7 +19,7 @@ from tlopt.engine.layers import read_types
 from tlopt.engine.running import opening, tensors
 from tlopt.engine.running.lane import Lane
 from tlopt.engine.running.opening import problem as problem
-from tlopt.engine.running.places import places_of
+from tlopt.engine.running.places import check_places, places_of
 from tlopt.engine.running.profiler import LayerTimes
 from tlopt.engine.running.resident import Resident, resident
 from tlopt.engine.running.runtime_cache import RuntimeCache
@@ -57,7 +57,7 @@ class Runner:
         MissingLibraryError: TensorRT, or every package that drives CUDA, is not installed.
         SettingError: There is a `runtime_cache`, and the engine is not one of TensorRT for RTX, or the file holds
             something else.
-        ArtifactError: The engine was built for another GPU, version or kind.
+        ArtifactError: The engine was built for another GPU, version or kind, or its outputs are not those of its card.
         StageError: There is no GPU, or TensorRT cannot open the engine.
     """
 
@@ -93,6 +93,7 @@ class Runner:
         with self._current(), ExitStack() as held:
             self._opened = opening.open_engine(artifact)
             held.callback(self.__dict__.pop, "_opened", None)
+            check_places(artifact, self._opened.engine, places)
             if cache is not None:
                 held.callback(cache.save)
             for _ in range(streams):
