@@ -41,7 +41,7 @@ def refuse(inputs: torch.Tensor, profile: Profile) -> None:
 def answered(inputs: torch.Tensor, classes: int, kind: Any, stream: int) -> Iterator[torch.Tensor]:
     """Yield a tensor for the logits of a batch, for a block that queues the engine on its stream.
 
-    PyTorch's current stream waits for the engine's, and the engine's for PyTorch's.
+    PyTorch's current stream on the GPU of the batch waits for the engine's, and the engine's for PyTorch's.
 
     Args:
         inputs: The batch, a CUDA tensor.
@@ -53,7 +53,7 @@ def answered(inputs: torch.Tensor, classes: int, kind: Any, stream: int) -> Iter
 
     logits = torch.empty((len(inputs), classes), dtype=getattr(torch, np.dtype(kind).name), device=inputs.device)
     external: Any = torch.cuda.ExternalStream
-    here, ours = torch.cuda.current_stream(), external(stream)
+    here, ours = torch.cuda.current_stream(inputs.device), external(stream, device=inputs.device)
     ours.wait_stream(here)
     yield logits
     # Whatever PyTorch does next with this memory, it queues on a stream that waits for the engine's. To record the
