@@ -45,6 +45,17 @@ def a_server(monkeypatch):
 
 
 @pytest.mark.usefixtures("a_server")
+def test_a_port_that_this_user_may_not_listen_on_is_not_called_taken(exported, capsys, monkeypatch):
+    def refused(host, port):
+        raise PermissionError
+
+    monkeypatch.setattr(programs, "is_taken", refused)
+    code, _, err = called(capsys, "serve", exported.path, "--port", 80)
+    assert code == 2
+    assert "You may not listen on port 80 of 127.0.0.1, and HTTP would need it." in err
+
+
+@pytest.mark.usefixtures("a_server")
 def test_an_address_of_another_machine_is_not_a_taken_port(exported, capsys):
     code, _, err = called(capsys, "serve", exported.path, "--host", "192.0.2.1")  # RFC 5737: of no machine
     assert code == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
+
+import pytest
 
 from tlopt.process import programs
 
@@ -36,3 +39,12 @@ def test_free_ports_are_free_and_a_taken_one_is_not():
         taken.bind((programs.LOOPBACK, ports[0]))
         taken.listen()
         assert programs.is_taken(programs.LOOPBACK, ports[0])
+
+
+def test_a_port_that_this_user_may_not_listen_on_is_not_called_taken(monkeypatch):
+    def bind(self, address):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(PermissionError):
+        programs.is_taken(programs.LOOPBACK, 80)

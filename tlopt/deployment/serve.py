@@ -100,7 +100,7 @@ def _ports(host: str, port: int) -> Ports:
     """Return where to listen.
 
     Raises:
-        SettingError: The address is none, or somebody listens there already.
+        SettingError: The address is none, somebody listens there already, or this user may not.
     """
     try:
         ipaddress.ip_address(host)
@@ -111,6 +111,11 @@ def _ports(host: str, port: int) -> Ports:
     for number, what in enumerate(("HTTP", "gRPC", "metrics")):
         try:
             taken = programs.is_taken(host, port + number)
+        except PermissionError as error:
+            raise SettingError(
+                f"You may not listen on port {port + number} of {host}, and {what} would need it.",
+                hint="Ports from 1024 on are for everybody.",
+            ) from error
         except OSError as error:
             raise SettingError(
                 f"This machine does not have the address {host}.", hint="0.0.0.0 stands for all that it has."

@@ -55,6 +55,7 @@ def is_taken(host: str, port: int) -> bool:
     """Return whether a port cannot be listened on.
 
     Raises:
+        PermissionError: This user may not listen on it, taken or not.
         OSError: This machine does not have the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -63,7 +64,7 @@ def is_taken(host: str, port: int) -> bool:
         try:
             tried.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
             return True
     return False
