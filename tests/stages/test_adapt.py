@@ -42,6 +42,19 @@ def test_the_card_keeps_what_it_knows_and_tells_of_the_step(tuned, adapted, dark
     assert adapted.card.lineage[-1].settings["images"] == str(dark)
 
 
+def test_images_of_the_same_camera_change_no_answer_of_a_network_with_frozen_statistics(tuned, photos, tmp_path):
+    same = tlopt.adapt(tuned, tmp_path / "out", images=photos, prior=0)
+    before, after = (tlopt.evaluate(one, images=photos, split="all").top1 for one in (tuned, same))
+    assert abs(before - after) <= 0.05
+
+
+def test_training_images_that_are_gone_or_others_are_asked_for(tuned, dark, tmp_path):
+    for folder in (tmp_path / "gone", dark):
+        with pytest.raises(ImagesError, match=r"(?s)training images.*--trained-on"):
+            tlopt.adapt(tuned, tmp_path / "out", images=dark, trained_on=folder)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_it_goes_on_to_onnx(adapted, dark, tmp_path):
     exported = tlopt.export(adapted, tmp_path / "fp32")

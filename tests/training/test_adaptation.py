@@ -56,3 +56,22 @@ def test_large_means_are_no_loss_of_precision():
 
 def test_norms_without_statistics_are_left_out():
     assert batch_norms(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(1, 3))) == []
+
+
+def test_a_network_that_was_trained_with_frozen_statistics_keeps_its_answers_on_the_images_of_training():
+    model, images = network(), torch.randn(40, 3, 8, 8) * 3 + 1  # its statistics are of other images
+    with torch.inference_mode():
+        wanted = model(images)
+        adapt_norms(model, [images], prior=0, training=images.split(8))
+        torch.testing.assert_close(model(images), wanted, atol=1e-3, rtol=0)
+
+
+def test_what_another_camera_does_to_the_first_layer_is_undone():
+    model, images = network(), torch.randn(200, 3, 8, 8) * 3 + 1
+    with torch.inference_mode():
+        wanted = model(images)
+        darker = images / 4 - 2
+        far = (model(darker) - wanted).abs().mean()
+        adapt_norms(model, darker.split(50), prior=0, training=images.split(50))
+        near = (model(darker) - wanted).abs().mean()
+    assert near < 0.1 * far
