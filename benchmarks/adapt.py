@@ -97,7 +97,8 @@ def main() -> None:
     )
     result = {
         "what": "top-1 on test images as a worse camera gives them, with and without adapt",
-        "command": f"python benchmarks/adapt.py ARTIFACT --priors {','.join(f'{p:g}' for p in options.priors)}",
+        "command": f"python benchmarks/adapt.py ARTIFACT --priors {','.join(f'{p:g}' for p in options.priors)} "
+        f"--only {','.join(options.only)}",
         "model": source.card.model, "size": source.card.preprocess.size, "device": processor(), "versions": versions(),
         "strength": options.strength, "prior": best, "priors_tried": means, "validation": chosen_on, "rows": rows,
     }  # fmt: skip
