@@ -49,7 +49,8 @@ COMMANDS = {
     "optimize": "optimize.py --sets clothing10-40,elpv-400 --budgets 2.2,1.2 --seeds 0,1,2 --networks lite0,mobilenetv2"
     " --image-sizes 96,128,160,192 --widths 1,0.7,0.5 --epochs 3 --share 0.25 --again 2 --time-anew",
     "optimize-zen4": "optimize.py --sets clothing10-40,elpv-400 --budgets 2.2,1.2 --seeds 0,1,2"
-    " --networks lite0,mobilenetv2 --image-sizes 96,128,160,192 --widths 1,0.7,0.5 --epochs 3 --share 0.25 --again 2 --time-anew",
+    " --networks lite0,mobilenetv2 --image-sizes 96,128,160,192 --widths 1,0.7,0.5 --epochs 3 --share 0.25 --again 2"
+    " --time-anew",
     "prune-cpu": "prune.py --models MODEL --seeds 0,1,2 --epochs EPOCHS (ResNets 4, others 8; ResNet-50: seed 0)",
     "prune-cpu-avx2": "prune.py --models resnet50 --seeds 0 --epochs 8; "
     "--models mobilenetv2 --seeds 0,1,2 --epochs 12 --lr 5e-4",
