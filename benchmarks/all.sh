@@ -34,6 +34,8 @@ prune-resnet18 30 s prune.py --models resnet18 --seeds 0,1,2 --epochs 4
 prune-resnet50 40 s prune.py --models resnet50 --seeds 0 --epochs 8
 prune-mobile 60 s prune.py --models efficientnet_lite0,mobilenetv2 --seeds 0,1,2 --epochs 8
 prune-rival 90 s prune_rival.py --seeds 0,1,2
+prune-int8 120 s prune_int8.py --sets clothing10,signdigits6-60
+adapt 20 s adapt.py runs/benchmark-prune/efficientnet_lite0-0/whole --priors 64,1024 --only none,blur,noise,brighter
 accuracy-precisions 120 s accuracy.py --arms precisions --models mobilenetv2,resnet18 --weights runs/benchmark-prune --name finetune-precision
 quantize-lite0 20 s quantize.py --model tf_efficientnet_lite0 --images $shared/data/clothing10
 quantize-mobilenetv2 20 s quantize.py --model mobilenetv2_100 --images $shared/data/clothing10

@@ -39,7 +39,7 @@ def adapt(
     prior: Annotated[
         float,
         Setting("Number of images that the training images count as. 0 leaves them out.", minimum=0, common=True),
-    ] = 64,
+    ] = 1024,
     trained_on: Annotated[Path | None, Setting("Folder of the training images, if they were moved.")] = None,
     samples: Annotated[int, Setting("Largest number of images to use.", minimum=1)] = 1024,
     seed: Annotated[int, Setting("Seed of the choice and the order of the images.", minimum=0)] = 0,
