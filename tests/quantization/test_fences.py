@@ -145,29 +145,6 @@ def test_a_fence_changes_no_value_and_plain_networks_have_none(tmp_path):
     assert fenced(model, "openvino") is model
 
 
-@pytest.mark.parametrize("signs", [[1, 1], [1, -1], [-1, -1]])
-@pytest.mark.parametrize("readers", [1, 2])
-@pytest.mark.parametrize("after", ["Relu", ""])
-def test_a_batch_norm_that_is_rounded_at_once_needs_no_fence(after, readers, signs, tmp_path):
-    """As in DenseNet. Behind a fence OpenVINO reads the concatenated integers with a slow kernel."""
-    net = AnyNet()
-    joined = net.add("Concat", net.deep, net.conv(net.deep, 8, 8), axis=1)
-    factors = np.tile(FACTORS, 2) * np.tile(signs, 8)
-    factors[4] = 0
-    norm = [net.constant(values) for values in (factors, factors[::-1] / 4, factors / 20, factors**2)]
-    tensor = net.add("BatchNormalization", joined, *norm)
-    tensor = net.add(after, tensor) if after else tensor
-    heads = [net.conv(tensor, 16, 4, kernel=1) for _ in range(readers)]
-    net.output(net.add("Concat", *heads, axis=1), "mask")
-    model, inputs = onnx.load(net.save(tmp_path / "net.onnx")), photo_like()
-    quantized = int8_of(model, inputs)
-    assert "Max" not in {node.op_type for node in quantized.graph.node}
-    exact = open_session(quantized, entries={"session.disable_quant_qdq": "1"})
-    wanted = exact.run(None, {exact.get_inputs()[0].name: inputs})[0]
-    assert decibels(in_openvino(quantized, inputs), wanted) > 35
-    assert decibels(in_openvino(quantized, inputs), in_onnxruntime(model, inputs)) > 25
-
-
 def outlying(shape):
     """Return weights of which one is much larger than all others: with one scale for all, the others become 0."""
     weight = np.random.default_rng(5).normal(0, 0.2, shape)

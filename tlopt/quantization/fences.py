@@ -75,20 +75,7 @@ def _is_moved_on(view: View, node: onnx.NodeProto) -> bool:
     # A constant less a tensor is a product with -1 to OpenVINO.
     scaled = kind in ("Mul", "Div", "Sub") and _by_several(view, node)
     shared = kind in ("Conv", "ConvTranspose") and not _shifts(view, node) and len(view.readers(result)) > 1
-    normed = kind in _NORMS and not (kind == "BatchNormalization" and _is_rounded_at_once(view, result))
-    return scaled or shared or normed or kind in ("ReduceMax", "ReduceMin", "GlobalMaxPool")
-
-
-def _is_rounded_at_once(view: View, tensor: str) -> bool:
-    """Whether a tensor, or what ReLU makes of it, is rounded by all that read it: there is nothing to move past.
-
-    OpenVINO makes one step of the norm, the ReLU and the rounding, as in DenseNet.
-    """
-    readers = view.readers(tensor)
-    if len(readers) == 1 and readers[0].op_type == "Relu":
-        tensor = readers[0].output[0]
-        readers = view.readers(tensor)
-    return tensor not in view.outputs and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    return scaled or shared or kind in _NORMS or kind in ("ReduceMax", "ReduceMin", "GlobalMaxPool")
 
 
 def _is_moved_past(view: View, node: onnx.NodeProto) -> bool:
