@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 from searches import asked, contender, point, timed
 
 from tlopt.search.funnel.decision import Finalist, decide
+from tlopt.search.funnel.expectation import Expectation
 from tlopt.search.funnel.results import Measured
 from tlopt.search.funnel.variants import Base, Variant
 
@@ -44,6 +47,17 @@ def test_a_loss_that_chance_does_not_explain_tells_two_alike_accuracies_apart():
     assert chosen(search, best, finalist(search, "b", 0.895, 3.0, loss=0.52, loss_error=0.05)) == "b"
     assert chosen(search, best, finalist(search, "b", 0.895, 3.0, loss=0.55, loss_error=0.05)) == "a"
     assert chosen(search, best, finalist(search, "b", 0.895, 3.0)) == "b"  # of a study whose losses are not known
+
+
+def test_where_the_ranking_speaks_for_a_network_as_well_the_two_decide_together():
+    search = asked()
+    less, more = (Expectation(shift=shift, error=0.01, images=700) for shift in (-0.015, 0.015))
+    lucky = replace(finalist(search, "a", 0.900, 3.0), expectation=less)
+    other = replace(finalist(search, "b", 0.890, 4.0), expectation=more)
+    assert chosen(search, lucky, other) == "b"
+    found = decide(search, [lucky, other], 1.0)
+    assert found.words[2] == "Both together speak for 90.5%."
+    assert chosen(search, lucky, replace(other, expectation=less)) == "a"
 
 
 def test_nothing_within_the_budget_names_the_nearest():

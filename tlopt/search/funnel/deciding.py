@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tlopt.search.funnel import field
 from tlopt.search.funnel.decision import Decision, Finalist, decide
+from tlopt.search.funnel.expectation import expectations
 from tlopt.search.funnel.situation import Situation
 from tlopt.search.funnel.variants import Variant, bases, of_base
 
@@ -24,11 +25,17 @@ def variants(now: Situation) -> dict[str, Variant]:
 
 def finalists(now: Situation) -> list[Finalist]:
     """Return all that was measured; the shipped file's second timing counts instead of the first."""
-    found = []
+    found, expected = [], expectations(now.results, now.asked.images.val)
     for key, variant in variants(now).items():
         measured = now.results.measured[key]
         timed = now.results.again.get(key, measured.timed)
-        found.append(Finalist(variant=variant, measured=replace(measured, timed=timed)))
+        found.append(
+            Finalist(
+                variant=variant,
+                measured=replace(measured, timed=timed),
+                expectation=expected.get(variant.base.contender.key),
+            )
+        )
     return found
 
 

@@ -6,16 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlopt.search.funnel.asked import Asked, standard_error
+from tlopt.search.funnel.expectation import Expectation
 from tlopt.search.funnel.results import Measured
 from tlopt.search.funnel.variants import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
-    """A variant that was measured."""
+    """A variant that was measured.
+
+    Args:
+        variant: What it is.
+        measured: What it is worth.
+        expectation: What the ranking makes of its accuracy; None if it says nothing.
+    """
 
     variant: Variant
     measured: Measured
+    expectation: Expectation | None = None
+
+    @property
+    def expected(self) -> float:
+        """The accuracy that validation images and the ranking speak for together."""
+        shift = self.expectation.shift if self.expectation else 0.0
+        return min(1.0, max(0.0, self.measured.accuracy + shift))
+
+    @property
+    def chance(self) -> float:
+        """The standard error of that accuracy."""
+        if self.expectation:
+            return self.expectation.error
+        return standard_error(self.measured.accuracy, self.measured.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +88,27 @@ def decide(asked: Asked, finalists: Sequence[Finalist], reference: float | None)
     """Return the most accurate finalist that keeps to the budget beyond noise.
 
     Of those within one standard error of it, by accuracy and by loss, the faster wins; of those as fast but for
-    noise, the smaller. Few images tell two accuracies apart badly, and two losses better: every image counts in
-    them, and not only those that are on the edge of being right.
+    noise, the smaller. An accuracy is what validation images and the ranking speak for together. Few images tell two
+    accuracies apart badly, and two losses better: every image counts in them, and not only those that are on the edge
+    of being right.
     """
     fitting = [one for one in finalists if not unmet(asked, one, reference)]
     if not fitting:
         return _none(asked, finalists, reference)
-    most = max(fitting, key=lambda one: (one.measured.accuracy, -one.measured.timed.latency_ms))
-    chance = standard_error(most.measured.accuracy, most.measured.images)
-    alike = [one for one in fitting if _alike(one.measured, most.measured, chance)]
+    most = max(fitting, key=lambda one: (one.expected, -one.measured.timed.latency_ms))
+    alike = [one for one in fitting if _alike(one, most)]
     fastest = min(alike, key=lambda one: one.measured.timed.latency_ms)
     as_fast = [one for one in alike if one.measured.timed.interval_ms[0] <= fastest.measured.timed.interval_ms[1]]
     chosen = min(as_fast, key=lambda one: (one.measured.timed.size_mb, one.measured.timed.latency_ms))
-    return Decision(chosen=chosen, words=_words(asked, chosen, most, alike, fitting, chance))
+    return Decision(chosen=chosen, words=_words(asked, chosen, most, alike, fitting))
 
 
-def _alike(one: Measured, most: Measured, chance: float) -> bool:
+def _alike(one: Finalist, most: Finalist) -> bool:
     """Whether chance alone may make one look worse than the most accurate."""
-    if one is most or one.accuracy < most.accuracy - chance:
+    if one is most or one.expected < most.expected - most.chance:
         return one is most
-    return one.loss is None or most.loss is None or one.loss <= most.loss + most.loss_error
+    loss, least = one.measured.loss, most.measured.loss
+    return loss is None or least is None or loss <= least + most.measured.loss_error
 
 
 def _words(
@@ -95,25 +117,31 @@ def _words(
     most: Finalist,
     alike: Sequence[Finalist],
     fitting: Sequence[Finalist],
-    chance: float,
 ) -> tuple[str, ...]:
     count = f"{len(fitting)} variants keep" if len(fitting) > 1 else "One variant keeps"
     found = [f"{count} to the budget of {asked.budget.told()}, beyond noise."]
     if len(fitting) > 1:
-        found.append(
-            f"The most accurate on {most.measured.images} validation images is {most.variant.label}: "
-            f"{most.measured.accuracy:.1%} right."
-        )
+        found += _leader(most)
     if chosen is most:
         return (*found, f"It is the answer: {_figures(chosen)}.") if len(fitting) > 1 else (*found, _only(chosen))
     in_loss = "" if most.measured.loss is None else " and in loss"
     found.append(
-        f"{len(alike)} variants lie within one standard error of it in accuracy ({100 * chance:.1f} points){in_loss}, "
-        "which is chance."
+        f"{len(alike)} variants lie within one standard error of it in accuracy ({100 * most.chance:.1f} points)"
+        f"{in_loss}, which is chance."
     )
     found.append(f"The fastest of these, and of those as fast the smallest, is the answer: {chosen.variant.label}, "
                  f"{_figures(chosen)}.")  # fmt: skip
     return tuple(found)
+
+
+def _leader(most: Finalist) -> list[str]:
+    right = f"{most.variant.label}: {most.measured.accuracy:.1%} right"
+    if (ranking := most.expectation) is None:
+        return [f"The most accurate on {most.measured.images} validation images is {right}."]
+    return [
+        f"The best on {most.measured.images} validation images and the {ranking.images} of the ranking is {right}.",
+        f"Both together speak for {most.expected:.1%}.",
+    ]
 
 
 def _only(chosen: Finalist) -> str:
