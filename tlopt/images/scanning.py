@@ -14,6 +14,7 @@ from tlopt.cards.card import ImagesRef
 from tlopt.errors import ImagesError
 from tlopt.images import manifest
 from tlopt.images.folder import ImageFolder
+from tlopt.images.mistaken import telling
 from tlopt.images.parts import SPLITS, Split
 from tlopt.reading.image_files import SUFFIXES, below, is_folder
 from tlopt.reading.names import check_classes
@@ -51,10 +52,11 @@ def scan(root: str | Path, *, known: Collection[str] = ()) -> ImageFolder:
         raise ImagesError(
             f"{root} {what}.", hint="Give a folder that holds one folder per class, or a .csv or .parquet manifest."
         )
-    try:
-        return _scan_folders(root, known)
-    except OSError as error:
-        raise ImagesError(f"{error.filename or root} cannot be read: {error.strerror}.") from error
+    with telling(root):
+        try:
+            return _scan_folders(root, known)
+        except OSError as error:
+            raise ImagesError(f"{error.filename or root} cannot be read: {error.strerror}.") from error
 
 
 def _scan_folders(root: Path, known: Collection[str]) -> ImageFolder:
@@ -130,13 +132,24 @@ def every_image(root: str | Path) -> ImageFolder:
     return _unlabelled(root)
 
 
+def image_files(root: Path) -> list[str]:
+    """Return the paths of all images below a folder, relative to it, sorted.
+
+    Raises:
+        ImagesError: There is none, or a folder cannot be read.
+    """
+    with telling(root):
+        try:
+            files = sorted(below(root, root))
+        except OSError as error:
+            raise ImagesError(f"{error.filename or root} cannot be read: {error.strerror}.") from error
+        if not files:
+            raise ImagesError(f"{root} holds no image.", hint=f"Image suffixes: {' '.join(sorted(SUFFIXES))}")
+        return files
+
+
 def _unlabelled(root: Path) -> ImageFolder:
-    try:
-        files = sorted(below(root, root))
-    except OSError as error:
-        raise ImagesError(f"{error.filename or root} cannot be read: {error.strerror}.") from error
-    if not files:
-        raise ImagesError(f"{root} holds no image.", hint=f"Image suffixes: {' '.join(sorted(SUFFIXES))}")
+    files = image_files(root)
     return ImageFolder(
         path=root,
         classes=(),

@@ -15,13 +15,13 @@ from tlopt.backends._logits import check_logits
 from tlopt.environment import MOST_THREADS
 from tlopt.errors import ImagesError
 from tlopt.images import ImageFolder, Unreadable
+from tlopt.images.scanning import image_files
 from tlopt.judging import probabilities
 from tlopt.measure.answers.answering import answers, callers
 from tlopt.measure.candidates import running
 from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.reading.files import expect_regular
-from tlopt.reading.image_files import SUFFIXES, below
 from tlopt.reading.names import shown_name
 from tlopt.settings import Setting, checked
 
@@ -152,13 +152,7 @@ def _answers(
 def _find(path: Path) -> ImageFolder:
     """Return an image, or all below a folder, as a folder of one nameless class."""
     if path.is_dir():
-        root = path
-        try:
-            files = sorted(below(path, path))
-        except OSError as error:
-            raise ImagesError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
-        if not files:
-            raise ImagesError(f"{path} holds no image.", hint="Image suffixes: " + " ".join(sorted(SUFFIXES)))
+        root, files = path, image_files(path)
     elif path.exists():
         try:
             expect_regular(path)

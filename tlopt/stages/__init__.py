@@ -17,8 +17,9 @@ from tlopt.artifact import Artifact, seal, sha256
 from tlopt.cards.card import CARD_NAME, Card, Step, plain
 from tlopt.cards.details import EngineDetails
 from tlopt.environment import computed_on, versions
-from tlopt.errors import ArtifactError, ImagesError, OutputExistsError, SettingError, wrapping
+from tlopt.errors import ArtifactError, OutputExistsError, SettingError, wrapping
 from tlopt.images import ImageFolder, intrusion, scan
+from tlopt.images.mistaken import no_images
 from tlopt.process.waiting import sharing
 from tlopt.publishing import check_place, draft
 from tlopt.reading.files import IrregularFileError, expect_regular
@@ -174,7 +175,7 @@ def open_source(verb: str, source: str | Path | Artifact | ImageFolder | None, r
         return SourceFile(path=Path(source))
     if isinstance(source, Artifact) or (Path(source) / CARD_NAME).exists():
         if not kinds:
-            raise ImagesError(f"{source} is an artifact; {verb} takes a folder of images.")
+            raise no_images(source.path if isinstance(source, Artifact) else Path(source), "an artifact")
         return Artifact.load(source).expect(*kinds)
     if "images" in reads:
         return scan(source)
