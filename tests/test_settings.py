@@ -97,6 +97,13 @@ def test_check_refuses(values, message):
         check(example, values)
 
 
+def test_a_range_is_told_with_all_digits():
+    def count(*, batch: Annotated[int, Setting("Images.", minimum=1, maximum=1_000_000)] = 1): ...
+
+    with pytest.raises(SettingError, match="batch must be between 1 and 1000000, got 99999999999"):
+        check(count, {"batch": 99999999999})
+
+
 def test_an_unknown_name_gets_its_close_match():
     with pytest.raises(SettingError) as caught:
         check(example, {"epoch": 1})

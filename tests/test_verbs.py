@@ -62,3 +62,11 @@ def test_a_hundred_thousand_threads_are_refused(verb):
     for one in parameters(verb.function()):
         if one.name in ("threads", "streams", "instances"):
             assert one.setting.maximum == MOST_THREADS
+
+
+@pytest.mark.parametrize("verb", TABLE.values(), ids=TABLE)
+def test_a_slip_of_the_keyboard_in_a_count_is_refused_at_once(verb):
+    for one in parameters(verb.function()):
+        if int in (one.kind, one.item) and one.name != "seed":  # a seed may be any number
+            assert one.setting.maximum is not None, f"{one.name} has no largest value"
+            assert one.setting.maximum < 10**9

@@ -135,7 +135,7 @@ def test_top5_is_given_from_six_classes_on(card, tmp_path, swatches):
 
 
 def test_bad_settings_are_refused(tiny):
-    with pytest.raises(SettingError, match="batch must be at least 1, got 0"):
+    with pytest.raises(SettingError, match="batch must be between 1 and 1000000, got 0"):
         evaluate(tiny, batch=0)
     with pytest.raises(PluginError, match="Unknown backend: 'onnxrt'"):
         evaluate(tiny, backend="onnxrt")

@@ -37,7 +37,7 @@ def test_find_lr_suggests_a_rate_within_its_range_and_draws_the_curve(colors, tm
 
 
 def test_find_lr_checks_its_settings(colors):
-    with pytest.raises(SettingError, match="steps must be at least 10, got 2"):
+    with pytest.raises(SettingError, match="steps must be between 10 and 1000000, got 2"):
         find_lr(colors, steps=2)
     with pytest.raises(SettingError, match=r"lowest rate must be below the highest, got 1 and 0\.1"):
         find_lr(colors, lowest=1.0, highest=0.1)

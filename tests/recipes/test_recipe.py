@@ -296,7 +296,7 @@ def names(folder):
         ('out = "x"\n[a]\nfinetune = "p"\nexport = "q"', "step a: the step has 2 verbs"),
         ('out = "x"\n[a]\nfinetune = "nowhere"', "neither an earlier step nor a path called 'nowhere'"),
         ('out = "x"\n[a]\nfinetune = "{photos}"\nepoch = 3', "step a: finetune has no setting 'epoch'"),
-        ('out = "x"\n[a]\nfinetune = "{photos}"\nepochs = 0', "step a: epochs must be at least 1"),
+        ('out = "x"\n[a]\nfinetune = "{photos}"\nepochs = 0', "step a: epochs must be between 1 and 100000"),
         ('out = "x"\n[a]\nfinetune = ["{photos}", "{photos}"]', "works on one source"),
         ('out = "x"\n[a]\ncompare = ["{photos}"]', "compare takes the reference and the candidate"),
         ('out = "x"\n[[a]]\nfinetune = "{photos}"', "a is a list of tables"),

@@ -285,7 +285,7 @@ def test_an_unreadable_image_is_left_out_and_reported(colors, settings, tmp_path
     [
         ({"model": "timm:no_such_net"}, PluginError, "no model 'no_such_net'"),
         ({"optimizer": "no_such"}, PluginError, "Unknown optimizer: 'no_such'"),
-        ({"epochs": 0}, SettingError, "epochs must be at least 1"),
+        ({"epochs": 0}, SettingError, "epochs must be between 1 and 100000"),
         ({"val": 0.0}, ImagesError, "None of the 60 images is left for validation"),
         ({"loss": "focul"}, SettingError, "loss cannot be 'focul'"),
     ],

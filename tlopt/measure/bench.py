@@ -22,7 +22,7 @@ from tlopt.measure.speed.nvml import Nvml
 from tlopt.measure.speed.rows import counted, measure_memory, not_run, open_lines
 from tlopt.progress import bar
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting, flat, formerly
+from tlopt.settings import MOST_IN_BATCH, Setting, flat, formerly
 from tlopt.timing import Timed, Timing, in_turns
 
 TURNS = 10  # rounds in which the candidates take turns
@@ -74,7 +74,8 @@ def bench(
     artifacts: Sequence[str | Path | Artifact],
     *,
     batch: Annotated[
-        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+        tuple[int, ...],
+        Setting("Images per run. Several numbers are measured one after the other.", minimum=1, maximum=MOST_IN_BATCH),
     ] = (1, 8, 32),
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
     seconds: Annotated[

@@ -18,7 +18,7 @@ from tlopt.measure.answers.images import ImagePart, open_part
 from tlopt.measure.answers.predictions import Outputs, answer
 from tlopt.measure.bench import bench
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, Setting, checked
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def choose(
     artifact: str | Path | Artifact,
     *,
     images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
-    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
+    batch: Annotated[int, Setting("Images per run.", minimum=1, maximum=MOST_IN_BATCH)] = 1,
     seconds: Annotated[float, Setting("Time measured for each backend, in seconds.", minimum=0.01)] = 1.0,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)

@@ -24,7 +24,7 @@ from tlopt.measure.scores import Evaluation
 from tlopt.measure.statistics import mcnemar, paired_drop
 from tlopt.publishing import PAGE, write_whole
 from tlopt.reports import Report, Scalar, page
-from tlopt.settings import Setting, flat, ruled
+from tlopt.settings import MOST_IN_BATCH, Setting, flat, ruled
 
 _NONE = Limits()
 _Found = TypeVar("_Found", "Comparison", Differences)
@@ -190,7 +190,7 @@ def compare(
         str, Setting("Backend of the reference. Default: that of its kind, or OpenVINO if it was quantized for that.")
     ] = "",
     backend: Annotated[str, Setting("Backend of the candidate. Default: as for the reference.")] = "",
-    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 32,
+    batch: Annotated[int, Setting("Images per run.", minimum=1, maximum=MOST_IN_BATCH)] = 32,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
     ] = 0,

@@ -15,7 +15,7 @@ from tlopt.measure.evaluate import same_classes
 from tlopt.measure.speed.feeds import Inputs
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, Setting, checked
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ def drift(
     candidate: str | Path | Artifact,
     *,
     images: Annotated[Path | None, Setting("Folder of images. Default: the training images.")] = None,
-    batch: Annotated[int, Setting("Number of images to run.", minimum=1)] = 8,
+    batch: Annotated[int, Setting("Number of images to run.", minimum=1, maximum=MOST_IN_BATCH)] = 8,
 ) -> Report:
     """Measure in which layers two ONNX artifacts differ.
 

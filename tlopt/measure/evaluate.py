@@ -21,7 +21,7 @@ from tlopt.measure.scores import ClassScore, Evaluation, OriginScore
 from tlopt.measure.selective import selective
 from tlopt.measure.statistics import wilson
 from tlopt.preprocess import Views
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, Setting, checked
 
 
 @checked
@@ -37,7 +37,7 @@ def evaluate(
             " that of the artifact's kind."
         ),
     ] = "",
-    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
+    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1, maximum=MOST_IN_BATCH)] = 32,
     threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)] = 0,
     tta: Annotated[
         Views,

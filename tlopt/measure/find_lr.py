@@ -15,7 +15,7 @@ from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
 from tlopt.publishing import PICTURE
 from tlopt.reports import Report
-from tlopt.settings import Only, Setting, Without, flat
+from tlopt.settings import MOST_REPEATS, Only, Setting, Without, flat
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.network import Pretrained, pretrained
 
@@ -32,7 +32,7 @@ def find_lr(
     ] = None,
     lowest: Annotated[float, Setting("Learning rate of the first step.", minimum=1e-9)] = 1e-6,
     highest: Annotated[float, Setting("Learning rate of the last step.", minimum=1e-9)] = 1.0,
-    steps: Annotated[int, Setting("Number of training steps.", minimum=10)] = 60,
+    steps: Annotated[int, Setting("Number of training steps.", minimum=10, maximum=MOST_REPEATS)] = 60,
     training: Annotated[Hyperparameters, Only("batch", "optimizer", "backbone_lr", "seed")] = _TRAINING,
     shares: Shares,
     cache: Cache,

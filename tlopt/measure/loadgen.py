@@ -23,7 +23,7 @@ from tlopt.measure.speed.rows import counted, identity, not_run
 from tlopt.progress import track
 from tlopt.publishing import check_place
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, Setting, checked
 from tlopt.timing import warm
 
 
@@ -36,7 +36,9 @@ def loadgen(
         float, Setting("Duration of a run. LoadGen calls a run of less than 600 seconds invalid.", minimum=0.01)
     ] = 600.0,
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
-    batch: Annotated[int, Setting("Largest batch in the offline and server scenarios.", minimum=1)] = 32,
+    batch: Annotated[
+        int, Setting("Largest batch in the offline and server scenarios.", minimum=1, maximum=MOST_IN_BATCH)
+    ] = 32,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
     ] = 0,

@@ -23,7 +23,7 @@ from tlopt.measure.choose import choose
 from tlopt.progress import bar
 from tlopt.reading.files import expect_regular
 from tlopt.reading.names import shown_name
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, MOST_SHOWN, Setting, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def predict(
     artifact: str | Path | Artifact,
     images: str | Path,
     *,
-    top: Annotated[int, Setting("Number of classes to name for each image.", minimum=1)] = 5,
+    top: Annotated[int, Setting("Number of classes to name for each image.", minimum=1, maximum=MOST_SHOWN)] = 5,
     backend: Annotated[
         str, Setting("Backend, or backend:device. auto takes the fastest. Default: that of the artifact's kind.")
     ] = "",
@@ -104,7 +104,7 @@ def predict(
             maximum=1,
         ),
     ] = 0.0,
-    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1)] = 32,
+    batch: Annotated[int, Setting("Largest number of images per run.", minimum=1, maximum=MOST_IN_BATCH)] = 32,
     threads: Annotated[int, Setting("Processor threads. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)] = 0,
 ) -> Predictions:
     """Classify an image, or every image in a folder.

@@ -17,7 +17,7 @@ from tlopt.measure.speed.feeds import Inputs
 from tlopt.measure.speed.work import layers
 from tlopt.publishing import PICTURE, write_whole
 from tlopt.reports import Report, Scalar, bars
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, MOST_REPEATS, MOST_SHOWN, Setting, checked
 from tlopt.timing import side_by_side
 
 _DRAWN = 40  # bars that fit a picture
@@ -28,12 +28,14 @@ def profile(
     artifact: str | Path | Artifact,
     *,
     backend: Annotated[str, Setting("Backend, or backend:device. Default: that of the artifact's kind.")] = "",
-    batch: Annotated[int, Setting("Images per run.", minimum=1)] = 1,
-    runs: Annotated[int, Setting("Number of runs whose times are averaged.", minimum=1)] = 30,
+    batch: Annotated[int, Setting("Images per run.", minimum=1, maximum=MOST_IN_BATCH)] = 1,
+    runs: Annotated[int, Setting("Number of runs whose times are averaged.", minimum=1, maximum=MOST_REPEATS)] = 30,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
     ] = 0,
-    top: Annotated[int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0)] = 20,
+    top: Annotated[
+        int, Setting("Number of layers in the table, slowest first. 0 shows all.", minimum=0, maximum=MOST_SHOWN)
+    ] = 20,
     picture: Annotated[
         Path | None, Setting("SVG file to write, with the layers and operators as bars.", output=PICTURE)
     ] = None,

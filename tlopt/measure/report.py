@@ -21,7 +21,7 @@ from tlopt.measure.scores import Evaluation
 from tlopt.measure.speed.work import multiply_adds
 from tlopt.publishing import check_place, draft, write_whole
 from tlopt.reports import Point, Report, Scalar, page
-from tlopt.settings import Setting, checked, ruled
+from tlopt.settings import MOST_IN_BATCH, Setting, checked, ruled
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def report(
     images: Annotated[Path | None, Setting("Folder of labelled images. Default: the training images.")] = None,
     split: Annotated[Part, Setting("Part of the images to use.")] = "test",
     batch: Annotated[
-        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+        tuple[int, ...],
+        Setting("Images per run. Several numbers are measured one after the other.", minimum=1, maximum=MOST_IN_BATCH),
     ] = (1, 32),
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. Default: the usual ones.")] = (),
     seconds: Annotated[

@@ -21,7 +21,7 @@ from tlopt.measure.candidates import labels
 from tlopt.measure.speed.work import Layer, layers
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session
-from tlopt.settings import Setting, checked
+from tlopt.settings import MOST_IN_BATCH, Setting, checked
 
 _SIDE = 1024  # of the matrices that the peak is measured with: past the caches' small levels, fast enough
 _COPY_MB = 256  # larger than the last cache of common processors
@@ -32,7 +32,8 @@ def roofline(
     artifacts: Sequence[str | Path | Artifact],
     *,
     batch: Annotated[
-        tuple[int, ...], Setting("Images per run. Several numbers are measured one after the other.", minimum=1)
+        tuple[int, ...],
+        Setting("Images per run. Several numbers are measured one after the other.", minimum=1, maximum=MOST_IN_BATCH),
     ] = (1, 32),
     backend: Annotated[tuple[str, ...], Setting("Backends that run on the processor. Default: the usual ones.")] = (),
     seconds: Annotated[

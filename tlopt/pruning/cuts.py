@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tlopt.settings import Setting
+from tlopt.settings import MOST_IN_BATCH, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Cut:
     ] = None
     speedup_batch: Annotated[
         tuple[int, ...],
-        Setting("Batch sizes for which --speedup must hold.", minimum=1, group="Cut"),
+        Setting("Batch sizes for which --speedup must hold.", minimum=1, maximum=MOST_IN_BATCH, group="Cut"),
     ] = (1, 32)
     criterion: Annotated[
         str, Setting("Criterion that ranks the channels.", plugins="criteria", group="Cut", common=True)
@@ -46,7 +46,9 @@ class Cut:
             common=True,
         ),
     ] = "keep"
-    multiple: Annotated[int, Setting("Channel counts stay multiples of this number.", minimum=1, group="Cut")] = 8
+    multiple: Annotated[
+        int, Setting("Channel counts stay multiples of this number.", minimum=1, maximum=65_536, group="Cut")
+    ] = 8
     sparsity: Annotated[
         Literal["none", "2:4"],
         Setting(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tlopt.artifact import Artifact
 from tlopt.cards.details import Runtime, TrainedScales
 from tlopt.errors import ArtifactError, SettingError
-from tlopt.settings import Setting
+from tlopt.settings import MOST_IMAGES, Setting
 
 Precision = Literal["int8", "fp16", "bf16", "fp8"]
 
@@ -75,7 +75,8 @@ class CalibrationImages:
         Setting("Folder of images for calibration. Default: the training images.", group="Calibration", common=True),
     ] = None
     samples: Annotated[
-        int, Setting("Number of images for calibration.", minimum=1, group="Calibration", common=True)
+        int,
+        Setting("Number of images for calibration.", minimum=1, maximum=MOST_IMAGES, group="Calibration", common=True),
     ] = 256
     batch: Annotated[
         int,

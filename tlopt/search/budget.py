@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from tlopt.errors import SettingError
-from tlopt.settings import Setting
+from tlopt.settings import MOST_IN_BATCH, Setting
 
 if TYPE_CHECKING:
     from tlopt.search.timed import Timed
@@ -27,7 +27,7 @@ class Budget:
     latency_p99_ms: Annotated[
         float | None, Setting("Largest time that 99 of 100 runs may take, in ms.", minimum=0, group=_GROUP)
     ] = None
-    batch: Annotated[int, Setting("Images per run.", minimum=1, group=_GROUP)] = 1
+    batch: Annotated[int, Setting("Images per run.", minimum=1, maximum=MOST_IN_BATCH, group=_GROUP)] = 1
     throughput: Annotated[
         float | None, Setting("Smallest number of images per second of a single caller.", minimum=0, group=_GROUP)
     ] = None

@@ -21,7 +21,7 @@ from tlopt.search.networks import code_of
 from tlopt.search.outcome import Study, finished, has_work
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import backing, folder, reads
-from tlopt.settings import Setting, flat, ruled
+from tlopt.settings import MOST_EPOCHS, Setting, flat, ruled
 
 if TYPE_CHECKING:
     from tlopt.images import ImageFolder, Split
@@ -73,7 +73,9 @@ class Effort:
     minutes: Annotated[
         float, Setting("Time that the search may take, in minutes.", minimum=0.1, group=_SEARCH, common=True)
     ] = 30.0
-    epochs: Annotated[int, Setting("Largest number of epochs of a training.", minimum=1, group=_SEARCH)] = 8
+    epochs: Annotated[
+        int, Setting("Largest number of epochs of a training.", minimum=1, maximum=MOST_EPOCHS, group=_SEARCH)
+    ] = 8
     seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group=_SEARCH)] = 0
 
 

@@ -23,7 +23,7 @@ from tlopt.search.features import MOST, Score, expect_pairs, frozen_accuracy, se
 from tlopt.search.pareto import front
 from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
 from tlopt.search.timed import SESSIONS, Timed, time_untrained
-from tlopt.settings import Setting, flat, ruled
+from tlopt.settings import MOST_IMAGES, MOST_IN_BATCH, Setting, flat, ruled
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def rank(
     backend: Annotated[tuple[str, ...], Setting("Backends, or backend:device. The fastest counts.", common=True)] = (
         "onnxruntime",
     ),
-    batch: Annotated[int, Setting("Images per run.", minimum=1, common=True)] = 1,
+    batch: Annotated[int, Setting("Images per run.", minimum=1, maximum=MOST_IN_BATCH, common=True)] = 1,
     threads: Annotated[
         int, Setting("Processor threads of a run. 0 takes one per core.", minimum=0, maximum=MOST_THREADS, common=True)
     ] = 0,
@@ -128,7 +128,10 @@ def rank(
         float, Setting("Time measured for each network, size and precision, in seconds.", minimum=0.01)
     ] = 1.0,
     samples: Annotated[
-        int, Setting("Largest number of images that features are computed of.", minimum=10, group="Data")
+        int,
+        Setting(
+            "Largest number of images that features are computed of.", minimum=10, maximum=MOST_IMAGES, group="Data"
+        ),
     ] = MOST,
     seed: Annotated[int, Setting("Seed of all random choices.", minimum=0, group="Data")] = 0,
     shares: Shares,

@@ -9,10 +9,16 @@ settings is a rule, a function that `ruled` names: recipes ask it before their f
 """
 
 from tlopt.settings.checking import check, check_kind, checked, flat, recorded
+from tlopt.settings.counts import MOST_EPOCHS, MOST_IMAGES, MOST_IN_BATCH, MOST_REPEATS, MOST_SHOWN
 from tlopt.settings.declaring import Only, Parameter, Setting, Without, range_text
 from tlopt.settings.signatures import arguments, flat_signature, formerly, moved, parameters, ruled
 
 __all__ = [
+    "MOST_EPOCHS",
+    "MOST_IMAGES",
+    "MOST_IN_BATCH",
+    "MOST_REPEATS",
+    "MOST_SHOWN",
     "Only",
     "Parameter",
     "Setting",

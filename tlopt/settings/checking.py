@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tlopt.errors import SettingError, suggestion
 from tlopt.process.waiting import sharing
-from tlopt.settings.declaring import Parameter, range_text
+from tlopt.settings.declaring import Parameter, number_text, range_text
 from tlopt.settings.signatures import KIND, arguments, flat_signature, moved, parameters, rules
 
 _LARGEST = 2**63 - 1  # what TOML holds; a card holds one bit more, for a seed and a small number added to it
@@ -219,7 +219,7 @@ def _scalar(parameter: Parameter, kind: type, value: Any) -> Any:
     low, high = parameter.setting.minimum, parameter.setting.maximum
     if kind in (int, float) and ((low is not None and converted < low) or (high is not None and converted > high)):
         raise SettingError(
-            f"{parameter.name} must be {range_text(parameter.setting)}, got {converted:g}.",
+            f"{parameter.name} must be {range_text(parameter.setting)}, got {number_text(converted)}.",
             hint=parameter.setting.help,
         )
     return converted

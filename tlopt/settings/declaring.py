@@ -122,11 +122,16 @@ class Parameter:
 
 def range_text(setting: Setting) -> str:
     """Return a setting's range in words, empty if it has none."""
-    low, high = setting.minimum, setting.maximum
+    low, high = (None if limit is None else number_text(limit) for limit in (setting.minimum, setting.maximum))
     if low is not None and high is not None:
-        return f"between {low:g} and {high:g}"
+        return f"between {low} and {high}"
     if low is not None:
-        return f"at least {low:g}"
+        return f"at least {low}"
     if high is not None:
-        return f"at most {high:g}"
+        return f"at most {high}"
     return ""
+
+
+def number_text(number: float) -> str:
+    """Return a number as it is shown in messages: whole ones with all of their digits."""
+    return str(number) if isinstance(number, int) else f"{number:g}"

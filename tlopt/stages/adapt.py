@@ -16,7 +16,7 @@ from tlopt.errors import ArtifactError, ImagesError
 from tlopt.images import ImageFolder, batches, reopen
 from tlopt.images.scanning import scan_any
 from tlopt.publishing import Draft
-from tlopt.settings import Setting
+from tlopt.settings import MOST_IMAGES, Setting
 from tlopt.stages import stage
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def adapt(
         Setting("Number of images that the training images count as. 0 leaves them out.", minimum=0, common=True),
     ] = 1024,
     trained_on: Annotated[Path | None, Setting("Folder of the training images, if they were moved.")] = None,
-    samples: Annotated[int, Setting("Largest number of images to use.", minimum=1)] = 1024,
+    samples: Annotated[int, Setting("Largest number of images to use.", minimum=1, maximum=MOST_IMAGES)] = 1024,
     seed: Annotated[int, Setting("Seed of the choice and the order of the images.", minimum=0)] = 0,
 ) -> Card:
     """Adapt a network to unlabelled images of a new camera.

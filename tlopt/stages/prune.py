@@ -23,7 +23,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.pruning.cuts import Cut, Limits
 from tlopt.publishing import Draft
 from tlopt.registry import require
-from tlopt.settings import Setting
+from tlopt.settings import MOST_EPOCHS, MOST_IMAGES, MOST_IN_BATCH, Setting
 from tlopt.stages import stage
 from tlopt.training.hyperparameters import BATCH, Hyperparameters
 from tlopt.training.network import check_logits
@@ -56,6 +56,7 @@ def prune(
             f"Epochs of training after each cut. 0 leaves the training out. Default: {_RECOVERY.epochs}, or as many as "
             f"{_STEPS} steps take.",
             minimum=0,
+            maximum=MOST_EPOCHS,
             group="Training",
             common=True,
         ),
@@ -63,7 +64,9 @@ def prune(
     lr: Annotated[
         float, Setting("Learning rate of the training after a cut.", minimum=0, group="Training")
     ] = _RECOVERY.lr,
-    batch: Annotated[int, Setting("Images per step of the training after a cut.", minimum=1, group="Training")] = BATCH,
+    batch: Annotated[
+        int, Setting("Images per step of the training after a cut.", minimum=1, maximum=MOST_IN_BATCH, group="Training")
+    ] = BATCH,
     teacher_weight: Annotated[
         float,
         Setting(
@@ -74,7 +77,10 @@ def prune(
         ),
     ] = _RECOVERY.teacher_weight,
     samples: Annotated[
-        int, Setting("Number of training images on which channels are ranked.", minimum=8, group="Data")
+        int,
+        Setting(
+            "Number of training images on which channels are ranked.", minimum=8, maximum=MOST_IMAGES, group="Data"
+        ),
     ] = 256,
     images: Annotated[
         Path | None,

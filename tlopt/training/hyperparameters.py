@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from tlopt.settings import Setting
+from tlopt.settings import MOST_EPOCHS, MOST_IN_BATCH, Setting
 
 Method = Literal["lp-ft", "full", "gradual", "head"]
 Moves = Literal["full", "gradual", "head"]
@@ -55,7 +55,10 @@ class Hyperparameters:
     """
 
     epochs: Annotated[
-        int, Setting("Number of passes over the training images.", minimum=1, group=_TRAINING, common=True)
+        int,
+        Setting(
+            "Number of passes over the training images.", minimum=1, maximum=MOST_EPOCHS, group=_TRAINING, common=True
+        ),
     ] = 6
     lr: Annotated[
         float, Setting("Highest learning rate of the classifier.", minimum=0, group=_TRAINING, common=True)
@@ -66,6 +69,7 @@ class Hyperparameters:
             f"Images per training step, over all processes. Default: {BATCH}, or {SMALL_BATCH} of fewer than {FEW} "
             "training images.",
             minimum=1,
+            maximum=MOST_IN_BATCH,
             group=_TRAINING,
             common=True,
         ),
@@ -101,7 +105,13 @@ class Hyperparameters:
         float, Setting("Share of the steps in which the learning rate rises.", minimum=0, maximum=1, group=_TRAINING)
     ] = 0.1
     accumulate: Annotated[
-        int, Setting("Steps whose gradients are added up before the weights change.", minimum=1, group=_TRAINING)
+        int,
+        Setting(
+            "Steps whose gradients are added up before the weights change.",
+            minimum=1,
+            maximum=MOST_IN_BATCH,
+            group=_TRAINING,
+        ),
     ] = 1
     clip: Annotated[float, Setting("Largest norm of the gradient. 0 sets no limit.", minimum=0, group=_TRAINING)] = 1.0
     frozen_norm: Annotated[
@@ -109,7 +119,7 @@ class Hyperparameters:
     ] = True
     frozen_stages: Annotated[
         int,
-        Setting("Number of stages after the input that are not trained.", minimum=0, group=_TRAINING),
+        Setting("Number of stages after the input that are not trained.", minimum=0, maximum=1000, group=_TRAINING),
     ] = 0
     precision: Annotated[
         Precision,
@@ -122,7 +132,10 @@ class Hyperparameters:
     patience: Annotated[
         int,
         Setting(
-            "Epochs without improvement after which training stops. 0 never stops it.", minimum=0, group=_REGULARIZATION
+            "Epochs without improvement after which training stops. 0 never stops it.",
+            minimum=0,
+            maximum=MOST_EPOCHS,
+            group=_REGULARIZATION,
         ),
     ] = 0
     weight_decay: Annotated[

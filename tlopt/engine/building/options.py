@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tlopt.settings import Setting
+from tlopt.settings import MOST_IN_BATCH, Setting
 
 HardwareCompatibility = Literal["no", "same-capability", "ampere-plus"]
 
@@ -19,22 +19,30 @@ class Options:
     """How an engine is built, whatever it is built for."""
 
     min_batch: Annotated[
-        int, Setting("Smallest batch that the engine accepts.", minimum=1, group=_BATCHES, common=True)
+        int,
+        Setting(
+            "Smallest batch that the engine accepts.", minimum=1, maximum=MOST_IN_BATCH, group=_BATCHES, common=True
+        ),
     ] = 1
     opt_batch: Annotated[
         int | None,
         Setting(
             "Batch for which the engine is tuned. Default: 8, or the nearest batch that it accepts.",
             minimum=1,
+            maximum=MOST_IN_BATCH,
             group=_BATCHES,
             common=True,
         ),
     ] = None
     max_batch: Annotated[
-        int, Setting("Largest batch that the engine accepts.", minimum=1, group=_BATCHES, common=True)
+        int,
+        Setting(
+            "Largest batch that the engine accepts.", minimum=1, maximum=MOST_IN_BATCH, group=_BATCHES, common=True
+        ),
     ] = 32
     workspace_mb: Annotated[
-        int | None, Setting("GPU memory that one layer may use, in MiB. Default: all.", minimum=1, group=_BUILDER)
+        int | None,
+        Setting("GPU memory that one layer may use, in MiB. Default: all.", minimum=1, maximum=1 << 24, group=_BUILDER),
     ] = None
     optimization_level: Annotated[
         int,
