@@ -46,11 +46,15 @@ def refused(photos, tuned, tmp_path):
         ('qat = "tuned"\nteacher = "tuned"', SettingError, 'teacher = "{out}/tuned"'),
         ('qat = "tuned"\nteacher = "{photos}"', ArtifactError, "step a: {photos} is not an artifact"),
         (
-            'finetune = "{photos}"\nmodel = "pip:x"\nunlabelled = "nowhere"',
+            'finetune = "{photos}"\nmodel = "pip:efficientnet_lite0"\nunlabelled = "nowhere"',
             SettingError,
             "unlabelled: there is nothing",
         ),
-        ('finetune = "{photos}"\nmodel = "pip:x"\nweights = "nowhere"', SettingError, "weights: there is nothing"),
+        (
+            'finetune = "{photos}"\nmodel = "pip:efficientnet_lite0"\nweights = "nowhere"',
+            SettingError,
+            "weights: there is nothing",
+        ),
         ('prune = "tuned"\nimages = "nowhere"', SettingError, "images: there is nothing at nowhere"),
         (
             'quantize = "tuned"',
@@ -58,14 +62,18 @@ def refused(photos, tuned, tmp_path):
             "quantize needs an artifact of kind onnx, and the step tuned makes",
         ),
         ('build = "tuned"', SettingError, "build needs an artifact of kind onnx"),
-        ('rank = "tuned"\nmodels = ["pip:x"]', SettingError, "rank needs a folder of images, and the step tuned makes"),
+        (
+            'rank = "tuned"\nmodels = ["pip:efficientnet_lite0"]',
+            SettingError,
+            "rank needs a folder of images, and the step tuned makes",
+        ),
         (
             'prune = "tuned/best"',
             SettingError,
             'no search, so there is no tuned/best.\nWrite prune = "tuned".',
         ),
         ('prune = "{photos}"', ArtifactError, "{photos} is not an artifact"),
-        ('finetune = "{tuned}/model.safetensors"\nmodel = "pip:x"', ImagesError, "step a: "),
+        ('finetune = "{tuned}/model.safetensors"\nmodel = "pip:efficientnet_lite0"', ImagesError, "step a: "),
         ('report = ["tuned", "tuned"]', SettingError, "report works on tuned twice"),
         ('compare = ["tuned", "{photos}"]', ArtifactError, "{photos} is not an artifact"),
         (
@@ -117,7 +125,7 @@ def test_what_a_later_step_cannot_use_is_told_before_the_first_step(
         ('optimize = "{photos}"', SettingError, "needs a limit of time, size or memory"),
         ('optimize = "{photos}"\nlatency_ms = 5\nrole = "train"', SettingError, "Name it with --study"),
         ('optimize = "{photos}"\nlatency_ms = 5\nimages = "{photos}"', SettingError, "images is for an artifact"),
-        ('optimize = "tuned"\nlatency_ms = 5\nmodels = "pip:x"', SettingError, "an artifact keeps its own network"),
+        ('optimize = "tuned"\nlatency_ms = 5\nmodels = "timm:resnet18"', SettingError, "keeps its own network"),
         ('optimize = "{photos}"\nlatency_ms = 5\nbackend = "nowhere"', PluginError, "nowhere"),
         ('optimize = "{photos}"\nlatency_ms = 5\ndry_run = true', SettingError, "dry_run only asks"),
         ('optimize = "{photos}"\nlatency_ms = 5\nstatus = "x"', SettingError, "status only asks"),

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 import tlopt
 from tlopt.artifact import Artifact
-from tlopt.errors import ArtifactError, CheckError, OutputError, OutputExistsError, SettingError, StageError
+from tlopt.errors import (
+    ArtifactError,
+    CheckError,
+    OutputError,
+    OutputExistsError,
+    PluginError,
+    SettingError,
+    StageError,
+)
 from tlopt.recipes import checking, ledger
 from tlopt.recipes.checking import sources_of
 from tlopt.recipes.recipe import _key, run
@@ -313,7 +321,7 @@ def names(folder):
 def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(text, message, photos, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(text.replace("{photos}", str(photos)))
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises((PluginError, SettingError), match=message):
         run(file)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 

@@ -271,6 +271,43 @@ def test_a_model_of_timm_keeps_its_second_head(tmp_path):
     assert "head.head_dist.l.weight" in sources.open_model(Artifact(path=tmp_path, card=made)).state_dict()
 
 
-def test_the_names_of_packages_are_known_without_timm():
-    code = "import sys; from tlopt.sources import pip; assert pip.names() and 'timm' not in sys.modules"
+def test_the_names_of_packages_are_known_without_a_library():
+    code = "import sys; from tlopt.sources import pip; assert pip.names() and not {'timm', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet18", "named source:name"),
+        ("timmm:resnet18", "Unknown source: 'timmm'"),
+        ("pip:efficientnet_lite9", "pip has no model 'efficientnet_lite9'"),
+        ("pip:efficientnet_lite0?wide", "An option of a model is name=value"),
+    ],
+)
+def test_a_model_that_no_library_needs_to_look_up_is_refused_at_once(model, message):
+    with pytest.raises((PluginError, SettingError), match=message):
+        sources.expect_known_at_once(model)
+
+
+@pytest.mark.parametrize("model", ["pip:efficientnet_lite0", "timm:resnet1", "tiny_models:cnn", "json:dumps"])
+def test_other_models_are_looked_up_when_they_are_opened(model):
+    sources.expect_known_at_once(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "finetune PHOTOS -o OUT --model", "find-lr PHOTOS --model", "import -o OUT --model", "rank PHOTOS --models",
+        "optimize PHOTOS -o OUT --latency-ms 5 --models", "data audit PHOTOS --model",
+    ],
+)  # fmt: skip
+def test_commands_refuse_an_unknown_model_before_torch_is_imported(command, photos, tmp_path):
+    given = [str({"PHOTOS": photos, "OUT": tmp_path / "out"}.get(word, word)) for word in command.split()]
+    code = "import sys; sys.modules['torch'] = None; from tlopt.cli import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given, "pip:efficientnet_lite9"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip has no model 'efficientnet_lite9'" in done.stderr

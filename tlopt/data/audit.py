@@ -21,7 +21,8 @@ from tlopt.errors import ImagesError, MissingLibraryError
 from tlopt.images import SPLITS, ImageFolder, intrusion, scan
 from tlopt.publishing import PAGE, check_place, write_whole
 from tlopt.reports import Report, Scalar
-from tlopt.settings import Setting, checked
+from tlopt.settings import Setting, checked, ruled
+from tlopt.sources import expect_known_at_once
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,13 @@ class Audit:
         }
 
 
+def _check_model(labels: bool, model: str) -> None:
+    if labels:
+        expect_known_at_once(model)
+
+
 @checked
+@ruled(_check_model)
 def audit(
     images: str | Path,
     *,

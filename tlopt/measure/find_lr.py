@@ -15,14 +15,15 @@ from tlopt.images.parts import Shares
 from tlopt.images.pixels import LARGE
 from tlopt.publishing import PICTURE
 from tlopt.reports import Report
-from tlopt.settings import MOST_REPEATS, Only, Setting, Without, flat
+from tlopt.settings import MOST_REPEATS, Only, Setting, Without, flat, ruled
 from tlopt.training.hyperparameters import Hyperparameters
-from tlopt.training.network import Pretrained, pretrained
+from tlopt.training.network import Pretrained, pretrained, refuse_unknown
 
 _TRAINING = Hyperparameters(epochs=1)
 
 
 @flat
+@ruled(refuse_unknown)
 def find_lr(
     source: str | Path,
     *,

@@ -131,9 +131,6 @@ def _check_sources(recipe: Recipe, step: Step) -> None:
     for source, place in zip(step.sources, places, strict=True):
         if step.verb == "report" and places.count(place) > 1:
             raise SettingError(f"report works on {source} twice.", hint="Name each artifact once.")
-    model = str(step.settings.get("model", ""))
-    if model and ":" not in model:
-        raise SettingError(f"A model is named source:name, got {model!r}.", hint="tlopt list models shows some.")
 
 
 def _check_source(recipe: Recipe, step: Step, source: str) -> str:

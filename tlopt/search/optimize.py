@@ -22,6 +22,7 @@ from tlopt.search.outcome import Study, finished, has_work
 from tlopt.search.space import SIZES, Precision
 from tlopt.search.study import backing, folder, reads
 from tlopt.settings import MOST_EPOCHS, Setting, flat, ruled
+from tlopt.sources import expect_known_at_once
 
 if TYPE_CHECKING:
     from tlopt.images import ImageFolder, Split
@@ -131,8 +132,12 @@ def _check_source(tried: Tried, images: Path | None, kind: str) -> None:
         )
 
 
+def _check_models(tried: Tried) -> None:
+    expect_known_at_once(*(model for model in tried.models if ":" in model))  # the others are artifacts
+
+
 @flat
-@ruled(_check_budget, _check_work, _check_source)
+@ruled(_check_budget, _check_work, _check_source, _check_models)
 def optimize(
     source: str | Path | None = None,
     out: str | Path | None = None,

@@ -24,6 +24,7 @@ from tlopt.search.pareto import front
 from tlopt.search.space import SIZES, Network, Point, Precision, chosen_space
 from tlopt.search.timed import SESSIONS, Timed, time_untrained
 from tlopt.settings import MOST_IMAGES, MOST_IN_BATCH, Setting, flat, ruled
+from tlopt.sources import expect_known_at_once
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,12 @@ def _check_backends(backend: tuple[str, ...]) -> None:
         expect_here(spelled)
 
 
+def _check_models(models: tuple[str, ...]) -> None:
+    expect_known_at_once(*(model for model in models if ":" in model))  # the others are artifacts
+
+
 @flat
-@ruled(_check_backends)
+@ruled(_check_backends, _check_models)
 def rank(
     source: str | Path,
     *,

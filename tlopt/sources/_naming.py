@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from tlopt import registry, trusted
-from tlopt.errors import PluginError, SettingError
+from tlopt.errors import PluginError, SettingError, suggestion
 from tlopt.reading.names import shown_name
 
 # Options that would make a source read files or addresses that the name of a model chose.
@@ -66,6 +66,37 @@ def parse(model: str, named_by: str = "") -> Model:
         registry.load("sources", source)  # names the known sources, with the close match first
     trusted.allow(model, named_by=named_by)
     return Model(source=registry.load("sources", "module"), name=f"{source}:{name}", options=options, is_own=True)
+
+
+def expect_known(model: str) -> None:
+    """Refuse a model that its source does not know, without opening it.
+
+    Raises:
+        PluginError: The source or the model is unknown, or its code is not trusted.
+        MissingLibraryError: The source's library is not installed.
+        SettingError: An option makes no sense.
+    """
+    found = parse(model)
+    known = {name.partition(".")[0] for name in found.source.names()}  # behind a period, weights are named
+    if known and found.name.partition(".")[0] not in known:
+        where = model.partition(":")[0]
+        raise PluginError(f"{where} has no model {shown_name(found.name)!r}.", hint=suggestion(found.name, known))
+
+
+def expect_known_at_once(*models: str) -> None:
+    """Refuse a model of which it is known without its source's library that there is none.
+
+    Raises:
+        PluginError: The source or the model is unknown.
+        SettingError: An option makes no sense.
+    """
+    for model in models:
+        source = model.removeprefix("module:").partition(":")[0]
+        if source in _LIGHT or not (source in registry.names("sources") or trusted.exists(source)):
+            expect_known(model)
+
+
+_LIGHT = ("pip",)  # sources that list their models without a library
 
 
 def _option(pair: str, model: str) -> tuple[str, Any]:

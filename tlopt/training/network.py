@@ -12,6 +12,7 @@ from tlopt.errors import SettingError, StageError
 from tlopt.preprocess import LARGEST, Preprocess
 from tlopt.reading.names import shown_name
 from tlopt.settings import Setting
+from tlopt.sources import expect_known_at_once
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,6 +100,16 @@ def pretrained(chosen: Pretrained, *, classes: int, seed: int) -> Network:
         answers = ending.kind_of(module, torch.randn(2, 3, preprocess.size, preprocess.size))
     check_logits(name, answers)
     return Network(name=name, module=module, preprocess=preprocess, fresh=True)
+
+
+def refuse_unknown(start: Pretrained) -> None:
+    """Refuse a network that its name alone shows to be none, before images are read and libraries imported.
+
+    Raises:
+        PluginError: The source or the model is unknown.
+        SettingError: An option makes no sense.
+    """
+    expect_known_at_once(start.model)
 
 
 def refuse_changes(start: Pretrained, kind: str) -> None:
