@@ -21,9 +21,12 @@ from tlopt.images.scanning import scan
 from tlopt.publishing.marks import SEARCH, contents
 from tlopt.search import optimize
 from tlopt.search.funnel.asked import Contender
+from tlopt.search.funnel.results import Judged
+from tlopt.search.funnel.variants import Base, Variant
 from tlopt.search.funnel.workshop import Workshop
 from tlopt.search.networks import Network
 from tlopt.search.outcome import copy_artifact
+from tlopt.search.space import Point
 
 CLASSES = ("red", "blue", "green")  # in an order of its own, as of a network that was imported
 
@@ -177,3 +180,25 @@ def test_names_that_no_table_can_hold_are_refused_before_the_search(artifact, tm
     with pytest.raises(ImagesError, match="not written in UTF-8") as caught:
         optimize._images_of(artifact, images, Shares(), 0)
     assert "tlopt data split" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("width", "precision", "way", "judged"),
+    [
+        (0.5, "int8", "plain", 0.75), (0.5, "int8", "trained", None), (0.5, "fp32", "plain", None),
+        (1.0, "int8", "plain", None),
+    ],
+)  # fmt: skip
+def test_a_pruned_network_is_judged_before_it_goes_to_int8(moved, tuned, monkeypatch, width, precision, way, judged):
+    """What int8 loses is told from what pruning lost."""
+    pruned = copy_artifact(tuned, moved.out / "work" / "pruned")
+    monkeypatch.setattr(Workshop, "opened", lambda *_: tuned)
+    monkeypatch.setattr(Workshop, "_pruned", lambda *_: pruned)
+    monkeypatch.setattr(Workshop, "_compressed", lambda *_: pruned)
+    monkeypatch.setattr(Workshop, "judge", lambda _, one, __: Judged(hits=3, images=4) if one is pruned else None)
+    one = Contender(network=Network(name="timm:a"), image_size=32)
+    made = Variant(
+        base=Base(contender=one, artifact="work/a", accuracy=0.9), way=way,
+        point=Point(network=one.network, image_size=32, width=width, precision=precision),
+    )  # fmt: skip
+    assert moved.make(made, recovery=1).float_accuracy == judged

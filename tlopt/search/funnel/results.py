@@ -64,9 +64,12 @@ class Made:
 
     Args:
         artifact: Its folder below that of the search.
+        float_accuracy: Accuracy on validation of the pruned network, in floating point, that int8 was made of; None
+            where the network was not pruned, or goes to no int8.
     """
 
     artifact: str
+    float_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,17 +134,27 @@ def _pruned(asked: Asked, results: Results, standing: Standing, base: Base) -> l
 
 
 def _long_ways(asked: Asked, results: Results, one: Variant) -> list[Variant]:
-    """Return other ways to int8, if the plain one was measured and loses more than it may."""
+    """Return other ways to int8, if the plain one was measured and loses more than it may.
+
+    What pruning lost is not counted: no way to int8 brings it back.
+    """
     plain = results.measured.get(one.key)
     if one.point.precision != "int8" or plain is None:
         return []
-    allowed = max(ALLOWED_DROP, 0.5 * standard_error(one.base.accuracy, plain.images))
-    if one.base.accuracy - plain.accuracy <= allowed:
+    before = _float_accuracy(results, one)
+    if before - plain.accuracy <= max(ALLOWED_DROP, 0.5 * standard_error(before, plain.images)):
         return []
     ways: list[Way] = ["mixed"] if one.point.width == 1 else []
     if "qat" in asked.space.precisions and asked.kind != "onnx" and asked.own:
         ways.append("trained")
     return [Variant(base=one.base, point=one.point, way=way) for way in ways]
+
+
+def _float_accuracy(results: Results, one: Variant) -> float:
+    """Return the accuracy on validation, in floating point, of the network that went to int8."""
+    made = results.made.get(one.made_key)
+    known = made.float_accuracy if made is not None else None
+    return one.base.accuracy if known is None else known
 
 
 def _keeps(asked: Asked, results: Results, one: Variant) -> bool:

@@ -153,20 +153,27 @@ class Workshop:
             variant: What is made.
             recovery: Epochs of training after channels were cut, at least.
         """
-        made = self._variant(variant, recovery)
+        source = self._base(variant)
+        is_pruned = source.card.kind == "torch" and variant.point.width < 1
+        if is_pruned:
+            source = self._pruned(source, variant.point.width, recovery)
+        made = self._compressed(source, variant)
         if not made.path.is_relative_to(self.out):
             given = made
             made = once(self.place("given", given.digest), lambda to: copy_artifact(given, to))
-        return Made(artifact=self.below(made.path))
+        judged = is_pruned and variant.point.precision == "int8" and variant.way == "plain"
+        return Made(
+            artifact=self.below(made.path),
+            float_accuracy=self.judge(source, "val").accuracy if judged else None,
+        )
 
-    def _variant(self, variant: Variant, recovery: int) -> Artifact:
+    def _compressed(self, source: Artifact, variant: Variant) -> Artifact:
+        """Bring a network into the precision of a variant, and into the format of what runs it."""
         from tlopt.backends import load
 
-        source, point = self._base(variant), variant.point
+        point = variant.point
         runtime = runtime_of(point.backend)
         reads = load(*point.backend.partition(":")[::2]).READS
-        if source.card.kind == "torch" and point.width < 1:
-            source = self._pruned(source, point.width, recovery)
         if source.card.kind == "torch" and variant.way == "trained":
             source = self._rounded(source, runtime)
         if source.card.kind in reads and point.precision == source.card.precision:
