@@ -331,3 +331,14 @@ def test_rules_about_what_is_worked_on_are_asked_when_that_is_known():
     check_kind(ruled_function, chosen, "torch")
     with pytest.raises(SettingError, match="limit is for an artifact"):
         check_kind(ruled_function, chosen, "images")
+
+
+def test_a_card_keeps_no_setting_that_says_nothing_later():
+    def mixed(
+        *,
+        names: Annotated[tuple[str, ...], Setting("Names.")],
+        others: Annotated[tuple[str, ...], Setting("Folders.", passing=True)],
+    ): ...
+
+    chosen = check(mixed, {"names": ["a"], "others": ["work/1"]})
+    assert settings.recorded(mixed, chosen) == {"names": ("a",)}

@@ -20,12 +20,14 @@ def biased(source, place, amount):
 @pytest.mark.slow
 def test_a_mean_of_weights_is_kept_where_it_is_right_more_often(tuned, tmp_path):
     one, other = biased(tuned, tmp_path / "one", 100), biased(tuned, tmp_path / "other", -100)
-    mixed = soup(one, tmp_path / "mixed", others=(str(other.path),), cache_gb=0)
+    mixed = soup(one, tmp_path / "mixed", names=("one", "other"), others=(str(other.path),), cache_gb=0)
     for name, tensor in load_file(mixed.payload(".safetensors")).items():
         assert torch.allclose(tensor.float(), load_file(tuned.payload(".safetensors"))[name].float(), atol=1e-5)
     assert mixed.card.torch.metrics["mean_of"] == ["one", "other"]
     assert mixed.card.lineage[-1].stage == "soup"
-    alone = soup(tuned, tmp_path / "alone", others=(str(other.path),), cache_gb=0)
+    assert mixed.card.lineage[-1].settings["names"] == ["one", "other"]
+    assert str(other.path) not in mixed.card.to_json()  # it is gone when the search is over
+    alone = soup(tuned, tmp_path / "alone", names=("tuned", "other"), others=(str(other.path),), cache_gb=0)
     assert alone.card.torch.metrics["mean_of"] == ["tuned"]
     before = tuned.card.torch.metrics
     [kept] = [one for one in before["candidates"] if one["share"] == before["fine_tuned_share"]]

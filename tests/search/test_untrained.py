@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from tlopt.errors import StageError
 from tlopt.search import timed as timing
 from tlopt.search import untrained as module
 from tlopt.search.space import Network, Point, network
@@ -152,3 +153,17 @@ def test_two_measurements_are_one_over_the_sessions_of_both():
     assert both.interval_ms[0] < both.latency_ms < both.interval_ms[1]
     assert both.interval_ms[1] / both.interval_ms[0] < 1.09  # of the three sessions alone, 1.28
     assert (both.p99_ms, both.notes, both.seconds) == (9.0, ("It was hot.",), 2.0)
+
+
+def test_notes_on_a_timing_call_what_was_timed_as_a_person_does(exported, work, monkeypatch):
+    """Its folder has an address for a name."""
+    given = []
+
+    def bench(_artifacts, *, names, **_):
+        given.extend(names)
+        raise StageError("It does not run.")
+
+    monkeypatch.setattr(timing, "bench", bench)
+    one = point(precision="int8", width=0.5)
+    assert time_artifact(exported, one, work=work, again=True).problem == "It does not run."
+    assert given == ["tiny_models:cnn 32 px 50 % wide int8"]

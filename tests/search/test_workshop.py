@@ -107,8 +107,9 @@ def test_stages_find_the_images_where_they_are_now(moved, tuned, exported, monke
 def test_a_mean_of_weights_is_judged_on_the_images_where_they_are_now(moved, tuned, monkeypatch):
     given = []
 
-    def mixing(source, _place, *, images, **_):
+    def mixing(source, _place, *, images, names, **_):
         given.append(images)
+        assert names == ["tiny_models:cnn 32 px"] * 2
         raise StageError("They do not mix.")
 
     monkeypatch.setattr(importlib.import_module("tlopt.search.funnel.soup"), "soup", mixing)

@@ -55,11 +55,16 @@ class Point:
         )  # fmt: skip
 
     @property
+    def classifier(self) -> str:
+        """What a person calls what runs, whatever runs it."""
+        narrower = f" {100 * self.width:.0f} % wide" if self.width < 1 else ""
+        return f"{self.network.label} {self.image_size} px{narrower} {self.precision}"
+
+    @property
     def label(self) -> str:
         """What a person calls it, in words."""
-        narrower = f" {100 * self.width:.0f} % wide" if self.width < 1 else ""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
-        return f"{self.network.label} {self.image_size} px{narrower} {self.precision} on {self.backend}{threads}"
+        return f"{self.classifier} on {self.backend}{threads}"
 
 
 @dataclass(frozen=True, kw_only=True)

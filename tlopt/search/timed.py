@@ -141,7 +141,7 @@ def _measured(artifact: Artifact, point: Point, seconds: float, batch: int, memo
     try:
         report = bench(
             [artifact], batch=(batch,), backend=(point.backend,), seconds=seconds, threads=point.threads, noise=True,
-            memory=memory, sessions=SESSIONS,
+            memory=memory, sessions=SESSIONS, names=(point.classifier,),
         )  # fmt: skip
     except _WRONG as error:
         return _failed(point, batch, f"{error.message} {error.hint}".strip(), started)

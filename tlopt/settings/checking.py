@@ -60,14 +60,18 @@ def check(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, 
 
 
 def recorded(function: Callable[..., Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that had an effect, by the names that the user knows: what a card keeps.
+    """Return the settings that had an effect and say something later, by the names that the user knows.
+
+    This is what a card keeps.
 
     Args:
         function: Whose settings they are.
         chosen: What `check` returned.
     """
-    idle = {name for _, names in _idle(parameters(function), chosen) for name in names}
-    return {name.rstrip("_"): value for name, value in chosen.items() if name.rstrip("_") not in idle}
+    known = parameters(function)
+    left_out = {name for _, names in _idle(known, chosen) for name in names}
+    left_out |= {parameter.name for parameter in known if parameter.setting.passing}
+    return {name.rstrip("_"): value for name, value in chosen.items() if name.rstrip("_") not in left_out}
 
 
 def check_kind(function: Callable[..., Any], chosen: Mapping[str, Any], kind: str) -> None:

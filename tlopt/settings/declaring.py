@@ -29,6 +29,7 @@ class Setting:
         asks: Whether the function only answers a question if it is given, and makes nothing.
         sets: Value of this setting -> other settings and the values that they take where none is given.
         idles: Value of this setting -> other settings that have no effect then; they are refused, and no card has them.
+        passing: Whether it names what is gone when the work is over: no card has it.
     """
 
     help: str
@@ -43,6 +44,7 @@ class Setting:
     asks: bool = False
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     idles: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    passing: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def soup(
     source: Artifact,
     out: Draft,
     *,
-    others: Annotated[tuple[str, ...], Setting("Artifacts of the same network, the better first.")],
+    names: Annotated[tuple[str, ...], Setting("What the artifact and the others are called.")],
+    others: Annotated[tuple[str, ...], Setting("Artifacts of the same network, the better first.", passing=True)],
     images: Annotated[Path | None, Setting("Folder of the training images, if they were moved.")] = None,
     cache: Cache,
 ) -> Card:
@@ -58,8 +59,8 @@ def soup(
             return float((logits.argmax(1) == labels).mean())
 
         first = weights.snapshot(model)
-        opened = [(other.name, weights.read(other.payload(".safetensors"))) for other in map(Artifact.load, others)]
-        joining = [(source.name, first), *((name, state) for name, state in opened if _fits(state, first))]
+        opened = [weights.read(other.payload(".safetensors")) for other in map(Artifact.load, others)]
+        joining = [(name, one) for name, one in zip(names, [first, *opened], strict=True) if _fits(one, first)]
         used, _, best = greedy([state for _, state in joining], accuracy)
         weights.load(model, best)
         logits, labels = predict(model.to(device), pixels, device=device)

@@ -133,11 +133,14 @@ class Workshop:
         """
         from tlopt.search.funnel.soup import soup
 
-        first, *others = (self.opened(artifact) for artifact in artifacts)
+        first, *others = opened = [self.opened(artifact) for artifact in artifacts]
         place = self.place("soup", first.digest, [other.digest for other in others])
-        names = tuple(str(other.path) for other in others)
-        given = {"images": self._images_for(first), **self._kept()}
-        made = once(place, lambda to: soup(first, to, force=True, others=names, **given))
+        given = {
+            "names": [f"{one.card.model} {one.card.preprocess.size} px" for one in opened],
+            "others": [str(other.path) for other in others],
+        }
+        kept = {"images": self._images_for(first), **self._kept()}
+        made = once(place, lambda to: soup(first, to, force=True, **given, **kept))
         metrics = made.card.torch.metrics
         return Trained(
             epochs=0,
