@@ -35,6 +35,19 @@ def test_a_card_survives_being_written_and_read(tmp_path):
     assert artifact.payload(".safetensors").read_bytes() == b"weights"
 
 
+@pytest.mark.parametrize("names", [("model.safetensors",), ("model.onnx", "model.onnx.data"), ("model.engine",)])
+def test_the_size_is_that_of_what_runs(names, tmp_path):
+    folder = make(tmp_path / "a")
+    (folder / "model.safetensors").unlink()
+    beside = ("confusion_matrix.svg", "metrics.jsonl", "layers.json", "explanation.txt", "tensorboard/events.1")
+    (folder / "tensorboard").mkdir()
+    for name in (*names, *beside):
+        (folder / name).write_bytes(bytes(1000))
+    card = Card.from_json((folder / CARD_NAME).read_text())
+    (folder / CARD_NAME).unlink()
+    assert Artifact(path=folder, card=seal(folder, card)).size_mb == pytest.approx(len(names) * 1e-3)
+
+
 def test_load_rejects_a_changed_payload(tmp_path):
     folder = make(tmp_path / "a")
     (folder / "model.safetensors").write_bytes(b"other")

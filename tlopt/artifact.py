@@ -84,8 +84,9 @@ class Artifact:
 
     @property
     def size_mb(self) -> float:
-        """Size of the payload, 10^6 bytes."""
-        return sum((self.path / name).stat().st_size for name in self.card.files) / 1e6
+        """Size of the payload, 10^6 bytes: of what runs, without the pictures and lists beside it."""
+        shipped = [name for name in self.card.files if name.endswith(_PAYLOADS)]
+        return sum((self.path / name).stat().st_size for name in shipped) / 1e6
 
     def payload(self, suffix: str) -> Path:
         """Return the one payload file with this suffix (".onnx")."""
@@ -149,6 +150,7 @@ def _no_artifact(path: Path, cause: Exception) -> ArtifactError:
     )
 
 
+_PAYLOADS = (".safetensors", ".onnx", ".onnx.data", ".engine")  # ends of the names of what runs
 _INSTEAD = {
     "search": "The artifact that it found is {}/best.",
     "deployment": "Give the artifact that it was made of.",
