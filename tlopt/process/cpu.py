@@ -15,7 +15,7 @@ MOST_THREADS = 1024  # that anybody asks for and means it: runtimes do begin to 
 ROOT = Path("/")  # of the file system that is asked
 
 # Rounds for which waiting threads of libgomp, the OpenMP runtime in the Linux packages of torch, may spin where it
-# cannot be seen whether others need the cores. docs/measuring.md has the measurements that it follows from.
+# cannot be seen whether others need the cores. docs/results.md has the measurements that it follows from.
 SPINS = "1000"
 _LONG = 10 * int(SPINS)  # rounds from which on it is felt
 
