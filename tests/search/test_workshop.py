@@ -203,3 +203,5 @@ def test_a_pruned_network_is_judged_before_it_goes_to_int8(moved, tuned, monkeyp
         point=Point(network=one.network, image_size=32, width=width, precision=precision),
     )  # fmt: skip
     assert moved.make(made, recovery=1).float_accuracy == judged
+    early = replace(made, base=replace(made.base, what="first"))  # a stopgap, of which nothing else is made
+    assert moved.make(early, recovery=1).float_accuracy is None

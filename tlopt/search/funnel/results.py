@@ -65,7 +65,7 @@ class Made:
     Args:
         artifact: Its folder below that of the search.
         float_accuracy: Accuracy on validation of the pruned network, in floating point, that int8 was made of; None
-            where the network was not pruned, or goes to no int8.
+            where nothing is compared with it.
     """
 
     artifact: str

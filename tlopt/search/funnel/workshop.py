@@ -164,7 +164,8 @@ class Workshop:
         if not made.path.is_relative_to(self.out):
             given = made
             made = once(self.place("given", given.digest), lambda to: copy_artifact(given, to))
-        judged = is_pruned and variant.point.precision == "int8" and variant.way == "plain"
+        other_ways = variant.way == "plain" and variant.base.what != "first"  # may follow, if int8 loses too much
+        judged = is_pruned and variant.point.precision == "int8" and other_ways
         return Made(
             artifact=self.below(made.path),
             float_accuracy=self.judge(source, "val").accuracy if judged else None,
