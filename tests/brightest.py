@@ -30,3 +30,12 @@ def write_onnx(folder: Path, *, model: onnx.ModelProto | None = None, **changes:
         )  # fmt: skip
         seal(scratch, replace(card, **changes))
     return Artifact.load(folder)
+
+
+def write_fixed(folder: Path, batch: int) -> Artifact:
+    """Write the same network with a batch of its own: each run takes so many images."""
+    builder = Builder()
+    model = builder.model(mobile(builder))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    return write_onnx(folder, model=model, details=OnnxDetails(opset=18, fixed_batch=batch))

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brightest import CLASSES, write_onnx
+from brightest import CLASSES, write_fixed, write_onnx
 from PIL import Image
 
 import tlopt
-from tlopt.cards.details import OnnxDetails
 from tlopt.deployment import manifest, reference
 from tlopt.deployment.targets import bundle
 from tlopt.errors import CheckError
@@ -127,6 +126,25 @@ def test_a_full_disk_is_one_error_and_a_reader_that_has_gone_is_none(made, image
     with open(writer, "wb") as gone:
         done = run(made, images, capture_output=False, stdout=gone, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_output_that_is_closed_is_no_error(made, images):
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -B "$1" "$2" >&-', sys.executable, made / "predict.py", images],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_ctrl_c_is_no_traceback(made, program, capsys, monkeypatch):
+    module = program(made)
+
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "Network", pressed)
+    assert module.main(["image.png"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_images_have_no_answers(made, program):
@@ -287,12 +305,7 @@ def test_hadolint_has_nothing_to_say_of_a_dockerfile(made, name):
 
 
 def test_openvino_and_a_fixed_batch(tmp_path, program, images):
-    import onnx
-
-    fixed = onnx.load(write_onnx(tmp_path / "any").payload(".onnx"))
-    for value in (*fixed.graph.input, *fixed.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 2
-    artifact = write_onnx(tmp_path / "fixed", model=fixed, details=OnnxDetails(opset=18, fixed_batch=2))
+    artifact = write_fixed(tmp_path / "fixed", 2)
     made = tlopt.deploy(artifact, tmp_path / "out", for_="bundle", backend="openvino")
     assert made.manifest.check.by == "predict.py with openvino"
     assert made.manifest.max_batch == 2

@@ -1,22 +1,17 @@
-"""The repository for OpenVINO Model Server, and its client against the protocol."""
+"""The repository for OpenVINO Model Server."""
 
 from __future__ import annotations
 
-import http.server
-import importlib.util
 import json
 import re
-import sys
-import threading
 
 import numpy as np
 import openvino
 import pytest
-from brightest import write_onnx
+from brightest import write_fixed, write_onnx
 
 import tlopt
-from tlopt.cards.details import OnnxDetails
-from tlopt.deployment import kserve, reference
+from tlopt.deployment import kserve
 from tlopt.deployment.job import Job
 from tlopt.preprocess import Preprocess
 
@@ -72,91 +67,10 @@ def test_a_small_batch_is_checked_in_several_runs(tiny, tmp_path, max_batch):
 
 
 def test_a_fixed_batch_stays(tmp_path):
-    import onnx
-
-    fixed = onnx.load(write_onnx(tmp_path / "any").payload(".onnx"))
-    for value in (*fixed.graph.input, *fixed.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 2
-    artifact = write_onnx(tmp_path / "fixed", model=fixed, details=OnnxDetails(opset=18, fixed_batch=2))
-    made = tlopt.deploy(artifact, tmp_path / "out", for_="openvino-server")
+    made = tlopt.deploy(write_fixed(tmp_path / "fixed", 2), tmp_path / "out", for_="openvino-server")
     model = openvino.Core().read_model(made.path / "fixed/1/model.xml")
     assert str(model.input(0).partial_shape) == "[2,16,16,3]"
     assert made.manifest.check.agreement == 1
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """What version 2 of the KServe protocol says of inference, with its extension for binary data."""
-
-    model, binary = None, True
-
-    def do_POST(self):
-        assert self.path == "/v2/models/birds_1.0/infer"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        end = int(self.headers["Inference-Header-Content-Length"])
-        asked = json.loads(body[:end])
-        (given,) = asked["inputs"]
-        assert given["datatype"] == "UINT8"
-        assert given["parameters"]["binary_data_size"] == len(body) - end
-        found = self.model({given["name"]: np.frombuffer(body[end:], np.uint8).reshape(given["shape"])})
-        answers = found[asked["outputs"][0]["name"]]
-        output = {"name": asked["outputs"][0]["name"], "shape": list(answers.shape), "datatype": "FP32"}
-        if self.binary:
-            output["parameters"] = {"binary_data_size": answers.nbytes}
-        else:
-            output["data"] = answers.ravel().tolist()
-        head = json.dumps({"outputs": [output]}).encode()
-        self.send_response(200)
-        if self.binary:
-            self.send_header("Inference-Header-Content-Length", str(len(head)))
-        self.end_headers()
-        self.wfile.write(head + (answers.tobytes() if self.binary else b""))
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def address(deployment, monkeypatch):
-    config = json.loads((deployment.path / "config.json").read_text())["model_config_list"][0]["config"]
-    compiled = openvino.Core().compile_model(deployment.path / "birds_1.0/1/model.xml", "CPU", config["plugin_config"])
-    monkeypatch.setattr(Server, "model", staticmethod(compiled))
-    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def client(deployment, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(deployment.path), *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "decoding", raising=False)
-    spec = importlib.util.spec_from_file_location("client", deployment.path / "client.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("decoding", None)
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_the_client_prints_what_predict_prints(client, address, tiny, tmp_path, capsys, monkeypatch, binary):
-    monkeypatch.setattr(Server, "binary", binary)
-    for name, content in reference.images().items():
-        (tmp_path / name).write_bytes(content)
-    files = [str(file) for file in sorted(tmp_path.iterdir())]
-    assert client.main([*files, "--url", address]) == 0
-    assert capsys.readouterr().out.splitlines() == [one.line() for one in tlopt.predict(tiny, tmp_path)]
-
-
-def test_the_client_says_what_went_wrong(client, address, tmp_path, capsys):
-    (tmp_path / "a.jpg").write_text("hello")
-    assert client.main([str(tmp_path / "a.jpg"), "--url", address]) == 1
-    assert "a.jpg cannot be read" in capsys.readouterr().err
-    (tmp_path / "b.png").write_bytes(reference.images()["reference-1.png"])
-    with pytest.raises(SystemExit, match=r"cannot be reached"):
-        client.main([str(tmp_path / "b.png"), "--url", "http://127.0.0.1:1"])
 
 
 def test_the_service_for_kserve_is_yaml_that_says_the_same(deployment):

@@ -27,8 +27,14 @@ Licence of the code: Apache-2.0.
 '''
 
 
-# What a program for the command line needs beside the decoding: the images of a folder, and names as they are shown.
-FOR_PROGRAMS = (("tlopt.reading.image_files", "below"), ("tlopt.reading.names", "shown_name"))
+# What a program for the command line needs beside the decoding: the images of a folder, names as they are shown, and
+# how it ends.
+FOR_PROGRAMS = (
+    ("tlopt.reading.image_files", "below"),
+    ("tlopt.reading.names", "shown_name"),
+    ("tlopt.deployment.programs.ending", "one_line"),
+    ("tlopt.deployment.programs.ending", "exit_code"),
+)
 
 
 def decoding(job: Job, *more: tuple[str, str]) -> str:

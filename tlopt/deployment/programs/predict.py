@@ -9,9 +9,7 @@ From Python, with this folder on the search path:
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +21,17 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 try:
     import numpy as np
-    from decoding import ANSWERS, PREPROCESS, ImagesError, below, probabilities, read_image, shown_name
+    from decoding import (
+        ANSWERS,
+        PREPROCESS,
+        ImagesError,
+        below,
+        exit_code,
+        one_line,
+        probabilities,
+        read_image,
+        shown_name,
+    )
     from runtime import Network
 except ImportError as error:
     raise SystemExit(
@@ -35,20 +43,12 @@ class BundleError(Exception):
     """A file of this folder is missing or damaged, or the runtime does not open or run the network here."""
 
 
-def _reason(error: Exception) -> str:
-    """Return what an error says, on one line and without a point."""
-    said = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        said = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return (said.strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-
-
 def _unusable(folder: Path, error: Exception) -> BundleError:
     """Return the error for a folder of which something cannot be read."""
     hint = getattr(error, "hint", "Unpack it again, or make it again")
     if isinstance(error, ImportError):
         hint = f"Install what it needs: python -m pip install -r {folder / 'requirements.txt'}"
-    return BundleError(f"{folder} cannot be used: {_reason(error)}. {hint}.")
+    return BundleError(f"{folder} cannot be used: {one_line(error)}. {hint}.")
 
 
 class Classifier:
@@ -95,7 +95,7 @@ class Classifier:
             answers: np.ndarray = self._network(inputs)
         except Exception as error:  # each runtime has errors of its own
             hint = f" {error.hint}." if hasattr(error, "hint") else ""
-            raise BundleError(f"The network does not run here: {_reason(error)}.{hint}") from error
+            raise BundleError(f"The network does not run here: {one_line(error)}.{hint}") from error
         return answers
 
     def classify(self, images: Iterable[str | Path | IO[bytes]], *, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -183,27 +183,8 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 if something cannot be read or written, 3 if the self-check fails."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names that its encoding does not have
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the answers has enough
-        code = 0
-    except (BundleError, OSError) as error:
-        print(shown_name(_reason(error) if isinstance(error, OSError) else error), file=sys.stderr)
-        code = 1
-    _drop_unwritable()
+    code: int = exit_code(lambda: _run(arguments), BundleError)
     return code
-
-
-def _drop_unwritable() -> None:
-    """Throw away what stdout does not take, so that Python does not fail over it once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:

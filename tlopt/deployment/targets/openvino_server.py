@@ -22,7 +22,7 @@ SEVERAL = False
 _README = """\
 # {name} for OpenVINO Model Server
 
-{classes} classes, {precision}. A request holds pixels: uint8 (n, {shape}), RGB, n at most {max_batch}.
+{classes} classes, {precision}. A request holds pixels: uint8 (n, {shape}), RGB, {count}.
 The answer is float32 (n, {classes}): {answers}, in the order of labels.txt.
 
     {run}
@@ -36,12 +36,12 @@ tritonclient[grpc]`:
     import tritonclient.grpc
     from decoding import ANSWERS, PREPROCESS, probabilities, read_image
 
-    pixels = PREPROCESS.pixels(read_image("image.jpg"))[None]
+    pixels = {pixels}
     given = tritonclient.grpc.InferInput("{input}", pixels.shape, "UINT8")
     given.set_data_from_numpy(pixels)
     client = tritonclient.grpc.InferenceServerClient("localhost:9000")
     answers = client.infer("{name}", [given]).as_numpy("{output}")
-    print(probabilities(answers, ANSWERS))
+    print(probabilities(answers, ANSWERS)[0])
 
 Do not send JPEG or PNG files as they are. The server would decode and resize them with OpenCV, whose resize differs:
 answers change.
@@ -79,7 +79,7 @@ def write(job: Job, folder: Path) -> Written:
     client = (importlib.resources.files("tlopt.deployment.programs") / "client.py").read_text(encoding="utf-8")
     (folder / "client.py").write_text(client, encoding="utf-8")
     names = {"name": job.name, "input": graph.graph.input[0].name, "output": graph.graph.output[0].name}
-    _write_json(folder / "client.json", names)
+    _write_json(folder / "client.json", {**names, "fixed_batch": job.fixed_batch})
     container = _container(openvino.__version__)
     run = (
         f'docker run --rm -v "$PWD:/models:ro" -p 8000:8000 -p 9000:9000 {container} '
@@ -88,12 +88,14 @@ def write(job: Job, folder: Path) -> Written:
     shape, classes = ", ".join(map(str, job.served.input_shape)), len(job.classes)
     (folder / "README.md").write_text(
         _README.format(
-            **names, run=run, shape=shape, classes=classes, max_batch=job.max_batch, precision=job.card.precision,
-            answers=job.answers.replace("_", " "),
+            **names, run=run, shape=shape, classes=classes, count=_count(job), pixels=_pixels(job),
+            precision=job.card.precision, answers=job.answers.replace("_", " "),
         ),
         encoding="utf-8",
     )  # fmt: skip
-    return Written(container=container, how=(run, "python client.py IMAGE"))
+    many = f"Every request holds {job.fixed_batch} images. client.py fills it up."
+    notes = (many,) if job.fixed_batch > 1 else ()
+    return Written(container=container, how=(run, "python client.py IMAGE"), notes=notes)
 
 
 def problem(job: Job) -> str:
@@ -131,6 +133,19 @@ def check(job: Job, folder: Path) -> Checks:
         ),
         leaves_open=("The server itself was not started: it comes as a container, and in no package of Python's.",),
     )
+
+
+def _count(job: Job) -> str:
+    """Return how many images a request holds, in words."""
+    if job.fixed_batch > 1:
+        return f"n always {job.fixed_batch}. client.py fills a request up and leaves the answers for that out"
+    return f"n at most {job.max_batch}"
+
+
+def _pixels(job: Job) -> str:
+    """Return the code that makes a request's pixels of an image."""
+    one = 'PREPROCESS.pixels(read_image("image.jpg"))'
+    return f"np.stack([{one}] * {job.fixed_batch})" if job.fixed_batch > 1 else f"{one}[None]"
 
 
 def _config(job: Job) -> dict[str, Any]:
