@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import importlib.machinery
 import importlib.util
+import itertools
 import subprocess
 import sys
 import types
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import tlopt.deployment.programs as programs
+from tlopt.errors import MissingLibraryError
 
 FILE = Path(programs.__file__).with_name("run_with_tensorrt.py")
 SETTINGS = {
@@ -131,7 +134,9 @@ def runtime(monkeypatch, cuda):
     monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    monkeypatch.setitem(sys.modules, "tensorrt", TensorRT("tensorrt"))
+    library = TensorRT("tensorrt")
+    library.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
     spec = importlib.util.spec_from_file_location("runtime", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -234,14 +239,90 @@ def test_the_real_libraries_have_what_the_program_calls():
         assert all(hasattr(owner, name) for name in names)
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_the_lean_runtime_takes_the_place_of_what_is_not_installed(runtime, monkeypatch, lean):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda _: object() if lean else None)
-    double = TensorRT("tensorrt_lean")
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", double)
-    if lean:
-        assert runtime._library("tensorrt") is double
-    else:
-        with pytest.raises(ModuleNotFoundError, match="tensorrt"):
-            runtime._library("tensorrt")
+def subsets(*names):
+    return [chosen for count in range(len(names) + 1) for chosen in itertools.combinations(names, count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "installed"),
+    [
+        *(("tensorrt", chosen) for chosen in subsets("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")),
+        *(
+            ("rtx", chosen)
+            for chosen in subsets(
+                "tensorrt_rtx", "tensorrt_rtx_bindings", "tensorrt_rtx_libs", "onnxruntime_ep_nv_tensorrt_rtx"
+            )
+        ),
+    ],
+)
+def test_it_takes_the_module_and_the_libraries_that_tlopt_takes(runtime, tmp_path, monkeypatch, name, installed):
+    from tlopt.engine import flavour
+
+    for library in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
+        (tmp_path / library).touch()
+    spec = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+
+    def imported(module):
+        if module not in installed:
+            raise ModuleNotFoundError(f"No module named {module!r}")
+        return types.SimpleNamespace(__name__=module, __version__="99.0")
+
+    loaded = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: spec if module in installed else None)
+    monkeypatch.setattr(importlib, "import_module", imported)
+    monkeypatch.setattr(flavour.registry, "require", imported)
+    monkeypatch.setattr(ctypes, "CDLL", lambda file, **_: loaded.append(file))
+
+    def told(load):
+        loaded.clear()
+        try:
+            return load().__name__, list(loaded)
+        except (ImportError, MissingLibraryError):
+            return None
+
+    assert told(lambda: runtime._library(name)) == told(lambda: flavour.load.__wrapped__(name, to_run=True).api)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("libcuda.so.1: not found"), "does not load: libcuda"),
+        (RuntimeError("no CUDA"), "does not load: no CUDA"),
+    ],
+)
+def test_a_library_that_does_not_load_says_what_to_do(runtime, plan, monkeypatch, error, told):
+    def imported(_):
+        raise error
+
+    monkeypatch.setattr(runtime.importlib, "import_module", imported)
+    with pytest.raises(runtime.EngineError, match=told) as caught:
+        runtime.Network(plan, settings=SETTINGS)
+    assert "requirements.txt" in caught.value.hint
+
+
+def test_a_library_that_does_not_start_says_what_to_do(runtime, plan, monkeypatch):
+    def made(_):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(TensorRT, "Runtime", made)
+    with pytest.raises(runtime.EngineError, match=r"TensorRT 10\.0 does not start") as caught:
+        runtime.Network(plan, settings=SETTINGS)
+    assert "nvidia-smi" in caught.value.hint
+
+
+@pytest.mark.parametrize("call", ["cudaMemcpyAsync", "cudaStreamSynchronize", "cudaStreamCreate"])
+def test_every_call_of_cuda_that_fails_is_told(runtime, cuda, plan, monkeypatch, call):
+    def failed(*_):
+        return (2, None) if call == "cudaStreamCreate" else (2,)
+
+    failed.__name__ = call
+    monkeypatch.setattr(cuda, call, failed)
+    with pytest.raises(runtime.EngineError, match=f"{call} failed: out of memory"):
+        runtime.Network(plan, settings=SETTINGS)(np.zeros((1, 3, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(-1, 2), (1, -1)])
+def test_an_output_whose_shape_is_not_known_is_told(runtime, plan, monkeypatch, shape):
+    monkeypatch.setattr(Context, "get_tensor_shape", lambda *_: shape)
+    with pytest.raises(runtime.EngineError, match=r"shape of logits"):
+        runtime.Network(plan, settings=SETTINGS)(np.zeros((1, 3, 4, 4), np.float32))

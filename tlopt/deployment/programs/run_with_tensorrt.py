@@ -37,11 +37,14 @@ class Network:
         self._buffers: dict[str, tuple[int, int]] = {}
         weakref.finalize(self, _give_back, self._stream, self._buffers)
         self._logger = trt.Logger(trt.Logger.ERROR)
-        self._runtime = trt.Runtime(self._logger)
+        title = _TITLES[settings["flavour"]]
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except TypeError as error:  # what the bindings raise where the library returns nothing
+            raise EngineError(f"{title} {trt.__version__} does not start") from error
         # An engine that newer versions open has code for the processor in it.
         self._runtime.engine_host_code_allowed = bool(settings["version_compatible"])
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
-        title = _TITLES[settings["flavour"]]
         if self._engine is None:
             raise EngineError(
                 f"{title} {trt.__version__} cannot open {file.name}: it was built with {title} {settings['version']} "
@@ -63,7 +66,9 @@ class Network:
         with self._lock:
             fed = np.ascontiguousarray(inputs, dtype=self._types[self._input])
             _must(self._context.set_input_shape(self._input, fed.shape), f"a batch of shape {fed.shape}")
-            found = np.empty(tuple(self._context.get_tensor_shape(self._output)), self._types[self._output])
+            shape = tuple(self._context.get_tensor_shape(self._output))
+            _must(min(shape, default=0) >= 0, f"to say the shape of {self._output}")
+            found = np.empty(shape, self._types[self._output])
             for name, values in ((self._input, fed), (self._output, found)):
                 _must(self._context.set_tensor_address(name, self._room(name, values.nbytes)), f"memory for {name}")
             kinds = cuda.cudaMemcpyKind
@@ -111,19 +116,36 @@ def _called(function: Any, *arguments: Any) -> Any:
 
 
 def _library(flavour: str) -> Any:
-    """Import TensorRT or its lean runtime, or TensorRT for RTX, whose libraries lie in another package."""
-    if flavour == "tensorrt":
-        try:
-            return importlib.import_module("tensorrt")
-        except ModuleNotFoundError:
-            if importlib.util.find_spec("tensorrt_lean") is None:
-                raise
-            return importlib.import_module("tensorrt_lean")
+    """Import TensorRT or its lean runtime, or TensorRT for RTX.
+
+    Raises:
+        ImportError: It is not installed.
+        EngineError: It is installed, and does not load.
+    """
+    try:
+        return importlib.import_module(_rtx() if flavour == "rtx" else _tensorrt())
+    except (OSError, RuntimeError) as error:
+        raise EngineError(f"{_TITLES[flavour]} does not load: {error}", "Install requirements.txt again") from error
+
+
+def _tensorrt() -> str:
+    """Return the module of TensorRT. That of the lean runtime has two names: of its package and of its bindings."""
+    names = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
+    return next((name for name in names if importlib.util.find_spec(name) is not None), names[0])
+
+
+def _rtx() -> str:
+    """Return the module of TensorRT for RTX, with the libraries loaded that its package may lack."""
     if importlib.util.find_spec("tensorrt_rtx") is not None:
-        return importlib.import_module("tensorrt_rtx")
+        return "tensorrt_rtx"
+    module = "tensorrt_rtx_bindings"
+    if importlib.util.find_spec(module) is None or importlib.util.find_spec("tensorrt_rtx_libs") is not None:
+        return module
     spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    if spec is None or spec.origin is None:
+        raise ImportError("tensorrt_rtx_bindings is installed without the libraries that it binds")
     # The bindings are linked against both, though nothing is parsed here.
     for pattern in ("libtensorrt_rtx.so*", "libtensorrt_onnxparser_rtx.so*"):
-        for library in sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else ():
+        for library in sorted(Path(spec.origin).parent.glob(pattern)):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    return importlib.import_module("tensorrt_rtx_bindings")
+    return module
