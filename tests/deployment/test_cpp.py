@@ -1,5 +1,7 @@
 import json
+import os
 import struct
+import subprocess
 import zlib
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from tlopt.errors import CheckError, StageError
 from tlopt.preprocess import Preprocess, to_rgb, upright
 from tlopt.publishing import draft
 from tlopt.reading.image_files import read_image
+from tlopt.reading.names import shown_name
 
 # One of the odd images has EXIF data that Pillow complains of.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Corrupt EXIF")]
@@ -181,6 +184,38 @@ def test_an_engine_runs_with_its_smallest_batch(stand_in, odd, tmp_path, output)
     np.testing.assert_allclose(numbers(content)[0], wanted, rtol=5e-4 if output == "float16" else 0)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "createExecutionContext", "setInputShape", "getTensorShape", "setTensorAddress", "enqueueV3", "cudaMalloc",
+        "cudaMemcpyAsync", "cudaStreamSynchronize",
+    ],
+)  # fmt: skip
+def test_every_call_that_fails_is_one_error(stand_in, odd, tmp_path, call):
+    _engine(tmp_path, Preprocess(size=8), batches=(1, 4))
+    file = tmp_path / "model" / "model.engine"
+    file.write_text(f"{file.read_text().strip()} refuses {call}\n")
+    code, content, errors = said(stand_in, "--model", tmp_path / "model", next(iter(odd)))
+    assert (code, content, errors.count("\n")) == (1, b"", 1)
+    assert errors.startswith("Error: ")
+
+
+def test_an_engine_for_other_images_than_its_parameters_say_is_one_error(stand_in, odd, tmp_path):
+    _engine(tmp_path, Preprocess(size=8), batches=(1, 4))
+    file = tmp_path / "model" / "model.engine"
+    file.write_text("plan float32 float32 1 4 5 3 4000 4000\n")
+    code, content, errors = said(stand_in, "--model", tmp_path / "model", next(iter(odd)))
+    assert (code, content, errors.count("\n")) == (1, b"", 1)
+    assert "takes other images" in errors
+
+
+def test_an_engine_that_is_gone_is_one_error(stand_in, odd, tmp_path):
+    _engine(tmp_path, Preprocess(size=8), batches=(1, 4))
+    (tmp_path / "model" / "model.engine").unlink()
+    code, _, errors = said(stand_in, "--model", tmp_path / "model", next(iter(odd)))
+    assert (code, errors) == (1, f"Error: {tmp_path}/model/model.engine cannot be used: it cannot be opened.\n")
+
+
 def test_an_engine_that_is_none_is_one_error(stand_in, odd, tmp_path):
     _engine(tmp_path, Preprocess(size=8), batches=(1, 4))
     (tmp_path / "model" / "model.engine").write_text("nonsense")
@@ -274,6 +309,69 @@ def test_a_wrong_command_line_is_one_error(classify, arguments, message):
     assert message in errors
 
 
+@pytest.mark.parametrize("show", [[], ["--json"], ["--numbers"], ["--pixels"], ["--decoded"], ["--help"]])
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("output", ["full", "gone", "closed"])
+def test_an_output_that_cannot_be_written_is_one_error(classify, odd, deployed, show, count, output):
+    command = [classify, "--model", deployed / "model", *show, *list(odd)[:count]]
+    if output == "closed":
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$0" "$@" >&-', *command], stderr=subprocess.PIPE, text=True, check=False
+        )
+    elif output == "full":
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as gone:
+            done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    reason = {"full": "No space left on device", "gone": "Broken pipe", "closed": "Bad file descriptor"}[output]
+    assert (done.returncode, done.stderr) == (1, f"Error: The output cannot be written: {reason}.\n")
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(classify, odd, deployed, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    done = subprocess.run(
+        [classify, "--model", deployed / "model", tmp_path / "pipe.png", next(iter(odd))],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {tmp_path}/pipe.png cannot be read as an image: it is no file.\n"
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_name_of_several_lines_is_shown_on_one(classify, odd, deployed, tmp_path):
+    (tmp_path / "a\nb\x1b.png").write_text("no image")
+    code, _, errors = said(classify, "--model", deployed / "model", tmp_path / "a\nb\x1b.png")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "a\\x0ab\\x1b.png cannot be read" in errors
+
+
+def test_odd_names_are_shown_as_predict_shows_them(classify, odd, deployed, tmp_path):
+    good = next(path for path, lossless in odd.items() if lossless).read_bytes()
+    names = [
+        b"\xff", b"\xc3", b"\xed\xb3\xbf", b"\xf5\x80\x80\x80", b"\xc0\x80", b"\xe2\x82", b"\xf4\x90\x80\x80",
+        *(name.encode() for name in ("\"\\", "ö€😀", "\x7f\x80\x9f\xa0", "\u2028\u202e\u202f", "\u2066\ufffe\ufffd")),
+    ]  # fmt: skip
+    files = [tmp_path / os.fsdecode(name + b".png") for name in names]
+    for file in files:
+        file.write_bytes(good)
+    run = [classify, "--model", deployed / "model"]
+    as_json = subprocess.run([*run, "--json", *files], capture_output=True, check=True).stdout.decode()
+    assert [json.loads(line)["file"] for line in as_json.split("\n")[:-1]] == [str(file) for file in files]
+    text = subprocess.run([*run, *files], capture_output=True, check=True).stdout.decode()
+    assert [line.partition("\t")[0] for line in text.split("\n")[:-1]] == [shown_name(file) for file in files]
+
+
+def _names(text):
+    return [line.split()[0] for line in text.splitlines() if not line.startswith("#")]
+
+
+def _without(text, name):
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(f"{name} "))
+
+
 def test_damaged_parameters_are_one_error(classify, odd, deployed, tmp_path):
     good = (deployed / "model" / "parameters.txt").read_text()
     for text, message in [
@@ -281,6 +379,11 @@ def test_damaged_parameters_are_one_error(classify, odd, deployed, tmp_path):
         (good.replace("bilinear", "fine"), "interpolation"),
         (good.replace("size 32", "size many"), "size: its value cannot be read"),
         ("size 32\n", "is not complete"),
+        *((_without(good, name), f"is not complete: it lacks {name}") for name in _names(good)),
+        (good + "size 32\n", "size: it is there twice"),
+        (good.replace("size 32", "size 32.5"), "size: its value cannot be read"),
+        (good.replace("size 32", "size 0"), "size: it has to be at least 1"),
+        (good.replace("batch 1", "batch -1"), "batch: it has to be at least 1"),
     ]:
         (tmp_path / "parameters.txt").write_text(text)
         (tmp_path / "labels.txt").write_text("a\n")
@@ -316,7 +419,7 @@ def test_check_finds_other_pixels_and_other_answers(classify, exported, tmp_path
     file.write_text(text.replace("bilinear", "nearest"))
     with pytest.raises(CheckError, match="other pixels"):
         cpp.check(wanted, tmp_path / "out")
-    file.write_text(text.replace("scale ", "scale 9 9 9 "))
+    file.write_text(text.replace("scale ", "scale 9 9 9\n# "))
     with pytest.raises(CheckError, match="answers otherwise"):
         cpp.check(wanted, tmp_path / "out")
 

@@ -1,5 +1,6 @@
 // A stand-in for an engine. Its plan is a text: "plan", the type of the input and of the output, the smallest and the
-// largest batch, the number of classes, and the input's shape without the batch; then maybe "code". The number of class
+// largest batch, the number of classes, and the input's shape without the batch; then maybe "code", and maybe "refuses" with the name of the call that
+// fails. The number of class
 // c is the input's value at c * (values / classes), so that a test can tell any exchange of axes or images.
 #include <cmath>
 #include <cstdlib>
@@ -9,8 +10,17 @@
 
 #include <NvInfer.h>
 
+namespace {
+
+std::string refused;  // the call that fails
+
+cudaError_t status(const char* call) { return refused == call ? cudaErrorMemoryAllocation : cudaSuccess; }
+
+}  // namespace
+
 extern "C" {
 cudaError_t cudaMalloc(void** place, std::size_t bytes) {
+    if (refused == "cudaMalloc") return cudaErrorMemoryAllocation;
     *place = std::malloc(bytes);
     return *place ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -19,15 +29,15 @@ cudaError_t cudaFree(void* place) {
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-    std::memcpy(to, from, bytes);
-    return cudaSuccess;
+    if (refused != "cudaMemcpyAsync") std::memcpy(to, from, bytes);
+    return status("cudaMemcpyAsync");
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
     *stream = reinterpret_cast<cudaStream_t>(stream);
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return status("cudaStreamSynchronize"); }
 const char* cudaGetErrorString(cudaError_t) { return "out of memory"; }
 }
 
@@ -60,7 +70,12 @@ ICudaEngine* IRuntime::deserializeCudaEngine(void const* blob, std::size_t size)
     engine->input.nbDims = 4;
     engine->input.d[0] = -1;
     for (int i = 1; i < 4; ++i) plan >> engine->input.d[i];
-    if (word != "plan" || !plan || (plan >> code && code == "code" && !allowed_)) {
+    bool whole = word == "plan" && plan;
+    while (plan >> code) {
+        if (code == "code" && !allowed_) whole = false;
+        if (code == "refuses") plan >> refused;
+    }
+    if (!whole) {
         logger_.log(ILogger::Severity::kERROR, "this is no plan that may be run");
         delete engine;
         return nullptr;
@@ -89,18 +104,20 @@ Dims ICudaEngine::getTensorShape(char const* name) const noexcept {
     return std::strcmp(name, kInput) == 0 ? input : answer;
 }
 
-IExecutionContext* ICudaEngine::createExecutionContext() noexcept { return new IExecutionContext(*this); }
+IExecutionContext* ICudaEngine::createExecutionContext() noexcept {
+    return refused == "createExecutionContext" ? nullptr : new IExecutionContext(*this);
+}
 
 IExecutionContext::IExecutionContext(ICudaEngine const& engine) : engine_(engine) {}
 
 bool IExecutionContext::setInputShape(char const*, Dims const& dims) noexcept {
     batch_ = dims.d[0];
-    return batch_ >= engine_.least && batch_ <= engine_.most;
+    return refused != "setInputShape" && batch_ >= engine_.least && batch_ <= engine_.most;
 }
 
 Dims IExecutionContext::getTensorShape(char const* name) const noexcept {
     Dims shape = engine_.getTensorShape(name);
-    shape.d[0] = batch_;
+    shape.d[0] = refused == "getTensorShape" ? -1 : batch_;
     return shape;
 }
 
@@ -110,11 +127,11 @@ bool IExecutionContext::setTensorAddress(char const* name, void* data) noexcept 
     } else {
         output_ = data;
     }
-    return true;
+    return refused != "setTensorAddress";
 }
 
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
-    if (!stream || !input_ || !output_ || !batch_) return false;
+    if (refused == "enqueueV3" || !stream || !input_ || !output_ || !batch_) return false;
     for (int64_t image = 0; image < batch_; ++image) {
         for (int64_t c = 0; c < engine_.classes; ++c) {
             const int64_t at = image * engine_.values + c * (engine_.values / engine_.classes);

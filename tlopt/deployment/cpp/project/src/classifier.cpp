@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <numeric>
 
 namespace tlopt {
@@ -45,6 +46,23 @@ void check(const std::vector<float>& numbers, const Parameters& parameters) {
     }
 }
 
+// What a library says of its failure, which may have lines.
+std::string on_one_line(const std::exception& error) {
+    std::string reason = error.what();
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    return reason;
+}
+
+std::vector<float> answered(Runtime& runtime, const Input& input) {
+    try {
+        return runtime.run(input);
+    } catch (const Error&) {
+        throw;
+    } catch (const std::exception& error) {
+        throw Error("The network does not run: " + on_one_line(error));
+    }
+}
+
 }  // namespace
 
 std::vector<float> first_of(std::vector<float> numbers, const Input& input) {
@@ -58,9 +76,7 @@ Classifier::Classifier(const std::string& folder, int threads) : parameters_(rea
     } catch (const Error&) {
         throw;
     } catch (const std::exception& error) {
-        std::string reason = error.what();
-        std::replace(reason.begin(), reason.end(), '\n', ' ');
-        throw Error(parameters_.model + " cannot be opened: " + reason);
+        throw Error(parameters_.model + " cannot be opened: " + on_one_line(error));
     }
 }
 
@@ -71,7 +87,7 @@ Answer Classifier::classify(const std::string& path) {
     const Input input = input_of(central(image, parameters_), parameters_);
     const double resizing = clock.lap();
     Answer answer;
-    answer.numbers = runtime_->run(input);
+    answer.numbers = answered(*runtime_, input);
     check(answer.numbers, parameters_);
     taken_ = {taken_.images + 1, taken_.decoding + decoding, taken_.resizing + resizing, taken_.network + clock.lap()};
     answer.probabilities = probabilities(answer.numbers, parameters_.answers);

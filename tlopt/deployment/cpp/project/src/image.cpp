@@ -1,8 +1,10 @@
 #include "image.h"
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <new>
+#include <system_error>
 
 namespace tlopt {
 
@@ -37,11 +39,14 @@ void check_size(std::uint64_t width, std::uint64_t height) {
 }
 
 Bytes read_file(const std::string& path) {
+    // A folder can be opened, too, and a pipe would be waited for.
+    std::error_code missing;
+    const std::filesystem::file_status status = std::filesystem::status(path, missing);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) throw Error("it is no file");
     std::ifstream stream(path, std::ios::binary | std::ios::ate);
     if (!stream) throw Error("it cannot be opened");
     const std::streamoff size = stream.tellg();
-    // A folder can be opened, too, and says that it is enormous or nothing.
-    if (size < 0 || static_cast<std::uint64_t>(size) > kMostBytes) throw Error("it is no file, or larger than 2 GB");
+    if (size < 0 || static_cast<std::uint64_t>(size) > kMostBytes) throw Error("it is larger than 2 GB");
     Bytes content(static_cast<std::size_t>(size));
     stream.seekg(0);
     if (size > 0 && !stream.read(reinterpret_cast<char*>(content.data()), size)) throw Error("it cannot be read");

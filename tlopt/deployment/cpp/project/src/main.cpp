@@ -1,7 +1,10 @@
 // classify: prints the most probable classes of image files.
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <vector>
@@ -27,7 +30,7 @@ constexpr const char* kUsage =
     "  --timing         At the end, mean milliseconds of each part on the standard error stream.\n"
     "  --help           This text.\n"
     "\n"
-    "Exit code: 0, 1 if an image or the model could not be read, 2 if the command line is wrong.\n";
+    "Exit code: 0, 1 if an image or the model could not be read or the output not written, 2 if the command line is wrong.\n";
 
 enum class Show { text, json, numbers, pixels, decoded };
 
@@ -93,28 +96,67 @@ Options options_of(const std::vector<std::string>& words) {
     return options;
 }
 
-std::string escaped(const std::string& text, const char* pattern, const char* more) {
+struct Character {
+    unsigned code;     // of Unicode; of the byte, where it is no UTF-8
+    std::size_t size;  // in bytes
+    bool valid;
+};
+
+// The character that begins here. Which are well-formed: The Unicode Standard 16, table 3-7.
+Character character(const std::string& text, std::size_t at) {
+    const auto byte = [&](std::size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U; };
+    const unsigned first = byte(0);
+    if (first < 0x80) return {first, 1, true};
+    const Character none{first, 1, false};
+    if (first < 0xC2 || first > 0xF4) return none;
+    const std::size_t size = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    if (byte(1) < least || byte(1) > most) return none;
+    unsigned code = first & (0x7FU >> size);
+    for (std::size_t i = 1; i < size; ++i) {
+        if (byte(i) >> 6 != 2) return none;
+        code = code << 6 | (byte(i) & 0x3F);
+    }
+    return {code, size, true};
+}
+
+// What begins a line, controls a terminal or turns the direction of the text that follows.
+bool unsafe(unsigned code) {
+    const bool turns = (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+    return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029 || turns ||
+           code == 0xFFFE || code == 0xFFFF;
+}
+
+// How unsafe characters below U+0100 and bytes that are no UTF-8 are written, and what has a backslash before it.
+struct Escapes {
+    const char *control, *byte, *special;
+};
+
+std::string escaped(const std::string& text, const Escapes& escapes) {
     std::string result;
-    for (const char c : text) {
-        const auto code = static_cast<unsigned char>(c);
-        char buffer[8];
-        if (code < 0x20 || code == 0x7F) {
-            std::snprintf(buffer, sizeof buffer, pattern, code);
+    for (std::size_t at = 0; at < text.size();) {
+        const Character next = character(text, at);
+        if (!next.valid || unsafe(next.code)) {
+            char buffer[8];
+            const char* const small = next.valid ? escapes.control : escapes.byte;
+            std::snprintf(buffer, sizeof buffer, next.code < 0x100 ? small : "\\u%04x", next.code);
             result += buffer;
         } else {
-            if (std::string(more).find(c) != std::string::npos) result += '\\';
-            result += c;
+            if (next.code < 0x80 && std::strchr(escapes.special, text[at])) result += '\\';
+            result.append(text, at, next.size);
         }
+        at += next.size;
     }
     return result;
 }
 
 std::string quoted(const std::string& text) {
-    return '"' + escaped(text, "\\u%04x", "\"\\") + '"';
+    return '"' + escaped(text, {"\\u%04x", "\\udc%02x", "\"\\"}) + '"';  // the same as Python's json and its file names
 }
 
 std::string shown(const std::string& text) {
-    return escaped(text, "\\x%02x", "");
+    return escaped(text, {"\\x%02x", "\\x%02x", ""});
 }
 
 void print_text(const std::string& path, const tlopt::Answer& answer, const std::vector<std::string>& labels,
@@ -161,6 +203,18 @@ void print_answer(const std::string& path, const tlopt::Answer& answer, const tl
     }
 }
 
+// Sends on what was printed; throws an Error if that does not get where it should.
+void check_output() {
+    errno = 0;
+    if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return;
+    const std::string reason = errno ? std::string(": ") + std::strerror(errno) : "";
+    throw tlopt::Error("The output cannot be written" + reason + ".");
+}
+
+void complain(const std::exception& error) {
+    std::fprintf(stderr, "Error: %s\n", shown(error.what()).c_str());
+}
+
 // Calls `work` for each image; returns the exit code. An image that cannot be read is told, and the others go on.
 template <typename Work>
 int for_each(const std::vector<std::string>& images, Work work) {
@@ -169,10 +223,10 @@ int for_each(const std::vector<std::string>& images, Work work) {
         try {
             work(path);
         } catch (const std::exception& error) {
-            std::fflush(stdout);
-            std::fprintf(stderr, "Error: %s\n", error.what());
+            complain(error);
             code = 1;
         }
+        check_output();
     }
     return code;
 }
@@ -206,18 +260,23 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int count, char** words) {
+#ifdef SIGPIPE
+    std::signal(SIGPIPE, SIG_IGN);  // a reader that has gone is an error to tell
+#endif
     try {
         const Options options = options_of({words + 1, words + count});
         if (options.help) {
             std::fputs(kUsage, stdout);
+            check_output();
             return 0;
         }
         return run(options);
     } catch (const UsageError& error) {
-        std::fprintf(stderr, "Error: %s\nclassify --help tells what it takes.\n", error.what());
+        complain(error);
+        std::fputs("classify --help tells what it takes.\n", stderr);
         return 2;
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "Error: %s\n", error.what());
+        complain(error);
         return 1;
     }
 }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <locale>
 #include <map>
+#include <set>
 #include <sstream>
 
 namespace tlopt {
@@ -23,6 +24,7 @@ std::vector<std::string> lines(const std::string& path) {
         if (!line.empty() && line.back() == '\r') line.pop_back();
         found.push_back(line);
     }
+    if (stream.bad()) throw Error(path + " cannot be read.");
     return found;
 }
 
@@ -45,14 +47,20 @@ Answers answers_of(const std::string& name) {
     throw Error("its value is none that this program knows");
 }
 
+int positive(std::istream& from) {
+    const int result = value<int>(from);
+    if (result < 1) throw Error("it has to be at least 1");
+    return result;
+}
+
 using Setter = std::function<void(std::istream&)>;
 
 std::map<std::string, Setter> setters(Parameters& to, const std::string& folder) {
     return {
         {"model", [&to, folder](std::istream& from) { to.model = folder + "/" + value<std::string>(from); }},
         {"answers", [&to](std::istream& from) { to.answers = answers_of(value<std::string>(from)); }},
-        {"size", [&to](std::istream& from) { to.size = value<int>(from); }},
-        {"side", [&to](std::istream& from) { to.side = value<int>(from); }},
+        {"size", [&to](std::istream& from) { to.size = positive(from); }},
+        {"side", [&to](std::istream& from) { to.side = positive(from); }},
         {"interpolation", [&to](std::istream& from) { to.filter = filter_of(value<std::string>(from)); }},
         {"columns_first_if_tall",
          [&to](std::istream& from) { to.columns_first_if_tall = value<bool>(from); }},
@@ -61,22 +69,26 @@ std::map<std::string, Setter> setters(Parameters& to, const std::string& folder)
         {"takes_pixels", [&to](std::istream& from) { to.takes_pixels = value<bool>(from); }},
         {"scale", [&to](std::istream& from) { to.scale = three(from); }},
         {"shift", [&to](std::istream& from) { to.shift = three(from); }},
-        {"batch", [&to](std::istream& from) { to.batch = value<int>(from); }},
+        {"batch", [&to](std::istream& from) { to.batch = positive(from); }},
         {"keep_float32", [&to](std::istream& from) { to.keep_float32 = value<bool>(from); }},
         {"integer_kernels", [&to](std::istream& from) { to.integer_kernels = value<bool>(from); }},
         {"engine_code", [&to](std::istream& from) { to.engine_code = value<bool>(from); }},
     };
 }
 
-void set(const std::map<std::string, Setter>& known, const std::string& line, const std::string& path) {
+// Sets what a line says; the parameter is no longer among those to come.
+void set(const std::map<std::string, Setter>& known, std::set<std::string>& missing, const std::string& line,
+         const std::string& path) {
     std::istringstream words(line);
     words.imbue(std::locale::classic());  // a point is a point, whatever the user's language
-    std::string key;
+    std::string key, rest;
     words >> key;
     const auto found = known.find(key);
     if (found == known.end()) throw Error(path + ": this program does not know the parameter " + key + ".");
     try {
+        if (!missing.erase(key)) throw Error("it is there twice");
         found->second(words);
+        if (words >> rest) throw Error("its value cannot be read");
     } catch (const Error& error) {
         throw Error(path + ": " + key + ": " + error.what() + ".");
     }
@@ -88,14 +100,15 @@ Parameters read_parameters(const std::string& folder) {
     Parameters result;
     const std::string path = folder + "/parameters.txt";
     const auto known = setters(result, folder);
+    std::set<std::string> missing;
+    for (const auto& [key, setter] : known) missing.insert(key);
     for (const std::string& line : lines(path)) {
-        if (!line.empty() && line[0] != '#') set(known, line, path);
+        if (!line.empty() && line[0] != '#') set(known, missing, line, path);
     }
+    if (!missing.empty()) throw Error(path + " is not complete: it lacks " + *missing.begin() + ".");
+    if (result.side < result.size) throw Error(path + ": side has to be at least size.");
     result.labels = lines(folder + "/labels.txt");
-    if (result.model.empty() || result.labels.empty() || result.size < 1 || result.side < result.size ||
-        result.batch < 1) {
-        throw Error(path + " is not complete.");
-    }
+    if (result.labels.empty()) throw Error(folder + "/labels.txt is empty.");
     return result;
 }
 

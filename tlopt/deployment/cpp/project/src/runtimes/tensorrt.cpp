@@ -63,8 +63,19 @@ float from_half(std::uint16_t bits) {
 
 std::size_t count_of(const nvinfer1::Dims& dims) {
     std::size_t count = 1;
-    for (int i = 0; i < dims.nbDims; ++i) count *= static_cast<std::size_t>(dims.d[i]);
+    for (int i = 0; i < dims.nbDims; ++i) {
+        if (dims.d[i] < 0) throw Error("TensorRT does not know the shape of the engine's input or output.");
+        count *= static_cast<std::size_t>(dims.d[i]);
+    }
     return count;
+}
+
+Bytes engine_of(const std::string& path) {
+    try {
+        return read_file(path);
+    } catch (const Error& error) {
+        throw Error(path + " cannot be used: " + error.what() + ".");
+    }
 }
 
 class TensorRt final : public Runtime {
@@ -73,7 +84,7 @@ public:
         runtime_.reset(nvinfer1::createInferRuntime(logger_));
         if (!runtime_) throw Error("TensorRT does not start: is there a GPU with its driver?");
         runtime_->setEngineHostCodeAllowed(parameters.engine_code);
-        const Bytes plan = read_file(parameters.model);
+        const Bytes plan = engine_of(parameters.model);
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
         if (!engine_) throw Error("TensorRT cannot open the engine: README.md says which version and GPU it is for.");
         context_.reset(engine_->createExecutionContext());
@@ -90,6 +101,9 @@ public:
     std::vector<float> run(const Input& input) override {
         const void* from = parameters_.takes_pixels ? static_cast<const void*>(input.pixels.data())
                                                     : static_cast<const void*>(input.values.data());
+        if (input.pixels.size() + input.values.size() * sizeof(float) != input_bytes_) {
+            throw Error("The engine takes other images than its parameters say.");
+        }
         check(cudaMemcpyAsync(device_input_->get(), from, input_bytes_, cudaMemcpyHostToDevice, stream_.get()),
               "copy the input");
         if (!context_->enqueueV3(stream_.get())) throw Error("TensorRT cannot run the engine.");
@@ -136,8 +150,14 @@ private:
         device_input_ = std::make_unique<Buffer>(input_bytes_);
         output_bytes_ = outputs_ * (halves_ ? sizeof(std::uint16_t) : sizeof(float));
         device_output_ = std::make_unique<Buffer>(output_bytes_);
-        context_->setTensorAddress(input_.c_str(), device_input_->get());
-        context_->setTensorAddress(output_.c_str(), device_output_->get());
+        place(input_, *device_input_);
+        place(output_, *device_output_);
+    }
+
+    void place(const std::string& name, const Buffer& buffer) {
+        if (!context_->setTensorAddress(name.c_str(), buffer.get())) {
+            throw Error("TensorRT does not take the memory for " + name + ".");
+        }
     }
 
     const Parameters parameters_;
