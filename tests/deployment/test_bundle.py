@@ -165,6 +165,9 @@ class RefusedError(RuntimeError):
         (RuntimeError("no memory left\nin file.cc"), r"^The network does not run here: no memory left\.$"),
         (RefusedError("no room"), r"^The network does not run here: no room\. Free memory of the GPU\.$"),
         (np.float32("nan"), r"answers with numbers that are not finite"),
+        (np.zeros(5), r"^The network answers with numbers of shape \(5,\)\.$"),
+        (np.zeros((1, 5)), r"^The network answers with numbers of shape \(1, 5\)\.$"),
+        (np.zeros((2, 4)), r"labels.txt names 5 classes, and the network has 4"),
     ],
 )
 def test_a_network_that_does_not_answer_is_one_error(made, program, images, capsys, monkeypatch, said, told):
@@ -173,7 +176,7 @@ def test_a_network_that_does_not_answer_is_one_error(made, program, images, caps
     def run(inputs):
         if isinstance(said, Exception):
             raise said
-        return np.full((len(inputs), len(CLASSES)), said)
+        return said if np.ndim(said) else np.full((len(inputs), len(CLASSES)), said)
 
     monkeypatch.setattr(module, "Network", lambda *_, **__: run)
     assert module.main([str(images)]) == 1
@@ -220,7 +223,25 @@ def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeyp
         ("model.onnx", b"damaged", "cannot be used: "),
         ("network.json", b"{", "cannot be used: Expecting property name"),
         ("network.json", b"{}", "cannot be used: 'fixed_batch'"),
+        ("network.json", b"[]", "cannot be used: list indices"),
+        *(
+            ("network.json", {name: value}, rf"cannot be used: .*{name} (is )?{value}\b")
+            for name, value in [("max_batch", 0), ("fixed_batch", -1), ("fixed_batch", 9)]
+        ),
+        ("network.json", {"settings": 7}, "cannot be used: "),
+        ("labels.txt", b"", "labels.txt names 0 classes, and the network has"),
+        ("labels.txt", b"\xff", "cannot be used: "),
+        ("model.onnx", b"", "cannot be used: "),
         ("selfcheck/expected.json", b"{}", "selfcheck cannot be used: 'images'"),
+        ("selfcheck/expected.json", b"[]", "selfcheck cannot be used: list indices"),
+        ("selfcheck/expected.json", {"images": []}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", {"images": ["/dev/null"]}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", {"logits": [[1, 2], [3]]}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", {"logits": [[1, 2]]}, r"selfcheck cannot be used: .* shape \(1, 2\)"),
+        ("selfcheck/expected.json", {"logits": "none"}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", {"tolerance": "none"}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", {"tolerance": None}, "selfcheck cannot be used: "),
+        ("selfcheck/expected.json", b'{"images": ["reference-1.png"]}', "selfcheck cannot be used: 'logits'"),
         ("selfcheck/reference-1.png", b"", "selfcheck cannot be used: .*it is empty"),
     ],
 )
@@ -228,6 +249,8 @@ def test_a_file_that_is_missing_or_damaged_is_one_error(made, program, images, t
     copied = Path(shutil.copytree(made, tmp_path / "copied"))
     if content is None:
         (copied / name).unlink()
+    elif isinstance(content, dict):
+        (copied / name).write_text(json.dumps({**json.loads((copied / name).read_text()), **content}))
     else:
         (copied / name).write_bytes(content)
     module = program(copied)

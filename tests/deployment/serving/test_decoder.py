@@ -37,6 +37,32 @@ def test_files_become_the_inputs_that_tlopt_makes_of_them(decoder, exported, tmp
     np.testing.assert_array_equal(np.concatenate([two.numbers(), one.numbers()]), np.stack(wanted))
 
 
+def test_a_request_without_a_file_is_an_error_of_its_own(decoder):
+    good = next(iter(reference.images(1).values()))
+    empty, filled = np.zeros((0, 1), np.object_), np.array([[good]], dtype=np.object_)
+    failed, answered = decoder.execute([Request(image=empty), Request(image=filled)])
+    assert failed.error.code == 3
+    assert "no image" in str(failed.error)
+    assert answered.numbers().shape == (1, 3, 32, 32)
+
+
+def test_a_failure_of_one_request_is_none_of_the_others(decoder, monkeypatch):
+    good = next(iter(reference.images(1).values()))
+    requests = [Request(image=np.array([[one]], dtype=np.object_)) for one in (good, good)]
+    make, calls = decoder._decoding.PREPROCESS, iter([MemoryError("too large\nby far"), None])
+
+    def fail_once(file):
+        if error := next(calls):
+            raise error
+        return make(file)
+
+    monkeypatch.setattr(decoder._decoding, "PREPROCESS", fail_once)
+    failed, answered = decoder.execute(requests)
+    assert failed.error.code == 0
+    assert str(failed.error) == "MemoryError: too large by far"
+    assert answered.numbers().shape == (1, 3, 32, 32)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no image", next(iter(reference.images(1).values()))[:100]], ids=["empty", "text", "cut off"]
 )

@@ -68,6 +68,8 @@ class Classifier:
             about = json.loads((folder / "network.json").read_text(encoding="utf-8"))
             self.labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
             self.fixed_batch, self.max_batch = int(about["fixed_batch"]), int(about["max_batch"])
+            if not 0 <= self.fixed_batch <= self.max_batch or not self.max_batch:
+                raise ValueError(f"fixed_batch is {self.fixed_batch} and max_batch {self.max_batch} in network.json")
             self._network = Network(folder / about["file"], threads=threads, settings=about["settings"])
         except Exception as error:  # each runtime has errors of its own
             raise _unusable(folder, error) from error
@@ -96,6 +98,8 @@ class Classifier:
         except Exception as error:  # each runtime has errors of its own
             hint = f" {error.hint}." if hasattr(error, "hint") else ""
             raise BundleError(f"The network does not run here: {one_line(error)}.{hint}") from error
+        if answers.ndim != 2 or len(answers) != len(inputs):
+            raise BundleError(f"The network answers with numbers of shape {answers.shape}.")
         return answers
 
     def classify(self, images: Iterable[str | Path | IO[bytes]], *, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -165,20 +169,28 @@ def classify(classifier: Classifier, files: Sequence[Path], *, top: int, as_json
 
 
 def self_check(classifier: Classifier) -> dict[str, Any]:
-    """Return how the answers on the reference images differ from those that the network has to give."""
+    """Return how the answers on the reference images differ from those that the network has to give.
+
+    Raises:
+        BundleError: What to compare with is missing or damaged, or the network does not run.
+    """
     folder = HERE / "selfcheck"
     try:
         expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
         pixels = np.stack([PREPROCESS.pixels(read_image(folder / name)) for name in expected["images"]])
+        wanted = None if expected["logits"] is None else np.array(expected["logits"], np.float32)
+        tolerance = float(expected["tolerance"])
     except (OSError, ValueError, KeyError, TypeError, ImagesError) as error:
         raise _unusable(folder, error) from error
     logits = classifier.logits(pixels)
     said: dict[str, Any] = {"images": len(pixels), "logits": logits.tolist()}
-    if expected["logits"] is None:
+    if wanted is None:
         return {**said, "passed": bool(np.isfinite(logits).all())}
-    wanted = np.array(expected["logits"], np.float32)
+    if wanted.shape != logits.shape:
+        unlike = f"expected.json has numbers of shape {wanted.shape}, and the network answers with {logits.shape}"
+        raise _unusable(folder, ValueError(unlike))
     difference = float(np.abs(logits - wanted).max() / max(float(wanted.std()), 1e-6))
-    return {**said, "difference": difference, "passed": difference <= expected["tolerance"]}
+    return {**said, "difference": difference, "passed": difference <= tolerance}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

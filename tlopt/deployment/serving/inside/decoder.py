@@ -35,12 +35,20 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         files = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)
+        if not len(files):
+            return _refusal("The request holds no image.", pb_utils.TritonError.INVALID_ARG)
         try:
             inputs = np.stack([self._decoding.PREPROCESS(io.BytesIO(content)) for content in files])
         except self._decoding.ImagesError as error:
-            text = " ".join(str(error).split())
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG))
+            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # noqa: BLE001 - it would fail the other requests, too
+            return _refusal(f"{type(error).__name__}: {error}")
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(self._output, inputs)])
+
+
+def _refusal(text: str, *code: int) -> Any:
+    """Return a response that says on one line why there is no answer."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(" ".join(text.split()), *code))
 
 
 def _load(file: str) -> Any:
