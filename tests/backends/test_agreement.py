@@ -49,6 +49,17 @@ def test_a_graph_that_openvino_reads_rightly_is_compared_once(tmp_path, monkeypa
         pass
 
 
+def test_a_runtime_that_fails_in_the_comparison_is_one_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nno broadcast of 3 to 4\n")
+
+    artifact = resized(tmp_path)
+    monkeypatch.setattr("tlopt.backends.openvino.Runner.outputs", fail)
+    with pytest.raises(StageError, match=r"^openvino:cpu cannot run .*: no broadcast of 3 to 4\n") as caught:
+        open_runner(artifact, "openvino")
+    assert "ONNX Runtime can run it" in caught.value.hint
+
+
 def test_quantize_for_openvino_refuses_what_it_misreads_before_it_calibrates(tmp_path, monkeypatch):
     artifact = resized(tmp_path, antialias=1)
     monkeypatch.setattr("tlopt.quantization.int8.calibrate", lambda *_, **__: pytest.fail("calibrated"))

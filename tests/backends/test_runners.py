@@ -10,6 +10,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from brightest import write_fixed
 
 import tlopt
 from tlopt import backends
@@ -34,6 +35,14 @@ def test_torch_gives_its_threads_back(tuned):
     with open_runner(tuned, "torch", threads=1) as runner:
         assert runner.conditions["threads"] == torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_with_a_fixed_batch_has_no_logits_of_no_images(tmp_path, backend, batch):
+    with open_runner(write_fixed(tmp_path / "fixed", batch), backend) as runner:
+        logits = runner(np.zeros((0, 3, 16, 16), np.float32))
+    assert (logits.shape, logits.dtype) == ((0, 5), np.float32)
 
 
 def test_more_threads_than_cores_are_told_once(exported, monkeypatch, caplog):
@@ -340,6 +349,26 @@ def test_a_graph_in_which_openvino_crashes_is_refused_in_words(quantized, amx, m
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
     with open_runner(quantized, "openvino"):
         pass
+
+
+def test_a_graph_in_which_openvino_hangs_is_refused_in_words(quantized, amx, monkeypatch):
+    monkeypatch.setattr(_trial.children, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(_trial, "_SECONDS", 0.05)
+    _trial._tried.cache_clear()
+    with pytest.raises(StageError, match=r"OpenVINO hangs in this graph: .* did not end within 0\.05 seconds"):
+        open_runner(quantized, "openvino")
+
+
+def test_torch_that_cannot_open_a_network_leaves_the_threads_as_they_were(tuned, monkeypatch):
+    before = torch.get_num_threads()
+
+    def fail(*_):
+        raise StageError("no such network")
+
+    monkeypatch.setattr(torch_backend, "open_model", fail)
+    with pytest.raises(StageError, match="no such network"):
+        open_runner(tuned, "torch", threads=before + 1)
+    assert torch.get_num_threads() == before
 
 
 def test_a_graph_in_which_openvino_does_not_crash_is_tried_and_runs(quantized, amx):

@@ -57,6 +57,12 @@ def test_an_unknown_device_is_refused_with_the_known_ones(backend):
         load(backend, "toaster")
 
 
+def test_no_images_have_no_logits(artifact, backend, inputs):
+    with open_runner(artifact, backend) as runner:
+        logits = runner(inputs[:0])
+    assert (logits.shape, logits.dtype) == ((0, len(artifact.card.classes)), np.float32)
+
+
 def test_the_logits_are_float32_one_row_per_image(artifact, backend, inputs):
     with open_runner(artifact, backend) as runner:
         logits = runner(inputs)

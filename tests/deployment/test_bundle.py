@@ -296,6 +296,28 @@ def test_a_program_that_ends_badly_is_told(tiny, made, tmp_path, monkeypatch):
         bundle.check(job, tmp_path)
 
 
+def test_a_program_that_hangs_is_told(tiny, tmp_path, monkeypatch):
+    from tlopt.deployment.job import Job
+
+    job = Job(artifacts=(tiny,), target="bundle", name="x", backend="onnxruntime", input="image", max_batch=2)
+    (tmp_path / "predict.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(bundle, "_CHECK_SECONDS", 0.05)
+    with pytest.raises(CheckError, match=r"^The bundle's program did not end within 0\.05 seconds\.$"):
+        bundle.check(job, tmp_path)
+
+
+def test_the_description_for_mlflow_has_texts_where_a_text_may_look_like_a_number(tiny, monkeypatch):
+    from tlopt.deployment.job import Job
+
+    yaml = pytest.importorskip("yaml")
+    job = Job(artifacts=(tiny,), target="bundle", name="x", backend="onnxruntime", input="image", max_batch=2)
+    monkeypatch.setattr(type(tiny), "digest", "1" * 64)
+    monkeypatch.setattr(bundle.vendored, "requirements", lambda *_: "onnx==1.20\n")
+    said = yaml.safe_load(bundle._mlmodel(job))
+    assert said["model_uuid"] == "1" * 32
+    assert said["flavors"]["onnx"]["onnx_version"] == "1.20"
+
+
 def test_the_archive_has_the_same_files_and_the_same_bytes_each_time(tiny, made, tmp_path):
     again = tlopt.deploy(tiny, tmp_path / "again", for_="bundle", max_batch=2, check=False).path
     assert (again / "tiny.tar.gz").read_bytes() == (made / "tiny.tar.gz").read_bytes()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 from brightest import write_fixed, write_onnx
@@ -114,6 +116,31 @@ def test_a_service_asks_for_a_gpu_and_for_the_processors_of_its_instances(gpu, t
 )
 def test_names_become_labels_of_kubernetes(name, expected):
     assert kserve.label(name) == expected
+
+
+@pytest.mark.parametrize("name", ["true", "null", "No", "on", "y"])
+def test_a_name_that_is_a_word_of_yaml_stays_a_name(tiny, name):
+    yaml = pytest.importorskip("yaml")
+    job = Job(artifacts=(tiny,), target="triton", name=name, backend="onnxruntime", input="image", max_batch=8)
+    said = yaml.safe_load(kserve.service(job, server="triton", folder="models"))
+    assert said["metadata"]["name"] == name.lower()
+
+
+def test_the_readme_names_tensors_as_code_whatever_they_are_called(tmp_path):
+    artifact = write_onnx(tmp_path / "odd")
+    graph = onnx.load(artifact.payload(".onnx"))
+    old, new = graph.graph.output[0].name, 'a"b\\c'
+    for node in graph.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+    graph.graph.output[0].name = new
+    made = tlopt.deploy(write_onnx(tmp_path / "odd", model=graph), tmp_path / "out", for_="openvino-server")
+    text = (made.path / "README.md").read_text()
+    code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    ") and "docker" not in line)
+    calls = [
+        node for node in ast.walk(ast.parse(code.replace("python client.py IMAGE", ""))) if isinstance(node, ast.Call)
+    ]
+    (asked,) = [call for call in calls if getattr(call.func, "attr", "") == "as_numpy"]
+    assert asked.args[0].value == new
 
 
 def test_other_layouts_and_channels_are_answered_alike(tmp_path):

@@ -17,7 +17,7 @@ from tlopt import judging
 from tlopt.artifact import Artifact
 from tlopt.backends import _refusals
 from tlopt.backends._batching import fixed_batch, of_each
-from tlopt.errors import ArtifactError, MissingLibraryError, StageError
+from tlopt.errors import ArtifactError, MissingLibraryError, StageError, TloptError
 from tlopt.outputs import Answer, described
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def check(artifact: Artifact, run: Run, name: str, threads: int) -> None:
         threads: Of ONNX Runtime.
 
     Raises:
-        StageError: They differ by more than rounding explains.
+        StageError: They differ by more than rounding explains, or the runtime fails.
     """
     precision = artifact.card.precision
     if precision not in ("fp32", "fp16", "bf16"):
@@ -52,7 +52,7 @@ def check(artifact: Artifact, run: Run, name: str, threads: int) -> None:
     payload = artifact.payload(".onnx").resolve()
     key = str(payload), payload.stat().st_mtime_ns, name
     if key not in _found:
-        _found[key] = _noise(artifact, run, threads)
+        _found[key] = _noise(artifact, _told(run, artifact, name), threads)
     exact = precision == "fp32" and name.partition(":")[2].startswith("cpu")  # others may round as they like
     limit = _ROUNDING if exact else _HALF
     if not _found[key] <= limit:  # nor is a NaN
@@ -62,6 +62,22 @@ def check(artifact: Artifact, run: Run, name: str, threads: int) -> None:
             f"rounding leaves {judging.decibels(limit):.0f} or more.",
             hint=_refusals.HINT,
         )
+
+
+def _told(run: Run, artifact: Artifact, name: str) -> Run:
+    """Return the same function, whose failure is one error that says what ran where."""
+
+    def told(inputs: np.ndarray) -> Any:
+        try:
+            return run(inputs)
+        except TloptError:
+            raise
+        except Exception as error:  # the runtimes' exception classes share no base but this
+            raise StageError(
+                f"{name} cannot run {artifact.path}: {_refusals.reason(error)}", hint=_refusals.HINT
+            ) from error
+
+    return told
 
 
 def _noise(artifact: Artifact, run: Run, threads: int) -> float:

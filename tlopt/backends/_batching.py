@@ -21,11 +21,13 @@ def in_parts(run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: 
 
     Args:
         run: Returns logits, (size, classes), of exactly `size` images.
-        inputs: (n, ...), n at least 1.
+        inputs: (n, ...).
         size: Images of a run; 0 for all at once.
     """
     if size in (0, len(inputs)):
         return run(inputs)
+    if not len(inputs):  # the graph alone knows how many classes there are, and of which type
+        return run(np.zeros((size, *inputs.shape[1:]), inputs.dtype))[:0]
     return np.concatenate([run(part)[:count] for part, count in _parts(inputs, size)])
 
 

@@ -28,23 +28,29 @@ def check(payload: Path, threads: int) -> None:
         threads: Of the runner.
 
     Raises:
-        StageError: The process that ran it was ended by a signal.
+        StageError: The process that ran it was ended by a signal, or did not end.
     """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    if "amx_int8" in processor_flags() and (not limit or "AMX" in limit.upper() or limit.upper() == "DEFAULT"):
-        code = _tried(str(payload.resolve()), payload.stat().st_mtime_ns, threads)
-        if code < 0:
-            raise StageError(
-                f"OpenVINO crashes in this graph: the process that tried it {children.ended(code)}.",
-                hint="Use ONNX Runtime, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 before tlopt starts.",
-            )
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if "amx_int8" not in processor_flags() or (limit and "AMX" not in limit and limit != "DEFAULT"):
+        return
+    if said := _tried(str(payload.resolve()), payload.stat().st_mtime_ns, threads):
+        raise StageError(
+            f"OpenVINO {said}.",
+            hint="Use ONNX Runtime, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 before tlopt starts.",
+        )
 
 
 @functools.cache
-def _tried(payload: str, changed_ns: int, threads: int) -> int:  # noqa: ARG001 - a file that changed is another one
+def _tried(payload: str, changed_ns: int, threads: int) -> str:  # noqa: ARG001 - a file that changed is another one
+    """Return what happened to the process that tried it, if it was ended by a signal or did not end; else nothing."""
     command = children.command("tlopt.backends._trial", payload, threads)
-    done = subprocess.run(command, env=children.environment(), capture_output=True, timeout=_SECONDS, check=False)
-    return done.returncode
+    try:
+        done = subprocess.run(command, env=children.environment(), capture_output=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"hangs in this graph: the process that tried it did not end within {_SECONDS} seconds"
+    if done.returncode >= 0:
+        return ""
+    return f"crashes in this graph: the process that tried it {children.ended(done.returncode)}"
 
 
 def main(payload: str, threads: str) -> None:

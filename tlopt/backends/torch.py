@@ -55,8 +55,8 @@ class Runner:
         self.callers = callers if processor == "cpu" and "compiled" not in manner else 1
         self._before = torch.get_num_threads()
         self._threads = max(1, (threads or cores()) // self.callers)
-        torch.set_num_threads(self._threads)
         module = layout.lay(open_model(artifact), self._device)
+        torch.set_num_threads(self._threads)  # nobody gives them back if the network cannot be opened
         memory_format = layout.name_of(module)
         self._half = "half" in manner
         module = module.half() if self._half else module

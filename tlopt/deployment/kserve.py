@@ -41,7 +41,7 @@ def service(
 {named}apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
-  name: {label(job.name)}
+  name: {json.dumps(label(job.name))}
 spec:
   predictor:
     model:

@@ -122,10 +122,13 @@ def problem(job: Job) -> str:
 def check(job: Job, folder: Path) -> Checks:
     """Run the program in a process that has neither tlopt nor torch, and compare its answers."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(
-        [sys.executable, "-s", "-B", "-c", _RUN],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_CHECK_SECONDS,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-s", "-B", "-c", _RUN],
+            cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_CHECK_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise CheckError(f"The bundle's program did not end within {_CHECK_SECONDS} seconds.") from error
     said = _said(done.stdout)
     if "logits" not in said:
         last = (done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2]
@@ -230,15 +233,15 @@ flavors:
   onnx:
     code: null
     data: model.onnx
-    onnx_version: {version}
+    onnx_version: "{version}"
     providers:
     - CPUExecutionProvider
     save_as_external_data: false
   python_function:
     data: model.onnx
     loader_module: mlflow.onnx
-    python_version: {platform.python_version()}
-model_uuid: {job.artifact.digest[:32]}
+    python_version: "{platform.python_version()}"
+model_uuid: "{job.artifact.digest[:32]}"
 """
 
 

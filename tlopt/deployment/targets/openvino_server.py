@@ -37,10 +37,10 @@ tritonclient[grpc]`:
     from decoding import ANSWERS, PREPROCESS, probabilities, read_image
 
     pixels = {pixels}
-    given = tritonclient.grpc.InferInput("{input}", pixels.shape, "UINT8")
+    given = tritonclient.grpc.InferInput({input}, pixels.shape, "UINT8")
     given.set_data_from_numpy(pixels)
     client = tritonclient.grpc.InferenceServerClient("localhost:9000")
-    answers = client.infer("{name}", [given]).as_numpy("{output}")
+    answers = client.infer("{name}", [given]).as_numpy({output})
     print(probabilities(answers, ANSWERS)[0])
 
 Do not send JPEG or PNG files as they are. The server would decode and resize them with OpenCV, whose resize differs:
@@ -88,8 +88,9 @@ def write(job: Job, folder: Path) -> Written:
     shape, classes = ", ".join(map(str, job.served.input_shape)), len(job.classes)
     (folder / "README.md").write_text(
         _README.format(
-            **names, run=run, shape=shape, classes=classes, count=_count(job), pixels=_pixels(job),
-            precision=job.card.precision, answers=job.answers.replace("_", " "),
+            name=job.name, input=json.dumps(names["input"]), output=json.dumps(names["output"]), run=run, shape=shape,
+            classes=classes, count=_count(job), pixels=_pixels(job), precision=job.card.precision,
+            answers=job.answers.replace("_", " "),
         ),
         encoding="utf-8",
     )  # fmt: skip
