@@ -21,6 +21,7 @@ from PIL import Image
 import tlopt
 from tlopt.deployment import manifest, reference
 from tlopt.deployment.targets import bundle
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import CheckError
 from tlopt.preprocess import Preprocess
 
@@ -204,7 +205,13 @@ def test_a_runtime_that_does_not_open_the_network_says_what_to_do(made, program,
     assert re.search(told, capsys.readouterr().err.rstrip("\n"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--top", "0", "x.jpg"], ["empty"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["--top", "0", "x.jpg"], ["--top", "nan", "x.jpg"], ["empty"], ["--self-check", "x.jpg"],
+        ["--threads", "-1", "x.jpg"], ["--threads", str(MOST_THREADS + 1), "x.jpg"],
+    ],
+)  # fmt: skip
 def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeypatch, arguments):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -212,6 +219,12 @@ def test_it_refuses_what_makes_no_sense(made, program, tmp_path, capsys, monkeyp
         program(made).main(arguments)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_its_help_says_what_its_exit_codes_mean(made, program, capsys):
+    with pytest.raises(SystemExit):
+        program(made).main(["--help"])
+    assert "Exit code: 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,12 @@ def test_it_refuses_what_makes_no_sense(made, client, capsys, arguments):
     assert "usage" in said
 
 
+def test_its_help_says_what_its_exit_codes_mean(made, client, capsys):
+    with pytest.raises(SystemExit):
+        client(made[0]).main(["--help"])
+    assert "Exit code: 0" in capsys.readouterr().out
+
+
 def test_a_class_is_named_once_however_many_are_asked_for(made, client, model, images, capsys):
     assert client(made[0]).main([str(images[0]), "--url", model(made[0]), "--top", "99"]) == 0
     assert len(re.findall(r" \d\.\d{3}", capsys.readouterr().out)) == len(CLASSES)

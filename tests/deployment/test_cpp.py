@@ -19,6 +19,7 @@ from tlopt.deployment.cpp import building
 from tlopt.deployment.cpp.parameters import parameters
 from tlopt.deployment.cpp.program import numbers, pictures
 from tlopt.deployment.targets import cpp
+from tlopt.environment import MOST_THREADS
 from tlopt.errors import CheckError, StageError
 from tlopt.preprocess import Preprocess, to_rgb, upright
 from tlopt.publishing import draft
@@ -298,8 +299,9 @@ def test_each_file_that_is_no_image_is_one_error_and_the_others_go_on(classify, 
     [
         ([], "Name an image."),
         (["--size", "3", "a.png"], "There is no option --size."),
-        (["--top", "0", "a.png"], "--top takes a whole number, at least 1, got 0."),
+        (["--top", "0", "a.png"], "--top takes a whole number from 1 to 1000000, got 0."),
         (["--threads", "many", "a.png"], "--threads takes a whole number"),
+        (["--threads", str(MOST_THREADS + 1), "a.png"], f"from 0 to {MOST_THREADS}, got {MOST_THREADS + 1}."),
         (["a.png", "--model"], "--model needs a value."),
     ],
 )

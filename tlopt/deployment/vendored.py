@@ -27,13 +27,14 @@ Licence of the code: Apache-2.0.
 '''
 
 
-# What a program for the command line needs beside the decoding: the images of a folder, names as they are shown, and
-# how it ends.
+# What a program for the command line needs beside the decoding: the images of a folder, names as they are shown, how it
+# ends, and the most threads.
 FOR_PROGRAMS = (
     ("tlopt.reading.image_files", "below"),
     ("tlopt.reading.names", "shown_name"),
     ("tlopt.deployment.programs.ending", "one_line"),
     ("tlopt.deployment.programs.ending", "exit_code"),
+    ("tlopt.process.cpu", "MOST_THREADS"),
 )
 
 

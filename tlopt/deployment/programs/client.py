@@ -1,7 +1,4 @@
-"""Ask a server to classify images: python client.py IMAGE... [--url http://localhost:8000].
-
-Exit code: 0; 1 if an image cannot be read or the server does not answer as it should; 2 if the command line is wrong.
-"""
+"""Ask a server to classify images: python client.py IMAGE... [--url http://localhost:8000]."""
 
 from __future__ import annotations
 
@@ -162,13 +159,17 @@ def classify(server: Server, files: Sequence[str], *, top: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 if an image cannot be read or the server does not answer as it should."""
+    """Run the command line and return its exit code, which --help explains."""
     code: int = exit_code(lambda: _run(arguments), ServerError)
     return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(description="Ask a server to classify images.")
+    parser = argparse.ArgumentParser(
+        description="Ask a server to classify images.",
+        epilog="Exit code: 0; 1 if an image cannot be read, the server does not answer as it should or nothing can "
+        "be printed; 2 if the command line is wrong.",
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument(
         "--url", type=_address, default="http://localhost:8000", help="address of the server (default %(default)s)"

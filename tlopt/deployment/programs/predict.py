@@ -23,6 +23,7 @@ try:
     import numpy as np
     from decoding import (
         ANSWERS,
+        MOST_THREADS,
         PREPROCESS,
         ImagesError,
         below,
@@ -194,22 +195,28 @@ def self_check(classifier: Classifier) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 1 if something cannot be read or written, 3 if the self-check fails."""
+    """Run the command line and return its exit code, which --help explains."""
     code: int = exit_code(lambda: _run(arguments), BundleError)
     return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(description="Classify images.")
+    parser = argparse.ArgumentParser(
+        description="Classify images.",
+        epilog="Exit code: 0; 1 if something cannot be read, run or written; 2 if the command line is wrong; "
+        "3 if the self-check fails.",
+    )
     parser.add_argument("images", nargs="*", metavar="IMAGE|FOLDER")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes to name (default 5)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="processor threads (default: one per core)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--self-check", action="store_true", help="compare the answers on the reference images")
     given = parser.parse_args(arguments)
-    if given.top < 1 or given.threads < 0:
-        parser.error("--top takes 1 or more, --threads 0 or more")
+    if given.top < 1 or not 0 <= given.threads <= MOST_THREADS:
+        parser.error(f"--top takes 1 or more, --threads 0 to {MOST_THREADS}")
     if given.self_check:
+        if given.images:
+            parser.error("--self-check has images of its own: leave the others out")
         said = self_check(Classifier(threads=given.threads))
         difference = f", largest difference {said['difference']:.1e} of the spread" if "difference" in said else ""
         words = "passed" if said["passed"] else "FAILED"

@@ -48,11 +48,15 @@ struct UsageError : tlopt::Error {
     using Error::Error;
 };
 
-int number(const std::string& option, const std::string& text, int least) {
+constexpr int kMostThreads = 1024;  // runtimes do begin to start more, and hang
+constexpr int kMostClasses = 1000000;
+
+int number(const std::string& option, const std::string& text, int least, int most) {
     char* end = nullptr;
     const long value = std::strtol(text.c_str(), &end, 10);
-    if (text.empty() || *end != '\0' || value < least || value > 1000000) {
-        throw UsageError(option + " takes a whole number, at least " + std::to_string(least) + ", got " + text + ".");
+    if (text.empty() || *end != '\0' || value < least || value > most) {
+        throw UsageError(option + " takes a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+                         ", got " + text + ".");
     }
     return static_cast<int>(value);
 }
@@ -62,8 +66,8 @@ bool take_value(Options& options, const std::string& name, const std::vector<std
     if (name != "--model" && name != "--top" && name != "--threads") return false;
     if (++at == words.size()) throw UsageError(name + " needs a value.");
     if (name == "--model") options.model = words[at];
-    if (name == "--top") options.top = static_cast<std::size_t>(number(name, words[at], 1));
-    if (name == "--threads") options.threads = number(name, words[at], 0);
+    if (name == "--top") options.top = static_cast<std::size_t>(number(name, words[at], 1, kMostClasses));
+    if (name == "--threads") options.threads = number(name, words[at], 0, kMostThreads);
     return true;
 }
 
