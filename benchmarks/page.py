@@ -247,6 +247,28 @@ def pruned() -> Iterator[Claim]:
             )  # fmt: skip
 
 
+def pruned_and_int8() -> Iterator[Claim]:
+    """Yield what pruning and int8 cost together, for each network, set and runtime: the slowest of the seeds."""
+    file = "prune-int8-zen4"
+    result = read(file)
+    for network, images in dict.fromkeys((run["network"], run["set"]) for run in result["runs"]):
+        runs = [run for run in result["runs"] if (run["network"], run["set"]) == (network, images)]
+        for runtime, name in RUNTIMES.items():
+            rows = [
+                row for run in runs for row in run["rows"]
+                if (row["network"], row["precision"], row["runtime"]) == ("pruned", "int8", runtime)
+            ]  # fmt: skip
+            if not rows:
+                continue
+            lost = [100 * row["lost"] for row in rows]
+            slowest = [1 / max(row["share_of_time"][batch]["share"] for row in rows) for batch in ("1", "32")]
+            yield Claim(
+                what=f"points lost by pruning and int8: {NETWORKS[network]}, {images}, {name}",
+                ours=f"{_zero(statistics.mean(lost)):.1f} at {slowest[0]:.1f} and {slowest[1]:.1f} x, batch 1 and 32",
+                interval=_seeds(lost), file=file, result=result,
+            )  # fmt: skip
+
+
 def tuned() -> Iterator[Claim]:
     """Yield the accuracy of fine-tuning beside the peers, for each set and network, and the speed."""
     result = read("finetune-accuracy")
@@ -423,8 +445,8 @@ Every claim that compares tlopt or gives one figure stands here, with the file a
 def text() -> str:
     """Return the page."""
     claims: Iterable[Claim] = (
-        *quantized(), *hard(), *operators(), *branches(), *in_fp8(), *pruned(), *tuned(), *predicted(), *others(),
-        *served(), *searched(),
+        *quantized(), *hard(), *operators(), *branches(), *in_fp8(), *pruned(), *pruned_and_int8(), *tuned(),
+        *predicted(), *others(), *served(), *searched(),
     )  # fmt: skip
     return _HEAD + "".join(f"{claim.row()}\n" for claim in claims)
 
