@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import struct
 import subprocess
 import zlib
@@ -384,6 +385,7 @@ def test_damaged_parameters_are_one_error(classify, odd, deployed, tmp_path):
         *((_without(good, name), f"is not complete: it lacks {name}") for name in _names(good)),
         (good + "size 32\n", "size: it is there twice"),
         (good.replace("size 32", "size 32.5"), "size: its value cannot be read"),
+        (good.replace("side ", "side 2147483647\n# "), "side has to be at least size, and at most"),
         (good.replace("size 32", "size 0"), "size: it has to be at least 1"),
         (good.replace("batch 1", "batch -1"), "batch: it has to be at least 1"),
     ]:
@@ -394,6 +396,17 @@ def test_damaged_parameters_are_one_error(classify, odd, deployed, tmp_path):
         assert message in errors
     code, _, errors = said(classify, "--model", tmp_path / "nowhere", next(iter(odd)))
     assert (code, errors) == (1, f"Error: {tmp_path / 'nowhere'}/parameters.txt cannot be opened.\n")
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_one_error(classify, odd, exported, tmp_path):
+    model = written(exported, tmp_path, Preprocess(size=16384))
+    limit = 16384 * 16384 * 3  # bytes of the picture alone
+    done = subprocess.run(
+        [classify, "--model", model, "--pixels", next(iter(odd))], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {next(iter(odd))}: there is not enough memory.\n"
 
 
 def test_other_labels_than_answers_are_an_error(classify, odd, deployed, tmp_path):

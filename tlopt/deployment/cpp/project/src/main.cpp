@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -226,6 +227,9 @@ int for_each(const std::vector<std::string>& images, Work work) {
     for (const std::string& path : images) {
         try {
             work(path);
+        } catch (const std::bad_alloc&) {
+            complain(tlopt::Error(path + ": there is not enough memory."));
+            code = 1;
         } catch (const std::exception& error) {
             complain(error);
             code = 1;

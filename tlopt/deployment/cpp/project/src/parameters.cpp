@@ -11,6 +11,8 @@ namespace tlopt {
 
 namespace {
 
+constexpr int kMostSide = 1 << 24;  // the other side, up to 64 times as long, is an int, too
+
 std::ifstream open(const std::string& path) {
     std::ifstream stream(path);
     if (!stream) throw Error(path + " cannot be opened.");
@@ -106,7 +108,9 @@ Parameters read_parameters(const std::string& folder) {
         if (!line.empty() && line[0] != '#') set(known, missing, line, path);
     }
     if (!missing.empty()) throw Error(path + " is not complete: it lacks " + *missing.begin() + ".");
-    if (result.side < result.size) throw Error(path + ": side has to be at least size.");
+    if (result.side < result.size || result.side > kMostSide) {
+        throw Error(path + ": side has to be at least size, and at most " + std::to_string(kMostSide) + ".");
+    }
     result.labels = lines(folder + "/labels.txt");
     if (result.labels.empty()) throw Error(folder + "/labels.txt is empty.");
     return result;
