@@ -17,6 +17,7 @@ from tlopt.cards.details import TorchDetails
 from tlopt.errors import PluginError, SettingError, TloptError
 from tlopt.networks import weights
 from tlopt.preprocess import Preprocess
+from tlopt.sources._naming import parse
 from tlopt.trusted import memory, places
 
 MODULE = """
@@ -284,9 +285,9 @@ def test_a_pipe_in_the_place_of_the_list_stops_nothing(mine, tmp_path):
 
 def test_options_are_plain_values():
     for given, wanted in (("3", 3), ("'a'", "a"), ("same", "same"), ("(1, 2)", (1, 2)), ("None", None)):
-        assert sources.parse(f"timm:resnet10t?x={given}").options == {"x": wanted}
+        assert parse(f"timm:resnet10t?x={given}").options == {"x": wanted}
     for given in ("b'1'", "{1, 2}", "1j", "...", "(" * 300, "__import__('os')"):
-        assert sources.parse(f"timm:resnet10t?x={given}").options == {"x": given}
+        assert parse(f"timm:resnet10t?x={given}").options == {"x": given}
 
 
 def test_an_option_that_the_library_does_not_take_is_an_error_of_the_name():
