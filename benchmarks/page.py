@@ -370,12 +370,14 @@ def served() -> Iterator[Claim]:
 
 def searched() -> Iterator[Claim]:
     """Yield the accuracy that a search finds within a budget, beside trying everything, and beside what is usual."""
-    found: dict[tuple[str, float], tuple[str, dict[str, Any]]] = {}
-    for name in ("optimize", "optimize-zen4"):  # the newer result of the same images and budget counts
+    found: dict[tuple[str, float, bool], tuple[str, dict[str, Any]]] = {}
+    # The newer result of the same images and budget counts. The last one has nothing of what is usual.
+    for name in ("optimize", "optimize-zen4", "optimize-decision-zen4"):
         if (RESULTS / f"{name}.json").exists():
             result = read(name)
-            found |= {(row["images"], row["budget_ms"]): (name, result) for row in result["rows"]}
-    for (images, budget), (name, result) in found.items():
+            has_usual = any(row["way"] == "usual" for row in result["rows"])
+            found |= {(row["images"], row["budget_ms"], has_usual): (name, result) for row in result["rows"]}
+    for (images, budget, _), (name, result) in found.items():
         rows = [row for row in result["rows"] if (row["images"], row["budget_ms"]) == (images, budget)]
         of = {way: [row for row in rows if row["way"] == way and "test" in row] for way in ("optimize", "usual")}
         every = [row for row in rows if row["way"] == "exhaustive, best on test"]
