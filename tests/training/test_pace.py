@@ -158,6 +158,25 @@ def test_the_faster_precision_is_taken(net, parts, monkeypatch):
     assert trial["reason"] == "a step takes 0.50 times as long as in fp32"
 
 
+@pytest.mark.parametrize(("bf16", "turns"), [(0.08, 2), (0.13, 2), (0.095, 7), (0.105, 7)])
+def test_turns_end_when_the_choice_is_clear(net, parts, monkeypatch, bf16, turns):
+    timed(monkeypatch, {"fp32": 0.1, "bf16": bf16})
+    assert settled(net, parts)["turns"] == turns
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "expected"),
+    [
+        ([1.0, 1.1], [0.8, 0.85], True),
+        ([1.0, 1.1], [0.8, 0.95], False),  # one step of it was not
+        ([1.0, 1.0], [1.2, 1.05], False),
+        ([1.0, 1.0], [1.2, 1.15], True),
+    ],
+)
+def test_a_choice_is_clear_if_every_step_says_so(fp32, bf16, expected):
+    assert pace.clear({"fp32": fp32, "bf16": bf16}) is expected
+
+
 def test_a_precision_that_is_much_slower_gets_no_turns(net, parts, monkeypatch):
     asked = timed(monkeypatch, {"fp32": 0.1, "bf16": 1.0})
     assert settled(net, parts)["reason"] == "a first step takes 10.0 times as long in bf16"
