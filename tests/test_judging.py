@@ -54,3 +54,23 @@ def test_the_lowest_confidence_with_a_precision_is_found(precision, threshold):
 
 def test_no_confidence_is_made_up():
     assert judging.threshold_for(np.array([0.9, 0.5]), np.array([False, True]), 0.9) is None
+
+
+@pytest.mark.parametrize(
+    ("alone", "instead", "expected"),
+    [
+        (4, 0, True),
+        (3, 0, False),
+        (8, 1, True),
+        (7, 2, False),
+        (0, 9, False),
+        (0, 0, False),
+        (60, 40, True),
+        (59, 41, False),
+    ],
+)
+def test_who_is_ahead_beyond_chance(alone, instead, expected):
+    both = 30  # images on which both are right say nothing
+    correct = np.repeat([True, False, True], [alone, instead, both])
+    other = np.repeat([False, True, True], [alone, instead, both])
+    assert judging.ahead(correct, other) is expected

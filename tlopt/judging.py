@@ -10,6 +10,7 @@ from tlopt.cards.details import AnswerKind
 
 _LEAST = 1e-7  # probability that is told from 0, about the step of float32 below 1
 _SURE = 1e-6  # beyond 0 and 1: a kernel's last digit
+_CLEAR = 2  # standard errors of a difference that chance does not explain
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -81,6 +82,20 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
         second: int64 (n,), classes.
     """
     return float((first == second).mean())
+
+
+def ahead(correct: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether one network answers more of the same images rightly than another, beyond chance.
+
+    Only the images on which one of the two alone is right tell them apart (McNemar, 1947, doi 10.1007/BF02295996).
+    Of d such images, chance moves the difference by the square root of d. Ahead is who leads by twice that or more.
+
+    Args:
+        correct: bool (n,), where the one is right.
+        other: bool (n,), where the other is.
+    """
+    alone, instead = int((correct & ~other).sum()), int((other & ~correct).sum())
+    return alone > instead and alone - instead >= _CLEAR * math.sqrt(alone + instead)
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

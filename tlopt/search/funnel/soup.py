@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,7 @@ def soup(
         first = weights.snapshot(model)
         opened = [weights.read(other.payload(".safetensors")) for other in map(Artifact.load, others)]
         joining = [(name, one) for name, one in zip(names, [first, *opened], strict=True) if _fits(one, first)]
-        used, _, best = greedy([state for _, state in joining], accuracy)
+        used, _, best = greedy([state for _, state in joining], accuracy, operator.le)
         weights.load(model, best)
         logits, labels = predict(model.to(device), pixels, device=device)
     finally:

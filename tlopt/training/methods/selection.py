@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from tlopt import judging
 from tlopt.images.pixels import Pixels
 from tlopt.networks import weights
 from tlopt.progress import track
@@ -35,30 +36,46 @@ class Candidate:
 
 
 def select(
-    model: nn.Module, start: Mapping[str, torch.Tensor], images: Pixels, *, device: torch.device
+    model: nn.Module, start: Mapping[str, torch.Tensor], images: Pixels, *, device: torch.device, fresh: bool
 ) -> tuple[Candidate, list[Candidate]]:
     """Give a fine-tuned network the best of its weights and their means with those it started from, in place.
 
-    Means of the weights before and after fine-tuning often do better than both (arXiv 2109.01903).
+    Means of the weights before and after fine-tuning often do better than both (arXiv 2109.01903). On a few images
+    chance decides among them, and fine-tuning a network for other classes all but always helps. So its weights stay as
+    they are unless others are ahead beyond chance.
 
     Args:
         model: Fine-tuned.
         start: Its state before fine-tuning, with the probe as classifier.
         images: Validation images.
         device: Where to compute.
+        fresh: It started from an untrained classifier. What went on from a network that was already good has no such
+            claim: the least loss decides among those alike in accuracy.
 
     Returns:
         What was kept, and all that were tried.
     """
     tuned = weights.snapshot(model)
-    tried = []
+    tried, correct = [], []
     for share in track(SHARES, label="Comparing weights", total=len(SHARES)):
         weights.load(model, mean(start, tuned, share))
         logits, labels = predict(model.to(device), images, device=device)
         tried.append(candidate(share, logits, labels, answers=images.answered))
-    best = best_of(tried, len(images))
+        correct.append(logits.argmax(1) == labels)
+    best = unless_beaten(tried, correct) if fresh else best_of(tried, len(images))
     weights.load(model, mean(start, tuned, best.share))
     return best, tried
+
+
+def unless_beaten(tried: Sequence[Candidate], correct: Sequence[np.ndarray]) -> Candidate:
+    """Return the first candidate, or the best of those that are ahead of it beyond chance.
+
+    Args:
+        tried: The candidates.
+        correct: Where each is right, bool (n,), parallel to them.
+    """
+    ahead = [one for one, right in zip(tried, correct, strict=True) if judging.ahead(right, correct[0])]
+    return max(ahead, key=lambda one: (one.accuracy, -one.loss), default=tried[0])
 
 
 def best_of(tried: list[Candidate], images: int) -> Candidate:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from tlopt import judging
 from tlopt.images.pixels import Pixels
 from tlopt.networks import weights
 from tlopt.training import distributed
@@ -24,6 +26,7 @@ from tlopt.training.resumption import checkpoint
 from tlopt.training.resumption.checkpoint import Checkpoint, State
 
 Weights = Mapping[str, torch.Tensor]
+_Judged = TypeVar("_Judged")
 
 
 def train_several(
@@ -37,7 +40,7 @@ def train_several(
     note: Callable[[dict[str, float]], None] | None = None,
     beside: Pixels | None = None,
 ) -> tuple[History, dict[str, Any]]:
-    """Train a network in place as often as `settings.soup` says, and give it the mean of what does best together.
+    """Train a network in place as often as `settings.soup` says, and give it the mean of those that do no harm to it.
 
     Arguments and errors are those of `train`. The seeds follow on `settings.seed`. Without validation images the mean
     is that of all trainings.
@@ -81,26 +84,28 @@ def train_several(
     }
 
 
-def greedy(states: Sequence[Weights], score: Callable[[Weights], float]) -> tuple[list[int], list[float], Weights]:
-    """Return the mean of weights that each in its turn joins, if the mean does not get worse (recipe "greedy soup").
+def greedy(
+    states: Sequence[Weights], judge: Callable[[Weights], _Judged], stays: Callable[[_Judged, _Judged], bool]
+) -> tuple[list[int], list[_Judged], Weights]:
+    """Return the mean of weights that each in its turn joins, if it may stay (recipe "greedy soup").
 
     Args:
         states: Weights of one architecture, the best first.
-        score: How good weights are: more is better.
+        judge: Returns how good weights are.
+        stays: Whether the last one stays, by what was said of the mean without it and of the mean with it.
 
     Returns:
-        The numbers of those in the mean, the score of each mean that was tried, and the mean.
+        The numbers of those in the mean, what was said of each mean that was tried, and the mean.
     """
-    used: list[int] = []
-    scores: list[float] = []
-    best: Weights = {}
-    most = float("-inf")
-    for number in range(len(states)):
+    used, best = [0], states[0]
+    kept = judge(best)
+    said = [kept]
+    for number in range(1, len(states)):
         mixed = _mean([states[n] for n in (*used, number)])
-        scores.append(score(mixed))
-        if scores[-1] >= most:
-            used, most, best = [*used, number], scores[-1], mixed
-    return used, scores, best
+        said.append(judge(mixed))
+        if stays(kept, said[-1]):
+            used, kept, best = [*used, number], said[-1], mixed
+    return used, said, best
 
 
 def _mix(
@@ -115,14 +120,18 @@ def _mix(
         weights.load(model, _mean([outcome.tensors for outcome in done]))
         return list(range(len(done))), []
 
-    def score_of(mixed: Weights) -> float:
+    def judge(mixed: Weights) -> tuple[np.ndarray, float]:
         weights.load(model, mixed)
-        return -calibrated_loss(*predict(model.to(distributed.device()), images, device=distributed.device()))
+        logits, labels = predict(model.to(distributed.device()), images, device=distributed.device())
+        return logits.argmax(1) == labels, calibrated_loss(logits, labels)
 
     best_first = sorted(range(len(done)), key=lambda n: score(histories[n].epochs[histories[n].best]), reverse=True)
-    used, scores, mixed = greedy([done[n].tensors for n in best_first], score_of)
+    # On a few images it is chance whether a mean gets a little worse, and the mean of all does better as a rule.
+    used, said, mixed = greedy(
+        [done[n].tensors for n in best_first], judge, lambda without, joined: not judging.ahead(without[0], joined[0])
+    )
     weights.load(model, mixed)
-    return [best_first[n] for n in used], [-value for value in scores]
+    return [best_first[n] for n in used], [loss for _, loss in said]
 
 
 def _mean(states: Sequence[Weights]) -> Weights:

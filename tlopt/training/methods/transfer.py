@@ -73,10 +73,10 @@ def transfer(
     """Train a network for labelled images, in place.
 
     "head" is logistic regression on the frozen network's features. "lp-ft" starts from it, made less sure
-    of itself, trains all layers, and keeps what does best on validation: the probe, the fine-tuned
-    weights, or a mean of the two (arXiv 2202.10054, 2109.01903). "gradual" does the same, from the
-    probe as it is, but frees stage by stage from the top (arXiv 1801.06146). "full" trains all layers
-    from a classifier with random weights.
+    of itself, and trains all layers (arXiv 2202.10054). "gradual" starts from the probe as it is, and frees
+    stage by stage from the top (arXiv 1801.06146). After both, a network that is new to its classes keeps the
+    fine-tuned weights, unless the probe or a mean of the two (arXiv 2109.01903) does better on validation
+    beyond chance. "full" trains all layers from a classifier with random weights.
 
     Of more than `tlopt.images.pixels.LARGE` training images, the regression that "lp-ft" and "gradual"
     start from sees a thousand or four of each class, and images are decoded when they are needed.
@@ -129,7 +129,7 @@ def transfer(
         best = int(history.epochs[history.best]["epoch"])
         details |= {"best_epoch": best, "precision": history.precision, **mixed}
         if method != "full" or not fresh:
-            chosen, tried = selection.select(model, start, val_images, device=device)
+            chosen, tried = selection.select(model, start, val_images, device=device, fresh=fresh)
             details |= {
                 "fine_tuned_share": chosen.share,
                 "candidates": [dataclasses.asdict(candidate) for candidate in tried],
