@@ -307,6 +307,17 @@ def test_an_odd_reply_of_the_server_is_one_error(made, client, serve, images, ca
     assert len(line) < 400
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(made, client, model, images, capsys, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # where nobody answers
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    address = model(made[0])
+    for url in (address, address.replace("127.0.0.1", "localhost")):
+        assert client(made[0]).main([str(images[0]), "--url", url]) == 0
+    assert client(made[0]).main([str(images[0]), "--url", "http://elsewhere.invalid:8000"]) == 1
+    assert " does not answer: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "a b", "x" * 70, "ü\u2028"])
 def test_a_server_that_cannot_be_reached_is_one_error(made, client, images, capsys, monkeypatch, host):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", 1))])

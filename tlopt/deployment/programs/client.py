@@ -25,6 +25,7 @@ except ImportError as error:
 _SECONDS = 60  # that an answer may take
 _MOST_BYTES = 64_000_000  # of an answer
 _MOST_LETTERS = 200  # of what a server says of its failure
+_HERE = ("localhost", "127.0.0.1", "::1")  # this machine, which no proxy leads to
 
 
 class ServerError(Exception):
@@ -97,7 +98,7 @@ class Server:
         address = f"{self.url}/v2/models/{self._name}/infer"
         try:
             request = urllib.request.Request(address, data=content, headers=dict(headers))
-            with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+            with _opener(address).open(request, timeout=_SECONDS) as response:
                 return response.read(_MOST_BYTES), response.headers.get("Inference-Header-Content-Length")
         except urllib.error.HTTPError as error:
             raise ServerError(f"{self.url} refuses the request ({error.code}): {_explained(error)}") from error
@@ -105,6 +106,12 @@ class Server:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             said = one_line(reason) if isinstance(reason, Exception) else reason
             raise ServerError(f"{self.url} does not answer: {said}.") from error
+
+
+def _opener(address: str) -> urllib.request.OpenerDirector:
+    """Return what sends requests: through the proxy of the environment, if there is one and the server is elsewhere."""
+    here = urllib.parse.urlsplit(address).hostname in _HERE
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if here else []))
 
 
 def _numbers(body: bytes, length: str | None) -> np.ndarray:
