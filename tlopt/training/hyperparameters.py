@@ -26,7 +26,7 @@ Effort = Literal["quick", "default", "best"]
 EFFORTS: Mapping[str, Mapping[str, object]] = {
     "quick": {"method": "head"},
     "default": {},
-    "best": {"epochs": 14, "mixup": 0.2, "policy": "trivialaugment", "magnitude": 10.0, "soup": 2},
+    "best": {"epochs": 11, "mixup": 0.2, "policy": "trivialaugment", "magnitude": 10.0, "soup": 3},
 }
 
 # Fewer training images than FEW are fewer than 20 steps of an epoch. With half the batch it has twice as many.
