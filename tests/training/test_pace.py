@@ -171,6 +171,7 @@ def test_turns_end_when_the_choice_is_clear(net, parts, monkeypatch, bf16, turns
         ([1.0, 1.1], [0.8, 0.95], False),  # one step of it was not
         ([1.0, 1.0], [1.2, 1.05], False),
         ([1.0, 1.0], [1.2, 1.15], True),
+        ([0.01, 0.01], [0.02, 0.02], False),  # so short that an interruption may have decided
     ],
 )
 def test_a_choice_is_clear_if_every_step_says_so(fp32, bf16, expected):

@@ -34,6 +34,7 @@ _FEWEST = 8  # images of a turn: with fewer, work on the weights outweighs that 
 _LEAST, _MOST = 2, 7  # turns
 _TURNS_S = 3.0  # after which no turn begins, once there were enough
 _CLEAR = 0.9  # of the other's fastest step: where all of one's steps take less than that, no further turn is needed
+_LONG_S = 0.3  # of all steps, to be clear: short ones cost little, and a single interruption decides among few of them
 _GAIN = 0.05  # of the time: less is not worth another rounding
 _ALL: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 _DEVICES = {"cpu": "processor", "cuda": "GPU"}
@@ -115,11 +116,14 @@ def choose(times: Mapping[Precision, Sequence[float]]) -> tuple[Precision, str]:
 def clear(times: Mapping[Precision, Sequence[float]]) -> bool:
     """Return whether every step of one precision was faster than every step of the others by a tenth or more.
 
-    Such a difference is twice the one that `choose` asks for: more steps would not change the choice.
+    Such a difference is twice the one that `choose` asks for: more steps would not change the choice. Steps that took
+    0.3 seconds in all or less are never clear.
 
     Args:
         times: Precision -> seconds of each timed step.
     """
+    if sum(map(sum, times.values())) <= _LONG_S:
+        return False
     fastest = min(times, key=lambda name: max(times[name]))
     others = [min(values) for name, values in times.items() if name != fastest]
     return max(times[fastest]) < _CLEAR * min(others)
