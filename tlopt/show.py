@@ -46,7 +46,7 @@ def show(
         f"{artifact.path}: {card.kind}, {card.model}, {card.precision}, {artifact.size_mb:.1f} MB",
         *_answers(card),
     ]
-    notes += [*_accuracy(card), *_unlabelled(card)]
+    notes += [*_accuracy(card), *_weights(card), *_unlabelled(card)]
     if card.images:
         notes.append(f"Images: {card.images.path}, digest {card.images.digest[:12]}")
     notes += _pruned(card.details) if isinstance(card.details, TorchDetails) else []
@@ -94,6 +94,24 @@ def _accuracy(card: Card) -> list[str]:
         return [f"Accuracy: {told['accuracy']:.1%} ({low:.1%} to {high:.1%}), {what}"]
     except (KeyError, TypeError, ValueError):  # there is none, or it is of another version
         return []
+
+
+def _weights(card: Card) -> list[str]:
+    """Return what the weights of a torch network are a mean of, if they are one."""
+    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    lines = []
+    try:
+        if soup := metrics.get("soup"):
+            used = ", ".join(str(number) for number in sorted(soup["used"]))
+            lines.append(f"Mean of weights: of {soup['trainings']} trainings, these took part: {used}")
+        share = 1.0 if metrics.get("method") == "head" else metrics.get("fine_tuned_share", 1.0)
+        if share == 0:
+            lines.append("Weights: those from the start of the training, which did better on validation")
+        elif share < 1:
+            lines.append(f"Weights: {share:.0%} fine-tuned, {1 - share:.0%} from the start of the training")
+    except (KeyError, TypeError, ValueError):  # it is of another version
+        return []
+    return lines
 
 
 def _unlabelled(card: Card) -> list[str]:
