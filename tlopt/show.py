@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,9 +75,14 @@ def _answers(card: Card) -> list[str]:
     return [f"Classes: {names}", fed, f"Answers: {card.answers.replace('_', '-')}"]
 
 
+def _metrics(card: Card) -> Mapping[str, Any]:
+    """Return what the training of a torch network measured; nothing of other artifacts."""
+    return card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+
+
 def _accuracy(card: Card) -> list[str]:
     """Return what the training of a torch network said of its accuracy or agreement, and what that is of."""
-    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    metrics = _metrics(card)
     try:
         if found := metrics.get("agreement"):
             (low, high), images, before = found["agreement_interval"], found["images"], metrics["candidates"][-1]
@@ -98,7 +104,7 @@ def _accuracy(card: Card) -> list[str]:
 
 def _weights(card: Card) -> list[str]:
     """Return what the weights of a torch network are a mean of, if they are one."""
-    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    metrics = _metrics(card)
     lines = []
     try:
         if soup := metrics.get("soup"):
@@ -116,7 +122,7 @@ def _weights(card: Card) -> list[str]:
 
 def _unlabelled(card: Card) -> list[str]:
     """Return how many images without labels took part in the training of a torch network."""
-    metrics = card.torch.metrics if isinstance(card.details, TorchDetails) else {}
+    metrics = _metrics(card)
     try:
         found = metrics["unlabelled"]
         counts = ", ".join(f"{name} {count}" for name, count in found["kept_per_class"].items())
