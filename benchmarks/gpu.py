@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --images DIR [--only STEP,…] [--batches 1,8,64] [--minutes 60]
     python benchmarks/gpu.py --table              # what has been measured so far
-    python benchmarks/gpu.py --rehearse           # 29 of 37 steps, without a GPU, on a stand-in and a tiny network
+    python benchmarks/gpu.py --rehearse           # 30 of 40 steps, without a GPU, on a stand-in and a tiny network
 
 The result is ``gpu-<device>.json``, and for another network than the default ``gpu-<device>-<network>.json``. It is
 saved after every step. A step that is in it is not done again: start the command once more to go on. A step that cannot
@@ -36,6 +36,9 @@ STEPS: dict[str, Callable[[Session], Any]] = {
     "train-fp32": kinds.training(precision="fp32"),
     "train-bf16": kinds.training(precision="bf16"),
     "train-compiled": kinds.training(precision="bf16", compile=True),
+    "train-recorded": kinds.training(precision="bf16", cuda_graphs=True),
+    "train-default": kinds.training(method="lp-ft", epochs=6),
+    "recordings": kinds.recordings,
     "train-several-gpus": kinds.several_gpus,
     "torch": speed.torch_speed,
     "onnxruntime": speed.onnxruntime_speed,

@@ -2,27 +2,125 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from on_gpu.session import Session, inputs_of, open_runner
 
 
 def training(**settings: Any) -> Callable[[Session], Any]:
-    """Fine-tune for two epochs; the second one's speed counts, since the first loads and compiles."""
+    """Fine-tune for two epochs unless told; the last one's speed counts, since the first loads and compiles."""
 
     def work(session: Session) -> Any:
-        made = session.finetune(session.options.work / "trained", epochs=2, **settings)
+        with _epochs_of("tlopt.training.loop") as seen:
+            made = session.finetune(session.options.work / "trained", **{"epochs": 2, **settings})
         step = made.card.lineage[-1]
         epochs = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         if not session.options.rehearse and session.device not in step.device:
             raise RuntimeError(f"the training ran on {step.device}, not on {session.device}")
-        return {"device": step.device, "settings": dict(step.settings), "seconds": step.seconds, "epochs": epochs}
+        return {
+            "device": step.device,
+            "settings": dict(step.settings),
+            "seconds": step.seconds,
+            "epochs": epochs,
+            "speeds": [{name: record[name] for name in ("seconds", "images_per_s")} for record in seen],
+        }
 
     return work
+
+
+@contextlib.contextmanager
+def _epochs_of(logger: str) -> Iterator[list[dict[str, float]]]:
+    """Collect the records of epochs that a logger tells of, with their durations."""
+    seen: list[dict[str, float]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if str(record.msg).startswith("epoch") and isinstance(record.args, tuple):
+                seen.append(dict(record.args[1]))  # type: ignore[call-overload]
+
+    handler, log = Handler(), logging.getLogger(logger)
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield seen
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+_RECORDED = {
+    "tf_efficientnet_lite0": {},
+    "resnet50": {},
+    "mobilenetv3_large_100": {},
+    "efficientnet_b0": {"drop_rate": 0.2, "drop_path_rate": 0.2},
+    "convnext_tiny": {"drop_path_rate": 0.1},
+}
+_COUNTED = 20  # steps
+
+
+def recordings(session: Session) -> Any:
+    """Time training steps of 32 images in bf16, kernel by kernel and replayed from a recording, side by side."""
+    if session.options.rehearse:
+        raise RuntimeError("CUDA graphs are recorded on a GPU alone")
+    import timm
+    import torch
+
+    for name, more in _RECORDED.items():
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10, **more)
+        session.rows.append({"network": name, **more, **_both_ways(model, torch.device("cuda"))})
+        print(f"  {session.rows[-1]}", flush=True)
+    return session.rows
+
+
+def _both_ways(model: Any, device: Any) -> dict[str, Any]:
+    import torch
+    from torch.nn import functional
+
+    from tlopt.networks import layout
+    from tlopt.training import distributed
+    from tlopt.training.optimization.precision import arithmetic
+    from tlopt.training.recording import Graphs, Recorder
+
+    model = layout.place(model, device).train()
+    precision = arithmetic("bf16", device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def passes(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with precision.forward():
+            loss = functional.cross_entropy(model(inputs).float(), targets)
+        precision.backward(loss)
+        return loss
+
+    def step(compute: Any, number: int, times: list[float]) -> None:
+        random = torch.Generator(device).manual_seed(number)
+        inputs = torch.randn(32, 3, 224, 224, device=device, generator=random)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        targets = torch.rand(32, 10, device=device, generator=random).softmax(1)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        distributed.seed(number)
+        loss = compute(inputs, targets)
+        precision.step(optimizer, clip=1.0)
+        optimizer.zero_grad(set_to_none=True)
+        float(loss.detach())
+        times.append(1e3 * (time.perf_counter() - started))
+
+    recorder = Recorder(passes, [model], Graphs())
+    taken: dict[str, list[float]] = {"queued": [], "recorded": []}
+    for number in range(5 + _COUNTED):
+        step(passes, number, taken["queued"])
+        step(partial(recorder.gradients, seed=number), number, taken["recorded"])
+    medians = {f"{name}_ms": sorted(times[5:])[_COUNTED // 2] for name, times in taken.items()}
+    return {**medians, "replayed": recorder.replayed, "steps": 5 + _COUNTED}
 
 
 def several_gpus(session: Session) -> Any:

@@ -103,9 +103,8 @@ class Session:
             model=options.model,
             image_size=options.image_size,
             weights=options.weights,
-            method="full",
             force=True,
-            **settings,
+            **{"method": "full", **settings},
         )
 
     def tuned(self) -> Any:

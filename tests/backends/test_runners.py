@@ -151,6 +151,28 @@ def test_bound_inputs_give_the_same_logits_and_their_memory_is_kept(exported):
         assert runner._value is kept
 
 
+def test_bound_inputs_that_are_staged_give_the_same_logits(exported):
+    class Staging:
+        memory = np.zeros((8, *exported.card.preprocess.input_shape), np.float32)
+
+        def put(self, inputs):
+            self.memory[: len(inputs)] = inputs
+            return self.memory[: len(inputs)]
+
+        def close(self):
+            self.memory[:] = np.nan
+
+    random = np.random.default_rng(0)
+    batches = [random.standard_normal((n, *exported.card.preprocess.input_shape), np.float32) for n in (2, 2, 3, 1)]
+    with open_runner(exported, "onnxruntime") as runner:
+        expected = [runner(batch) for batch in batches]
+        runner._place, runner._staging = "cpu", Staging()
+        found = [runner(batch) for batch in batches]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.isnan(Staging.memory).all()
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(exported, tmp_path, backend):
     model = onnx.load(exported.payload(".onnx"))

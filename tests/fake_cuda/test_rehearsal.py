@@ -31,11 +31,13 @@ def test_the_benchmark_of_gpus_saves_each_step_and_goes_on_where_it_stopped(tmp_
     shown, first = run()
     lacking = {f"driver-{name}" for name in ("pycuda", "cuda-bindings") if find_spec(name.partition("-")[0]) is None}
     assert {name: reason for name, reason in first["skipped"].items() if name not in lacking} == {
+        "train-recorded": "SettingError: CUDA graphs need a GPU. Leave out --cuda-graphs.",
+        "recordings": "RuntimeError: CUDA graphs are recorded on a GPU alone",
         "train-several-gpus": "RuntimeError: there are 0 GPUs here",
         "host-copies": "RuntimeError: torch has no GPU here",
         **dict.fromkeys(OLDER, "RuntimeError: no --older PYTHON is given: one that has tensorrt 8.6.0"),
     }
-    assert f"rehearsal: {29 - len(lacking)} of 37 steps" in shown
+    assert f"rehearsal: {30 - len(lacking)} of 40 steps" in shown
     assert "skipped: RuntimeError: there are 0 GPUs here" in shown
     for name in {"driver-pycuda", "driver-cuda-bindings"} - lacking:
         assert first["results"][name]["found"]["checked"]["answers"] == 132

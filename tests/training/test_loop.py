@@ -15,7 +15,7 @@ from tlopt import progress
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images.opening import open_pixels
 from tlopt.training.hyperparameters import Hyperparameters
-from tlopt.training.inputs import predict
+from tlopt.training.inputs import filled_up, predict
 from tlopt.training.loop import Run, train
 from tlopt.training.outcome.history import History
 from tlopt.training.resumption.checkpoint import Checkpoint
@@ -422,3 +422,12 @@ def test_the_loss_is_read_after_all_of_the_step_is_queued(net, parts, monkeypatc
     steps = events.count("moved")
     assert steps > 1
     assert events[: 2 * steps] == ["moved", "read"] * steps
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6])
+def test_batches_are_filled_up_with_the_last_image(count):
+    images = np.arange(4 * 12).reshape(4, 2, 2, 3)
+    found = filled_up(images, count)
+    assert len(found) == max(4, count)
+    np.testing.assert_array_equal(found[:4], images)
+    assert all((one == images[-1]).all() for one in found[4:])

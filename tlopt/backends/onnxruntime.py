@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts, of_each
+from tlopt.engine.running.staging import Staging
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
 from tlopt.outputs import Answer
@@ -43,7 +44,7 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 class Runner:
     """Runs the graph in a session with all graph optimizations, one operator at a time.
 
-    On a GPU, inputs are bound: they go into memory on the device that is kept from run to run.
+    On a GPU, inputs are bound: they go through page-locked memory into memory on the device, both kept from run to run.
     """
 
     def __init__(self, artifact: Artifact, *, device: str = "", threads: int = 0, callers: int = 1) -> None:
@@ -74,6 +75,7 @@ class Runner:
         self._dtype, self._batch = _DTYPES[entry.type], fixed_batch(artifact)
         self._place = "cuda" if device in ("cuda", "tensorrt") else ""
         self._value: Any = None
+        self._staging = Staging() if self._place else None
         self._cast = result.type != "tensor(float)"
         self.conditions = {
             "threads": threads,
@@ -82,6 +84,7 @@ class Runner:
             "graph_optimization": "all",
             "execution": "sequential",
             "io_binding": bool(self._place),
+            **({"page_locked": self._staging.works} if self._staging else {}),
             # On a GPU, ONNX Runtime computes what lies between Q/DQ pairs in float.
             **({} if integers and not self._place else {"integer_kernels": False}),
             "onnxruntime": onnxruntime.__version__,
@@ -105,6 +108,8 @@ class Runner:
         return found
 
     def _run_bound(self, inputs: np.ndarray) -> list[np.ndarray]:
+        if self._staging is not None:
+            inputs = self._staging.put(inputs)
         if self._value is not None and tuple(self._value.shape()) == inputs.shape:
             self._value.update_inplace(inputs)
         else:
@@ -124,6 +129,8 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._session, self._value
+        if self._staging is not None:
+            self._staging.close()
 
 
 def _known(names: list[str], artifact: Artifact) -> list[str]:

@@ -186,10 +186,11 @@ def _traced(model: nn.Module, modules: dict[str, nn.Module], size: int) -> tuple
     for name, module in copied.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.register_forward_hook(note(name))
-    weight = next(model.parameters(), torch.zeros(()))
+    weight, cudnn = next(model.parameters(), torch.zeros(())), torch.backends.cudnn
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        # Two images are not worth the kernels that cuDNN would make for them, in seconds.
+        with torch.inference_mode(False), torch.enable_grad(), cudnn.flags(enabled=False):
             logits = copied(images.clone().requires_grad_() * 1)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return None  # images of this size

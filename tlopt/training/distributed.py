@@ -25,11 +25,11 @@ def world() -> int:
 
 def seed(number: int) -> None:
     """Seed what torch draws at random where the network trains."""
-    if device().type == "cpu":
-        # torch.manual_seed writes down who asks it, for each kind of accelerator that is not in use.
-        torch.default_generator.manual_seed(number)
-    else:
-        torch.manual_seed(number)
+    # torch.manual_seed writes down who asks it, for each kind of accelerator that is not in use.
+    torch.default_generator.manual_seed(number)
+    if (place := device()).type == "cuda":
+        with torch.cuda.device(place):
+            torch.cuda.manual_seed(number)
 
 
 def device() -> torch.device:

@@ -128,6 +128,10 @@ class Hyperparameters:
     compile: Annotated[
         bool, Setting("Compile the network with torch.compile before the training.", group=_TRAINING)
     ] = False
+    cuda_graphs: Annotated[
+        bool,
+        Setting("Replay each step from a CUDA graph, which saves a GPU the gaps between kernels.", group=_TRAINING),
+    ] = False
     moves: Moves = "full"
     patience: Annotated[
         int,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tlopt.images.pixels import Pixels
 from tlopt.networks import ending, folding, layout
 from tlopt.networks.weights import load, snapshot
 from tlopt.progress import Bar, bar
-from tlopt.training import distributed, freezing, joining, memory, pace
+from tlopt.training import distributed, freezing, joining, memory, pace, recording
 from tlopt.training.augmentation import mixing
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.inputs import batch_size, judged, to_inputs, training_batches
@@ -26,12 +27,14 @@ from tlopt.training.optimization.averaging import Average, applied
 from tlopt.training.optimization.precision import arithmetic
 from tlopt.training.outcome.history import History, score
 from tlopt.training.parallel import parallel
+from tlopt.training.recording import Graphs, Recorder
 from tlopt.training.resumption import pausing, resuming
 from tlopt.training.resumption.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
+RECORDS = ("cuda",)  # devices that a step can be recorded on
 _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
 
 
@@ -115,8 +118,9 @@ class Run:
         if settings.compile and not self.compiled:
             log.warning("not compiled: torch.compile crashes on processors if a network has a strided 1 x 1 layer")
         self.teacher, self.checkpoints = teacher, checkpoints
+        self.networks = [model]
         if isinstance(teacher, nn.Module):
-            layout.place(teacher, self.device).eval()
+            self.networks.append(layout.place(teacher, self.device).eval())
         folder = train_images.folder
         images = joining.length(folder.labels, beside)  # of an epoch
         self.batch = batch_size(images, settings, self.world)
@@ -131,6 +135,10 @@ class Run:
         self.matcher = regularizers.matcher(self.model, teacher, settings)
         self.history = History(precision=self.arithmetic.name)
         self.best: dict[str, torch.Tensor] = {}
+        if settings.cuda_graphs:
+            self._expect_recordable()
+        self.recorder: Recorder | None = None
+        self.recorded_below = -1  # the first stage that trains in what is recorded
         self.done = 0  # steps
         self.total = 0.0  # loss summed over the epoch so far
         self.first_loss = 0.0
@@ -144,6 +152,7 @@ class Run:
         freezing.freeze(self.model, below=below)
         freezing.set_mode(self.model, below=below, frozen_norm=settings.frozen_norm)
         forward = self.forward()
+        self._set_recorder(forward, below)
         whole = self.steps * settings.epochs
         first = self.done % self.steps
         started = time.monotonic()
@@ -168,6 +177,23 @@ class Run:
         self.total, self.seconds = 0.0, 0.0
         resuming.save(self)
 
+    def _expect_recordable(self) -> None:
+        """Refuse a training whose steps are not alike, or whose device records none."""
+        if self.device.type not in RECORDS:
+            raise SettingError("CUDA graphs need a GPU.", hint="Leave out --cuda-graphs.")
+        others = {"--compile": self.compiled, "--accumulate": self.settings.accumulate > 1, "torchrun": self.world > 1}
+        if found := [name for name, given in others.items() if given]:
+            raise SettingError(f"--cuda-graphs does not go with {found[0]}.", hint="Leave out one of them.")
+
+    def _set_recorder(self, forward: Callable[[torch.Tensor], torch.Tensor], below: int) -> None:
+        """Record steps in which the same layers train, if the settings want that."""
+        if below == self.recorded_below:
+            return
+        self.recorder, self.recorded_below = None, below
+        left = self.steps * self.settings.epochs - self.done
+        if self.settings.cuda_graphs and left >= recording.WORTH:
+            self.recorder = Recorder(partial(self.gradients, forward), self.networks, Graphs())
+
     def first_trained(self, epoch: int) -> int:
         """Return the index of the first stage that trains in an epoch."""
         moves, frozen, epochs = self.settings.moves, self.settings.frozen_stages, self.settings.epochs
@@ -175,7 +201,13 @@ class Run:
 
     @contextmanager
     def folded(self) -> Iterator[None]:
-        """Fold batch norms whose statistics stay as they are into the convolutions before them, while training."""
+        """Fold batch norms whose statistics stay as they are into the convolutions before them, while training.
+
+        That saves reading and writing activations. A GPU does so faster than it starts the work on the weights.
+        """
+        if self.device.type != "cpu":
+            yield
+            return
         size = self.train_images.preprocess.size
         example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.device)
         with ExitStack() as stack:
@@ -207,12 +239,16 @@ class Run:
             lr: Learning rate.
         """
         settings = self.settings
-        distributed.seed(settings.seed * 1_000_003 + self.done)
+        seed = settings.seed * 1_000_003 + self.done
+        distributed.seed(seed)
         optimizers.set_rate(self.optimizer, lr)
         inputs = to_inputs(crops, self.train_images.preprocess, self.device)
         targets = torch.from_numpy(wanted).to(self.device)
         inputs, targets = mixing.mix(inputs, targets, settings, np.random.default_rng([settings.seed, 1, self.done]))
-        loss = self.gradients(forward, inputs, targets)
+        if self.recorder is not None:
+            loss = self.recorder.gradients(inputs, targets, seed=seed)
+        else:
+            loss = self.gradients(forward, inputs, targets)
         if (self.done + 1) % settings.accumulate == 0 or (self.done + 1) % self.steps == 0:
             self.arithmetic.step(self.optimizer, clip=settings.clip)
             self.optimizer.zero_grad(set_to_none=True)

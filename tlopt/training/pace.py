@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
+from tlopt.networks import buffers
 from tlopt.timing import quiet
 from tlopt.training import distributed, freezing
 from tlopt.training.hyperparameters import Precision
@@ -197,28 +197,16 @@ def _unchanged(run: Run, below: int) -> Iterator[None]:
     model, own = run.model, run.arithmetic
     modes = [(module, module.training) for module in model.modules()]
     trains = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    held = [(part, name, buffer, buffer.detach().clone()) for part, name, buffer in _buffers(run)]
     run.optimizer.zero_grad(set_to_none=True)
     freezing.freeze(model, below=below)
     freezing.set_mode(model, below=below, frozen_norm=run.settings.frozen_norm)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), buffers.kept(run.networks):
             yield
     finally:
         run.arithmetic = own
-        for part, name, buffer, then in held:
-            with torch.no_grad():
-                buffer.copy_(then)
-            part._buffers[name] = buffer  # a layer may have put another tensor there
         for parameter, trained, gradient in trains:
             parameter.requires_grad_(trained)
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
-
-
-def _buffers(run: Run) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Return the module, name and tensor of each buffer of the network and of a teacher that is one."""
-    networks = [run.model, *([run.teacher] if isinstance(run.teacher, nn.Module) else [])]
-    parts = [part for network in networks for part in network.modules()]
-    return [(part, name, buffer) for part in parts for name, buffer in part._buffers.items() if buffer is not None]

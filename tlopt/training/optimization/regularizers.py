@@ -84,7 +84,8 @@ class Matcher:
         """Return the term, a scalar."""
         own, other = self._seen["student"], self._seen["teacher"].detach()
         if self._projection is not None:
-            own = own @ self._projection.to(own.device)
+            self._projection = self._projection.to(own.device)  # once: a GPU cannot record a copy to it
+            own = own @ self._projection
         return self.weight * (functional.normalize(own) - functional.normalize(other)).square().sum(1).mean()
 
     def state(self) -> dict[str, torch.Tensor]:
