@@ -56,6 +56,10 @@ class Recorder:
         passes: Runs a batch forward and back.
         networks: The one that learns, and others whose buffers the passes may change.
         device: What records.
+
+    Attributes:
+        refused: Why steps are not recorded; empty while they may be.
+        replayed: Number of steps that came from a recording.
     """
 
     def __init__(self, passes: Passes, networks: Sequence[nn.Module], device: Device) -> None:
@@ -63,8 +67,8 @@ class Recorder:
         self._model, self._networks = networks[0], networks
         self._steps = 0
         self._recording: _Recording | None = None
-        self._refused = False
-        self.replayed = 0  # steps
+        self.refused = ""
+        self.replayed = 0
 
     def gradients(self, inputs: torch.Tensor, targets: torch.Tensor, *, seed: int) -> torch.Tensor:
         """Leave a batch's gradients with the parameters, which have none before, and return the loss.
@@ -79,7 +83,7 @@ class Recorder:
             self.replayed += 1
             return recording.replay(inputs, targets)
         self._steps += 1
-        if self._refused or self._steps < _AT:
+        if self.refused or self._steps < _AT:
             return self._passes(inputs, targets)
         if recording is None:
             return self._recorded(inputs, targets, seed)
@@ -128,7 +132,7 @@ class Recorder:
         return loss
 
     def _refuse(self, why: str) -> None:
-        self._recording, self._refused = None, True
+        self._recording, self.refused = None, why
         self._device.forget()
         log.info("the training steps are not recorded: %s", why)
 
