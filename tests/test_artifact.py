@@ -135,6 +135,24 @@ def test_load_says_what_tlopt_made_instead_of_an_artifact(name, content, what, h
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("place", ["a.jpg", "cats/a.PNG", "train/cats/a.jpg"])
+def test_load_says_how_images_become_an_artifact(place, tmp_path):
+    photo = tmp_path / "photos" / place
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="is not an artifact") as caught:
+        Artifact.load(tmp_path / "photos")
+    assert f"tlopt finetune {tmp_path / 'photos'} -o OUT" in caught.value.hint
+
+
+def test_load_takes_other_files_for_no_images(tmp_path):
+    (tmp_path / "notes" / "more").mkdir(parents=True)
+    (tmp_path / "notes" / "a.txt").write_text("")
+    with pytest.raises(ArtifactError, match="is not an artifact") as caught:
+        Artifact.load(tmp_path / "notes")
+    assert "images" not in caught.value.hint
+
+
 def test_load_says_how_a_network_of_another_program_becomes_an_artifact(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError, match="is not an artifact") as caught:

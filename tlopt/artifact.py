@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from tlopt.preprocess import LATER
 from tlopt.publishing import marks
 from tlopt.reading import external_data, files
 from tlopt.reading.files import real_path
+from tlopt.reading.image_files import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +143,28 @@ def _no_artifact(path: Path, cause: Exception) -> ArtifactError:
     if made is not None and made.group in _INSTEAD:
         return ArtifactError(f"{path} is {made.what}, not an artifact.", hint=_INSTEAD[made.group].format(path))
     why = f", which {cause.reason}" if isinstance(cause, files.IrregularFileError) else ""
-    importable = path.suffix in (".onnx", ".keras", ".pt2") and path.is_file()
-    return ArtifactError(
-        f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.",
-        hint="tlopt import makes an artifact of it."
-        if importable
-        else "Artifacts are made by tlopt finetune and tlopt import.",
-    )
+    hint = "Artifacts are made by tlopt finetune and tlopt import."
+    if path.suffix in (".onnx", ".keras", ".pt2") and path.is_file():
+        hint = "tlopt import makes an artifact of it."
+    elif _holds_images(path):
+        hint = f"It holds images: tlopt finetune {path} -o OUT makes an artifact of them."
+    return ArtifactError(f"{path} is not an artifact: it has no readable {CARD_NAME}{why}.", hint=hint)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a folder begins with images, or with folders of images, as far as a short look tells."""
+    try:
+        entries = [*itertools.islice(os.scandir(path), _LOOK)]
+        for entry in entries:  # and what it gets on the way
+            if len(entries) < _LOOK and entry.is_dir(follow_symlinks=False):
+                entries += itertools.islice(os.scandir(entry.path), _LOOK)
+        return any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)
+    except OSError:
+        return False
 
 
 _PAYLOADS = (".safetensors", ".onnx", ".onnx.data", ".engine")  # ends of the names of what runs
+_LOOK = 100  # entries of a folder that tell what it holds
 _INSTEAD = {
     "search": "The artifact that it found is {}/best.",
     "deployment": "Give the artifact that it was made of.",

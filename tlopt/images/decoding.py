@@ -10,7 +10,7 @@ import numpy as np
 
 from tlopt.errors import ImagesError
 from tlopt.images.folder import ImageFolder
-from tlopt.images.ordered import ordered
+from tlopt.images.ordered import decoders, ordered
 from tlopt.preprocess import Preprocess, Views
 from tlopt.progress import track
 from tlopt.reading.image_files import read_image
@@ -102,7 +102,9 @@ def batches(
         return _decoded(folder, preprocess, index, views)
 
     # So far ahead that whatever takes a batch finds the next one ready.
-    decoded: Iterator[np.ndarray | ImagesError] = ordered(decode, range(len(folder)), ahead=2 * batch)
+    decoded: Iterator[np.ndarray | ImagesError] = ordered(
+        decode, range(len(folder)), workers=decoders(), ahead=2 * batch
+    )
     if label:
         decoded = track(decoded, label=label, total=len(folder))
     kept: list[int] = []

@@ -10,8 +10,16 @@ from typing import TypeVar
 
 from tlopt.environment import cores
 
+# On 16 cores, 16 threads decoded fewer images than 8: more of them only wait for Python's lock.
+_DECODERS = 8
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def decoders() -> int:
+    """Return how many threads decode images here."""
+    return min(_DECODERS, max(2, cores()))
 
 
 def ordered(

@@ -17,7 +17,7 @@ import numpy as np
 from tlopt.errors import ImagesError
 from tlopt.images.decoding import Unreadable
 from tlopt.images.folder import ImageFolder
-from tlopt.images.ordered import ordered
+from tlopt.images.ordered import decoders, ordered
 from tlopt.images.store import (
     NOT_KEPT,
     UNKNOWN,
@@ -175,7 +175,8 @@ class Pixels:
         crops: list[np.ndarray] = []
         labels: list[int] = []
         with bar(label, len(wanted)) if label else contextlib.nullcontext() as shown:
-            for position, one in zip(wanted, ordered(crop, wanted, chunk=_CHUNK), strict=True):
+            found = ordered(crop, wanted, workers=decoders(), chunk=_CHUNK)
+            for position, one in zip(wanted, found, strict=True):
                 if one is not None:
                     crops.append(one)
                     labels.append(int(self.folder.labels[position]))

@@ -12,6 +12,7 @@ from typing import Annotated
 from tlopt.artifact import Artifact
 from tlopt.environment import MOST_THREADS, cores, processor, versions, waiting
 from tlopt.errors import SettingError
+from tlopt.images.ordered import decoders
 from tlopt.measure.candidates import candidates, labels, on_gpu
 from tlopt.measure.speed.baseline import read_baseline, regressions, unmatched
 from tlopt.measure.speed.callers import Kind
@@ -129,7 +130,7 @@ def bench(
             stack, tried, inputs, streams=load.streams, callers=load.callers, threads=threads, memory=used,
             sessions=load.sessions,
         )  # fmt: skip
-        workers = stack.enter_context(ThreadPoolExecutor(max(2, cores()))) if end_to_end else None
+        workers = stack.enter_context(ThreadPoolExecutor(decoders())) if end_to_end else None
         for size in batch:
             whole = [line.from_disk(size, inputs, workers) for line in lines.opened if workers and line.runner]
             timings = iter(_timed([*(line.at(size) for line in lines.opened), *whole], size, seconds, meter, watch))

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from fake_triton import Request, TritonModelException, triton_utils  # noqa: F401 - a fixture
 
+BATCHED = [{"name": "images", "data_type": "TYPE_FP32", "dims": ["-1", "3", "32", "32"]}]
+ANSWERS = [{"name": "logits", "data_type": "TYPE_FP32", "dims": ["-1", "3"]}]
+
 
 @pytest.fixture
 def model(triton_utils, exported, tmp_path):  # noqa: F811
@@ -59,6 +62,18 @@ def test_what_the_runtime_raises_is_the_answer_to_each_request(model):
     wrong = np.zeros((1, 3, 16, 8), np.float64)
     responses = model().execute([Request(images=wrong), Request(images=wrong)])
     assert all("InvalidArgument" in str(one.error) for one in responses)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"max_batch_size": 0, "input": BATCHED, "output": ANSWERS}], ids=["batch", "single"]
+)
+def test_a_wrong_request_does_not_spoil_the_others(model, changes):
+    right, wrong = np.zeros((2, 3, 32, 32), np.float32), np.zeros((1, 3, 16, 8), np.float32)
+    first, second, third = model(**changes).execute(
+        [Request(images=right), Request(images=wrong), Request(images=right)]
+    )
+    assert second.error
+    assert [len(one.numbers()) for one in (first, third)] == [2, 2]
 
 
 @pytest.mark.parametrize(

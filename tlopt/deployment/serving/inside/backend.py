@@ -44,7 +44,10 @@ class TritonPythonModel:
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run the images of all requests as one batch, and return one response for each."""
+        """Run the images of all requests as one batch, and return one response for each.
+
+        If that fails, each request is run alone: an error is the answer to the request that caused it.
+        """
         inputs = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
         if self._only and (images := sum(map(len, inputs))) != self._only:
             # As Triton's own OpenVINO backend does: it compiles the network for the largest batch alone.
@@ -57,6 +60,8 @@ class TritonPythonModel:
             else:
                 answers = [self._run(one) for one in inputs]
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises is an answer to the client, not the server's end
+            if len(requests) > 1 and not self._only:
+                return [response for request in requests for response in self.execute([request])]
             failed = pb_utils.TritonError(f"{type(error).__name__}: {error}")
             return [pb_utils.InferenceResponse(error=failed) for _ in requests]
         return [
