@@ -18,7 +18,7 @@ def training(**settings: Any) -> Callable[[Session], Any]:
     """Fine-tune for two epochs unless told; the last one's speed counts, since the first loads and compiles."""
 
     def work(session: Session) -> Any:
-        with _epochs_of("tlopt.training.loop") as seen:
+        with _told("tlopt.training") as told:
             made = session.finetune(session.options.work / "trained", **{"epochs": 2, **settings})
         step = made.card.lineage[-1]
         epochs = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -29,28 +29,32 @@ def training(**settings: Any) -> Callable[[Session], Any]:
             "settings": dict(step.settings),
             "seconds": step.seconds,
             "epochs": epochs,
-            "speeds": [{name: record[name] for name in ("seconds", "images_per_s")} for record in seen],
+            "speeds": [
+                {name: record.args[1][name] for name in ("seconds", "images_per_s")}
+                for record in told
+                if str(record.msg).startswith("epoch")
+            ],
+            "recording": [record.getMessage() for record in told if record.name.endswith("recording")],
         }
 
     return work
 
 
 @contextlib.contextmanager
-def _epochs_of(logger: str) -> Iterator[list[dict[str, float]]]:
-    """Collect the records of epochs that a logger tells of, with their durations."""
-    seen: list[dict[str, float]] = []
+def _told(logger: str) -> Iterator[list[Any]]:
+    """Collect what a logger is told."""
+    told: list[Any] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if str(record.msg).startswith("epoch") and isinstance(record.args, tuple):
-                seen.append(dict(record.args[1]))  # type: ignore[call-overload]
+            told.append(record)
 
     handler, log = Handler(), logging.getLogger(logger)
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield seen
+        yield told
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
@@ -120,7 +124,7 @@ def _both_ways(model: Any, device: Any) -> dict[str, Any]:
         step(passes, number, taken["queued"])
         step(partial(recorder.gradients, seed=number), number, taken["recorded"])
     medians = {f"{name}_ms": sorted(times[5:])[_COUNTED // 2] for name, times in taken.items()}
-    return {**medians, "replayed": recorder.replayed, "steps": 5 + _COUNTED}
+    return {**medians, "replayed": recorder.replayed, "refused": recorder.refused, "steps": 5 + _COUNTED}
 
 
 def several_gpus(session: Session) -> Any:

@@ -15,7 +15,7 @@ from tlopt import progress
 from tlopt.errors import ImagesError, SettingError, StageError
 from tlopt.images.opening import open_pixels
 from tlopt.training.hyperparameters import Hyperparameters
-from tlopt.training.inputs import filled_up, predict
+from tlopt.training.inputs import of_one_size, predict
 from tlopt.training.loop import Run, train
 from tlopt.training.outcome.history import History
 from tlopt.training.resumption.checkpoint import Checkpoint
@@ -425,9 +425,10 @@ def test_the_loss_is_read_after_all_of_the_step_is_queued(net, parts, monkeypatc
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 6])
-def test_batches_are_filled_up_with_the_last_image(count):
+def test_a_gpu_gets_batches_of_one_size(count):
     images = np.arange(4 * 12).reshape(4, 2, 2, 3)
-    found = filled_up(images, count)
+    assert of_one_size(images, count, CPU) is images
+    found = of_one_size(images, count, torch.device("cuda"))
     assert len(found) == max(4, count)
     np.testing.assert_array_equal(found[:4], images)
     assert all((one == images[-1]).all() for one in found[4:])

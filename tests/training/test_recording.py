@@ -167,7 +167,7 @@ def test_a_recording_that_says_something_else_is_not_trusted(net, parts, recorde
     found, _ = trained(net, parts)
     assert same(found, plainly(net, parts))
     assert not recorded.made[0].replayed
-    assert "of their length apart" in recorded.made[0].refused
+    assert "apart from what is computed" in recorded.made[0].refused
 
 
 @pytest.mark.parametrize("draw", [lambda: random.random(), lambda: np.random.random()], ids=["python", "numpy"])  # noqa: NPY002
@@ -187,21 +187,58 @@ def test_a_layer_that_puts_its_buffer_anew_is_not_recorded(net, parts, recorded)
     assert "in the place of its buffers" in recorded.made[0].refused
 
 
-def test_a_step_that_does_not_fit_beside_the_recording_goes_on_without_it(net, parts, recorded, monkeypatch):
+@pytest.mark.parametrize(
+    "call", [4, 6]
+)  # one plain, one checked, one recorded, one computed, one replayed, one compared
+def test_a_step_that_does_not_fit_beside_the_recording_goes_on_without_it(net, parts, recorded, monkeypatch, call):
     calls = []
     own = loop.Run.gradients
 
-    def full_at_the_fifth(self, *batch):
+    def full(self, *batch):
         calls.append(None)
-        if len(calls) == 6:  # one plain, one checked, one recorded, one computed, one replayed, this one
+        if len(calls) == call:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return own(self, *batch)
 
-    monkeypatch.setattr(loop.Run, "gradients", full_at_the_fifth)
+    monkeypatch.setattr(loop.Run, "gradients", full)
     found, _ = trained(net, parts)
     monkeypatch.setattr(loop.Run, "gradients", own)
     assert same(found, plainly(net, parts))
     assert not recorded.made[0].replayed
+
+
+def test_weights_that_lie_elsewhere_end_a_recording():
+    layer = nn.Linear(3, 2)
+
+    def passes(inputs, targets):
+        loss = (layer(inputs) - targets).square().mean()
+        loss.backward()
+        return loss
+
+    recorder = Recorder(passes, [layer], ByHand(layer))
+    for step in range(6):
+        if step == 5:
+            layer.weight.data = layer.weight.data.clone()
+            recorder.look()
+        layer.zero_grad(set_to_none=True)
+        recorder.gradients(torch.randn(4, 3), torch.randn(4, 2), seed=step)
+        assert recorder.replayed == max(0, min(step, 4) - 2)
+    assert "lie elsewhere" in recorder.refused
+
+
+def test_a_gradient_that_is_no_number_decides_nothing(net, parts, recorded, monkeypatch):
+    from tlopt.training import recording
+
+    real, seen = recording._apart, []
+
+    def apart(found, wanted):
+        seen.append(None)
+        return float("nan") if len(seen) < 3 else real(found, wanted)
+
+    monkeypatch.setattr(recording, "_apart", apart)
+    found, _ = trained(net, parts)
+    assert same(found, plainly(net, parts))
+    assert recorded.made[0].replayed == 32 - 5
 
 
 def test_a_short_training_is_not_recorded(net, parts, recorded):
@@ -242,10 +279,46 @@ def test_a_batch_of_another_shape_is_computed():
     assert device.recorded == 1
 
 
+@pytest.fixture
+def watched(monkeypatch):
+    """The recorders of a GPU."""
+    made = []
+
+    class Watched(Recorder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr(loop, "Recorder", Watched)
+    return made
+
+
+class Failing(nn.Module):
+    """Fails while it is recorded."""
+
+    def forward(self, x):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("not while it is recorded")
+        return x
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu(net, parts):
-    net.drop = nn.Dropout(0.1)
+@pytest.mark.parametrize("more", [{}, {"teacher_features": 0.5}, {"precision": "fp16"}], ids=str)
+def test_on_a_gpu(net, parts, watched, more):
+    settings = dataclasses.replace(MANY, **more)
+    found, _ = trained(net, parts, settings, teacher=copy.deepcopy(net) if "teacher_features" in more else None)
+    assert watched[0].replayed, watched[0].refused
+    wanted = plainly(net, parts, settings, teacher=copy.deepcopy(net) if "teacher_features" in more else None)
+    for one, other in zip(found.state_dict().values(), wanted.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_a_recording_that_fails_leaves_the_training_as_it_was(net, parts, watched):
+    net.drop = nn.Sequential(Failing(), nn.Dropout(0.1))
     found, _ = trained(net, parts)
+    assert not watched[0].replayed
+    assert "not while it is recorded" in watched[0].refused
     wanted = plainly(net, parts)
     for one, other in zip(found.state_dict().values(), wanted.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from tlopt.artifact import Artifact
 from tlopt.backends._batching import fixed_batch, in_parts, of_each
-from tlopt.engine.running.staging import Staging
+from tlopt.engine.running.staging import SMALL, Staging
 from tlopt.environment import cores
 from tlopt.errors import ArtifactError, StageError
 from tlopt.outputs import Answer
@@ -84,7 +84,7 @@ class Runner:
             "graph_optimization": "all",
             "execution": "sequential",
             "io_binding": bool(self._place),
-            **({"page_locked": self._staging.works} if self._staging else {}),
+            **({"page_locked_from_bytes": SMALL} if self._staging and self._staging.works else {}),
             # On a GPU, ONNX Runtime computes what lies between Q/DQ pairs in float.
             **({} if integers and not self._place else {"integer_kernels": False}),
             "onnxruntime": onnxruntime.__version__,

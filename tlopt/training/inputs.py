@@ -137,8 +137,7 @@ def predict(
     logits, labels = [], []
     with answering(model, pixels.preprocess, device):
         for crops, truth in pixels.fill(batch=batch, label=label):
-            # cuDNN makes kernels for each number of images, in seconds: a GPU gets batches of one size.
-            whole = crops if device.type == "cpu" else filled_up(crops, batch)
+            whole = of_one_size(crops, batch, device)
             answers: np.ndarray = model(to_inputs(whole, pixels.preprocess, device)).float().cpu().numpy()
             logits.append(answers[: len(crops)])
             labels.append(truth)
@@ -146,9 +145,19 @@ def predict(
     return np.concatenate(logits), np.concatenate(labels)
 
 
-def filled_up(images: np.ndarray, count: int) -> np.ndarray:
-    """Return images, (n, ...), with the last one repeated until they are `count`."""
-    return images if len(images) >= count else images[np.minimum(np.arange(count), len(images) - 1)]
+def of_one_size(images: np.ndarray, count: int, device: torch.device) -> np.ndarray:
+    """Return images for a GPU with the last one repeated until they are `count`; those for a processor as they are.
+
+    cuDNN makes kernels for each number of images, in seconds.
+
+    Args:
+        images: (n, ...), of at least one.
+        count: Images of a whole batch.
+        device: Where the network is.
+    """
+    if device.type == "cpu" or len(images) >= count:
+        return images
+    return images[np.minimum(np.arange(count), len(images) - 1)]
 
 
 def answer(model: nn.Module, pixels: Pixels, *, device: torch.device, label: str = "") -> None:

@@ -188,6 +188,8 @@ class Run:
     def _set_recorder(self, forward: Callable[[torch.Tensor], torch.Tensor], below: int) -> None:
         """Record steps in which the same layers train, if the settings want that."""
         if below == self.recorded_below:
+            if self.recorder is not None:
+                self.recorder.look()
             return
         self.recorder, self.recorded_below = None, below
         left = self.steps * self.settings.epochs - self.done
@@ -317,6 +319,7 @@ class Run:
 
     def finish(self) -> None:
         """Give the network the weights that are kept."""
+        self.recorder = None  # it holds memory, and this run
         ended = self.settings.patience == 0 and self.done == self.steps * self.settings.epochs
         if ended and self.val_images is not None and self.history.last_will_do(len(self.val_images)):
             self.history.best = len(self.history.epochs) - 1

@@ -46,7 +46,7 @@ class Driver:
 def driver(monkeypatch):
     made = Driver()
     monkeypatch.setattr(staging.drivers, "load", lambda: made)
-    monkeypatch.setattr(staging, "_SMALL", 100)
+    monkeypatch.setattr(staging, "SMALL", 100)
     return made
 
 

@@ -11,7 +11,7 @@ from tlopt.engine.driver import Driver, DriverError, Locked
 from tlopt.engine.running.filling import fill
 from tlopt.errors import MissingLibraryError
 
-_SMALL = 1 << 20  # bytes that the GPU gets as fast from anywhere
+SMALL = 1 << 20  # bytes that the GPU gets as fast from anywhere
 
 
 class Staging:
@@ -34,12 +34,12 @@ class Staging:
         Args:
             inputs: (n, ...), contiguous.
         """
-        if self._driver is None or inputs.nbytes < _SMALL:
+        if self._driver is None or inputs.nbytes < SMALL:
             return inputs
         held = None if self._held is None else self._held.array
         if held is None or held.dtype != inputs.dtype or held.shape[1:] != inputs.shape[1:] or len(held) < len(inputs):
-            self.close()
             try:
+                self.close()
                 with self._driver.current():
                     self._held = self._driver.locked(inputs.shape, inputs.dtype)
             except DriverError:  # there is too little of it

@@ -22,7 +22,7 @@ from tlopt.networks import head, layout
 from tlopt.progress import track
 from tlopt.publishing import write_whole
 from tlopt.reading.files import open_regular
-from tlopt.training.inputs import answering, to_inputs
+from tlopt.training.inputs import answering, of_one_size, to_inputs
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +96,10 @@ def features(
     done, most = 0, len(pixels) if positions is None else len(positions)
     with answering(model, pixels.preprocess, device), head.features(model) as seen:
         for crops, truth in pixels.fill(batch=batch, label=label, positions=positions):
-            model(to_inputs(crops, pixels.preprocess, device))
+            model(to_inputs(of_one_size(crops, batch, device), pixels.preprocess, device))
             if not done:
                 found = torch.empty(most, seen[0].shape[1])
-            found[done : done + len(truth)] = seen[0]
+            found[done : done + len(truth)] = seen[0][: len(truth)]
             done += len(truth)
             labels.append(truth)
     result = found[:done].clone() if done < most else found, np.concatenate(labels)
@@ -115,8 +115,8 @@ def _still(
     some = np.arange(len(pixels.folder)) if positions is None else positions
     with answering(model, pixels.preprocess, device), head.features(model) as seen:
         for crops, _ in pixels.fill(batch=batch, label="Comparing features", positions=some[:batch]):
-            model(to_inputs(crops, pixels.preprocess, device))
-            now = seen[0].cpu()
+            model(to_inputs(of_one_size(crops, batch, device), pixels.preprocess, device))
+            now = seen[0][: len(crops)].cpu()
             return len(now) <= len(kept) and torch.allclose(now, kept[: len(now)], rtol=1e-3, atol=1e-4)
     return True
 

@@ -82,7 +82,8 @@ class Matcher:
 
     def distance(self) -> torch.Tensor:
         """Return the term, a scalar."""
-        own, other = self._seen["student"], self._seen["teacher"].detach()
+        # Not kept: they would hold the passes that made them, which a recording does not allow.
+        own, other = self._seen.pop("student"), self._seen.pop("teacher").detach()
         if self._projection is not None:
             self._projection = self._projection.to(own.device)  # once: a GPU cannot record a copy to it
             own = own @ self._projection
