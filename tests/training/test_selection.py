@@ -18,22 +18,33 @@ def tried(*right, images=30):
 
 
 def test_the_first_stays_if_others_are_ahead_by_chance():
-    assert unless_beaten(*tried(20, 23, 22)).share == 1.0  # three images of thirty
+    assert unless_beaten(*tried(20, 23, 22), 1.0).share == 1.0  # three images of thirty
 
 
 def test_the_best_of_those_ahead_beyond_chance_is_taken():
-    assert unless_beaten(*tried(20, 24, 26, 25)).share == 0.5
+    assert unless_beaten(*tried(20, 24, 26, 25), 1.0).share == 0.5
 
 
 def test_of_those_equally_far_ahead_the_least_loss_decides():
     candidates, right = tried(20, 26, 26)
     candidates[2] = Candidate(share=0.5, accuracy=candidates[2].accuracy, loss=0.01)
-    assert unless_beaten(candidates, right).share == 0.5
+    assert unless_beaten(candidates, right, 1.0).share == 0.5
 
 
 def test_many_images_tell_small_differences():
-    assert unless_beaten(*tried(2000, 2003, images=3000)).share == 1.0
-    assert unless_beaten(*tried(2000, 2004, images=3000)).share == 0.75
+    assert unless_beaten(*tried(2000, 2003, images=3000), 1.0).share == 1.0
+    assert unless_beaten(*tried(2000, 2004, images=3000), 1.0).share == 0.75
+
+
+def test_another_share_may_be_the_one_to_beat():
+    assert unless_beaten(*tried(23, 22, 20), 0.5).share == 0.5  # the fine-tuned weights are ahead by chance
+    assert unless_beaten(*tried(24, 22, 20), 0.5).share == 1.0
+    assert unless_beaten(*tried(20)[:2], 0.5).share == 1.0  # there is no mean
+
+
+@pytest.mark.parametrize(("images", "share"), [(10, 0.5), (149, 0.5), (150, 1.0), (100_000, 1.0)])
+def test_trained_on_few_images_the_mean_is_kept(images, share):
+    assert selection.usual(images) == share
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -53,7 +64,7 @@ def test_fine_tuned_weights_stay_where_the_probe_has_less_loss_by_chance(net, pa
         return logits, labels
 
     monkeypatch.setattr(selection, "predict", predict)
-    kept, _ = selection.select(net, start, parts[1], device=torch.device("cpu"), fresh=fresh)
+    kept, _ = selection.select(net, start, parts[1], device=torch.device("cpu"), trained=500, fresh=fresh)
     assert kept.share == (1.0 if fresh else 0.0)
     expected = tuned if fresh else start
     assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())

@@ -18,6 +18,7 @@ from tlopt.training.optimization.losses import divergence
 from tlopt.training.outcome import temperature
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the fine-tuned weights
+_FEW = 150  # training images, with fewer of which the mean of both is the safer choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +37,26 @@ class Candidate:
 
 
 def select(
-    model: nn.Module, start: Mapping[str, torch.Tensor], images: Pixels, *, device: torch.device, fresh: bool
+    model: nn.Module,
+    start: Mapping[str, torch.Tensor],
+    images: Pixels,
+    *,
+    device: torch.device,
+    trained: int,
+    fresh: bool,
 ) -> tuple[Candidate, list[Candidate]]:
     """Give a fine-tuned network the best of its weights and their means with those it started from, in place.
 
     Means of the weights before and after fine-tuning often do better than both (arXiv 2109.01903). On a few images
-    chance decides among them, and fine-tuning a network for other classes all but always helps. So its weights stay as
-    they are unless others are ahead beyond chance.
+    chance decides among them, and fine-tuning a network for other classes all but always helps. So what is `usual` is
+    kept unless others are ahead beyond chance.
 
     Args:
         model: Fine-tuned.
         start: Its state before fine-tuning, with the probe as classifier.
         images: Validation images.
         device: Where to compute.
+        trained: Number of training images.
         fresh: It started from an untrained classifier. What went on from a network that was already good has no such
             claim: the least loss decides among those alike in accuracy.
 
@@ -62,20 +70,34 @@ def select(
         logits, labels = predict(model.to(device), images, device=device)
         tried.append(candidate(share, logits, labels, answers=images.answered))
         correct.append(logits.argmax(1) == labels)
-    best = unless_beaten(tried, correct) if fresh else best_of(tried, len(images))
+    best = unless_beaten(tried, correct, usual(trained)) if fresh else best_of(tried, len(images))
     weights.load(model, mean(start, tuned, best.share))
     return best, tried
 
 
-def unless_beaten(tried: Sequence[Candidate], correct: Sequence[np.ndarray]) -> Candidate:
-    """Return the first candidate, or the best of those that are ahead of it beyond chance.
+def usual(images: int) -> float:
+    """Return the share of the fine-tuned weights to keep unless validation says otherwise: all, or half of few images.
+
+    Trained on 120 images of two classes, the mean with the probe is 0.8 points better than the fine-tuned network, and
+    a third as often worse than a regression on all of them. On 200 images and more it is no better.
+
+    Args:
+        images: Trained on.
+    """
+    return 1.0 if images >= _FEW else 0.5
+
+
+def unless_beaten(tried: Sequence[Candidate], correct: Sequence[np.ndarray], share: float) -> Candidate:
+    """Return the candidate of a share, or the best of those that are ahead of it beyond chance.
 
     Args:
         tried: The candidates.
         correct: Where each is right, bool (n,), parallel to them.
+        share: Of the fine-tuned weights; if none has it, the first candidate stands for it.
     """
-    ahead = [one for one, right in zip(tried, correct, strict=True) if judging.ahead(right, correct[0])]
-    return max(ahead, key=lambda one: (one.accuracy, -one.loss), default=tried[0])
+    own = next((number for number, one in enumerate(tried) if one.share == share), 0)
+    ahead = [one for one, right in zip(tried, correct, strict=True) if judging.ahead(right, correct[own])]
+    return max(ahead, key=lambda one: (one.accuracy, -one.loss), default=tried[own])
 
 
 def best_of(tried: list[Candidate], images: int) -> Candidate:
