@@ -30,7 +30,7 @@ Passes = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # inputs and targ
 WORTH = 20  # steps of a training that is long enough for a recording
 _TOLERANCE = 0.05  # of the length of a gradient: kernels that add in any order differ in bf16
 _FLOOR = 0.05  # of the whole gradient's length
-_AT = 2  # steps computed before the one that shows whether a recording is possible
+_AT = 2  # the step that is recorded: the first one makes what the others find
 
 
 class Device(Protocol):
