@@ -42,9 +42,11 @@ def test_another_share_may_be_the_one_to_beat():
     assert unless_beaten(*tried(20)[:2], 0.5).share == 1.0  # there is no mean
 
 
-@pytest.mark.parametrize(("images", "share"), [(10, 0.5), (149, 0.5), (150, 1.0), (100_000, 1.0)])
-def test_trained_on_few_images_the_mean_is_kept(images, share):
-    assert selection.usual(images) == share
+@pytest.mark.parametrize(
+    ("images", "trainings", "share"), [(10, 1, 0.5), (149, 1, 0.5), (150, 1, 1.0), (100_000, 1, 1.0), (10, 3, 1.0)]
+)
+def test_trained_once_on_few_images_the_mean_is_kept(images, trainings, share):
+    assert selection.usual(images, trainings) == share
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -64,7 +66,7 @@ def test_fine_tuned_weights_stay_where_the_probe_has_less_loss_by_chance(net, pa
         return logits, labels
 
     monkeypatch.setattr(selection, "predict", predict)
-    kept, _ = selection.select(net, start, parts[1], device=torch.device("cpu"), trained=500, fresh=fresh)
+    kept, _ = selection.select(net, start, parts[1], device=torch.device("cpu"), usually=1.0, fresh=fresh)
     assert kept.share == (1.0 if fresh else 0.0)
     expected = tuned if fresh else start
     assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())

@@ -113,7 +113,7 @@ def cross_validate(
             logits[share][fold == held] = outcome.tensors[f"{share}"].numpy()
     tried = [selection.candidate(share, logits[share], folder.labels) for share in each.shares]
     right = [logits[share].argmax(1) == folder.labels for share in each.shares]
-    best = selection.unless_beaten(tried, right, selection.usual(len(folder)))
+    best = selection.unless_beaten(tried, right, selection.usual(len(folder), settings.soup))
     log.info("%d folds: kept %s of %s", count, best, tried)
     kept = replace(checkpoints, earlier=tuple(done)) if checkpoints else None
     start, end, history = each.train(np.ones(len(folder), bool), each.settled(settings, done[0]), kept)

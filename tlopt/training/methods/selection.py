@@ -42,7 +42,7 @@ def select(
     images: Pixels,
     *,
     device: torch.device,
-    trained: int,
+    usually: float,
     fresh: bool,
 ) -> tuple[Candidate, list[Candidate]]:
     """Give a fine-tuned network the best of its weights and their means with those it started from, in place.
@@ -56,7 +56,7 @@ def select(
         start: Its state before fine-tuning, with the probe as classifier.
         images: Validation images.
         device: Where to compute.
-        trained: Number of training images.
+        usually: Share to keep unless others are ahead, see `usual`.
         fresh: It started from an untrained classifier. What went on from a network that was already good has no such
             claim: the least loss decides among those alike in accuracy.
 
@@ -70,21 +70,22 @@ def select(
         logits, labels = predict(model.to(device), images, device=device)
         tried.append(candidate(share, logits, labels, answers=images.answered))
         correct.append(logits.argmax(1) == labels)
-    best = unless_beaten(tried, correct, usual(trained)) if fresh else best_of(tried, len(images))
+    best = unless_beaten(tried, correct, usually) if fresh else best_of(tried, len(images))
     weights.load(model, mean(start, tuned, best.share))
     return best, tried
 
 
-def usual(images: int) -> float:
+def usual(images: int, trainings: int) -> float:
     """Return the share of the fine-tuned weights to keep unless validation says otherwise: all, or half of few images.
 
-    Trained on 120 images of two classes, the mean with the probe is 0.8 points better than the fine-tuned network, and
-    a third as often worse than a regression on all of them. On 200 images and more it is no better.
+    A network trained once on fewer than 150 images is less often worse than a regression on all of them if half of its
+    weights are those of the probe. The mean of several trainings gains nothing (benchmarks/few_images.py).
 
     Args:
         images: Trained on.
+        trainings: Whose weights are averaged.
     """
-    return 1.0 if images >= _FEW else 0.5
+    return 1.0 if images >= _FEW or trainings > 1 else 0.5
 
 
 def unless_beaten(tried: Sequence[Candidate], correct: Sequence[np.ndarray], share: float) -> Candidate:

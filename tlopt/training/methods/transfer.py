@@ -129,9 +129,8 @@ def transfer(
         best = int(history.epochs[history.best]["epoch"])
         details |= {"best_epoch": best, "precision": history.precision, **mixed}
         if method != "full" or not fresh:
-            chosen, tried = selection.select(
-                model, start, val_images, device=device, trained=len(train_images), fresh=fresh
-            )
+            usually = selection.usual(len(train_images), settings.soup)
+            chosen, tried = selection.select(model, start, val_images, device=device, usually=usually, fresh=fresh)
             details |= {
                 "fine_tuned_share": chosen.share,
                 "candidates": [dataclasses.asdict(candidate) for candidate in tried],
