@@ -351,8 +351,11 @@ def test_three_workers_of_which_one_is_killed_find_what_one_finds(found, images,
         [row["outcome"] for row in json.loads((one / "report.json").read_text())["rows"]] for one in (out, found.path)
     ]
     assert outcomes[0] == outcomes[1]
-    cards = [Artifact.load(one / "best").card for one in (out, found.path)]
-    assert cards[0].details == cards[1].details
+    metrics = [Artifact.load(one / "best").card.onnx.network.metrics for one in (out, found.path)]
+    for one in metrics:
+        for epoch in one.get("epochs", []):
+            del epoch["seconds"], epoch["images_per_s"]
+    assert metrics[0] == metrics[1]
     assert Artifact.load(out / "best").digest == found.best.digest
 
 
