@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from tlopt.errors import SettingError
-from tlopt.training import loop
+from tlopt.training import loop, recording
 from tlopt.training.hyperparameters import Hyperparameters
 from tlopt.training.loop import train
+from tlopt.training.methods import transfer
 from tlopt.training.recording import Recorder
 
 # 32 steps
@@ -70,7 +71,7 @@ def recorded(monkeypatch):
 
     recorder.refuses, recorder.device = "", ByHand
     monkeypatch.setattr(loop, "Recorder", recorder)
-    monkeypatch.setattr(loop, "RECORDS", ("cpu",))
+    monkeypatch.setattr(recording, "DEVICES", ("cpu",))
     recorder.made = made
     return recorder
 
@@ -227,8 +228,6 @@ def test_weights_that_lie_elsewhere_end_a_recording():
 
 
 def test_a_gradient_that_is_no_number_decides_nothing(net, parts, recorded, monkeypatch):
-    from tlopt.training import recording
-
     real, seen = recording._apart, []
 
     def apart(found, wanted):
@@ -249,6 +248,13 @@ def test_a_short_training_is_not_recorded(net, parts, recorded):
 def test_steps_that_add_up_are_refused(net, parts, recorded):
     with pytest.raises(SettingError, match="does not go with --accumulate"):
         trained(net, parts, dataclasses.replace(MANY, accumulate=2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_graphs_are_refused_before_the_work(net, parts, monkeypatch):
+    monkeypatch.setattr(transfer, "_probe", None)
+    with pytest.raises(SettingError, match="need a GPU"):
+        transfer.transfer(net, *parts, MANY, method="lp-ft")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

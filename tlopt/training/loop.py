@@ -34,7 +34,6 @@ from tlopt.training.resumption.checkpoint import Checkpoint
 log = logging.getLogger(__name__)
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
-RECORDS = ("cuda",)  # devices that a step can be recorded on
 _EXPLODED = 100.0  # times the first loss (or 1, if that was less) above which training has failed
 
 
@@ -135,8 +134,7 @@ class Run:
         self.matcher = regularizers.matcher(self.model, teacher, settings)
         self.history = History(precision=self.arithmetic.name)
         self.best: dict[str, torch.Tensor] = {}
-        if settings.cuda_graphs:
-            self._expect_recordable()
+        recording.expect_possible(settings)
         self.recorder: Recorder | None = None
         self.recorded_below = -1  # the first stage that trains in what is recorded
         self.done = 0  # steps
@@ -176,14 +174,6 @@ class Run:
         self._validate(epoch, (self.steps - first) * self.batch / max(1e-9, time.monotonic() - started))
         self.total, self.seconds = 0.0, 0.0
         resuming.save(self)
-
-    def _expect_recordable(self) -> None:
-        """Refuse a training whose steps are not alike, or whose device records none."""
-        if self.device.type not in RECORDS:
-            raise SettingError("CUDA graphs need a GPU.", hint="Leave out --cuda-graphs.")
-        others = {"--compile": self.compiled, "--accumulate": self.settings.accumulate > 1, "torchrun": self.world > 1}
-        if found := [name for name, given in others.items() if given]:
-            raise SettingError(f"--cuda-graphs does not go with {found[0]}.", hint="Leave out one of them.")
 
     def _set_recorder(self, forward: Callable[[torch.Tensor], torch.Tensor], below: int) -> None:
         """Record steps in which the same layers train, if the settings want that."""

@@ -20,17 +20,39 @@ import numpy as np
 import torch
 from torch import nn
 
+from tlopt.errors import SettingError
 from tlopt.networks import buffers
 from tlopt.training import distributed
+from tlopt.training.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 
 Passes = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # inputs and targets to the loss; leaves gradients
 
+DEVICES = ("cuda",)  # that record
 WORTH = 20  # steps of a training that is long enough for a recording
 _TOLERANCE = 0.05  # of the length of a gradient: kernels that add in any order differ in bf16
 _FLOOR = 0.05  # of the whole gradient's length
 _AT = 2  # the step that is recorded: the first one makes what the others find
+
+
+def expect_possible(settings: Hyperparameters) -> None:
+    """Refuse to record steps that are not alike, or on a device that records none.
+
+    Raises:
+        SettingError: The settings ask for it.
+    """
+    if not settings.cuda_graphs:
+        return
+    if distributed.device().type not in DEVICES:
+        raise SettingError("CUDA graphs need a GPU.", hint="Leave out --cuda-graphs.")
+    others = {
+        "--compile": settings.compile,
+        "--accumulate": settings.accumulate > 1,
+        "torchrun": distributed.world() > 1,
+    }
+    if found := [name for name, given in others.items() if given]:
+        raise SettingError(f"--cuda-graphs does not go with {found[0]}.", hint="Leave out one of them.")
 
 
 class Device(Protocol):

@@ -16,7 +16,7 @@ from torch import nn
 from tlopt.errors import ImagesError
 from tlopt.images.pixels import Pixels
 from tlopt.networks import head, layout, weights
-from tlopt.training import distributed, memory
+from tlopt.training import distributed, memory, recording
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
@@ -74,6 +74,7 @@ def cross_validate(
         ImagesError: A class has one image only, copies aside.
     """
     optimizers.check(settings.optimizer)
+    recording.expect_possible(settings)
     images.filled(label="Decoding images")
     whole = images.part(images.kept)
     folder = whole.folder

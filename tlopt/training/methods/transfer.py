@@ -16,7 +16,7 @@ from torch import nn
 
 from tlopt.images.pixels import LARGE, Pixels
 from tlopt.networks import head, layout, sparsity, weights
-from tlopt.training import distributed, memory
+from tlopt.training import distributed, memory, recording
 from tlopt.training.hyperparameters import Hyperparameters, Method
 from tlopt.training.inputs import predict
 from tlopt.training.loop import Teacher
@@ -96,6 +96,7 @@ def transfer(
         note: Called with each epoch's record.
     """
     optimizers.check(settings.optimizer)
+    recording.expect_possible(settings)
     device = distributed.device()
     details: dict[str, Any] = {"method": method}
     large = len(train_images.folder) > LARGE
