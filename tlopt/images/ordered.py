@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from tlopt.environment import cores
 
-# On 16 cores, 16 threads decoded fewer images than 8: more of them only wait for Python's lock.
-_DECODERS = 8
+_DECODERS = 8  # threads: more of them only wait for Python's lock
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -189,7 +189,7 @@ def _traced(model: nn.Module, modules: dict[str, nn.Module], size: int) -> tuple
     weight, cudnn = next(model.parameters(), torch.zeros(())), torch.backends.cudnn
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight)
     try:
-        # Two images are not worth the kernels that cuDNN would make for them, in seconds.
+        # Two images are not worth the kernels that cuDNN would make for them.
         with torch.inference_mode(False), torch.enable_grad(), cudnn.flags(enabled=False):
             logits = copied(images.clone().requires_grad_() * 1)
     except (RuntimeError, ValueError, AssertionError, IndexError):

@@ -148,7 +148,7 @@ def predict(
 def of_one_size(images: np.ndarray, count: int, device: torch.device) -> np.ndarray:
     """Return images for a GPU with the last one repeated until they are `count`; those for a processor as they are.
 
-    cuDNN makes kernels for each number of images, in seconds.
+    cuDNN makes kernels for each number of images.
 
     Args:
         images: (n, ...), of at least one.

@@ -1,8 +1,8 @@
 """A training step's passes forward and back on a GPU, recorded once and replayed.
 
-Queued one by one, the two thousand kernels of a step take a processor five times as long as the GPU needs to run them.
-Recorded as a CUDA graph they are one call. What is replayed has to be what would have been computed: before a recording
-is trusted, a step on other images is computed both ways, and the gradients are compared.
+Queued one by one, the kernels of a small batch take the processor longer than the GPU that runs them. Recorded as a
+CUDA graph they are one call. What is replayed has to be what would have been computed: before a recording is trusted, a
+step on other images is computed both ways, and the gradients are compared.
 """
 
 from __future__ import annotations

@@ -31,8 +31,10 @@ class Driver:
     @contextmanager
     def current(self):
         self.inside = True
-        yield
-        self.inside = False
+        try:
+            yield
+        finally:
+            self.inside = False
 
     def locked(self, shape, dtype):
         assert self.inside
@@ -70,6 +72,16 @@ def test_memory_that_is_large_enough_is_kept(driver):
     first = stage.put(batch(4)).base
     assert stage.put(batch(3)).base is first
     assert stage.put(batch(5)).base is not first
+    stage.close()
+
+
+def test_memory_that_cannot_be_given_back_is_no_error(driver, monkeypatch):
+    def refused(self):
+        raise DriverError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    stage = Staging()
+    stage.put(batch(4))
+    monkeypatch.setattr(Locked, "free", refused)
     stage.close()
 
 

@@ -38,8 +38,8 @@ class Staging:
             return inputs
         held = None if self._held is None else self._held.array
         if held is None or held.dtype != inputs.dtype or held.shape[1:] != inputs.shape[1:] or len(held) < len(inputs):
+            self.close()
             try:
-                self.close()
                 with self._driver.current():
                     self._held = self._driver.locked(inputs.shape, inputs.dtype)
             except DriverError:  # there is too little of it
@@ -54,5 +54,5 @@ class Staging:
         """Give the memory back; harmless when repeated."""
         held, self._held = self._held, None
         if held is not None and self._driver is not None:
-            with self._driver.current():
+            with contextlib.suppress(DriverError), self._driver.current():  # lost with the process, then
                 held.free()
