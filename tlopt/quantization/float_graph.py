@@ -14,7 +14,9 @@ from tlopt.graphs.rewriting.folding import fold
 from tlopt.graphs.rewriting.pads import merge_lowest_pads
 from tlopt.graphs.rewriting.parallel import merge_parallel
 from tlopt.graphs.view import View
+from tlopt.quantization.channel_padding import with_padded_channels
 from tlopt.quantization.depthwise import with_depthwise
+from tlopt.quantization.gates import with_hard_sigmoids
 from tlopt.quantization.options import refuse_quantized
 from tlopt.quantization.placement import Runtime
 
@@ -43,9 +45,9 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     view = View(merge_lowest_pads(merge_parallel(fold(graph))) if folded else graph)
     if not folded or precision != "int8":
         return view
-    view = with_depthwise(view, runtime)
+    view = with_padded_channels(with_depthwise(view, runtime), runtime)
     # In five nodes ONNX Runtime would round inside of GELU, too.
-    return with_gelu(view) if runtime == "onnxruntime" else view
+    return with_gelu(with_hard_sigmoids(view)) if runtime == "onnxruntime" else view
 
 
 def _warn_of_unknown(view: View) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,16 @@ class Grid:
         high: Largest integer.
         symmetric: The zero point is 0 and the range is the same on both sides.
         float8: The numbers are those of E4M3 instead of all integers.
+        lowest: The real number, below 0, that the smallest integer stands for; None if the values decide.
+        highest: No integer need stand for more.
     """
 
     low: int
     high: int
     symmetric: bool
     float8: bool = False
+    lowest: float | None = None
+    highest: float = math.inf
 
     @property
     def dtype(self) -> np.dtype[np.int8] | np.dtype[np.uint8]:
@@ -34,7 +39,11 @@ class Grid:
 
     def fit(self, low: float, high: float) -> Scale:
         """Return the scale that makes the grid span ``low`` to ``high``; zero is always a level."""
-        low, high = min(low, 0.0), max(high, 0.0)
+        low, high = min(low, 0.0), min(max(high, 0.0), self.highest)
+        if self.lowest is not None:
+            levels = self.high - self.low
+            below = max(1, math.floor(-self.lowest / (high - self.lowest) * levels))  # of all levels, those below 0
+            return Scale(grid=self, scale=_float32(-self.lowest / below), zero=self.low + below)
         if self.symmetric:
             return Scale(grid=self, scale=_float32(max(-low, high) / self.high), zero=0)
         scale = _float32((high - low) / (self.high - self.low))
@@ -49,6 +58,11 @@ class Scale:
     grid: Grid
     scale: float
     zero: int
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The real numbers of the smallest and the largest integer."""
+        return (self.grid.low - self.zero) * self.scale, (self.grid.high - self.zero) * self.scale
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Return the values as the grid shows them."""

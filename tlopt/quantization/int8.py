@@ -19,7 +19,8 @@ from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.scales import Choose, fit_scales, given_scales
 from tlopt.quantization.fences import fenced
-from tlopt.quantization.grid import Scale
+from tlopt.quantization.gates import Gate, gates, precise
+from tlopt.quantization.grid import Grid, Scale
 from tlopt.quantization.options import EightBits
 from tlopt.quantization.placement import Placement, Runtime, place
 from tlopt.quantization.qdq import insert
@@ -89,7 +90,7 @@ class Calibrated:
     placement: Placement
     histograms: Mapping[str, Histogram]
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
-    _known: dict[frozenset[str], Scale] = field(default_factory=dict)
+    _known: dict[tuple[frozenset[str], Grid], Scale] = field(default_factory=dict)
 
     def graph(self, floats: Collection[str] = ()) -> onnx.ModelProto:
         """Return the network in 8 bits, but for these nodes and those that stay float anyway.
@@ -97,7 +98,7 @@ class Calibrated:
         Args:
             floats: Names of nodes.
         """
-        part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
+        part = self._placed(floats)
         made = insert(self.view, part, self.scales(part), self.weights)
         return fenced(made, self.scheme.runtime)
 
@@ -107,11 +108,16 @@ class Calibrated:
         Args:
             floats: Names of more nodes that stay float.
         """
-        part = _placed(self.view, self.scheme, self.floats | set(floats)) if floats else self.placement
+        part = self._placed(floats)
         shape = of_one_image(self.view)
         found = {node.name: multiply_adds(node, shape) for node in self.view.nodes}
         inside = sum(found[node.name] for node in self.view.nodes if part.is_eight_bit(self.view, node))
         return inside, sum(found.values())
+
+    def _placed(self, floats: Collection[str]) -> Placement:
+        if not floats:
+            return self.placement
+        return _placed(self.view, self.scheme, self.floats | set(floats), self.placement.gates)
 
     def scales(self, placement: Placement | None = None) -> dict[str, Scale]:
         """Return the scale of each quantized tensor.
@@ -172,14 +178,22 @@ def calibrate(view: View, scheme: Scheme, batches: Iterable[np.ndarray], *, floa
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
     log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
+    found = gates(view) if scheme.runtime == "onnxruntime" and scheme.trained is None else {}
+    most = _placed(view, scheme, floats, found) if found else placement
+    histograms = {} if scheme.trained is not None else observe(view, {**placement.edges, **most.edges}, batches)
+    known: dict[tuple[frozenset[str], Grid], Scale] = {}
+    if found:
+        free = fit_scales(placement, histograms, scheme.choose, known)
+        placement = _placed(view, scheme, floats, precise(found, free))
     return Calibrated(
         view=view,
         scheme=scheme,
         floats=frozenset(floats),
         placement=placement,
-        histograms={} if scheme.trained is not None else observe(view, placement.edges, batches),
+        histograms=histograms,
+        _known=known,
     )
 
 
-def _placed(view: View, scheme: Scheme, floats: Collection[str]) -> Placement:
-    return place(view, scheme.runtime, floats=floats, float8=scheme.float8, reduced=scheme.reduced)
+def _placed(view: View, scheme: Scheme, floats: Collection[str], gates: Mapping[str, Gate] | None = None) -> Placement:
+    return place(view, scheme.runtime, floats=floats, float8=scheme.float8, reduced=scheme.reduced, gates=gates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,7 @@ import onnx
 
 from tlopt.graphs.activations import activation
 from tlopt.graphs.view import MOVES, WEIGHTED, View, attribute, fused_activation
+from tlopt.quantization.gates import Gate
 from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
 from tlopt.quantization.turning import before_fixed_axes
 from tlopt.quantization.weight_grids import LIMIT, REDUCED
@@ -36,6 +37,7 @@ class Placement:
         edges: Tensor -> names of the nodes that read its quantized form.
         weights: Names of the nodes whose constant weight is quantized.
         leader: Tensor -> the tensor whose scale it uses.
+        gates: Tensor -> the hard sigmoid that it is; its integers are those of its input.
     """
 
     runtime: Runtime
@@ -44,6 +46,7 @@ class Placement:
     edges: dict[str, set[str]] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
     leader: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, Gate] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -51,6 +54,10 @@ class Placement:
         if self.float8:
             return FP8
         return INT8 if self.runtime == "tensorrt" else UINT8
+
+    def grid_of(self, tensor: str) -> Grid:
+        """Return the numbers of a tensor: before a hard sigmoid they begin where that is 0."""
+        return next((gate.grid(self.grid) for gate in self.gates.values() if gate.input == tensor), self.grid)
 
     @property
     def integer_bias(self) -> bool:
@@ -98,6 +105,7 @@ def place(
     floats: Collection[str] = (),
     float8: bool = False,
     reduced: bool = False,
+    gates: Mapping[str, Gate] | None = None,
 ) -> Placement:
     """Choose the tensors and weights to quantize.
 
@@ -107,14 +115,15 @@ def place(
         floats: Names of the nodes that stay float.
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
         reduced: Keep weights to half their range.
+        gates: Tensor -> the hard sigmoid that it is, if that is computed in integers where all around it is, too.
     """
     assert runtime == "tensorrt" or not float8
-    placement = _around(view, floats) if runtime == "onnxruntime" else _before(view, runtime, floats)
+    placement = _around(view, floats, gates or {}) if runtime == "onnxruntime" else _before(view, runtime, floats)
     placement.float8, placement.reduced = float8, reduced
     return placement
 
 
-def _around(view: View, floats: Collection[str]) -> Placement:
+def _around(view: View, floats: Collection[str], gates: Mapping[str, Gate]) -> Placement:
     """Quantize all inputs and outputs of every operator that has an integer kernel.
 
     ONNX Runtime fuses DequantizeLinear, operator and QuantizeLinear into one integer operator.
@@ -125,7 +134,9 @@ def _around(view: View, floats: Collection[str]) -> Placement:
     axes in their order (`turning`). Logits stay float.
     """
     placement = Placement("onnxruntime")
-    inside = _in_float(view) | before_fixed_axes(view)
+    fixed = before_fixed_axes(view)
+    placement.gates = {name: gate for name, gate in gates.items() if gate.nodes.isdisjoint(fixed.union(floats))}
+    inside = fixed | _in_float(view).difference(*(gate.nodes for gate in placement.gates.values()))
     wanted: set[str] = set()
     for node in view.nodes:
         if node.name in floats or node.name in inside:
@@ -135,7 +146,7 @@ def _around(view: View, floats: Collection[str]) -> Placement:
                 continue
             placement.weights.append(node.name)
             inputs = [node.input[0]]
-        elif _computes_integers(view, node):
+        elif _computes_integers(view, node) or node.output[0] in placement.gates:
             inputs = list(node.input)
         elif node.op_type in MOVES and node.input[0] in wanted:
             inputs = [node.input[0]]

@@ -66,6 +66,9 @@ class _Writer:
         for name in self.view.inputs:
             self._activation(name)
         for original in self.view.nodes:
+            if original.output[0] in self.placement.gates:
+                self._gate(original.input[0], original.output[0])
+                continue
             node = onnx.NodeProto()
             node.CopyFrom(original)
             if node.name in self.placement.weights:
@@ -137,6 +140,20 @@ class _Writer:
             helper.make_node("QuantizeLinear", [source or tensor, step, zero], [quantized], name=f"{tensor}_q"),
             helper.make_node("DequantizeLinear", [quantized, step, zero], [back], name=f"{tensor}_dq"),
         ]
+
+    def _gate(self, source: str, result: str) -> None:
+        """Append what makes the integers of a hard sigmoid of those of its input."""
+        scale, quantized = self.scales[result], self._name(source, "_quantized")
+        ceiling = 2 * self.scales[source].zero  # stands for 1
+        if ceiling < scale.grid.high:
+            bound = self._constant(self._name(result, "_one"), np.array(ceiling, scale.grid.dtype))
+            clipped = self._name(result, "_quantized")
+            self.nodes.append(helper.make_node("Clip", [quantized, "", bound], [clipped], name=f"{result}_q"))
+            quantized = clipped
+        step = self._constant(self._name(result, "_scale"), np.array(scale.scale, np.float32))
+        zero = self._constant(self._name(result, "_zero"), np.array(scale.zero, scale.grid.dtype))
+        back = self._name(result, "_dequantized")
+        self.nodes.append(helper.make_node("DequantizeLinear", [quantized, step, zero], [back], name=f"{result}_dq"))
 
     def _weight(self, node: onnx.NodeProto) -> None:
         """Replace a node's float weight, and its bias where the runtime wants that, by integers."""

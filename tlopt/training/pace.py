@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WORTH = 20  # steps of a training that is long enough to look for the faster precision
+_WORTH = 50  # steps of a training that is long enough to look for the faster precision: a trial takes as long as ten
 _TINY = 2  # images of the first steps, which show how many images a turn can have
 _HOPELESS = 2.0  # times as long in the first steps: no turns follow
 _STEP_S = 0.5  # longest step of a turn: the trial then takes a few seconds

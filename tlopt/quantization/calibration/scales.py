@@ -17,7 +17,7 @@ def fit_scales(
     placement: Placement,
     histograms: Mapping[str, Histogram],
     choose: Choose,
-    known: dict[frozenset[str], Scale] | None = None,
+    known: dict[tuple[frozenset[str], Grid], Scale] | None = None,
 ) -> dict[str, Scale]:
     """Return the scale of each quantized tensor; tensors that share one are looked at together.
 
@@ -25,21 +25,25 @@ def fit_scales(
         placement: The quantized tensors.
         histograms: Of each of them.
         choose: A quantizer plugin's function.
-        known: Tensors looked at together -> their scale; filled, for the next placement.
+        known: Tensors looked at together, and their grid -> their scale; filled, for the next placement.
     """
     known = {} if known is None else known
     groups: dict[str, list[str]] = {}
     for tensor in placement.edges:
-        groups.setdefault(placement.root(tensor), []).append(tensor)
+        if tensor not in placement.gates:
+            groups.setdefault(placement.root(tensor), []).append(tensor)
     fitted = {}
     for members in groups.values():
-        key = frozenset(members)
+        grid = placement.grid_of(members[0])
+        key = frozenset(members), grid
         if key not in known:
             together = copy.deepcopy(histograms[members[0]])
             for other in members[1:]:
                 together.merge(histograms[other])
-            known[key] = placement.grid.fit(*choose(together, placement.grid))
+            known[key] = grid.fit(*choose(together, grid))
         fitted.update(dict.fromkeys(members, known[key]))
+    for tensor, gate in placement.gates.items():
+        fitted[tensor] = Scale(grid=placement.grid, scale=fitted[gate.input].scale * gate.slope, zero=0)
     return {tensor: fitted[tensor] for tensor in placement.edges}
 
 
