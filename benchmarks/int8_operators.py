@@ -1,12 +1,13 @@
 """int8 of networks with operators that runtimes compute slowly in 8 bits.
 
-These are means over windows, batch norms that no convolution can take in, and convolutions of narrow groups.
+These are means over windows, batch norms that no convolution can take in, convolutions of narrow groups, hard swish,
+and depthwise convolutions whose channels are no multiple of 16.
 
     python benchmarks/int8_operators.py [--models densenet121,inception_v3] [--turns 7] [--out …]
 
-Each network has random weights and ranges from noise: neither changes a time. In each runtime four graphs take turns,
-each opened anew: float, tlopt's int8, tlopt's with these operators in 8 bits as they are, and a peer's. The peer is
-quantize_static in ONNX Runtime, and NNCF in OpenVINO. Needs timm and `python -m pip install nncf`.
+Each network has random weights, batch norms that make values of the usual size of noise, and ranges from noise. In each
+runtime four graphs take turns, each opened anew: float, tlopt's int8, tlopt's with these operators as they are, and a
+peer's. The peer is quantize_static in ONNX Runtime, and NNCF in OpenVINO. Needs timm and `python -m pip install nncf`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from tlopt.environment import cores, processor, versions
 from tlopt.publishing import write_whole
 from tlopt.search.drafting import cast_graph
 
-MODELS = "densenet121,inception_v3,resnet50d,resnetv2_50,resnext50_32x4d,fastvit_t8"
+MODELS = (
+    "densenet121,inception_v3,resnet50d,resnetv2_50,resnext50_32x4d,fastvit_t8,"
+    "mobilenetv3_large_100,mobilenetv3_small_100,lcnet_100,mnasnet_100"
+)
 BATCHES = (1, 8)
 NAMES = ("float", "tlopt", "tlopt, operators as they are")
 
@@ -68,9 +72,12 @@ PEERS: dict[Runtime, Callable[[Path, np.ndarray, Path], Path]] = {
 
 @contextlib.contextmanager
 def operators_as_they_are() -> Iterator[None]:
-    """Keep tlopt from making depthwise convolutions of them, and from leaving narrow groups in float."""
+    """Keep tlopt from changing them, and from leaving narrow groups in float."""
     with (
         mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view, _: view),
+        mock.patch("tlopt.quantization.float_graph.with_padded_channels", lambda view, _: view),
+        mock.patch("tlopt.quantization.float_graph.with_hard_sigmoids", lambda view: view),
+        mock.patch("tlopt.quantization.int8.gates", return_value={}),
         mock.patch("tlopt.quantization.placement._FEW_PAIRS", 0),
     ):
         yield
@@ -95,7 +102,8 @@ def exported(model: str, folder: Path, *, norms: bool = False) -> Artifact:
     Args:
         model: In timm.
         folder: Where both are made.
-        norms: Draw the parameters of batch norms, too. As they are made, an exporter merges those that are alike.
+        norms: Draw the factors of batch norms, too, and let them normalize noise: layers then read values of the usual
+            size. As batch norms are made, an exporter merges those that are alike.
     """
     import torch
 
@@ -105,12 +113,15 @@ def exported(model: str, folder: Path, *, norms: bool = False) -> Artifact:
     import timm
 
     network = timm.create_model(model, num_classes=10).eval()
+    size = network.default_cfg["input_size"][-1]
     if norms:
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]  # timm's norms have one
-    size = network.default_cfg["input_size"][-1]
+                module.momentum = 1.0  # the next batch alone counts
+        with torch.no_grad():
+            network.train()(torch.randn(8, 3, size, size))
+        network.eval()
     classes = folder / "classes.txt"
     write_whole(classes, "\n".join(f"class {i}" for i in range(10)))
     torch.onnx.export(
@@ -123,7 +134,7 @@ def exported(model: str, folder: Path, *, norms: bool = False) -> Artifact:
 def measure(model: str, turns: int) -> Iterator[dict[str, Any]]:
     """Yield how long each graph of a network takes in a runtime, as a share of the peer's time."""
     with tempfile.TemporaryDirectory() as place:
-        fp32 = exported(model, Path(place))
+        fp32 = exported(model, Path(place), norms=True)
         size = fp32.card.preprocess.size
         for runtime in PEERS:
             made = graphs(fp32, runtime, Path(place) / runtime)
