@@ -44,7 +44,7 @@ quantize-tuned-resnet18 15 s quantize.py --model resnet18-clothing10 --tuned run
 quantize-tuned-mobilenetv2 15 s quantize.py --model mobilenetv2-clothing10 --tuned runs/benchmark-prune/mobilenetv2-0/whole --images $shared/data/clothing10
 quantize-noise 15 s quantize_noise.py --images $shared/data/clothing10
 quantize-memory 10 s quantize_memory.py --images $shared/data/clothing10 --samples 512
-int8-operators 25 - int8_operators.py
+int8-operators 40 - int8_operators.py
 branches 15 - branches.py
 hard-networks 900 s hard_networks.py --images $shared/data/clothing10 --work runs/benchmark-hard
 hard-int8 30 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard
