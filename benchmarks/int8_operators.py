@@ -77,7 +77,7 @@ def operators_as_they_are() -> Iterator[None]:
         mock.patch("tlopt.quantization.float_graph.with_depthwise", lambda view, _: view),
         mock.patch("tlopt.quantization.float_graph.with_padded_channels", lambda view, _: view),
         mock.patch("tlopt.quantization.float_graph.with_hard_sigmoids", lambda view: view),
-        mock.patch("tlopt.quantization.int8.gates", return_value={}),
+        mock.patch("tlopt.quantization.int8.hard_sigmoids", return_value={}),
         mock.patch("tlopt.quantization.placement._FEW_PAIRS", 0),
     ):
         yield

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from tiny_onnx import RIGHT, onnx_model, write_onnx
@@ -40,3 +41,16 @@ def test_artifacts_without_common_tensors_are_refused(tiny, card, tmp_path):
 def test_only_onnx_artifacts_have_layers_to_compare(tuned, tiny):
     with pytest.raises(ArtifactError, match="is of kind torch; this needs onnx"):
         drift(tuned, tiny)
+
+
+def test_layers_that_were_given_more_channels_are_compared_by_those_they_had(tiny, card, tmp_path):
+    model = onnx_model(np.concatenate([RIGHT, RIGHT[:1]]))
+    back = onnx.numpy_helper.from_array(np.eye(3, 4, dtype=np.float32)[:, :, None, None], "back")
+    model.graph.initializer.append(back)
+    model.graph.node[2].input[0] = "kept"
+    model.graph.node.insert(2, onnx.helper.make_node("Conv", ["pooled", "back"], ["kept"], name="keep"))
+    with draft(tmp_path / "wide") as scratch:
+        onnx.save(model, scratch / "model.onnx")
+        seal(scratch, card)
+    report = drift(tiny, Artifact.load(tmp_path / "wide"))
+    assert [(row["op"], row["error"]) for row in report.rows] == [("Conv", 0), ("GlobalAveragePool", 0)]

@@ -1,4 +1,4 @@
-"""Depthwise convolutions get channels of zeros for ONNX Runtime, where nothing could notice them."""
+"""Depthwise convolutions get more channels for ONNX Runtime, where nothing could notice them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from tiny_graphs import Builder
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.channel_padding import with_padded_channels
+from tlopt.quantization.search.blocks import blocks_of
+
+ONE = np.float32(1)
 
 
 def plain(b, x):
@@ -36,6 +39,14 @@ def twice(b, x):
     return b.conv(b.node("Clip", x, b.constant(np.float32(0)), b.constant(np.float32(6))), 12, 12, kernel=5, group=12)
 
 
+def divided(b, x):
+    return b.node("Div", b.node("Relu", x), b.node("Add", b.node("GlobalMaxPool", b.node("Abs", x)), b.constant(ONE)))
+
+
+def inverted(b, x):
+    return b.node("Div", b.constant(ONE), b.node("Add", b.node("Abs", x), b.constant(ONE)))
+
+
 def everywhere(b, x):
     """A factor for each place, the same for all channels."""
     return b.node("Mul", x, b.node("Sigmoid", b.conv(x, 12, 1, kernel=1)))
@@ -56,8 +67,8 @@ def widths(model):
     return sorted(view.shape(node.input[1])[0] for node in view.nodes if view.is_depthwise(node))
 
 
-@pytest.mark.parametrize("inside", [plain, squeeze, scaled, residual, twice, everywhere])
-def test_zeros_fill_up_a_depthwise_convolution_and_change_nothing(inside, photos_like):
+@pytest.mark.parametrize("inside", [plain, squeeze, scaled, residual, twice, everywhere, divided, inverted])
+def test_channels_are_added_to_a_depthwise_convolution_and_change_nothing(inside, photos_like):
     before = block(inside)
     after = with_padded_channels(View(before), "onnxruntime").model
     assert set(widths(before)) == {12}
@@ -104,7 +115,7 @@ def averaged_over_channels(b, y):
 
 
 @pytest.mark.parametrize("after", [concatenated, shuffled, normalized, grouped, averaged_over_channels])
-def test_where_zeros_would_be_noticed_the_channels_stay(after):
+def test_where_more_would_be_noticed_the_channels_stay(after):
     view = View(block(plain, after=after))
     assert with_padded_channels(view, "onnxruntime") is view
 
@@ -125,3 +136,39 @@ def test_other_runtimes_get_the_channels_as_they_are(runtime):
 def test_whole_sixteens_stay():
     view = View(block(plain, channels=32))
     assert with_padded_channels(view, "onnxruntime") is view
+
+
+def squeezed(bias):
+    """Return a graph whose squeeze and excitation lets next to nothing pass, for which the next layer makes up."""
+    b = Builder()
+    y = b.node("Relu", b.conv(b.node("Relu", b.conv("images", 3, 8)), 8, 12, kernel=1))
+    x = b.conv(y, 12, 12, group=12)
+    s = b.node("Relu", b.conv(b.node("GlobalAveragePool", x), 12, 4, kernel=1))
+    inner = b.constant(b.random.normal(0, 0.3, (12, 4, 1, 1)).astype(np.float32))
+    gate = b.node("Sigmoid", b.node("Conv", s, inner, b.constant(np.full(12, bias, np.float32))))
+    outer = b.random.normal(0, (1 + np.exp(-bias)) / 4, (16, 12, 1, 1)).astype(np.float32)
+    y = b.node("Relu", b.node("Conv", b.node("Mul", x, gate), b.constant(outer)))
+    return clean(b.model(b.head(y, 16)))
+
+
+def test_what_is_added_widens_no_range(photos_like):
+    """A channel of zeros would be 0.5 behind the sigmoid, a hundred times what the others are."""
+    before = squeezed(-5.0)
+    exact = run(before, photos_like)
+    errors = [
+        np.abs(run(quantized(graph, "onnxruntime", photos_like), photos_like) - exact).mean()
+        for graph in (before, with_padded_channels(View(before), "onnxruntime").model)
+    ]
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_blocks_keep_their_names():
+    """People name them by hand, as they are told them."""
+    b = Builder()
+    x = b.node("Relu", b.conv("images", 3, 8))
+    y = b.node("Relu", b.conv(x, 8, 12, kernel=1))
+    y = b.node("Relu", b.conv(b.node("Relu", b.conv(y, 12, 12, group=12)), 12, 8, kernel=1))
+    view = View(clean(b.model(b.head(b.node("Relu", b.conv(b.node("Add", x, y), 8, 16)), 16))))
+    padded = with_padded_channels(view, "onnxruntime")
+    assert widths(padded.model) == [16]
+    assert [block.name for block in blocks_of(padded)] == [block.name for block in blocks_of(view)]

@@ -32,3 +32,16 @@ def test_operators_that_are_none_of_onnx_are_told(tmp_path, caplog):
 def test_operators_of_onnx_are_not_told(tmp_path, caplog):
     float_graph(with_gelu(tmp_path, ""), precision="int8", runtime="openvino")
     assert not [message for message in caplog.messages if "ONNX does not define" in message]
+
+
+def test_hard_swish_is_known_though_the_next_layer_could_take_its_factor(tmp_path):
+    """As Paddle2ONNX writes it: the division by 6 would become part of the next convolution."""
+    net = AnyNet(opset=17)
+    x = net.conv(net.deep, 8, 8)
+    clipped = net.add("Clip", net.add("Add", x, net.constant(3.0)), net.constant(0.0), net.constant(6.0))
+    middle = net.add("Div", net.add("Mul", x, clipped), net.constant(6.0))
+    net.output(net.conv(middle, 8, 6), "mask")
+    fp32 = tlopt.import_model(net.save(tmp_path / "net.onnx"), tmp_path / "fp32", task="any", preset="0..1")
+    kinds = {node.op_type for node in float_graph(fp32, precision="int8", runtime="onnxruntime").nodes}
+    assert "HardSigmoid" in kinds
+    assert not kinds & {"Add", "Clip", "Div"}

@@ -45,6 +45,7 @@ def load_graph(file: Path) -> onnx.ModelProto:
     try:
         files.expect_regular(file, limit=_LARGEST)
         model = onnx.load(file)
+        _free(model.graph)
         _describe_outputs(model)
         onnx.checker.check_model(model)
     except (OSError, *_UNREADABLE, ValueError, onnx.checker.ValidationError, RuntimeError, MemoryError) as error:
@@ -53,6 +54,19 @@ def load_graph(file: Path) -> onnx.ModelProto:
     if problem := _problem(model):
         raise ArtifactError(f"{file} is not a complete ONNX graph: {problem}.", hint=_HINT)
     return inliner.inline_local_functions(model) if model.functions else model
+
+
+def _free(graph: onnx.GraphProto) -> None:
+    """Leave open the lengths that a file gives as -1 or, of what goes in and out, as 0, in place.
+
+    Paddle2ONNX and exporters of MXNet write them so where any length will do. As numbers they are none.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    ends = [value for value in (*graph.input, *graph.output) if value.name not in weights]
+    for values, least in ((ends, 1), (graph.value_info, 0)):
+        for dim in (dim for value in values for dim in value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value < least:
+                dim.ClearField("value")
 
 
 def _describe_outputs(model: onnx.ModelProto) -> None:

@@ -1,8 +1,8 @@
-"""Channels of zeros fill up depthwise convolutions, where a runtime's integer kernel counts by sixteens.
+"""Channels that nothing reads fill up depthwise convolutions, where a runtime's integer kernel counts by sixteens.
 
 ONNX Runtime computes an 8-bit depthwise convolution 16 channels at a time, and the rest of them slowly: 88 channels
-take twice as long as 96. Between the convolutions that make these channels and those that read them, zeros change
-nothing.
+take twice as long as 96. The channels that are added are copies of others: zeros would become other values behind a
+sigmoid, and widen the range of their tensor. The convolutions that read them have weights of zero for them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LONE = frozenset(
     {"Relu", "Clip", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Erf", "Sqrt",
      "Abs", "Neg", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"}
 )  # fmt: skip
-_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 0.0, "Div": 1.0}  # of a channel of zeros
+_PAIRED = frozenset({"Add", "Sub", "Mul", "Div"})  # with a tensor of the same channels, or with constants
 _IMAGE = 4  # axes: images, channels, rows, columns
 
 
 def with_padded_channels(view: View, runtime: Runtime) -> View:
-    """Return an equal graph whose depthwise convolutions have multiples of 16 channels, where zeros can fill them up.
+    """Return an equal graph whose depthwise convolutions have multiples of 16 channels, where more can be added.
 
     They cannot where channels are put beside others, counted, normalized together, or given to the user.
 
@@ -37,7 +37,7 @@ def with_padded_channels(view: View, runtime: Runtime) -> View:
     """
     if runtime != "onnxruntime":
         return view
-    more: dict[str, int] = {}  # tensor -> channels of zeros
+    more: dict[str, int] = {}  # tensor -> channels that are added
     for node in view.nodes:
         channels = view.shape(node.output[0])[1:2] if view.is_depthwise(node) else ()
         if channels and channels[0] % _AT_ONCE and node.output[0] not in more:
@@ -50,7 +50,7 @@ def with_padded_channels(view: View, runtime: Runtime) -> View:
 
 
 def _tied(view: View, tensor: str, channels: int) -> set[str]:
-    """Return the tensors whose channels are those of a tensor; none if zeros beside them could be noticed."""
+    """Return the tensors whose channels are those of a tensor; none if others beside them could be noticed."""
     found: set[str] = set()
     waiting = [tensor]
     while waiting:
@@ -82,7 +82,7 @@ def _through(view: View, node: onnx.NodeProto, channels: int) -> list[str] | Non
         return None
     if node.op_type in _LONE:
         return [node.input[0], node.output[0]]
-    if node.op_type not in _NEUTRAL:
+    if node.op_type not in _PAIRED:
         return None
     tied = [str(node.output[0])]
     for name in node.input:
@@ -112,7 +112,7 @@ class _Filled:
     def __init__(self, view: View, more: dict[str, int]) -> None:
         self._view, self._more = view, more
         self._taken = taken_names(view.model.graph)
-        self._made: dict[tuple[str, tuple[int, ...], float], onnx.TensorProto] = {}
+        self._made: dict[tuple[str, int, int], onnx.TensorProto] = {}
 
     @property
     def constants(self) -> list[onnx.TensorProto]:
@@ -121,43 +121,45 @@ class _Filled:
     def node(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """Return a node, with more channels if tensors around it have them."""
         before, after = (self._more.get(name, 0) for name in (node.input[0] if node.input else "", node.output[0]))
-        if node.op_type == "Conv" and (before or after):
-            return self._convolution(node, before, after)
-        if node.op_type in _NEUTRAL and after:
-            made = onnx.NodeProto()
-            made.CopyFrom(node)
-            for at, name in enumerate(node.input):
-                shape = self._view.shape(name)
-                if name in self._view.initializers and not _is_one(shape):
-                    widths = [0] * len(shape)
-                    widths[-3] = after
-                    made.input[at] = self._constant(name, widths, _NEUTRAL[node.op_type])
-            return made
-        return node
-
-    def _convolution(self, node: onnx.NodeProto, before: int, after: int) -> onnx.NodeProto:
         made = onnx.NodeProto()
         made.CopyFrom(node)
-        weight = self._view.shape(node.input[1])
-        depthwise = self._view.is_depthwise(node)
-        inside = 0 if depthwise else before
-        made.input[1] = self._constant(node.input[1], [after, inside, *(0 for _ in weight[2:])])
-        if len(node.input) > 2 and node.input[2]:
-            made.input[2] = self._constant(node.input[2], [after])
-        if depthwise:
-            kept = [item for item in node.attribute if item.name != "group"]
-            del made.attribute[:]
-            made.attribute.extend([*kept, helper.make_attribute("group", weight[0] + after)])
+        if node.op_type == "Conv":
+            depthwise = self._view.is_depthwise(node)
+            made.input[1] = self._constant(node.input[1], copies=after, zeros=0 if depthwise else before)
+            if len(node.input) > 2 and node.input[2]:
+                made.input[2] = self._constant(node.input[2], copies=after)
+            if depthwise and after:
+                kept = [item for item in node.attribute if item.name != "group"]
+                del made.attribute[:]
+                channels = self._view.shape(node.output[0])[1] + after
+                made.attribute.extend([*kept, helper.make_attribute("group", channels)])
+        elif node.op_type in _PAIRED and after:
+            for at, name in enumerate(node.input):
+                if name in self._view.initializers and not _is_one(self._view.shape(name)):
+                    made.input[at] = self._constant(name, copies=after, axis=-3)
         return made
 
-    def _constant(self, name: str, widths: list[int], value: float = 0.0) -> str:
-        """Return the name of a constant with so many values more at the end of each axis."""
-        if not any(widths):
+    def _constant(self, name: str, *, copies: int, axis: int = 0, zeros: int = 0) -> str:
+        """Return the name of a constant with more channels.
+
+        Args:
+            name: Of the constant.
+            copies: Channels that follow, as those from the first on.
+            axis: Of the channels.
+            zeros: Inputs of a weight (outputs, inputs, ...) that follow and count for nothing.
+        """
+        if not copies and not zeros:
             return name
-        key = name, tuple(widths), value
+        key = name, copies, zeros
         if key not in self._made:
-            old = self._view.constant(name)
-            assert old is not None
-            new = np.pad(old, [(0, width) for width in widths], constant_values=value)
-            self._made[key] = numpy_helper.from_array(new, free_name(f"{name}_filled", self._taken))
+            values = self._view.constant(name)
+            assert values is not None
+            values = np.take(values, range(values.shape[axis] + copies), axis=axis, mode="wrap")
+            if zeros:
+                values = np.concatenate(
+                    [values, np.zeros_like(values, shape=(len(values), zeros, *values.shape[2:]))], 1
+                )
+            alone = len(self._view.readers(name)) == 1  # then it keeps the name, by which blocks are called
+            new = name if alone else free_name(f"{name}_filled", self._taken)
+            self._made[key] = numpy_helper.from_array(values, new)
         return str(self._made[key].name)

@@ -16,7 +16,7 @@ from tlopt.graphs.rewriting.parallel import merge_parallel
 from tlopt.graphs.view import View
 from tlopt.quantization.channel_padding import with_padded_channels
 from tlopt.quantization.depthwise import with_depthwise
-from tlopt.quantization.gates import with_hard_sigmoids
+from tlopt.quantization.hard_sigmoids import with_hard_sigmoids
 from tlopt.quantization.options import refuse_quantized
 from tlopt.quantization.placement import Runtime
 
@@ -42,12 +42,17 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     _warn_of_unknown(View(graph))
     if source.card.task == "any":
         graph = settle(graph)
-    view = View(merge_lowest_pads(merge_parallel(fold(graph))) if folded else graph)
-    if not folded or precision != "int8":
+    if not folded:
+        return View(graph)
+    integer = precision == "int8" and runtime == "onnxruntime"
+    if integer:  # before a factor of it becomes part of the next layer's weights
+        graph = with_hard_sigmoids(View(graph)).model
+    view = View(merge_lowest_pads(merge_parallel(fold(graph))))
+    if precision != "int8":
         return view
     view = with_padded_channels(with_depthwise(view, runtime), runtime)
     # In five nodes ONNX Runtime would round inside of GELU, too.
-    return with_gelu(with_hard_sigmoids(view)) if runtime == "onnxruntime" else view
+    return with_gelu(with_hard_sigmoids(view)) if integer else view
 
 
 def _warn_of_unknown(view: View) -> None:

@@ -19,8 +19,8 @@ from tlopt.quantization.calibration.activations import observe
 from tlopt.quantization.calibration.histogram import Histogram
 from tlopt.quantization.calibration.scales import Choose, fit_scales, given_scales
 from tlopt.quantization.fences import fenced
-from tlopt.quantization.gates import Gate, gates, precise
 from tlopt.quantization.grid import Grid, Scale
+from tlopt.quantization.hard_sigmoids import HardSigmoid, hard_sigmoids, precise
 from tlopt.quantization.options import EightBits
 from tlopt.quantization.placement import Placement, Runtime, place
 from tlopt.quantization.qdq import insert
@@ -44,6 +44,7 @@ class Scheme:
         bias_correction: Let biases make up for mean errors.
         seed: Of the choice of places in an image.
         trained: Tensor -> scale and zero point that the network was trained with; None if it was trained in float.
+        integer_hard_sigmoids: Bind the scales before hard sigmoids so that ONNX Runtime computes those in integers.
     """
 
     runtime: Runtime
@@ -54,6 +55,7 @@ class Scheme:
     bias_correction: bool = True
     seed: int = 0
     trained: Mapping[str, tuple[float, int]] | None = None
+    integer_hard_sigmoids: bool = True
 
 
 def scheme_of(
@@ -117,7 +119,7 @@ class Calibrated:
     def _placed(self, floats: Collection[str]) -> Placement:
         if not floats:
             return self.placement
-        return _placed(self.view, self.scheme, self.floats | set(floats), self.placement.gates)
+        return _placed(self.view, self.scheme, self.floats | set(floats), self.placement.hard_sigmoids)
 
     def scales(self, placement: Placement | None = None) -> dict[str, Scale]:
         """Return the scale of each quantized tensor.
@@ -178,9 +180,11 @@ def calibrate(view: View, scheme: Scheme, batches: Iterable[np.ndarray], *, floa
     if not placement.weights:
         raise ArtifactError("The graph has no convolution or matrix product with constant weights to quantize.")
     log.info("%d weights and %d activations in 8 bits", len(placement.weights), len(placement.edges))
-    found = gates(view) if scheme.runtime == "onnxruntime" and scheme.trained is None else {}
+    if scheme.trained is not None:
+        return Calibrated(view=view, scheme=scheme, floats=frozenset(floats), placement=placement, histograms={})
+    found = hard_sigmoids(view) if scheme.integer_hard_sigmoids and scheme.runtime == "onnxruntime" else {}
     most = _placed(view, scheme, floats, found) if found else placement
-    histograms = {} if scheme.trained is not None else observe(view, {**placement.edges, **most.edges}, batches)
+    histograms = observe(view, {**placement.edges, **most.edges}, batches)  # of whichever of the two it will be
     known: dict[tuple[frozenset[str], Grid], Scale] = {}
     if found:
         free = fit_scales(placement, histograms, scheme.choose, known)
@@ -195,5 +199,7 @@ def calibrate(view: View, scheme: Scheme, batches: Iterable[np.ndarray], *, floa
     )
 
 
-def _placed(view: View, scheme: Scheme, floats: Collection[str], gates: Mapping[str, Gate] | None = None) -> Placement:
-    return place(view, scheme.runtime, floats=floats, float8=scheme.float8, reduced=scheme.reduced, gates=gates)
+def _placed(
+    view: View, scheme: Scheme, floats: Collection[str], found: Mapping[str, HardSigmoid] | None = None
+) -> Placement:
+    return place(view, scheme.runtime, floats=floats, float8=scheme.float8, reduced=scheme.reduced, hard_sigmoids=found)

@@ -11,8 +11,8 @@ import onnx
 
 from tlopt.graphs.activations import activation
 from tlopt.graphs.view import MOVES, WEIGHTED, View, attribute, fused_activation
-from tlopt.quantization.gates import Gate
 from tlopt.quantization.grid import FP8, INT8, UINT8, Grid
+from tlopt.quantization.hard_sigmoids import HardSigmoid
 from tlopt.quantization.turning import before_fixed_axes
 from tlopt.quantization.weight_grids import LIMIT, REDUCED
 
@@ -37,7 +37,7 @@ class Placement:
         edges: Tensor -> names of the nodes that read its quantized form.
         weights: Names of the nodes whose constant weight is quantized.
         leader: Tensor -> the tensor whose scale it uses.
-        gates: Tensor -> the hard sigmoid that it is; its integers are those of its input.
+        hard_sigmoids: Tensor -> the hard sigmoid that it is; its integers are those of its input.
     """
 
     runtime: Runtime
@@ -46,7 +46,7 @@ class Placement:
     edges: dict[str, set[str]] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
     leader: dict[str, str] = field(default_factory=dict)
-    gates: dict[str, Gate] = field(default_factory=dict)
+    hard_sigmoids: dict[str, HardSigmoid] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -57,7 +57,8 @@ class Placement:
 
     def grid_of(self, tensor: str) -> Grid:
         """Return the numbers of a tensor: before a hard sigmoid they begin where that is 0."""
-        return next((gate.grid(self.grid) for gate in self.gates.values() if gate.input == tensor), self.grid)
+        after = [found for found in self.hard_sigmoids.values() if found.input == tensor]
+        return after[0].grid(self.grid) if after else self.grid
 
     @property
     def integer_bias(self) -> bool:
@@ -105,7 +106,7 @@ def place(
     floats: Collection[str] = (),
     float8: bool = False,
     reduced: bool = False,
-    gates: Mapping[str, Gate] | None = None,
+    hard_sigmoids: Mapping[str, HardSigmoid] | None = None,
 ) -> Placement:
     """Choose the tensors and weights to quantize.
 
@@ -115,15 +116,17 @@ def place(
         floats: Names of the nodes that stay float.
         float8: Quantize to E4M3 instead of integers; TensorRT alone has kernels for it.
         reduced: Keep weights to half their range.
-        gates: Tensor -> the hard sigmoid that it is, if that is computed in integers where all around it is, too.
+        hard_sigmoids: Tensor -> the hard sigmoid that it is, if that may be computed in integers.
     """
     assert runtime == "tensorrt" or not float8
-    placement = _around(view, floats, gates or {}) if runtime == "onnxruntime" else _before(view, runtime, floats)
+    placement = (
+        _around(view, floats, hard_sigmoids or {}) if runtime == "onnxruntime" else _before(view, runtime, floats)
+    )
     placement.float8, placement.reduced = float8, reduced
     return placement
 
 
-def _around(view: View, floats: Collection[str], gates: Mapping[str, Gate]) -> Placement:
+def _around(view: View, floats: Collection[str], hard_sigmoids: Mapping[str, HardSigmoid]) -> Placement:
     """Quantize all inputs and outputs of every operator that has an integer kernel.
 
     ONNX Runtime fuses DequantizeLinear, operator and QuantizeLinear into one integer operator.
@@ -134,9 +137,13 @@ def _around(view: View, floats: Collection[str], gates: Mapping[str, Gate]) -> P
     axes in their order (`turning`). Logits stay float.
     """
     placement = Placement("onnxruntime")
-    fixed = before_fixed_axes(view)
-    placement.gates = {name: gate for name, gate in gates.items() if gate.nodes.isdisjoint(fixed.union(floats))}
-    inside = fixed | _in_float(view).difference(*(gate.nodes for gate in placement.gates.values()))
+    fixed, logits = before_fixed_axes(view), _logits(view)
+    placement.hard_sigmoids = {
+        name: found
+        for name, found in hard_sigmoids.items()
+        if found.nodes.isdisjoint(fixed.union(floats)) and name not in logits and view.readers(name)
+    }
+    inside = fixed | _in_float(view).difference(*(found.nodes for found in placement.hard_sigmoids.values()))
     wanted: set[str] = set()
     for node in view.nodes:
         if node.name in floats or node.name in inside:
@@ -146,7 +153,7 @@ def _around(view: View, floats: Collection[str], gates: Mapping[str, Gate]) -> P
                 continue
             placement.weights.append(node.name)
             inputs = [node.input[0]]
-        elif _computes_integers(view, node) or node.output[0] in placement.gates:
+        elif _computes_integers(view, node) or node.output[0] in placement.hard_sigmoids:
             inputs = list(node.input)
         elif node.op_type in MOVES and node.input[0] in wanted:
             inputs = [node.input[0]]
@@ -160,7 +167,6 @@ def _around(view: View, floats: Collection[str], gates: Mapping[str, Gate]) -> P
         wanted.update(inputs)
         result = node.output[0]
         wanted.add(fused_activation(view, result) if node.op_type in WEIGHTED | {"Add"} else result)
-    logits = _logits(view)
     for tensor in wanted:
         readers = {node.name for node in view.readers(tensor)}
         if tensor in logits:  # stays float; layers that compute in integers read a rounded form of it
@@ -190,7 +196,7 @@ def _share_concatenated(view: View, placement: Placement) -> None:
     It is rounded once then instead of twice, and copied instead of computed anew. What has its scale from another
     tensor, or gives it to one, keeps it: the range of a wide neighbour would reach what is read by itself.
     """
-    bound = set(placement.leader) | set(placement.leader.values())
+    bound = {*placement.leader, *placement.leader.values(), *placement.hard_sigmoids}
     for node in view.nodes:
         if node.op_type != "Concat" or not placement.edges.get(node.output[0]):
             continue

@@ -66,8 +66,8 @@ class _Writer:
         for name in self.view.inputs:
             self._activation(name)
         for original in self.view.nodes:
-            if original.output[0] in self.placement.gates:
-                self._gate(original.input[0], original.output[0])
+            if original.output[0] in self.placement.hard_sigmoids:
+                self._hard_sigmoid(original.input[0], original.output[0])
                 continue
             node = onnx.NodeProto()
             node.CopyFrom(original)
@@ -141,7 +141,7 @@ class _Writer:
             helper.make_node("DequantizeLinear", [quantized, step, zero], [back], name=f"{tensor}_dq"),
         ]
 
-    def _gate(self, source: str, result: str) -> None:
+    def _hard_sigmoid(self, source: str, result: str) -> None:
         """Append what makes the integers of a hard sigmoid of those of its input."""
         scale, quantized = self.scales[result], self._name(source, "_quantized")
         ceiling = 2 * self.scales[source].zero  # stands for 1

@@ -193,7 +193,8 @@ def _rounded(
     proto, program = tracing.trace(network.module, network.preprocess.size, _OPSET)
     chosen = np.random.default_rng(seed).permutation(len(images.folder))[:_CALIBRATED]
     crops = batches(images.folder.select(chosen), network.preprocess, batch=8, label="Calibrating")
-    scheme = Scheme(runtime=runtime, reduced=reduced)
+    # The scales will be the trained ones, which nothing binds.
+    scheme = Scheme(runtime=runtime, reduced=reduced, integer_hard_sigmoids=False)
     places = places_of(calibrate(View(clean(proto)), scheme, (part.inputs for part in crops)))
     # The runtime and the range are part of the name, so that a checkpoint is resumed for the same one only.
     name = f"scales_for_{runtime}{'_reduced' * reduced}"

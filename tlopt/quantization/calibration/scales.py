@@ -30,10 +30,11 @@ def fit_scales(
     known = {} if known is None else known
     groups: dict[str, list[str]] = {}
     for tensor in placement.edges:
-        if tensor not in placement.gates:
-            groups.setdefault(placement.root(tensor), []).append(tensor)
-    fitted = {}
+        groups.setdefault(placement.root(tensor), []).append(tensor)
+    fitted: dict[str, Scale] = {}
     for members in groups.values():
+        if any(tensor in placement.hard_sigmoids for tensor in members):
+            continue
         grid = placement.grid_of(members[0])
         key = frozenset(members), grid
         if key not in known:
@@ -42,8 +43,9 @@ def fit_scales(
                 together.merge(histograms[other])
             known[key] = grid.fit(*choose(together, grid))
         fitted.update(dict.fromkeys(members, known[key]))
-    for tensor, gate in placement.gates.items():
-        fitted[tensor] = Scale(grid=placement.grid, scale=fitted[gate.input].scale * gate.slope, zero=0)
+    for tensor, found in placement.hard_sigmoids.items():
+        scale = Scale(grid=placement.grid, scale=fitted[found.input].scale * found.slope, zero=0)
+        fitted.update(dict.fromkeys(groups[placement.root(tensor)], scale))
     return {tensor: fitted[tensor] for tensor in placement.edges}
 
 
