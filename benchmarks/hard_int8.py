@@ -64,18 +64,21 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of images with train, val and test parts")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps what is trained and made")
     parser.add_argument("--networks", default=",".join(NETWORKS), help=f"some of {', '.join(NETWORKS)}")
+    parser.add_argument("--out", type=Path, default=RESULTS / "hard-int8.json")
     parser.add_argument("--again", default="", help="networks whose rows are taken anew")
     given = parser.parse_args()
     names, again = given.networks.split(","), [name for name in given.again.split(",") if name]
     if unknown := [name for name in (*names, *again) if name not in NETWORKS]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
-    file = RESULTS / "hard-int8.json"
+    file = given.out
     done = json.loads(file.read_text()) if file.exists() else {"networks": {}}
     networks = done["networks"]
+    some = f" --networks {given.networks}" if len(names) < len(NETWORKS) else ""
+    named = some if file.name == "hard-int8.json" else f"{some} --out benchmarks/results/{file.name}"
 
     def save() -> None:
         result = {
-            "command": f"python benchmarks/hard_int8.py --images {given.images} --work WORK",
+            "command": f"python benchmarks/hard_int8.py --images {given.images} --work WORK{named}",
             "images": str(given.images), "size": SIZE, "calibrated": SAMPLES,
             "processor": processor(), "threads": cores(), "versions": versions_of_all(),
             "timing": "median over the turns of each turn's median; opened anew each turn, after 3 calls of warm-up",

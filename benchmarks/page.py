@@ -149,29 +149,35 @@ def _latency(
 
 def hard() -> Iterator[Claim]:
     """Yield the same for networks that are hard to quantize, for each runtime; times are side by side alone."""
-    if not (RESULTS / "hard-int8.json").exists():
-        return
-    result = read("hard-int8")
-    for name, network in result["networks"].items():
-        for found in network["summaries"]:
-            what = f"{NETWORKS[name]}, from random weights, for {RUNTIMES[found['target']]}"
-            mine, peer = found["tlopt"], found["peer"]
+    files = [file for file in ("hard-int8-zen4", "hard-int8") if (RESULTS / f"{file}.json").exists()]
+    told: set[str] = set()
+    for file in files:  # the newest first
+        result = read(file)
+        for name in (name for name in result["networks"] if name not in told):
+            yield from _hard(name, file, result)
+        told |= result["networks"].keys()
+
+
+def _hard(name: str, file: str, result: dict[str, Any]) -> Iterator[Claim]:
+    network = result["networks"][name]
+    for found in network["summaries"]:
+        what = f"{NETWORKS[name]}, from random weights, for {RUNTIMES[found['target']]}"
+        mine, peer = found["tlopt"], found["peer"]
+        yield Claim(
+            what=f"labels that int8 changes: {what}", ours=f"{100 * mine['flips']:.1f} %",
+            peer=f"{100 * peer['flips']:.1f} % ({_tool(peer['name'])})", ratio=_over(mine["flips"], peer["flips"]),
+            interval="{:.1f} to {:.1f} % of {:,} images".format(
+                *(100 * bound for bound in mine["flips_95"]), network["judged"]
+            ),
+            file=file, result=result,
+        )  # fmt: skip
+        for batch, final in network.get("finals", {}).get(found["target"], {}).items():
+            ms = {row["name"]: row["latency_ms"][batch] for row in network["rows"] if _ran(row, found["target"])}
             yield Claim(
-                what=f"labels that int8 changes: {what}", ours=f"{100 * mine['flips']:.1f} %",
-                peer=f"{100 * peer['flips']:.1f} % ({_tool(peer['name'])})", ratio=_over(mine["flips"], peer["flips"]),
-                interval="{:.1f} to {:.1f} % of {:,} images".format(
-                    *(100 * bound for bound in mine["flips_95"]), network["judged"]
-                ),
-                file="hard-int8", result=result,
+                what=f"ms in int8, batch {batch}: {what}", ours=f"{ms[mine['name']]:.3g}",
+                peer=f"{ms[final['peer']]:.3g} ({_tool(final['peer'])})", ratio=f"{final['share']:.2f}",
+                interval="{:.2f} to {:.2f}, side by side".format(*final["share_95"]), file=file, result=result,
             )  # fmt: skip
-            for batch, final in network.get("finals", {}).get(found["target"], {}).items():
-                ms = {row["name"]: row["latency_ms"][batch] for row in network["rows"] if _ran(row, found["target"])}
-                yield Claim(
-                    what=f"ms in int8, batch {batch}: {what}", ours=f"{ms[mine['name']]:.3g}",
-                    peer=f"{ms[final['peer']]:.3g} ({_tool(final['peer'])})", ratio=f"{final['share']:.2f}",
-                    interval="{:.2f} to {:.2f}, side by side".format(*final["share_95"]), file="hard-int8",
-                    result=result,
-                )  # fmt: skip
 
 
 def operators() -> Iterator[Claim]:
