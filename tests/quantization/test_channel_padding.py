@@ -10,6 +10,7 @@ from tiny_graphs import Builder
 from tlopt.graphs.cleaning import clean
 from tlopt.graphs.view import View
 from tlopt.quantization.channel_padding import with_padded_channels
+from tlopt.quantization.int8 import Scheme, calibrate
 from tlopt.quantization.search.blocks import blocks_of
 
 ONE = np.float32(1)
@@ -172,3 +173,14 @@ def test_blocks_keep_their_names():
     padded = with_padded_channels(view, "onnxruntime")
     assert widths(padded.model) == [16]
     assert [block.name for block in blocks_of(padded)] == [block.name for block in blocks_of(view)]
+
+
+def test_scales_that_were_trained_fit_the_filled_graph(photos_like):
+    before = View(block(squeeze))
+    found = calibrate(before, Scheme(runtime="onnxruntime", integer_hard_sigmoids=False), [photos_like]).scales()
+    scheme = Scheme(runtime="onnxruntime", trained={name: (scale.scale, scale.zero) for name, scale in found.items()})
+    plain, filled = (
+        run(calibrate(view, scheme, []).graph(), photos_like)
+        for view in (before, with_padded_channels(before, "onnxruntime"))
+    )
+    np.testing.assert_allclose(filled, plain, atol=1e-5)

@@ -42,9 +42,9 @@ def float_graph(source: Artifact, *, precision: str, runtime: Runtime, folded: b
     _warn_of_unknown(View(graph))
     if source.card.task == "any":
         graph = settle(graph)
-    if not folded:
-        return View(graph)
     integer = precision == "int8" and runtime == "onnxruntime"
+    if not folded:
+        return with_padded_channels(View(graph), runtime) if integer else View(graph)
     if integer:  # before a factor of it becomes part of the next layer's weights
         graph = with_hard_sigmoids(View(graph)).model
     view = View(merge_lowest_pads(merge_parallel(fold(graph))))
