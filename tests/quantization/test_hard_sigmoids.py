@@ -276,3 +276,11 @@ def test_training_for_8_bits_binds_no_scale(photos_like):
     view = with_hard_sigmoids(View(network(as_one)))
     scheme = Scheme(runtime="onnxruntime", integer_hard_sigmoids=False)
     assert not calibrate(view, scheme, [photos_like]).placement.hard_sigmoids
+
+
+def test_behind_a_convolution_that_stays_float_hard_swish_does_too(photos_like):
+    """Groups of few channels are slow in 8 bits: what they give is not rounded before hard swish."""
+    before = network(lambda b, x: b.node("HardSwish", b.conv(x, 16, 16, group=4)))
+    made = quantized(with_hard_sigmoids(View(before)).model, "onnxruntime", photos_like)
+    assert "HardSigmoid" in kinds(made)
+    close(run(made, photos_like), run(before, photos_like))
