@@ -32,7 +32,7 @@ def with_padded_channels(view: View, runtime: Runtime) -> View:
     They cannot where channels are put beside others, counted, normalized together, or given to the user.
 
     Args:
-        view: Of a cleaned and folded graph.
+        view: Of a cleaned graph.
         runtime: That will run it in 8 bits; the others are as fast with any number.
     """
     if runtime != "onnxruntime":
@@ -102,7 +102,7 @@ def _is_one(shape: tuple[int, ...]) -> bool:
 
 
 def _is_each_channel(shape: tuple[int, ...], channels: int) -> bool:
-    """Whether a constant has one value for each channel of images, or for each of their channels and nothing else."""
+    """Whether a constant has one value for each channel of images, and differs in nothing else."""
     return shape[-3:] == (channels, 1, 1) and _is_one(shape[:-3])
 
 
