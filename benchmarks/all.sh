@@ -45,6 +45,7 @@ quantize-tuned-mobilenetv2 15 s quantize.py --model mobilenetv2-clothing10 --tun
 quantize-noise 15 s quantize_noise.py --images $shared/data/clothing10
 quantize-memory 10 s quantize_memory.py --images $shared/data/clothing10 --samples 512
 int8-operators 40 - int8_operators.py
+int8-depthwise 2 - int8_depthwise.py
 branches 15 - branches.py
 hard-networks 900 s hard_networks.py --images $shared/data/clothing10 --work runs/benchmark-hard
 hard-int8 30 s hard_int8.py --images $shared/data/clothing10 --work runs/benchmark-hard

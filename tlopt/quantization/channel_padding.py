@@ -1,8 +1,9 @@
 """Channels that nothing reads fill up depthwise convolutions, where a runtime's integer kernel counts by sixteens.
 
 ONNX Runtime computes an 8-bit depthwise convolution 16 channels at a time, and the rest of them slowly: 88 channels
-take twice as long as 96. The channels that are added are copies of others: zeros would become other values behind a
-sigmoid, and widen the range of their tensor. The convolutions that read them have weights of zero for them.
+take longer than 96 (benchmarks/int8_depthwise.py). The channels that are added are copies of others: zeros would become
+other values behind a sigmoid, and widen the range of their tensor. The convolutions that read them have weights of zero
+for them.
 """
 
 from __future__ import annotations

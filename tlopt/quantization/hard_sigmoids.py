@@ -3,8 +3,7 @@
 A hard sigmoid is ``min(max(slope * x + 1/2, 0), 1)``. Let the smallest integer of x stand for the value at which that
 becomes 0, ``-1 / (2 * slope)``. Below it nothing is told apart, so nothing is lost. Then the hard sigmoid of x is the
 same integers with another scale, up to twice the zero point: the operator is a Clip of integers. Hard swish is the
-product of both. In float it takes a DequantizeLinear, two operators and a QuantizeLinear, which make up a quarter of
-the time of MobileNetV3 in ONNX Runtime 1.32.
+product of both. In float it takes a DequantizeLinear, two operators and a QuantizeLinear.
 """
 
 from __future__ import annotations
