@@ -184,3 +184,13 @@ def test_scales_that_were_trained_fit_the_filled_graph(photos_like):
         for view in (before, with_padded_channels(before, "onnxruntime"))
     )
     np.testing.assert_allclose(filled, plain, atol=1e-5)
+
+
+def test_no_channel_is_added_that_is_divided_by_zero(photos_like):
+    def by_its_largest(b, x):
+        return b.node("Div", x, b.node("GlobalMaxPool", b.node("Abs", x)))
+
+    before = block(by_its_largest)
+    after = with_padded_channels(View(before), "onnxruntime").model
+    assert set(widths(after)) == {16}
+    np.testing.assert_allclose(run(after, photos_like), run(before, photos_like), atol=1e-5)
