@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, default=NOW / "benchmarks" / "results" / "finetune-versions.json")
     options = parser.parse_args()
+    if not (options.before / "tlopt").is_dir():
+        parser.error(f"{options.before} is no checkout of tlopt: git worktree add BEFORE COMMIT")
     places = [place for place in (options.data, options.more) if place]
     command = f"python benchmarks/versions.py BEFORE --sets {options.sets} --seeds {options.seeds}"
     command += f" --size {options.size} --rounds {options.rounds}{' --more MORE' if options.more else ''}"

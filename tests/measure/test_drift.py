@@ -43,14 +43,22 @@ def test_only_onnx_artifacts_have_layers_to_compare(tuned, tiny):
         drift(tuned, tiny)
 
 
-def test_layers_that_were_given_more_channels_are_compared_by_those_they_had(tiny, card, tmp_path):
-    model = onnx_model(np.concatenate([RIGHT, RIGHT[:1]]))
-    back = onnx.numpy_helper.from_array(np.eye(3, 4, dtype=np.float32)[:, :, None, None], "back")
+@pytest.mark.parametrize(("channels", "layers"), [(16, ["Conv", "GlobalAveragePool"]), (4, [])])
+def test_layers_that_quantizing_gave_more_channels_are_compared_by_those_they_had(
+    channels, layers, tiny, card, tmp_path
+):
+    """With other numbers it is another layer, such as an unpruned one."""
+    model = onnx_model(np.resize(RIGHT, (channels, 3)))
+    back = onnx.numpy_helper.from_array(np.eye(3, channels, dtype=np.float32)[:, :, None, None], "back")
     model.graph.initializer.append(back)
     model.graph.node[2].input[0] = "kept"
     model.graph.node.insert(2, onnx.helper.make_node("Conv", ["pooled", "back"], ["kept"], name="keep"))
     with draft(tmp_path / "wide") as scratch:
         onnx.save(model, scratch / "model.onnx")
         seal(scratch, card)
-    report = drift(tiny, Artifact.load(tmp_path / "wide"))
-    assert [(row["op"], row["error"]) for row in report.rows] == [("Conv", 0), ("GlobalAveragePool", 0)]
+    wide = Artifact.load(tmp_path / "wide")
+    if layers:
+        assert [(row["op"], row["error"]) for row in drift(tiny, wide).rows] == [(layer, 0) for layer in layers]
+    else:
+        with pytest.raises(ArtifactError, match="no tensor of the same name"):
+            drift(tiny, wide)

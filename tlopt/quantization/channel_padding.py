@@ -14,15 +14,13 @@ from onnx import helper, numpy_helper
 
 from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.naming import free_name, taken_names
+from tlopt.graphs.rewriting.transposes import POINTWISE
 from tlopt.graphs.view import View, attribute
 from tlopt.quantization.placement import Runtime
 
 _AT_ONCE = 16  # channels of the depthwise kernel of ONNX Runtime 1.32
-# What computes each channel by itself, in one form or another.
-_LONE = frozenset(
-    {"Relu", "Clip", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Erf", "Sqrt",
-     "Abs", "Neg", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"}
-)  # fmt: skip
+# What computes each channel by itself.
+_LONE = POINTWISE | {"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"}
 _PAIRED = frozenset({"Add", "Sub", "Mul", "Div"})  # with a tensor of the same channels, or with constants
 _IMAGE = 4  # axes: images, channels, rows, columns
 
@@ -41,13 +39,18 @@ def with_padded_channels(view: View, runtime: Runtime) -> View:
     more: dict[str, int] = {}  # tensor -> channels that are added
     for node in view.nodes:
         channels = view.shape(node.output[0])[1:2] if view.is_depthwise(node) else ()
-        if channels and channels[0] % _AT_ONCE and node.output[0] not in more:
-            more |= dict.fromkeys(_tied(view, node.output[0], channels[0]), -channels[0] % _AT_ONCE)
+        if channels and node.output[0] not in more and (missing := filled(channels[0]) - channels[0]):
+            more |= dict.fromkeys(_tied(view, node.output[0], channels[0]), missing)
     if not more:
         return view
-    filled = _Filled(view, more)
-    nodes = [filled.node(node) for node in view.nodes]
-    return View(infer(rewritten(view.model, nodes, filled.constants)))
+    writer = _Filled(view, more)
+    nodes = [writer.node(node) for node in view.nodes]
+    return View(infer(rewritten(view.model, nodes, writer.constants)))
+
+
+def filled(channels: int) -> int:
+    """Return how many channels a depthwise convolution of so many gets."""
+    return -(-channels // _AT_ONCE) * _AT_ONCE
 
 
 def _tied(view: View, tensor: str, channels: int) -> set[str]:

@@ -14,12 +14,12 @@ from tlopt.graphs.cleaning import infer, rewritten
 from tlopt.graphs.view import View, attribute
 
 # They treat each number alike; what else they read are single numbers.
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     {"Clip", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Erf",
      "Softplus", "Softsign", "Mish", "Exp", "Sqrt", "Abs", "Neg", "Cast"}
 )  # fmt: skip
 _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"})
-_CROSSED = _POINTWISE | _BROADCAST | {"Pad", "Concat", "ReduceMean", "Transpose"}
+_CROSSED = POINTWISE | _BROADCAST | {"Pad", "Concat", "ReduceMean", "Transpose"}
 _MOST = 100  # sweeps: each moves every Transpose on by as many nodes as it can
 
 
@@ -169,7 +169,7 @@ def _cancel(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
 
 def _behind_numbers(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
     """Move transposes behind a node that treats each number alike, or each pair of numbers."""
-    if node.op_type not in _POINTWISE | _BROADCAST or len(node.output) != 1:
+    if node.op_type not in POINTWISE | _BROADCAST or len(node.output) != 1:
         return None
     orders, inputs = [], []
     for name in node.input:
@@ -187,7 +187,7 @@ def _behind_numbers(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]
     for i, name in enumerate(node.input):
         value = graph.value(name) if name else None
         if value is not None and value.size > 1:
-            if node.op_type in _POINTWISE or value.ndim > 4:
+            if node.op_type in POINTWISE or value.ndim > 4:
                 return None
             four = value.reshape((1,) * (4 - value.ndim) + value.shape)
             inputs[i] = graph.constant(four.transpose(_inverse(orders[0])))
@@ -266,7 +266,7 @@ def _to_input(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto] | Non
     first = before
     while True:  # all the way from the image
         computed = [name for name in first.input if not graph.is_constant(name)]
-        if first.op_type not in _POINTWISE | _BROADCAST | {"Pad"} or computed != [first.input[0]]:
+        if first.op_type not in POINTWISE | _BROADCAST | {"Pad"} or computed != [first.input[0]]:
             return None
         if first.input[0] not in graph.producer:
             break
