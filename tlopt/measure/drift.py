@@ -13,7 +13,6 @@ from tlopt.errors import ArtifactError
 from tlopt.measure.candidates import running
 from tlopt.measure.evaluate import same_classes
 from tlopt.measure.speed.feeds import Inputs
-from tlopt.quantization.channel_padding import filled
 from tlopt.reports import Report, Scalar
 from tlopt.sessions import open_session
 from tlopt.settings import MOST_IN_BATCH, Setting, checked
@@ -99,6 +98,8 @@ def drift(
 
 def _without_filling(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return values of a shape without the channels that quantizing has added behind; None if they differ otherwise."""
+    from tlopt.quantization.channel_padding import filled
+
     if values.ndim > 1 and len(shape) > 1 and values.shape[1] == filled(shape[1]):
         values = values[:, : shape[1]]
     return values if values.shape == shape else None
